@@ -3,30 +3,22 @@
 use std::fmt;
 use std::marker::PhantomData;
 
-use base64::Engine;
-use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD, URL_SAFE, URL_SAFE_NO_PAD};
 use bytes::Bytes;
 use serde::de::value::MapAccessDeserializer;
 use serde::de::{DeserializeOwned, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
-use serde_json::Value;
-use serde_json::value::RawValue;
 
 use super::problem::Problem;
 use super::shapes::{FailureShape, NamedAccount};
 use crate::broker::ConsentState;
 use crate::broker::confirm::Confirmation;
 use crate::broker::connect::NewSession;
-use crate::broker::serve::TokenRequest;
 use crate::domain::account::{AccountId, tenant_id};
 use crate::domain::id::{AppName, ConnectionKey, ConnectionName};
 use crate::domain::revocation::Revocation;
 use crate::domain::secret::ConfirmationCode;
 use crate::domain::time::Timestamp;
-use crate::listener::{Body, BodyError, Pairs};
-
-/// What is passed on to an authority at the most; a claims challenge is far smaller.
-const LARGEST_CLAIMS: usize = 8 * 1024;
+use crate::listener::{Body, BodyError};
 
 /// Reads a body within the listener's bounds.
 pub(super) async fn read(body: Body) -> Result<Bytes, Problem> {
@@ -38,7 +30,8 @@ pub(super) async fn read(body: Body) -> Result<Bytes, Problem> {
     })
 }
 
-fn parse<T: DeserializeOwned>(bytes: &Bytes) -> Result<T, Problem> {
+/// Reads a JSON object. The refusal names the place of a mistake, and repeats nothing of what came.
+pub(super) fn parse<T: DeserializeOwned>(bytes: &Bytes) -> Result<T, Problem> {
     // serde_json's message may quote what came, so only its place is passed on.
     serde_json::from_slice::<Members<T>>(bytes).map(|members| members.0).map_err(|error| {
         // The name of a member that is missing is one of ours.
@@ -133,73 +126,6 @@ pub(super) fn revocation(bytes: Bytes, now: Timestamp) -> Result<AskedRevocation
     }
     let revocation = Revocation { app, tenant, caller, at: now };
     Ok(AskedRevocation { revocation, even_if_unknown, dry_run })
-}
-
-#[derive(Default, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-struct TokenBody {
-    rejected: Option<String>,
-    claims: Option<Box<RawValue>>,
-    scope: Option<String>,
-    resource: Option<String>,
-    min_ttl: Option<u64>,
-}
-
-/// A token request's body; an empty one is a plain request.
-pub(super) fn token_request(bytes: Bytes) -> Result<TokenRequest, Problem> {
-    let body: TokenBody = if bytes.is_empty() { TokenBody::default() } else { parse(&bytes)? };
-    Ok(TokenRequest {
-        scope: body.scope,
-        resource: body.resource,
-        min_ttl: body.min_ttl,
-        rejected: body.rejected,
-        claims: body.claims.as_deref().map(claims_text).transpose()?,
-    })
-}
-
-/// A token request's query.
-pub(super) fn token_request_of(query: &Pairs) -> Result<TokenRequest, Problem> {
-    let min_ttl = match query.value("min_ttl") {
-        None => None,
-        Some(text) => Some(
-            text.parse().map_err(|_| Problem::invalid("min_ttl", "must be whole seconds, 60 to 86400"))?,
-        ),
-    };
-    Ok(TokenRequest {
-        scope: query.value("scope").map(str::to_owned),
-        resource: query.value("resource").map(str::to_owned),
-        min_ttl,
-        rejected: None,
-        claims: None,
-    })
-}
-
-/// A claims challenge as the header had it in base64, as JSON text, or as an object; as JSON text.
-fn claims_text(claims: &RawValue) -> Result<String, Problem> {
-    let refused =
-        || Problem::invalid("claims", "must be a JSON object, its text, or its base64, at most 8 KiB");
-    // Nothing is made of what is too long: with its escapes it may take more room than what it says.
-    if claims.get().len() > LARGEST_CLAIMS * 4 {
-        return Err(refused());
-    }
-    let object = match serde_json::from_str::<Value>(claims.get()).map_err(|_| refused())? {
-        Value::String(text) if text.len() > LARGEST_CLAIMS * 2 => return Err(refused()),
-        Value::String(text) => match serde_json::from_str::<Value>(&text) {
-            Ok(value) => value,
-            Err(_) => {
-                let engines = [&STANDARD, &STANDARD_NO_PAD, &URL_SAFE, &URL_SAFE_NO_PAD];
-                let decoded =
-                    engines.iter().find_map(|engine| engine.decode(&text).ok()).ok_or_else(refused)?;
-                serde_json::from_slice(&decoded).map_err(|_| refused())?
-            }
-        },
-        other => other,
-    };
-    let text = object.to_string();
-    if !object.is_object() || text.len() > LARGEST_CLAIMS {
-        return Err(refused());
-    }
-    Ok(text)
 }
 
 #[derive(Deserialize)]
@@ -325,32 +251,6 @@ pub(super) fn consent_shape(state: &ConsentState) -> ConsentShape {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn claims_come_as_object_as_text_and_as_base64() {
-        let object = r#"{"access_token":{"nbf":{"essential":true,"value":"1"}}}"#;
-        let base64 = STANDARD.encode(object);
-        let unpadded = URL_SAFE_NO_PAD.encode(object);
-        let cases =
-            [object.to_owned(), format!("{object:?}"), format!("{base64:?}"), format!("{unpadded:?}")];
-        for claims in cases {
-            let request = token_request(Bytes::from(format!("{{\"claims\":{claims}}}"))).expect("a request");
-            assert_eq!(request.claims.as_deref(), Some(object));
-        }
-        let many: Vec<String> = (0..5000).map(|at| format!("\"{at}\":0")).collect();
-        let long = format!("{{{}}}", many.join(","));
-        let deep = "[".repeat(200) + &"]".repeat(200);
-        for bad in [&long, &deep, "\"x\"", "1", "[]", "\"[]\"", "null_"] {
-            assert!(token_request(Bytes::from(format!("{{\"claims\":{bad}}}"))).is_err(), "{bad}");
-        }
-    }
-
-    #[test]
-    fn an_unknown_member_is_refused_and_never_quoted() {
-        let problem = token_request(Bytes::from_static(b"{\"sekrit-value\":1}")).expect_err("refused");
-        let text = serde_json::to_string(&problem).expect("JSON");
-        assert!(text.contains("line 1") && !text.contains("sekrit"), "{text}");
-    }
 
     #[test]
     fn a_confirmation_is_one_or_the_other() {

@@ -27,6 +27,7 @@ pub mod properties;
 mod routes;
 pub mod shapes;
 pub mod to_its_end;
+mod token_body;
 pub mod upkeep;
 
 use bytes::Bytes;

@@ -3,11 +3,13 @@
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, header};
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
+use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
 use super::body;
 use super::path::{self, Of};
 use super::problem::Problem;
+use super::token_body::TokenBody;
 use crate::broker::confirm::Confirmation;
 use crate::callers::Credential;
 use crate::domain::id::{AppName, ConnectionName};
@@ -60,8 +62,8 @@ pub fn a_path_and_its_query_are_read_in_one_way(input: &[u8]) {
             let twice = format!("{written}&{}=x", encoded(name));
             assert!(Pairs::read(twice.as_bytes()).is_err(), "{twice}");
         }
-        if let Ok(request) = body::token_request_of(&pairs) {
-            assert!(request.claims.is_none() && request.rejected.is_none(), "a query carries no report");
+        if let Ok(body) = TokenBody::of_query(&pairs) {
+            assert!(body.claims.is_none() && body.rejected.is_none(), "a query carries no report");
         }
     }
 }
@@ -74,15 +76,20 @@ fn encoded(text: &str) -> String {
 /// refusal repeats what came.
 pub fn a_body_asks_for_what_can_be(input: &[u8]) {
     let bytes = Bytes::copy_from_slice(input);
-    if let Ok(request) = kept_to_itself(body::token_request(bytes.clone()))
-        && let Some(claims) = request.claims
+    if let Ok(body) = kept_to_itself(TokenBody::read(&bytes))
+        && let Some(claims) = body.claims
     {
+        let claims = claims.get();
         assert!(claims.len() <= 8 * 1024, "{}", claims.len());
-        let object: Value = serde_json::from_str(&claims).expect("it was read");
+        let object: Value = serde_json::from_str(claims).expect("it was read");
         assert!(object.is_object(), "{claims}");
         let again = Bytes::from(json!({ "claims": claims }).to_string());
-        let again = body::token_request(again).ok().and_then(|request| request.claims);
-        assert_eq!(again.as_deref(), Some(claims.as_str()), "it was taken as an object, and not as its text");
+        let again = TokenBody::read(&again).ok().and_then(|body| body.claims);
+        assert_eq!(
+            again.as_deref().map(RawValue::get),
+            Some(claims),
+            "it was taken as an object, and not as its text"
+        );
     }
     if let Ok((key, _)) = kept_to_itself(body::new_session(bytes.clone())) {
         assert_eq!(AppName::parse(key.app.as_str()).as_ref(), Ok(&key.app));

@@ -14,7 +14,7 @@ use crate::domain::id::{AppName, SessionId};
 use crate::domain::random::random_token;
 use crate::domain::scope::ScopeSet;
 use crate::domain::time::Timestamp;
-use crate::policy::CallerPolicy;
+use crate::policy::{AppPermit, CallerPolicy};
 use crate::repository::{FiledUnder, Kind, SecretHash, Taken};
 
 /// A new admin consent session.
@@ -29,20 +29,14 @@ pub struct StartedConsent {
 }
 
 impl Broker {
-    /// Starts an admin consent session for a caller that may connect accounts to the app.
+    /// Starts an admin consent session.
     pub async fn start_admin_consent(
         &self,
-        caller: &CallerPolicy,
-        app: &AppName,
+        permit: AppPermit<'_>,
         tenant: Option<String>,
         return_url: Option<String>,
     ) -> Result<StartedConsent, Refusal> {
-        if !caller.knows_app(app) {
-            return Err(Refusal::AppNotFound);
-        }
-        if !caller.connects_to(app) {
-            return Err(Refusal::Forbidden { problem: "no rule of this caller lets it connect".into() });
-        }
+        let (app, caller) = (permit.app(), permit.caller());
         let known = self.app(app)?;
         if let Some(tenant) = &tenant
             && !(tenant.len() <= 253
@@ -63,7 +57,7 @@ impl Broker {
             app: app.clone(),
             tenant: tenant.clone(),
             scopes: scopes.to_words(),
-            created_by: caller.caller.to_string(),
+            created_by: caller.to_string(),
             started_at: self.session_begins_at().await?,
             expires_at,
             return_url,
@@ -77,7 +71,7 @@ impl Broker {
         let id = self.new_session_id();
         let ttl = self.settings().connect_session_ttl;
         let kept = ttl + READABLE_AFTER_END;
-        self.count_consent(&caller.caller, app, session.tenant.as_deref(), &id, expires_at).await?;
+        self.count_consent(caller, app, session.tenant.as_deref(), &id, expires_at).await?;
         let record =
             AuthorizeState { app: app.clone(), purpose: Purpose::AdminConsent { session: id.clone() } };
         let hash = FiledUnder::hash(&SecretHash::of(&state));
@@ -88,7 +82,7 @@ impl Broker {
             repository.put_pending(Kind::State, &hash, &record, now, ttl).await
         };
         if let Err(error) = keep.await {
-            self.uncount_consent(caller.caller.as_str(), app, session.tenant.as_deref(), &id).await;
+            self.uncount_consent(caller.as_str(), app, session.tenant.as_deref(), &id).await;
             return Err(error.into());
         }
         Ok(StartedConsent { id, admin_consent_url, expires_at })

@@ -52,14 +52,13 @@ impl Broker {
         for _ in 0..SWAP_TRIES {
             let taken = self.own_session(caller, id).await?;
             let session = &taken.value;
-            let key = session.key();
             let (account, code_hash, wrong_codes, until) = match self.stands(session) {
                 SessionState::AwaitingConfirmation { account, code_hash, wrong_codes, until } => {
                     (account, code_hash, wrong_codes, until)
                 }
                 SessionState::Connected { account, code_hash } => {
                     return if already_confirmed(&confirmation, &account, code_hash.as_ref()) {
-                        Ok((key, account))
+                        Ok((session.key(), account))
                     } else {
                         Err(rejected("the session was confirmed before, with another code or account"))
                     };
@@ -70,7 +69,7 @@ impl Broker {
                     return Err(rejected("the session is over; start a new one"));
                 }
             };
-            self.right_of_session(session, Some(&account)).await?;
+            let right = self.right_of_session(session, Some(&account)).await?;
             let fits = match &confirmation {
                 Confirmation::Code(code) => code_hash.is_of(code.expose()),
                 Confirmation::Account(_) if session.return_url.is_some() => {
@@ -134,7 +133,7 @@ impl Broker {
             {
                 tracing::warn!(%error, "a confirmed grant's waiting copy could not be discarded; it expires");
             }
-            return Ok((key, account));
+            return Ok((right.into_key(), account));
         }
         Err(Refusal::StoreUnavailable)
     }

@@ -76,26 +76,11 @@ pub struct SessionView {
 }
 
 impl Broker {
-    /// Starts a connect session for a caller that may connect this connection.
-    pub async fn start_session(
-        &self,
-        caller: &CallerPolicy,
-        key: &ConnectionKey,
-        request: NewSession,
-    ) -> Result<StartedSession, Refusal> {
-        let right = self.right_of(caller, key).await?;
-        self.start_permitted(caller, &right, request).await
-    }
-
     /// Returns a link for a caller whose token request needs the user. It is the link given before while that
     /// is young and unused, so that a polling caller does not make a session with every request.
-    pub async fn invite(
-        &self,
-        caller: &CallerPolicy,
-        key: &ConnectionKey,
-    ) -> Result<StartedSession, Refusal> {
-        let right = self.right_of(caller, key).await?;
-        let given = self.invitations.given(&caller.caller, key);
+    pub async fn invite(&self, right: &Right) -> Result<StartedSession, Refusal> {
+        let (caller, key) = (right.caller(), right.key());
+        let given = self.invitations.given(caller, key);
         if let Some(given) = given
             && given.expires_at.since(self.deps.clock.now()) > self.settings().connect_session_ttl / 2
             && let Ok(session) = self.session(&given.id).await
@@ -105,17 +90,13 @@ impl Broker {
         {
             return Ok(given);
         }
-        let started = self.start_permitted(caller, &right, NewSession::default()).await?;
-        self.invitations.give(&caller.caller, key.clone(), started.clone(), self.deps.clock.now());
+        let started = self.start_session(right, NewSession::default()).await?;
+        self.invitations.give(caller, key.clone(), started.clone(), self.deps.clock.now());
         Ok(started)
     }
 
-    async fn start_permitted(
-        &self,
-        caller: &CallerPolicy,
-        right: &Right,
-        request: NewSession,
-    ) -> Result<StartedSession, Refusal> {
+    /// Starts a connect session.
+    pub async fn start_session(&self, right: &Right, request: NewSession) -> Result<StartedSession, Refusal> {
         let key = right.key();
         if request.change_account && !right.may_move() {
             let problem =
@@ -153,7 +134,7 @@ impl Broker {
         // Counted before anything is read, so that a refusal costs nothing.
         self.count_session(right.caller(), key, &id, expires_at).await?;
         let keep = async {
-            let consented = self.consent_known(caller, &key.app, &scopes, pinned.as_ref(), &request).await?;
+            let consented = self.consent_known(right, &scopes, pinned.as_ref(), &request).await?;
             let (prompt, remark) = match consented {
                 Some(tenant) => (None, Some(consent_left_out(&tenant))),
                 None => (prompt(&app, &scopes, request.prompt), None),
@@ -207,12 +188,12 @@ impl Broker {
     /// be asked.
     async fn consent_known(
         &self,
-        caller: &CallerPolicy,
-        name: &AppName,
+        right: &Right,
         scopes: &ScopeSet,
         pinned: Option<&AccountId>,
         request: &NewSession,
     ) -> Result<Option<String>, Refusal> {
+        let name = &right.key().app;
         let app = self.app(name)?;
         if *app.naming() == ScopeNaming::Plain || request.prompt.as_deref() != Some("consent") {
             return Ok(None);
@@ -223,7 +204,7 @@ impl Broker {
             None => app.tenants.only(),
         };
         match tenant {
-            Some(tenant) => self.shown_consent(caller, name, scopes, tenant, None).await,
+            Some(tenant) => self.shown_consent(right.policy(), name, scopes, tenant, None).await,
             None => Ok(None),
         }
     }
@@ -271,14 +252,15 @@ impl Broker {
             _ => false,
         };
         let state = self.stands(&session);
-        if state == SessionState::Pending {
-            self.right_of_session(&session, None).await?;
-        }
+        let key = match state {
+            SessionState::Pending => self.right_of_session(&session, None).await?.into_key(),
+            _ => session.key(),
+        };
         Ok(SessionView {
-            gone_since: is_its_browser && self.is_gone(&session.key(), &state).await,
+            gone_since: is_its_browser && self.is_gone(&key, &state).await,
             is_its_browser,
             app: session.app.clone(),
-            key: session.key(),
+            key,
             asked_by: session.created_by.clone(),
             state,
             scopes: session.scopes,

@@ -5,29 +5,28 @@ use std::sync::Arc;
 use super::rights::Right;
 use super::{Broker, Refusal};
 use crate::domain::id::ConnectionKey;
-use crate::policy::CallerPolicy;
 
-/// The authority for a deletion.
+/// On whose word it is deleted.
 enum Word {
-    /// A caller's right, judged now.
+    /// A caller's right, judged just before.
     Caller(Right),
     /// An operator's request.
     Operator(ConnectionKey),
 }
 
 impl Word {
-    fn key(&self) -> &ConnectionKey {
+    fn into_key(self) -> ConnectionKey {
         match self {
-            Word::Caller(right) => right.key(),
+            Word::Caller(right) => right.into_key(),
             Word::Operator(key) => key,
         }
     }
 }
 
 impl Broker {
-    /// Deletes a connection for a caller that may connect it.
-    pub async fn delete(self: &Arc<Self>, caller: &CallerPolicy, key: &ConnectionKey) -> Result<(), Refusal> {
-        self.destroy(Word::Caller(self.right_of(caller, key).await?)).await
+    /// Deletes a connection for a caller.
+    pub async fn delete(self: &Arc<Self>, right: Right) -> Result<(), Refusal> {
+        self.destroy(Word::Caller(right)).await
     }
 
     /// Deletes a connection for an operator. A pause stays on the name.
@@ -37,7 +36,7 @@ impl Broker {
 
     /// Deletes it. The work continues even if nobody waits.
     async fn destroy(self: &Arc<Self>, word: Word) -> Result<(), Refusal> {
-        let (broker, key) = (Arc::clone(self), word.key().clone());
+        let (broker, key) = (Arc::clone(self), word.into_key());
         self.app(&key.app)?;
         let work = async move {
             // (An unreadable connection tells nothing about a pause, and can be deleted all the same.)

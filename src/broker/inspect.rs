@@ -1,13 +1,15 @@
 //! Reads of connections: they never return a token or a refresh token.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use super::search::Search;
 use super::{Broker, Refusal};
 use crate::domain::connection::{Attempt, Profile, Status};
 use crate::domain::id::{AppName, ConnectionKey, ConnectionName};
 use crate::domain::time::Timestamp;
-use crate::policy::{CallerPolicy, Lookup};
+use crate::policy::{CallerPolicy, Lookup, Provisional};
+use crate::refresh::Held;
 use crate::repository::RepositoryError;
 
 /// Most connections read for one page: a filter that matches few must not become a scan of all.
@@ -50,28 +52,20 @@ pub struct ShownPage {
 
 impl Broker {
     /// Returns a connection to a caller that may know of it.
-    pub async fn show(&self, caller: &CallerPolicy, key: &ConnectionKey) -> Result<Shown, Refusal> {
-        if !caller.needs_tenant(key) {
-            caller.see(key, None)?;
-        }
-        let shown = self.show_as_admin(key).await?;
-        caller.see(key, shown.profile.account().tid.as_deref())?;
-        Ok(shown)
+    pub async fn show(&self, permit: Provisional<'_>) -> Result<Shown, Refusal> {
+        let held = self.inspect(permit.key()).await?;
+        let permit = permit.of_tenant(held.connection.profile.account().tid.as_deref())?;
+        Ok(shown(permit.key(), &held))
     }
 
     /// Returns a connection to an operator.
     pub async fn show_as_admin(&self, key: &ConnectionKey) -> Result<Shown, Refusal> {
+        Ok(shown(key, &*self.inspect(key).await?))
+    }
+
+    async fn inspect(&self, key: &ConnectionKey) -> Result<Arc<Held>, Refusal> {
         self.app(&key.app)?;
-        let held = self.deps.engine.inspect(key).await.map_err(|failure| Refusal::of_failure(&failure))?;
-        let connection = &held.connection;
-        let profile = connection.profile.clone();
-        let next_refresh_at = match profile.status() {
-            Status::Active => {
-                connection.tokens.iter().map(|token| token.refresh_at.unwrap_or(token.expires_at)).min()
-            }
-            Status::Paused | Status::NeedsReauthorization(_) | Status::Blocked(_) => next_try(&profile),
-        };
-        Ok(Shown { key: key.clone(), profile, next_refresh_at })
+        self.deps.engine.inspect(key).await.map_err(|failure| Refusal::of_failure(&failure))
     }
 
     /// Returns the last attempts for a connection, stored and not, oldest first.
@@ -200,6 +194,18 @@ impl Walk {
         let named = |(connection, profile)| (ConnectionKey { app: app.clone(), connection }, profile);
         Ok(Some(page.profiles.into_iter().map(named).collect()))
     }
+}
+
+fn shown(key: &ConnectionKey, held: &Held) -> Shown {
+    let connection = &held.connection;
+    let profile = connection.profile.clone();
+    let next_refresh_at = match profile.status() {
+        Status::Active => {
+            connection.tokens.iter().map(|token| token.refresh_at.unwrap_or(token.expires_at)).min()
+        }
+        Status::Paused | Status::NeedsReauthorization(_) | Status::Blocked(_) => next_try(&profile),
+    };
+    Shown { key: key.clone(), profile, next_refresh_at }
 }
 
 /// Returns when a grant under a verdict is tried again. For an active connection only its tokens say that,

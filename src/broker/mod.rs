@@ -1,5 +1,5 @@
-//! The broker: tokenward's use cases. Each takes an authenticated caller and parsed names, gets a permit, and
-//! returns values that any API can format.
+//! The broker: tokenward's use cases. Each takes a permit and parsed values, and returns values that any API
+//! can format. A use case about a session takes its id and the caller: only the starter's session is found.
 //!
 //! May know: `policy`, `refresh`, the repository, the `Authority` port, `domain`. It knows no HTTP.
 //!
@@ -51,6 +51,7 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 pub use refusal::{Outside, Refusal};
+pub use rights::Right;
 pub use session::{ConsentState, FailureReason, Mender, SessionFailure, SessionState};
 use tokio::sync::oneshot;
 

@@ -2,7 +2,8 @@
 //! operators' revocations, and by their pauses.
 //!
 //! Every use case that begins, completes, confirms or deletes for a caller demands a [`Right`], which only
-//! this file makes. A new use case that forgets the check does not compile.
+//! this file makes. A new use case that forgets the check does not compile, and one that drops the right gets
+//! a warning, which is an error in `make check`.
 
 use super::session::{ConnectSession, ConsentSession};
 use super::sign_in::CannotBegin;
@@ -17,7 +18,8 @@ use crate::repository::RepositoryError;
 use crate::store::{Committed, Revision};
 
 /// Proof that a caller may connect, renew or delete a connection now, and that no operator forbids it.
-pub(super) struct Right {
+#[must_use = "a right is for the act that demands it"]
+pub struct Right {
     permit: ConnectPermit,
 }
 
@@ -38,6 +40,16 @@ impl Right {
     /// Returns the connection it is for.
     pub(super) fn key(&self) -> &ConnectionKey {
         self.permit.key()
+    }
+
+    /// Returns the connection it is for, and gives up the right.
+    pub(super) fn into_key(self) -> ConnectionKey {
+        self.permit.into_key()
+    }
+
+    /// Returns all rights of the caller that has it.
+    pub(super) fn policy(&self) -> &CallerPolicy {
+        self.permit.policy()
     }
 
     /// Returns the caller that has it.
@@ -107,9 +119,14 @@ impl From<Barred> for CannotBegin {
 }
 
 impl Broker {
+    /// Returns the caller's right to connect, renew or delete the connection.
+    pub async fn may_connect(&self, caller: &CallerPolicy, key: &ConnectionKey) -> Result<Right, Refusal> {
+        Ok(self.right_of(caller, key).await?)
+    }
+
     /// Judges the right of a caller's own request. Its rules come first: a caller that may not know of a
     /// connection does not learn that it is paused.
-    pub(super) async fn right_of(&self, caller: &CallerPolicy, key: &ConnectionKey) -> Result<Right, Barred> {
+    async fn right_of(&self, caller: &CallerPolicy, key: &ConnectionKey) -> Result<Right, Barred> {
         let tenant = if caller.needs_tenant(key) { self.tenant_of(key).await? } else { None };
         let permit = caller.can_connect(key, tenant.as_deref())?;
         if self.is_paused(key).await? {
@@ -151,7 +168,7 @@ impl Broker {
         }
         let starter = CallerName::parse(&session.created_by).ok();
         let policy = starter.and_then(|starter| self.deps.policies.policy_of(&starter));
-        let may = policy.is_some_and(|policy| policy.connects_to(&session.app));
+        let may = policy.is_some_and(|policy| policy.can_connect_to(&session.app).is_ok());
         (!may).then_some(FailureReason::CallerForbidden)
     }
 

@@ -6,15 +6,17 @@
 //! 1. Only what a rule allows is allowed (default deny). A caller's rights are the union of its matching
 //!    rules. No rule takes rights away, so the order of rules does not matter.
 //! 2. `*` without `bulk` matches nothing, even if the configuration let it through (B5).
-//! 3. Only this room makes a [`Permit`] or a [`ConnectPermit`], so each one proves a decision.
+//! 3. Only this room makes a permit ([`Permit`], [`Provisional`], [`ConnectPermit`], [`AppPermit`]), so each
+//!    one proves a decision. The use cases demand one as an argument.
 //! 4. All denials of what a caller may not see are alike, whether it exists or not: the answer depends on
 //!    rules alone.
 //! 5. A right from a property of a connection (its tenant) allows to see and renew that connection. Only a
 //!    rule that covers the name allows to create the connection or to give it another account.
 //!
 //! The one hard problem: a `tenant:` rule speaks of a connection's account, which is known only once the
-//! connection has been read. [`CallerPolicy::needs_tenant`] says when reading it could help. Without a
-//! tenant, such a rule matches nothing.
+//! connection has been read. [`CallerPolicy::may_see`] refuses where reading it could not help, and its
+//! [`Provisional`] permit becomes a [`Permit`] with the tenant. Without a tenant, such a rule matches
+//! nothing.
 
 mod lookup;
 mod pattern;
@@ -87,8 +89,18 @@ pub struct CallerPolicy {
     rules: Arc<[Rule]>,
 }
 
+/// Proof that the rules alone do not refuse a caller a connection. The connection's tenant decides, once it
+/// has been read.
+#[derive(Debug, Clone, Copy)]
+#[must_use = "a permit is for the act that demands it"]
+pub struct Provisional<'a> {
+    policy: &'a CallerPolicy,
+    key: &'a ConnectionKey,
+}
+
 /// Proof that a caller may see a connection, and which of its scopes the caller may use.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[must_use = "a permit is for the act that demands it"]
 pub struct Permit {
     caller: CallerName,
     key: ConnectionKey,
@@ -99,10 +111,19 @@ pub struct Permit {
 
 /// Proof that a caller may connect, confirm, renew and delete a connection.
 #[derive(Debug, PartialEq, Eq)]
+#[must_use = "a permit is for the act that demands it"]
 pub struct ConnectPermit {
-    caller: CallerName,
+    policy: CallerPolicy,
     key: ConnectionKey,
     covers_name: bool,
+}
+
+/// Proof that a caller may connect accounts to an app.
+#[derive(Debug, Clone, Copy)]
+#[must_use = "a permit is for the act that demands it"]
+pub struct AppPermit<'a> {
+    policy: &'a CallerPolicy,
+    app: &'a AppName,
 }
 
 /// The callers' current rules.
@@ -127,9 +148,18 @@ impl CallerPolicy {
         self.of_app(app).any(|rule| rule.effective().next().is_some())
     }
 
-    /// Returns true if the caller may connect any account to the app.
-    pub fn connects_to(&self, app: &AppName) -> bool {
-        self.of_app(app).any(|rule| rule.connect && rule.effective().next().is_some())
+    /// Judges whether the caller may connect any account to the app.
+    ///
+    /// # Errors
+    /// [`Denial::AppNotFound`], and [`Denial::ActionForbidden`] if the caller may only know of the app.
+    pub fn can_connect_to<'a>(&'a self, app: &'a AppName) -> Result<AppPermit<'a>, Denial> {
+        if self.of_app(app).any(|rule| rule.connect && rule.effective().next().is_some()) {
+            Ok(AppPermit { policy: self, app })
+        } else if self.knows_app(app) {
+            Err(Denial::ActionForbidden { action: CONNECT })
+        } else {
+            Err(Denial::AppNotFound)
+        }
     }
 
     /// Returns true if the connection's tenant could change what the caller may do with it. Then read the
@@ -144,6 +174,18 @@ impl CallerPolicy {
             .any(|rule| by_name.is_empty() || !covered(rule, &self.rules, &by_name))
     }
 
+    /// Judges, before the connection is read, whether the caller may know of it. A refusal depends on the
+    /// rules alone, so it does not reveal whether the connection exists.
+    ///
+    /// # Errors
+    /// The errors of [`CallerPolicy::see`].
+    pub fn may_see<'a>(&'a self, key: &'a ConnectionKey) -> Result<Provisional<'a>, Denial> {
+        if self.matching(key, None).is_empty() && !self.needs_tenant(key) {
+            return Err(self.unseen(key));
+        }
+        Ok(Provisional { policy: self, key })
+    }
+
     /// Judges whether the caller may know of the connection.
     ///
     /// # Errors
@@ -151,11 +193,7 @@ impl CallerPolicy {
     pub fn see(&self, key: &ConnectionKey, tenant: Option<&str>) -> Result<Permit, Denial> {
         let matching = self.matching(key, tenant);
         if matching.is_empty() {
-            return Err(if self.knows_app(&key.app) {
-                Denial::ConnectionNotFound
-            } else {
-                Denial::AppNotFound
-            });
+            return Err(self.unseen(key));
         }
         Ok(Permit { caller: self.caller.clone(), key: key.clone(), rules: self.rules.clone(), matching })
     }
@@ -171,7 +209,11 @@ impl CallerPolicy {
             return Err(Denial::ActionForbidden { action: CONNECT });
         }
         let covers_name = self.matching(key, None).into_iter().any(|at| self.rules[at].connect);
-        Ok(ConnectPermit { caller: permit.caller, key: permit.key, covers_name })
+        Ok(ConnectPermit { policy: self.clone(), key: permit.key, covers_name })
+    }
+
+    fn unseen(&self, key: &ConnectionKey) -> Denial {
+        if self.knows_app(&key.app) { Denial::ConnectionNotFound } else { Denial::AppNotFound }
     }
 
     fn of_app(&self, app: &AppName) -> impl Iterator<Item = &Rule> {
@@ -211,6 +253,33 @@ impl RuleScopes {
             RuleScopes::All => true,
             RuleScopes::Only(scopes) => scopes.contains(scope),
         }
+    }
+}
+
+impl<'a> Provisional<'a> {
+    /// Returns the connection it is for.
+    pub fn key(&self) -> &'a ConnectionKey {
+        self.key
+    }
+
+    /// Judges with the connection's tenant.
+    ///
+    /// # Errors
+    /// The errors of [`CallerPolicy::see`].
+    pub fn of_tenant(&self, tenant: Option<&str>) -> Result<Permit, Denial> {
+        self.policy.see(self.key, tenant)
+    }
+}
+
+impl<'a> AppPermit<'a> {
+    /// Returns the app it is for.
+    pub fn app(&self) -> &'a AppName {
+        self.app
+    }
+
+    /// Returns the caller it was given to.
+    pub fn caller(&self) -> &'a CallerName {
+        &self.policy.caller
     }
 }
 
@@ -279,6 +348,11 @@ impl Permit {
 }
 
 impl ConnectPermit {
+    /// Returns all rights of the caller it was given to.
+    pub fn policy(&self) -> &CallerPolicy {
+        &self.policy
+    }
+
     /// Returns true if the permit comes from a rule that covers the connection's name. Otherwise it only
     /// allows to renew the existing connection with its present account.
     pub fn covers_name(&self) -> bool {
@@ -290,9 +364,14 @@ impl ConnectPermit {
         &self.key
     }
 
+    /// Returns the connection it is for, and gives up the permit.
+    pub fn into_key(self) -> ConnectionKey {
+        self.key
+    }
+
     /// Returns the caller it was given to.
     pub fn caller(&self) -> &CallerName {
-        &self.caller
+        &self.policy.caller
     }
 }
 
@@ -556,6 +635,15 @@ mod tests {
                 assert!(found <= 1 && (expected.see.is_err() || found == 1), "{context} {lookups:?}");
                 if lookups.iter().all(|lookup| *lookup != Lookup::EVERYTHING) {
                     assert_eq!(found == 1, expected.see.is_ok(), "{context} {lookups:?}");
+                }
+
+                // Before the tenant is known, only what no tenant could change is refused.
+                match policy.may_see(&at) {
+                    Ok(permit) => {
+                        assert!(policy.needs_tenant(&at) || expected.see.is_ok(), "{context}");
+                        assert_eq!(permit.of_tenant(tenant), seen, "{context}");
+                    }
+                    Err(denial) => assert_eq!(Err(word(&denial)), expected.see, "{context}"),
                 }
 
                 // The tenant changes the answer only if the policy said that it is needed.

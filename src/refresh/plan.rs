@@ -11,7 +11,8 @@ use crate::domain::time::Timestamp;
 use crate::domain::token::{Freshness, HeldToken};
 use crate::domain::verdict::{BlockReason, ReauthReason};
 
-/// What a caller wants, after policy.
+/// What a caller wants. A request is read into one of these, and policy narrows it to what the caller may
+/// have of the connection: one resource, and its scopes.
 #[derive(Debug, Clone)]
 pub struct Want {
     /// The caller that asks; none for the sweep and operators.

@@ -8,9 +8,10 @@ use serde::Serialize;
 use super::{Call, LocalApi};
 use crate::api::problem::{Problem, json};
 use crate::api::shapes::{AccountShape, ConnectionShape, ExplainShape, SessionShape};
+use crate::api::token_body::TokenBody;
 use crate::api::{body, code_of, list_request, no_content, page_shape};
 use crate::broker::Refusal;
-use crate::broker::serve::TokenRequest;
+use crate::broker::inspect::Shown;
 use crate::callers::limit::Admitted;
 use crate::domain::id::{AppName, ConnectionKey, SessionId};
 use crate::events::{HandOut, Who};
@@ -27,7 +28,7 @@ pub const DEGRADED: &str = "tokenward-degraded";
 impl LocalApi {
     /// `GET …/connections/{connection}/token`
     pub(super) async fn token(&self, call: Call<'_>, key: &ConnectionKey) -> Result<Response, Problem> {
-        let asked = body::token_request_of(&call.query)?;
+        let asked = TokenBody::of_query(&call.query)?;
         self.hand_out((call.admitted, call.who), key, asked, wants_link(&call.query)).await
     }
 
@@ -37,25 +38,33 @@ impl LocalApi {
         call: Call<'_>,
         key: &ConnectionKey,
     ) -> Result<Response, Problem> {
-        let asked = body::token_request(body::read(call.body).await?)?;
+        let asked = TokenBody::read(&body::read(call.body).await?)?;
         self.hand_out((call.admitted, call.who), key, asked, wants_link(&call.query)).await
     }
 
     /// `GET …/connections/{connection}`
     pub(super) async fn show(&self, call: Call<'_>, key: &ConnectionKey) -> Result<Response, Problem> {
-        let shown = self.broker.show(&call.caller().policy, key).await.map_err(Problem::of)?;
+        let shown = self.shown(&call, key).await?;
         Ok(json(StatusCode::OK, &ConnectionShape::from(&shown)))
     }
 
     /// `GET …/connections/{connection}/explain`
     pub(super) async fn explain(&self, call: Call<'_>, key: &ConnectionKey) -> Result<Response, Problem> {
-        let shown = self.broker.show(&call.caller().policy, key).await.map_err(Problem::of)?;
+        let shown = self.shown(&call, key).await?;
         Ok(json(StatusCode::OK, &ExplainShape::new(&shown, &self.broker.attempts(&shown))))
+    }
+
+    async fn shown(&self, call: &Call<'_>, key: &ConnectionKey) -> Result<Shown, Problem> {
+        let permit = call.caller().policy.may_see(key).map_err(|denial| Problem::of(denial.into()))?;
+        self.broker.show(permit).await.map_err(Problem::of)
     }
 
     /// `DELETE …/connections/{connection}`
     pub(super) async fn delete(&self, call: Call<'_>, key: &ConnectionKey) -> Result<Response, Problem> {
-        let outcome = self.broker.delete(&call.caller().policy, key).await;
+        let outcome = match self.broker.may_connect(&call.caller().policy, key).await {
+            Ok(right) => self.broker.delete(right).await,
+            Err(refusal) => Err(refusal),
+        };
         self.events.deleted(call.who, &call.caller().name, key, code_of(&outcome)).await;
         outcome.map_err(Problem::of)?;
         Ok(no_content())
@@ -95,7 +104,11 @@ impl LocalApi {
         }
         let (caller, who) = (call.admitted.caller(), call.who);
         let (key, session) = body::new_session(body::read(call.body).await?)?;
-        let started = match self.broker.start_session(&caller.policy, &key, session).await {
+        let started = match self.broker.may_connect(&caller.policy, &key).await {
+            Ok(right) => self.broker.start_session(&right, session).await,
+            Err(refusal) => Err(refusal),
+        };
+        let started = match started {
             Ok(started) => started,
             Err(refusal) => {
                 let problem = Problem::of(refusal);
@@ -149,7 +162,10 @@ impl LocalApi {
         let (caller, who) = (call.admitted.caller(), call.who);
         let body::NewAdminConsent { app, tenant, return_url } =
             body::new_admin_consent(body::read(call.body).await?)?;
-        let started = self.broker.start_admin_consent(&caller.policy, &app, tenant, return_url).await;
+        let started = match caller.policy.can_connect_to(&app) {
+            Ok(permit) => self.broker.start_admin_consent(permit, tenant, return_url).await,
+            Err(denial) => Err(denial.into()),
+        };
         self.events.admin_consent_started(who, &caller.name, &app, code_of(&started)).await;
         let started = started.map_err(Problem::of)?;
         let shape = Started {
@@ -165,13 +181,15 @@ impl LocalApi {
         &self,
         (admitted, who): (&Admitted<'_>, Who<'_>),
         key: &ConnectionKey,
-        asked: TokenRequest,
+        asked: TokenBody,
         connect: bool,
     ) -> Result<Response, Problem> {
         let (caller, begun) = (admitted.caller(), self.clock.monotonic());
-        let outcome = match admitted.take_for(key, begun) {
-            Ok(()) => self.broker.token(&caller.policy, key, &asked).await,
-            Err(after) => Err(Refusal::RateLimited { retry_after: after.0 }),
+        let taken = admitted.take_for(key, begun);
+        let permit = taken.map_err(|after| Refusal::RateLimited { retry_after: after.0 });
+        let outcome = match permit.and_then(|()| Ok(caller.policy.may_see(key)?)) {
+            Ok(permit) => self.broker.token(permit, |naming| asked.want(naming)).await,
+            Err(refusal) => Err(refusal),
         };
         let elapsed = self.clock.monotonic().saturating_sub(begun);
         match outcome {
@@ -195,7 +213,11 @@ impl LocalApi {
                 let problem = Problem::of(refusal);
                 self.events.refused(who, &caller.name, key, problem.code, elapsed).await;
                 if connect && mendable {
-                    match self.broker.invite(&caller.policy, key).await {
+                    let invited = match self.broker.may_connect(&caller.policy, key).await {
+                        Ok(right) => self.broker.invite(&right).await,
+                        Err(refusal) => Err(refusal),
+                    };
+                    match invited {
                         Ok(invited) => {
                             self.events.connect_started(who, &caller.name, key, "ok").await;
                             return Err(problem.with_connect_url(invited.connect_url));
