@@ -28,27 +28,27 @@ mod declare;
 mod expiries;
 mod handles;
 
-/// What became of a look into the token cache.
+/// Result of a lookup in the token cache.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum CacheResult {
     /// A token with enough life left.
     Hit,
-    /// No such token.
+    /// No token.
     Miss,
-    /// A token, but not with enough life left.
+    /// A token with too little life left.
     Stale,
 }
 
-/// What became of an attempt at a lease.
+/// Result of a request for a lease.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LeaseResult {
-    /// It is ours.
+    /// This replica got it.
     Acquired,
     /// Another replica has it.
     Held,
     /// The store could not be reached.
     Unreachable,
-    /// It was ours and was lost before the work was done.
+    /// This replica had it, and lost it before the work was done.
     Lost,
 }
 
@@ -105,7 +105,7 @@ impl Metrics {
         Metrics { registry, known, families, all, cache_hits, cache_misses, cache_stale, expiries }
     }
 
-    /// Other names are configured: the series of those that are not any more end.
+    /// Changes the configured names. Series of removed names end.
     pub fn rename(&self, change: impl FnOnce(&mut Names)) {
         if !self.known.change(change) {
             return;
@@ -114,12 +114,12 @@ impl Metrics {
         self.families.iter().for_each(|family| family.end_what_is_gone());
     }
 
-    /// Whether a caller's requests for an app have series of their own.
+    /// Returns true if a caller's requests for an app have series of their own.
     pub fn knows(&self, app: &AppName, caller: &CallerName) -> bool {
         self.known.has(Label::App(app)) && self.known.has(Label::Caller(caller))
     }
 
-    /// The text exposition at this moment.
+    /// Returns the page of metrics at this moment, as text.
     pub fn encode(&self, now: Timestamp) -> String {
         self.expiries.show(&self.all, now);
         self.all.metrics_full.set(self.known.is_full().into());
@@ -130,7 +130,7 @@ impl Metrics {
         text
     }
 
-    /// These are all operations of a store: their series begin at 0.
+    /// Starts the series of all operations of a store at 0.
     pub fn expect_store_operations(&self, operations: &[&'static str]) {
         for operation in operations {
             let _at_zero = self.all.store_errors_total.with(&[Label::Word(operation)]);
@@ -138,8 +138,8 @@ impl Metrics {
         }
     }
 
-    /// An app is configured, whose authority has these endpoints: its series begin at 0, so that the first
-    /// event of each is an increase that is seen.
+    /// Starts the series of an app at 0, so that the first event of each is an increase. Its authority has
+    /// these endpoints.
     pub fn expect_app(&self, app: &AppName, endpoints: &[&'static str]) {
         let app = Label::App(app);
         let outcomes = || Disposition::WORDS.iter().copied().chain(["ok"]).map(Label::Word);
@@ -161,7 +161,7 @@ impl Metrics {
         }
     }
 
-    /// Handles for one caller's requests for one app's tokens in one dialect, to be kept and reused.
+    /// Returns the metrics of one caller's requests for one app's tokens in one dialect, to be kept.
     pub fn token_request_handles(
         &self,
         app: &AppName,
@@ -171,8 +171,8 @@ impl Metrics {
         TokenRequestHandles::new(&self.all, app, caller, dialect)
     }
 
-    /// A request for a token was answered; `outcome` is `ok` or the error's code. For a path that is walked
-    /// seldom, or where the caller is not known: it is then `unknown`, as an app is that is not configured.
+    /// A request for a token was answered; `outcome` is `ok` or the error's code. An unknown caller, or an
+    /// app that is not configured, is `unknown`. A hot path takes [`Metrics::token_request_handles`] instead.
     pub fn token_request(
         &self,
         app: Option<&AppName>,
@@ -187,17 +187,17 @@ impl Metrics {
         self.all.token_request_duration_seconds.with(&[Label::Word(dialect)]).observe(duration.as_secs_f64());
     }
 
-    /// A caller is configured: its series begin at 0.
+    /// Starts the series of a caller at 0.
     pub fn expect_caller(&self, caller: &CallerName) {
         let _at_zero = self.all.requests_over_rate_total.with(&[Label::Caller(caller)]);
     }
 
-    /// A caller's request was refused because they come too fast.
+    /// A caller's request was refused because its requests come too fast.
     pub fn over_its_rate(&self, caller: &CallerName) {
         self.all.requests_over_rate_total.with(&[Label::Caller(caller)]).inc();
     }
 
-    /// The token cache was looked into.
+    /// A token was looked up in the cache.
     pub fn cache_lookup(&self, result: CacheResult) {
         match result {
             CacheResult::Hit => self.cache_hits.inc(),
@@ -212,7 +212,7 @@ impl Metrics {
         self.all.refresh_duration_seconds.with(&[Label::App(app)]).observe(duration.as_secs_f64());
     }
 
-    /// Whether the store answers.
+    /// The store answers, or does not.
     pub fn store_reachable(&self, reachable: bool) {
         self.all.store_reachable.set(reachable.into());
     }
@@ -230,18 +230,18 @@ impl Metrics {
         self.all.verdicts_total.with(&[Label::App(app), Label::Word(status), Label::Word(reason)]).inc();
     }
 
-    /// A lease was tried for, or lost.
+    /// A lease was requested, or lost.
     pub fn lease_attempt(&self, result: LeaseResult) {
         self.all.lease_attempts_total.with(&[Label::Word(result.as_str())]).inc();
     }
 
-    /// A call out of the budget that all have together was begun, or has to wait for it.
+    /// A call that needs the shared budget was begun, or was put off.
     pub fn upstream_budget(&self, cause: Cause, is_begun: bool) {
         let result = if is_begun { "begun" } else { "put_off" };
         self.all.upstream_budget_total.with(&[Label::Word(cause.as_str()), Label::Word(result)]).inc();
     }
 
-    /// How many connections an app has in each status. Name every status, also those at 0.
+    /// Sets the number of an app's connections in each status. `counts` names every status, also those at 0.
     pub fn connections_by_status(&self, app: &AppName, counts: &[(&'static str, u64)]) {
         for (status, count) in counts {
             let count = i64::try_from(*count).unwrap_or(i64::MAX);
@@ -249,14 +249,14 @@ impl Metrics {
         }
     }
 
-    /// This app has no connections any more.
+    /// An app has no connections any more.
     pub fn connections_gone(&self, app: &AppName, statuses: &[&'static str]) {
         for status in statuses {
             self.all.connections.end(&[Label::App(app), Label::Word(status)]);
         }
     }
 
-    /// When a client credential expires; none when it does not say.
+    /// Sets when a client credential expires; `None` if that is unknown, or it never does.
     pub fn credential_expiry(&self, app: &AppName, credential: &str, at: Option<Timestamp>) {
         self.expiries.set(Expiring::Credential(app.clone(), credential.to_owned()), at);
         if at.is_none() {
@@ -264,13 +264,13 @@ impl Metrics {
         }
     }
 
-    /// Whether nobody said of a client credential when it expires, though it does.
+    /// Sets whether a client credential expires at an unknown time.
     pub fn credential_expiry_unknown(&self, app: &AppName, credential: &str, is_unknown: bool) {
         self.all.credential_expiry_unknown.with(&credential_labels(app, credential)).set(is_unknown.into());
     }
 
-    /// The state of a client credential, and whether it is the first to be tried: one that expires soon may
-    /// be.
+    /// Sets the state of a client credential, and whether it is the first choice. A credential that expires
+    /// soon can be the first choice too.
     pub fn credential_state(&self, app: &AppName, credential: &str, state: CredentialState, in_use: bool) {
         for each in CredentialState::ALL {
             let holds = each == state || (each == CredentialState::InUse && in_use);
@@ -280,7 +280,7 @@ impl Metrics {
         }
     }
 
-    /// When a client credential was last used; none for one that was not, as far as this process knows.
+    /// Sets when a client credential was last used; `None` if this process knows of no use.
     pub fn credential_used(&self, app: &AppName, credential: &str, at: Option<Timestamp>) {
         let labels = credential_labels(app, credential);
         match at {
@@ -289,12 +289,12 @@ impl Metrics {
         }
     }
 
-    /// When a listener's certificate expires; of several listeners of one name, the one that ends first.
+    /// Sets when a listener's certificate expires; for several listeners of one name, the earliest end.
     pub fn tls_certificate_expiry(&self, listener: &'static str, at: Timestamp) {
         self.expiries.set(Expiring::TlsCertificate(listener), Some(at));
     }
 
-    /// When a caller's API key expires.
+    /// Sets when a caller's API key expires.
     pub fn caller_key_expiry(&self, caller: &CallerName, key: &str, at: Timestamp) {
         self.expiries.set(Expiring::CallerKey(caller.clone(), key.to_owned()), Some(at));
     }
@@ -307,8 +307,8 @@ impl Metrics {
             .set(seconds(at));
     }
 
-    /// How many records need each sealing key, and the one that seals. Keys that the keyring does not have
-    /// are one series: whoever writes to the store writes their names.
+    /// Sets how many records need each sealing key, and which key is the primary. All keys that are not in
+    /// the keyring share one series, because anyone who can write to the store can invent names.
     pub fn sealing_keys<'a>(&self, keys: impl Iterator<Item = (&'a str, u64, bool)>) {
         let mut unknown = 0_u64;
         for (key, records, is_primary) in keys {
@@ -324,7 +324,7 @@ impl Metrics {
         self.all.sealing_key_records.with(&label).set(i64::try_from(unknown).unwrap_or(i64::MAX));
     }
 
-    /// A sealing key is in the keyring, and was made then.
+    /// Sets when a sealing key of the keyring was made.
     pub fn sealing_key_created(&self, key: &str, at: Timestamp) {
         self.all.sealing_key_created_timestamp_seconds.with(&[Label::SealingKey(key)]).set(seconds(at));
     }
@@ -356,12 +356,12 @@ impl Metrics {
         }
     }
 
-    /// Whether the store is at this risk.
+    /// Sets whether the store is at this risk.
     pub fn store_risk(&self, risk: &'static str, is_there: bool) {
         self.all.store_risk.with(&[Label::Word(risk)]).set(is_there.into());
     }
 
-    /// What a file holds that proves us to the store is refused, or is in use since.
+    /// The store refuses the secret that a file has, or the secret is in use since then.
     pub fn store_login(&self, secret: &'static str, is_refused: bool, since: Timestamp) {
         self.all.store_login_refused.with(&[Label::Word(secret)]).set(is_refused.into());
         if !is_refused {
@@ -369,12 +369,12 @@ impl Metrics {
         }
     }
 
-    /// When a certificate expires by which the store and this process know each other: `client` or `ca`.
+    /// Sets when a certificate for the store's TLS expires: `client` or `ca`.
     pub fn store_certificate_expiry(&self, certificate: &'static str, at: Timestamp) {
         self.expiries.set(Expiring::StoreCertificate(certificate), Some(at));
     }
 
-    /// Configuration was read and is in force from `at` on; or, with none, was refused.
+    /// A configuration is in force since `at`; `None` if it was refused.
     pub fn config_reload(&self, at: Option<Timestamp>) {
         self.all.config_reloads_total.with(&[Label::Word(if at.is_some() { "ok" } else { "failed" })]).inc();
         if let Some(at) = at {
@@ -394,31 +394,31 @@ impl Metrics {
         self.all.audit_lost_total.inc_by(records);
     }
 
-    /// Records were put into a sum.
+    /// Audit records were replaced by a sum.
     pub fn audit_suppressed(&self, records: u64) {
         self.all.audit_suppressed_total.inc_by(records);
     }
 
-    /// These are all reasons for which strangers are refused: their series begin at 0.
+    /// Starts the series of all reasons to refuse strangers at 0.
     pub fn expect_strangers(&self, reasons: impl Iterator<Item = &'static str>) {
         for reason in reasons {
             let _at_zero = self.all.strangers_refused_total.with(&[Label::Word(reason)]);
         }
     }
 
-    /// Somebody was refused who has no right.
+    /// A stranger was refused.
     pub fn stranger_refused(&self, reason: &'static str) {
         self.all.strangers_refused_total.with(&[Label::Word(reason)]).inc();
     }
 
-    /// These are all kinds of records: their series begin at 0.
+    /// Starts the series of all kinds of records at 0.
     pub fn expect_damage(&self, kinds: impl Iterator<Item = &'static str>) {
         for kind in kinds {
             let _at_zero = self.all.record_damage_total.with(&[Label::Word(kind)]);
         }
     }
 
-    /// A record of this kind was found that cannot be used.
+    /// A stored record of this kind cannot be used.
     pub fn record_damaged(&self, kind: &'static str) {
         self.all.record_damage_total.with(&[Label::Word(kind)]).inc();
     }
@@ -428,7 +428,7 @@ impl Metrics {
         self.all.panics_total.inc();
     }
 
-    /// Handles for one listener, to be kept and reused.
+    /// Returns the metrics of one listener, to be kept.
     pub fn listener(&self, listener: &'static str) -> ListenerMetrics {
         ListenerMetrics::new(&self.all, listener)
     }

@@ -23,7 +23,7 @@ pub(super) enum Expiring {
 pub(super) struct Expiries(Mutex<BTreeMap<Expiring, Timestamp>>);
 
 impl Expiries {
-    /// It expires then; none if it does not say.
+    /// Sets when it expires; `None` if that is not known.
     pub(super) fn set(&self, what: Expiring, at: Option<Timestamp>) {
         let mut expiries = self.0.lock();
         match at {
@@ -32,7 +32,7 @@ impl Expiries {
         };
     }
 
-    /// Forgets those whose names are not configured any more.
+    /// Forgets those whose names are no longer configured.
     pub(super) fn end_what_is_gone(&self, known: &Known) {
         self.0.lock().retain(|what, _| match what {
             Expiring::Credential(app, credential) => known.has(Label::Credential(app, credential)),
@@ -41,7 +41,7 @@ impl Expiries {
         });
     }
 
-    /// Sets the seconds that are left at this moment.
+    /// Sets each metric to the seconds left at this moment.
     pub(super) fn show(&self, all: &Catalogue, now: Timestamp) {
         for (what, at) in self.0.lock().iter() {
             let gauge = match what {
