@@ -8,6 +8,7 @@ use serde::de::value::MapAccessDeserializer;
 use serde::de::{DeserializeOwned, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
 
+use super::admin::wire;
 use super::problem::Problem;
 use super::shapes::{FailureShape, NamedAccount};
 use crate::broker::ConsentState;
@@ -70,41 +71,19 @@ impl<'de, T: Deserialize<'de>> Deserialize<'de> for Members<T> {
     }
 }
 
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct PausedBody {
-    paused: bool,
-}
-
 /// `PATCH /admin/v1/apps/{app}/connections/{connection}`.
 pub(super) fn paused(bytes: Bytes) -> Result<bool, Problem> {
-    parse::<PausedBody>(&bytes).map(|body| body.paused)
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct SealingKeyBody {
-    key: String,
+    parse::<wire::Pause>(&bytes).map(|body| body.paused)
 }
 
 /// `POST /admin/v1/keyring/promote` and `…/retire`: the sealing key's id.
 pub(super) fn sealing_key(bytes: Bytes) -> Result<String, Problem> {
-    let SealingKeyBody { key } = parse(&bytes)?;
+    let wire::SealingKeyNamed { key } = parse(&bytes)?;
     let is_id = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-';
     if key.is_empty() || key.len() > 64 || !key.bytes().all(is_id) {
         return Err(Problem::invalid("body", "`key` must be 1 to 64 of A-Z a-z 0-9 -"));
     }
     Ok(key)
-}
-
-#[derive(Default, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-struct RevocationBody {
-    app: Option<AppName>,
-    tenant: Option<String>,
-    caller: Option<String>,
-    even_if_unknown: bool,
-    dry_run: bool,
 }
 
 /// What is to be revoked, and how.
@@ -118,7 +97,7 @@ pub(super) struct AskedRevocation {
 
 /// `POST /admin/v1/revocations`, as of `now`.
 pub(super) fn revocation(bytes: Bytes, now: Timestamp) -> Result<AskedRevocation, Problem> {
-    let RevocationBody { app, tenant, caller, even_if_unknown, dry_run } = parse(&bytes)?;
+    let wire::Revocation { app, tenant, caller, even_if_unknown, dry_run } = parse(&bytes)?;
     let tenant = tenant.as_deref().map(tenant_id).transpose();
     let tenant = tenant.map_err(|error| Problem::invalid("tenant", error.to_string()))?;
     if caller.as_deref() == Some("") {

@@ -1,16 +1,16 @@
-//! The local API and the admin API. Internal services come as themselves and get tokens and connect sessions. Operators
-//! see and end connections, and look after the daemon. Each API is a table of routes.
+//! The local API and the admin API. Internal services come as themselves and get tokens and connect sessions.
+//! Operators see and end connections, and look after the daemon. Each API is a table of routes.
 //!
-//! May know: the broker, callers, the listener's request and response. Decides nothing of the product: it reads
-//! requests strictly, asks the broker, and puts the answer into the contract's shapes.
+//! May know: the broker, callers, the listener's request and response. Decides nothing of the product: it
+//! reads requests strictly, asks the broker, and puts the answer into the contract's shapes.
 //!
 //! Invariants:
-//! 1. Nothing is looked at before the caller is known, but `/openapi.json`; a path that is no route is 401 to those
-//!    who are not (B11).
+//! 1. Nothing is looked at before the caller is known, but `/openapi.json`; a path that is no route is 401 to
+//!    those who are not (B11).
 //! 2. A credential is read from its header alone; one in a URL is refused, never used (B1).
 //! 3. Every answer carries `Cache-Control: no-store` (B2).
-//! 4. Every request of a caller is counted before it is served, whatever it is for: routes are for an `Admitted` one.
-//!    (The admin API has no limit for operators.)
+//! 4. Every request of a caller is counted before it is served, whatever it is for: routes are for an
+//!    `Admitted` one. (The admin API has no limit for operators.)
 //! 5. Every hand-out and every refusal is one audit record and one count, and is answered after that.
 
 pub mod admin;
@@ -44,8 +44,8 @@ use crate::callers::Credential;
 use crate::domain::id::AppName;
 use crate::listener::{Origin, Pairs, Request, Response};
 
-/// The credential a request carries: its header's, which then decides alone, else the Unix peer's. `None` for a header
-/// that is there and is no bearer.
+/// The credential a request carries: its header's, which then decides alone, else the Unix peer's. `None` for
+/// a header that is there and is no bearer.
 fn credential(headers: &HeaderMap, origin: Origin) -> Option<Credential<'_>> {
     let mut values = headers.get_all(header::AUTHORIZATION).iter();
     match (values.next(), values.next(), origin) {

@@ -1,11 +1,11 @@
-//! The `paths` of an OpenAPI document, written from an API's table. The rest of the document (information, components)
-//! is kept by hand in the committed file.
+//! The `paths` of an OpenAPI document, written from an API's table. The rest of the document (information,
+//! components) is kept by hand in the committed file.
 
 use super::doc::{Body, Content, Doc, Example, Examples};
 use super::routes::{Api, Effect, Permission, Route};
 
-/// Writes the committed document anew: its `paths` from `table`, the rest as it is. `common` are the bad answers of
-/// every route that is not anybody's.
+/// Writes the committed document anew: its `paths` from `table`, the rest as it is. `common` are the bad
+/// answers of every route that is not anybody's.
 fn document<A: Api>(committed: &str, table: &[Route<A>], common: &[(u16, &str)]) -> String {
     const PATHS: &str = "\n  \"paths\": ";
     const COMPONENTS: &str = ",\n  \"components\": ";

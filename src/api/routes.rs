@@ -1,5 +1,5 @@
-//! The table of an API. A request is routed by it, a wrong method is answered from it with `Allow`, the API's document
-//! is written from it, and the tests walk over it.
+//! The table of an API. A request is routed by it, a wrong method is answered from it with `Allow`, the API's
+//! document is written from it, and the tests walk over it.
 
 use http::{HeaderValue, Method, header};
 
@@ -10,8 +10,8 @@ use crate::domain::id::{AppName, CallerName, ConnectionKey, ConnectionName, Inva
 use crate::domain::task::BoxFuture;
 use crate::listener::Response;
 
-/// Words of the API below a connection. A path's last part is one of them, and not of the connection's name, when
-/// something stands before it.
+/// Words of the API below a connection. A path's last part is one of them, and not of the connection's name,
+/// when something stands before it.
 const BELOW_A_CONNECTION: [&str; 2] = ["token", "explain"];
 
 /// An API that has a table.
@@ -24,7 +24,8 @@ pub(super) trait Api: Sized + 'static {
 pub(super) struct Route<A: Api> {
     /// The method.
     pub(super) method: &'static str,
-    /// The path as the document spells it. `{connection}` stands for one part or more, any other name for one.
+    /// The path as the document spells it. `{connection}` stands for one part or more, any other name for
+    /// one.
     pub(super) path: &'static str,
     /// What answers.
     pub(super) handler: Run<A>,
@@ -200,8 +201,8 @@ impl<A: Api> Found<A> {
         self.routes().find(|route| route.method == method.as_str())
     }
 
-    /// What anybody is answered, before it is known who asks. The path must be spelled as the table has it, without an
-    /// escape.
+    /// What anybody is answered, before it is known who asks. The path must be spelled as the table has it,
+    /// without an escape.
     pub(super) fn open(&self, method: &Method, path: &str) -> Option<Response> {
         match self.route(method)?.handler {
             Run::Open(answer) if path == self.path => Some(answer()),

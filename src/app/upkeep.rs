@@ -9,11 +9,7 @@ use super::jobs::Jobs;
 use super::parts::Parts;
 use super::pulse::Seen;
 use super::reload::Reloader;
-use crate::api::upkeep::{Ending, JobReport, Reloaded, StoreLost, Upkeep, Verified};
-use crate::authority::CredentialReport;
-use crate::broker::{Broker, Refusal};
-use crate::domain::choice::Choice;
-use crate::domain::id::AppName;
+use crate::api::upkeep::{Ending, JobReport, Reloaded, StoreLost, Upkeep};
 use crate::domain::task::BoxFuture;
 use crate::lifecycle::Readiness;
 
@@ -21,7 +17,6 @@ use crate::lifecycle::Readiness;
 pub(super) struct Keeper {
     readiness: Readiness,
     store_seen: Arc<Seen>,
-    broker: Arc<Broker>,
     in_force: Arc<InForce>,
     reloader: Arc<Reloader>,
     foresight: Arc<Foresight>,
@@ -33,7 +28,6 @@ impl Keeper {
         Keeper {
             readiness: parts.process.readiness.clone(),
             store_seen: parts.store_seen.clone(),
-            broker: parts.core.broker.clone(),
             in_force: parts.in_force.clone(),
             reloader: parts.reloader.clone(),
             foresight: parts.foresight.clone(),
@@ -71,34 +65,5 @@ impl Upkeep for Keeper {
 
     fn endings(&self) -> BoxFuture<'_, Vec<Ending>> {
         Box::pin(self.foresight.endings())
-    }
-
-    fn credentials(&self) -> BTreeMap<AppName, Vec<CredentialReport>> {
-        self.broker.client_credentials()
-    }
-
-    fn verify<'a>(
-        &'a self,
-        app: &'a AppName,
-        label: Option<&'a str>,
-    ) -> BoxFuture<'a, Result<Vec<Verified>, Refusal>> {
-        Box::pin(self.broker.verify_credentials(app, label))
-    }
-
-    fn choose<'a>(
-        &'a self,
-        app: &'a AppName,
-        label: &'a str,
-        choice: Choice,
-    ) -> BoxFuture<'a, Result<(), Refusal>> {
-        Box::pin(self.broker.choose_credential(app, label, choice))
-    }
-
-    fn confirm_token_host<'a>(
-        &'a self,
-        app: &'a AppName,
-        host: &'a str,
-    ) -> BoxFuture<'a, Result<(), Refusal>> {
-        Box::pin(self.broker.confirm_token_host(app, host))
     }
 }

@@ -9,9 +9,10 @@ use http::Method;
 use serde_json::json;
 
 use super::args::{caller_name, duration};
-use super::client::{ReachArgs, target};
+use super::client::{ReachArgs, read, target};
 use super::output::table;
 use super::{ConfigPath, Failure, World, block_on};
+use crate::api::admin::wire::ApiKeys;
 use crate::callers::key_file::{self, DEFAULT_LIFETIME, KeyFileError, KeyInfo};
 use crate::config::{Authenticate, Config};
 use crate::domain::id::CallerName;
@@ -108,10 +109,8 @@ fn last_used(caller: &CallerName, config: &ConfigPath, world: &mut World) -> BTr
     let path = target(&["admin", "v1", "callers", caller.as_str(), "keys"], &[]);
     let asked = block_on(async { Ok(client.ask(Method::GET, &path, None, ASK_DAEMON).await?) });
     let Ok(answer) = asked else { return BTreeMap::new() };
-    let keys = answer["keys"].as_array().cloned().unwrap_or_default();
-    keys.iter()
-        .filter_map(|key| Some((key["id"].as_str()?.to_owned(), key["last_used_at"].as_str()?.to_owned())))
-        .collect()
+    let ApiKeys { keys } = read(&answer).unwrap_or_default();
+    keys.into_iter().filter_map(|key| Some((key.id, key.last_used_at?))).collect()
 }
 
 fn list(

@@ -11,7 +11,8 @@ use http::{Method, StatusCode, header};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper_util::rt::TokioIo;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
-use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
@@ -414,6 +415,19 @@ impl Client {
             () = drive => unreachable!("it never ends"),
         }
     }
+}
+
+/// Reads an answer of the daemon.
+pub(super) fn read<T: DeserializeOwned>(answer: &Value) -> Result<T, Failure> {
+    T::deserialize(answer).map_err(|_| {
+        Failure::failed("the daemon's answer is not what this command knows")
+            .hint("does the daemon have another version than the command?")
+    })
+}
+
+/// A request's body.
+pub(super) fn body<T: Serialize>(body: &T) -> Value {
+    serde_json::to_value(body).expect("requests are plain JSON")
 }
 
 /// Builds a path from its segments, and a query from those of its parameters that have a value.

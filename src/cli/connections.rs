@@ -5,10 +5,11 @@ use http::Method;
 use serde_json::Value;
 
 use super::args::{StoredConnectionArgs as ConnectionArgs, app_name};
-use super::client::{Client, DEADLINE, ReachArgs, target, text};
+use super::client::{Client, DEADLINE, ReachArgs, body, read, target, text};
 use super::output::{shown, table};
 use super::status::store_lost;
 use super::{ConfigPath, Failure, World, block_on};
+use crate::api::admin::wire::{Apps, Pause};
 use crate::domain::id::AppName;
 
 /// What to do with connections.
@@ -121,7 +122,9 @@ pub(super) fn run(command: &Command, config: &ConfigPath, world: &mut World) -> 
             let client = reach.admin(config, world)?;
             let (seen, status) = block_on(async {
                 let seen = client.get(&path(connection, Some("explain"))).await?;
-                Ok((seen, client.get("/admin/v1/status").await.unwrap_or_default()))
+                // What it says of the store is shown beside the connection, where it can be had.
+                let status = client.get("/admin/v1/status").await.unwrap_or_default();
+                Ok((seen, read(&status).unwrap_or_default()))
             })?;
             if *json {
                 return world.output.json(&seen);
@@ -166,8 +169,8 @@ fn set_paused(
     world: &mut World,
 ) -> Result<Value, Failure> {
     let client = reach.admin(config, world)?;
-    let body = serde_json::json!({ "paused": paused });
-    block_on(async { Ok(client.ask(Method::PATCH, &path(connection, None), Some(&body), DEADLINE).await?) })
+    let wish = body(&Pause { paused });
+    block_on(async { Ok(client.ask(Method::PATCH, &path(connection, None), Some(&wish), DEADLINE).await?) })
 }
 
 fn path(key: &ConnectionArgs, of: Option<&str>) -> String {
@@ -184,11 +187,7 @@ async fn list(
 ) -> Result<Vec<Value>, Failure> {
     let apps: Vec<String> = match app {
         Some(app) => vec![app.to_string()],
-        None => {
-            let answer = client.get("/admin/v1/apps").await?;
-            let names = answer.get("apps").and_then(Value::as_array).cloned().unwrap_or_default();
-            names.iter().filter_map(|name| name.as_str().map(str::to_owned)).collect()
-        }
+        None => read::<Apps>(&client.get("/admin/v1/apps").await?)?.apps,
     };
     let mut all = Vec::new();
     for app in &apps {

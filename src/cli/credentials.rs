@@ -2,12 +2,12 @@
 
 use clap::Subcommand;
 use http::Method;
-use serde_json::Value;
 
 use super::args::app_name;
-use super::client::{Client, DEADLINE, ReachArgs, target, text};
+use super::client::{Client, DEADLINE, ReachArgs, read, target, text};
 use super::output::{shown, table};
 use super::{ConfigPath, Exit, Failure, World, block_on};
+use crate::api::admin::wire::{AppCredentials, ClientCredential, Credentials, Verified};
 use crate::domain::id::AppName;
 
 /// What to do with client credentials.
@@ -97,68 +97,59 @@ pub(super) fn run(command: &Command, config: &ConfigPath, world: &mut World) -> 
 
 async fn list(client: &Client, app: Option<&AppName>, json: bool, world: &mut World) -> Result<(), Failure> {
     let answer = client.get("/admin/v1/credentials").await?;
-    let apps = answer["apps"].as_array().cloned().unwrap_or_default();
-    let is_wanted = |one: &&Value| app.is_none_or(|app| text(one, "app") == app.as_str());
-    let apps: Vec<Value> = apps.iter().filter(is_wanted).cloned().collect();
+    let is_wanted = |name: &str| app.is_none_or(|app| name == app.as_str());
+    let Credentials { mut apps } = read(&answer)?;
+    apps.retain(|one| is_wanted(&one.app));
     if let (Some(app), true) = (app, apps.is_empty()) {
         return Err(Failure::failed(format!("there is no app {app}")));
     }
     if json {
-        return world.output.json(&apps);
+        let apps = answer["apps"].as_array().into_iter().flatten();
+        return world.output.json(&apps.filter(|one| is_wanted(text(one, "app"))).collect::<Vec<_>>());
     }
     world.output.data(&credentials_table(&apps))
 }
 
-/// Formats every credential of these apps, as in the admin API's answer.
-pub(super) fn credentials_table(apps: &[Value]) -> String {
-    let mut rows = Vec::new();
-    for app in apps {
-        for one in app["credentials"].as_array().into_iter().flatten() {
-            let or_dash = |member: &str| match text(one, member) {
-                "" => "-".to_owned(),
-                there => shown(there),
-            };
-            let note = match (&one["rejection"], text(one, "superseded_at")) {
-                (Value::Object(no), _) => {
-                    let codes = no.get("error_codes").and_then(Value::as_array).into_iter().flatten();
-                    let codes: Vec<String> = codes.map(|code| format!("AADSTS{code}")).collect();
-                    format!(
-                        "{} {}",
-                        codes.join(" "),
-                        no.get("cause").and_then(Value::as_str).unwrap_or_default()
-                    )
-                }
-                (_, "") if one["proven_by_use"] == true && text(one, "state") == "new" => {
-                    "is proven by a user's next refresh".to_owned()
-                }
-                (_, "") => elsewhere(one),
-                _ if one["in_use"] == true => "in use until its successor is proven".to_owned(),
-                _ => "a fallback: it was replaced".to_owned(),
-            };
-            rows.push(vec![
-                shown(text(app, "app")),
-                shown(text(one, "id")),
-                shown(text(one, "kind")),
-                shown(text(one, "state")),
-                if one["in_use"] == true { "yes" } else { "no" }.to_owned(),
-                match (text(one, "expires_at"), text(one, "kind")) {
-                    ("", "secret") => "unknown".to_owned(),
-                    _ => or_dash("expires_at"),
-                },
-                or_dash("last_used_at"),
-                shown(note.trim()),
-            ]);
-        }
-    }
+/// Formats every credential of these apps.
+pub(super) fn credentials_table(apps: &[AppCredentials]) -> String {
+    let row = |app: &AppCredentials, one: &ClientCredential| {
+        let or_dash = |at: &Option<String>| at.as_deref().map_or("-".to_owned(), shown);
+        vec![
+            shown(&app.app),
+            shown(&one.id),
+            shown(&one.kind),
+            shown(&one.state),
+            if one.in_use { "yes" } else { "no" }.to_owned(),
+            match &one.expires_at {
+                None if one.kind == "secret" => "unknown".to_owned(),
+                at => or_dash(at),
+            },
+            or_dash(&one.last_used_at),
+            shown(note(one).trim()),
+        ]
+    };
+    let rows = apps.iter().flat_map(|app| app.credentials.iter().map(move |one| row(app, one)));
+    let rows: Vec<Vec<String>> = rows.collect();
     table(&["APP", "ID", "KIND", "STATE", "IN USE", "EXPIRES", "LAST USED", "NOTE"], &rows)
 }
 
+fn note(one: &ClientCredential) -> String {
+    if let Some(no) = &one.rejection {
+        let codes: Vec<String> = no.error_codes.iter().map(|code| format!("AADSTS{code}")).collect();
+        return format!("{} {}", codes.join(" "), no.cause);
+    }
+    match &one.superseded_at {
+        None if one.proven_by_use && one.state == "new" => "is proven by a user's next refresh".to_owned(),
+        None => elsewhere(one),
+        Some(_) if one.in_use => "in use until its successor is proven".to_owned(),
+        Some(_) => "a fallback: it was replaced".to_owned(),
+    }
+}
+
 /// Lists the replicas where its state differs.
-fn elsewhere(one: &Value) -> String {
-    let others = one["replicas"].as_array().into_iter().flatten();
-    let otherwise = others.filter(|there| there["state"] != one["state"]);
-    let said: Vec<String> =
-        otherwise.map(|there| format!("{} at {}", text(there, "state"), text(there, "replica"))).collect();
+fn elsewhere(one: &ClientCredential) -> String {
+    let others = one.replicas.iter().flatten().filter(|there| there.state != one.state);
+    let said: Vec<String> = others.map(|there| format!("{} at {}", there.state, there.replica)).collect();
     said.join(", ")
 }
 
@@ -173,16 +164,16 @@ async fn verify(
     path.extend(id);
     path.push("verify");
     let answer = client.ask(Method::POST, &target(&path, &[]), None, DEADLINE).await?;
-    let heard = answer["credentials"].as_array().cloned().unwrap_or_default();
+    let Verified { credentials: heard } = read(&answer)?;
     if json {
-        world.output.json(&heard)?;
+        world.output.json(&answer["credentials"])?;
     } else {
         for one in &heard {
-            let (id, cause) = (shown(text(one, "id")), shown(text(one, "cause")));
-            world.output.data(&match text(one, "outcome") {
+            let (id, cause) = (shown(&one.id), shown(one.cause.as_deref().unwrap_or_default()));
+            world.output.data(&match one.outcome.as_str() {
                 "accepted" => format!("{id}: the authority takes it"),
                 "accepted_in_use" => {
-                    let at = shown(text(one, "accepted_at"));
+                    let at = shown(one.accepted_at.as_deref().unwrap_or_default());
                     format!(
                         "{id}: the authority took it in a user's request at {at}; asking proves nothing here"
                     )
@@ -192,8 +183,7 @@ async fn verify(
             })?;
         }
     }
-    let is_taken = |one: &Value| text(one, "outcome").starts_with("accepted");
-    let all_taken = !heard.is_empty() && heard.iter().all(is_taken);
+    let all_taken = !heard.is_empty() && heard.iter().all(|one| one.outcome.starts_with("accepted"));
     if all_taken { Ok(()) } else { Err(Failure::silent(Exit::Failed)) }
 }
 
@@ -234,7 +224,9 @@ mod tests {
                 "id": "2026-11~before", "kind": "secret", "state": if in_use { "in_use" } else { "proven" },
                 "in_use": in_use, "superseded_at": "2026-11-28T12:00:00Z", "proven_by_use": false,
             });
-            credentials_table(&[json!({ "app": "outlook", "credentials": [one] })])
+            let Credentials { apps } =
+                read(&json!({ "apps": [{ "app": "outlook", "credentials": [one] }] })).expect("credentials");
+            credentials_table(&apps)
         };
         let (in_use, fallback) = (noted(true), noted(false));
         assert!(in_use.contains("in use until its successor is proven"), "{in_use}");

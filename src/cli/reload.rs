@@ -1,11 +1,11 @@
 //! `reload`: makes the daemon read its configuration and secrets again, and shows the result.
 
 use http::Method;
-use serde_json::Value;
 
-use super::client::{DEADLINE, ReachArgs, text};
+use super::client::{DEADLINE, ReachArgs, read};
 use super::output::shown;
 use super::{ConfigPath, Exit, Failure, World, block_on};
+use crate::api::admin::wire::Reload;
 
 #[derive(clap::Args)]
 pub(super) struct Args {
@@ -23,17 +23,16 @@ pub(super) fn run(args: &Args, config: &ConfigPath, world: &mut World) -> Result
         if args.json {
             world.output.json(&answer)?;
         }
-        let lines = |member: &str| -> Vec<String> {
-            answer[member].as_array().into_iter().flatten().filter_map(Value::as_str).map(shown).collect()
-        };
-        for problem in lines("not_fetched").into_iter().chain(lines("held_back")) {
+        let reload: Reload = read(&answer)?;
+        let lines = |all: &[String]| -> Vec<String> { all.iter().map(|one| shown(one)).collect() };
+        for problem in lines(&reload.not_fetched).into_iter().chain(lines(&reload.held_back)) {
             world.output.say(&problem);
         }
-        if text(&answer, "outcome") == "ok" {
-            world.output.say(&format!("In force: {}.", lines("changed").join(", ")));
+        if reload.outcome == "ok" {
+            world.output.say(&format!("In force: {}.", lines(&reload.changed).join(", ")));
             return Ok(());
         }
-        for problem in lines("problems") {
+        for problem in lines(&reload.problems) {
             world.output.say(&problem);
         }
         world.output.say("Refused, and nothing was changed.");

@@ -1,11 +1,11 @@
 //! `revoke`: the kill switch.
 
 use http::Method;
-use serde_json::{Value, json};
 
 use super::args::{app_name, caller_name};
-use super::client::{DEADLINE, ReachArgs};
+use super::client::{DEADLINE, ReachArgs, body, read};
 use super::{ConfigPath, Failure, World, block_on};
+use crate::api::admin::wire::{Revocation, Revoked};
 use crate::domain::account::{PERSONAL_TENANT, tenant_id};
 use crate::domain::id::{AppName, CallerName};
 
@@ -43,12 +43,12 @@ pub(super) fn run(args: &Args, config: &ConfigPath, world: &mut World) -> Result
     ];
     let named = named.into_iter().flatten().collect::<Vec<_>>().join(", ");
     let body = |dry_run: bool| {
-        json!({
-            "app": args.app.as_ref().map(AppName::as_str),
-            "tenant": args.tenant,
-            "caller": args.caller.as_ref().map(CallerName::as_str),
-            "even_if_unknown": args.even_if_unknown,
-            "dry_run": dry_run,
+        body(&Revocation {
+            app: args.app.clone(),
+            tenant: args.tenant.clone(),
+            caller: args.caller.as_ref().map(CallerName::to_string),
+            even_if_unknown: args.even_if_unknown,
+            dry_run,
         })
     };
     if args.tenant.as_deref() == Some(PERSONAL_TENANT) {
@@ -64,7 +64,7 @@ pub(super) fn run(args: &Args, config: &ConfigPath, world: &mut World) -> Result
                 "End every connection {named}, {} now? Their grants are destroyed, and links made before \
                  stop working; each user must connect again. Tokens already handed out work until they \
                  expire, and consent at the authority stays.",
-                count(&meant)
+                count(&read(&meant)?)
             );
             if !world.output.ask(&question).await {
                 return Err(Failure::failed("not revoked"));
@@ -76,16 +76,16 @@ pub(super) fn run(args: &Args, config: &ConfigPath, world: &mut World) -> Result
         }
         world.output.say(&format!(
             "Revoked every connection {named}: {}. Every replica follows within seconds.",
-            count(&done)
+            count(&read(&done)?)
         ));
         Ok(())
     })
 }
 
 /// Formats the number of affected connections.
-fn count(meant: &Value) -> String {
-    let at_least = if meant["complete"] == json!(false) { "at least " } else { "" };
-    match meant["connections"].as_u64() {
+fn count(meant: &Revoked) -> String {
+    let at_least = if meant.complete == Some(false) { "at least " } else { "" };
+    match meant.connections {
         Some(1) => format!("{at_least}1 connection"),
         Some(connections) => format!("{at_least}{connections} connections"),
         None => "an unknown number of connections".to_owned(),

@@ -3,12 +3,11 @@
 use std::io::IsTerminal;
 use std::time::Duration;
 
-use serde_json::Value;
-
-use super::client::{ReachArgs, text};
+use super::client::{ReachArgs, read};
 use super::credentials::credentials_table;
 use super::output::{shown, table};
 use super::{ConfigPath, Exit, Failure, World, block_on};
+use crate::api::admin::wire::{Ending, Job, Status};
 
 /// Time between two refreshes of a terminal's screen.
 const AGAIN: Duration = Duration::from_secs(2);
@@ -30,15 +29,19 @@ pub(super) fn run(args: &Args, config: &ConfigPath, world: &mut World) -> Result
     let live = !args.once && !args.json && std::io::stdout().is_terminal();
     block_on(async {
         loop {
-            let status = client.get("/admin/v1/status").await?;
+            let answer = client.get("/admin/v1/status").await?;
+            let status: Status = read(&answer)?;
             match (args.json, live) {
-                (true, _) => world.output.json(&status)?,
+                (true, _) => world.output.json(&answer)?,
                 (false, true) => world.output.screen(&screen(&status))?,
                 (false, false) => world.output.data(&screen(&status))?,
             }
             if !live {
-                let is_ready = status["waiting_for"].as_array().is_none_or(Vec::is_empty);
-                return if is_ready { Ok(()) } else { Err(Failure::silent(Exit::Failed)) };
+                return if status.waiting_for.is_empty() {
+                    Ok(())
+                } else {
+                    Err(Failure::silent(Exit::Failed))
+                };
             }
             world.clock.sleep(AGAIN).await;
         }
@@ -46,90 +49,72 @@ pub(super) fn run(args: &Args, config: &ConfigPath, world: &mut World) -> Result
 }
 
 /// Describes a lost store, if it is lost.
-pub(super) fn store_lost(status: &Value) -> Option<String> {
-    let store = &status["store"];
-    (store["reachable"] == false).then(|| {
-        format!(
-            "the store: NOT REACHABLE since {}; tokens in memory are served until {}",
-            shown(text(store, "answered_at")),
-            shown(text(store, "cached_until"))
-        )
-    })
+pub(super) fn store_lost(status: &Status) -> Option<String> {
+    let store = status.store.as_ref().filter(|store| !store.reachable)?;
+    Some(format!(
+        "the store: NOT REACHABLE since {}; tokens in memory are served until {}",
+        shown(store.answered_at.as_deref().unwrap_or_default()),
+        shown(store.cached_until.as_deref().unwrap_or_default())
+    ))
 }
 
 /// Lists what expires, the soonest first.
-fn ends_next(status: &Value) -> Option<String> {
-    let all = status["ends_next"].as_array().filter(|all| !all.is_empty())?;
-    let row = |one: &Value| {
-        let at = text(one, "ends_at");
-        let at = if at.is_empty() { "unknown" } else { at };
-        vec![shown(at), shown(text(one, "what")), shown(text(one, "of")), shown(text(one, "id"))]
+fn ends_next(all: &[Ending]) -> Option<String> {
+    let row = |one: &Ending| {
+        let at = one.ends_at.as_deref().unwrap_or("unknown");
+        vec![shown(at), shown(&one.what), shown(&one.of), shown(&one.id)]
     };
     let rows: Vec<Vec<String>> = all.iter().map(row).collect();
-    Some(table(&["ENDS", "WHAT", "OF", "ID"], &rows))
+    (!rows.is_empty()).then(|| table(&["ENDS", "WHAT", "OF", "ID"], &rows))
 }
 
 /// Every job with its last run.
-fn jobs(status: &Value) -> Option<String> {
-    let all = status["jobs"].as_array().filter(|all| !all.is_empty())?;
-    let row = |one: &Value| {
-        let at = text(one, "last_run_at");
-        let ended = match (text(one, "outcome"), text(one, "problem")) {
-            ("", _) => "-".to_owned(),
-            ("ok", _) => "ok".to_owned(),
-            (_, problem) => format!("FAILED: {}", shown(problem)),
+fn jobs(all: &[Job]) -> Option<String> {
+    let row = |one: &Job| {
+        let ended = match one.outcome.as_deref() {
+            None => "-".to_owned(),
+            Some("ok") => "ok".to_owned(),
+            Some(_) => format!("FAILED: {}", shown(one.problem.as_deref().unwrap_or_default())),
         };
-        vec![shown(text(one, "job")), shown(if at.is_empty() { "not yet" } else { at }), ended]
+        vec![shown(&one.job), shown(one.last_run_at.as_deref().unwrap_or("not yet")), ended]
     };
     let rows: Vec<Vec<String>> = all.iter().map(row).collect();
-    Some(table(&["JOB", "LAST RUN", "ENDED"], &rows))
+    (!rows.is_empty()).then(|| table(&["JOB", "LAST RUN", "ENDED"], &rows))
 }
 
-fn screen(status: &Value) -> String {
-    let list = |value: &Value| -> Vec<String> {
-        value.as_array().into_iter().flatten().filter_map(Value::as_str).map(shown).collect()
-    };
-    let waiting = list(&status["waiting_for"]);
-    let ready = if waiting.is_empty() {
+fn screen(status: &Status) -> String {
+    let list = |all: &[String]| -> Vec<String> { all.iter().map(|one| shown(one)).collect() };
+    let ready = if status.waiting_for.is_empty() {
         "ready".to_owned()
     } else {
-        format!("not ready: waits for {}", waiting.join(", "))
+        format!("not ready: waits for {}", list(&status.waiting_for).join(", "))
     };
-    let mut lines = vec![format!(
-        "tokenward {} at {}: {ready}",
-        shown(text(status, "version")),
-        shown(text(status, "now"))
-    )];
-    let notes = status["notes"].as_object().into_iter().flatten();
-    lines.extend(
-        notes.map(|(part, what)| format!("{}: {}", shown(part), shown(what.as_str().unwrap_or_default()))),
-    );
-    let reload = &status["last_reload"];
-    match text(reload, "outcome") {
-        "" => lines.push("configuration: as it was at the start".to_owned()),
-        "ok" => lines.push(format!(
+    let mut lines = vec![format!("tokenward {} at {}: {ready}", shown(&status.version), shown(&status.now))];
+    lines.extend(status.notes.iter().map(|(part, what)| format!("{}: {}", shown(part), shown(what))));
+    match &status.last_reload {
+        None => lines.push("configuration: as it was at the start".to_owned()),
+        Some(reload) if reload.outcome == "ok" => lines.push(format!(
             "configuration: taken up at {} ({}): {}",
-            shown(text(reload, "at")),
-            shown(text(reload, "asked_by")),
-            list(&reload["changed"]).join(", ")
+            shown(&reload.at),
+            shown(&reload.asked_by),
+            list(&reload.changed).join(", ")
         )),
-        _ => {
+        Some(reload) => {
             lines.push(format!(
                 "configuration: REFUSED at {} ({}); the one before is in force",
-                shown(text(reload, "at")),
-                shown(text(reload, "asked_by"))
+                shown(&reload.at),
+                shown(&reload.asked_by)
             ));
-            lines.extend(list(&reload["problems"]).into_iter().map(|problem| format!("  {problem}")));
+            lines.extend(list(&reload.problems).into_iter().map(|problem| format!("  {problem}")));
         }
     }
     lines.extend(store_lost(status));
-    let apps = status["apps"].as_array().cloned().unwrap_or_default();
     lines.push(String::new());
-    lines.push(credentials_table(&apps));
-    if let Some(ends) = ends_next(status) {
+    lines.push(credentials_table(&status.apps));
+    if let Some(ends) = ends_next(&status.ends_next) {
         lines.extend([String::new(), "What ends next:".to_owned(), ends]);
     }
-    if let Some(jobs) = jobs(status) {
+    if let Some(jobs) = jobs(&status.jobs) {
         lines.extend([String::new(), "What runs at intervals:".to_owned(), jobs]);
     }
     lines.join("\n")
@@ -172,7 +157,7 @@ mod tests {
                 },
             ],
         });
-        let shown = screen(&status);
+        let shown = screen(&read(&status).expect("a status"));
         for part in [
             "not ready: waits for store",
             "store eviction: Redis is set to evict",

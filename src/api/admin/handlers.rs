@@ -1,14 +1,18 @@
 //! What each route of the admin API does.
 
 use http::StatusCode;
-use serde_json::{Value, json};
+use serde::Serialize;
 
-use super::shapes::{KeyShape, KeyringShape};
-use super::{AdminApi, Call};
+use super::wire::{
+    Adopted, ApiKey, ApiKeys, AppCredentials, Apps, CredentialChosen, Credentials, Ending, Job, Keyring,
+    Refreshing, Reload, Revoked, Rewrapping, SealingKeyVerdict, Status, Store, TokenHost, Verified,
+    VerifiedCredential,
+};
+use super::{AdminApi, Call, shapes};
 use crate::api::body::{self, AskedRevocation};
 use crate::api::problem::{self, Problem};
 use crate::api::shapes::{ConnectionShape, ExplainShape};
-use crate::api::{code_of, list_request, no_content, page_shape, upkeep};
+use crate::api::{code_of, list_request, no_content, page_shape};
 use crate::broker::Refusal;
 use crate::broker::inspect::Shown;
 use crate::broker::pause::PausedWhat;
@@ -25,18 +29,17 @@ type Answer = Result<Response, Problem>;
 impl AdminApi {
     /// `GET /admin/v1/status`
     pub(super) async fn status(&self, _: Call<'_>) -> Answer {
-        let reloaded = self.upkeep.last_reload();
-        ok(&json!({
-            "version": env!("CARGO_PKG_VERSION"),
-            "now": self.clock.now().rfc3339(),
-            "waiting_for": self.upkeep.waiting_for(),
-            "notes": self.upkeep.notes(),
-            "last_reload": reloaded.as_ref().map(upkeep::reloaded_shape),
-            "store": upkeep::store_shape(self.upkeep.store_lost()),
-            "jobs": upkeep::jobs_shape(&self.upkeep.jobs()),
-            "ends_next": upkeep::endings_shape(&self.upkeep.endings().await),
-            "apps": self.shown_credentials().await,
-        }))
+        ok(&Status {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            now: self.clock.now().rfc3339(),
+            waiting_for: self.upkeep.waiting_for().into_iter().map(str::to_owned).collect(),
+            notes: self.upkeep.notes(),
+            last_reload: self.upkeep.last_reload().map(Reload::from),
+            store: Some(Store::from(self.upkeep.store_lost())),
+            jobs: self.upkeep.jobs().iter().map(Job::from).collect(),
+            ends_next: self.upkeep.endings().await.iter().map(Ending::from).collect(),
+            apps: self.app_credentials().await,
+        })
     }
 
     /// `POST /admin/v1/reload`
@@ -44,7 +47,7 @@ impl AdminApi {
         let reloaded = self.upkeep.reload().await;
         let code = if reloaded.result.is_ok() { "ok" } else { "refused" };
         self.events.operated(call.who, call.admin, "reload", code, About::default()).await;
-        ok(&upkeep::reloaded_shape(&reloaded))
+        ok(&Reload::from(reloaded))
     }
 
     /// `POST /admin/v1/store/adopt`
@@ -52,7 +55,7 @@ impl AdminApi {
         let outcome = self.broker.adopt_store().await;
         self.events.store_adopted(call.who, call.admin, code_of(&outcome)).await;
         outcome.map_err(Problem::of)?;
-        ok(&json!({ "adopted": true }))
+        ok(&Adopted { adopted: true })
     }
 
     /// `POST /admin/v1/revocations`
@@ -61,15 +64,12 @@ impl AdminApi {
         let AskedRevocation { revocation, even_if_unknown, dry_run } = asked;
         if dry_run {
             let meant = self.broker.would_revoke(&revocation, even_if_unknown).await;
-            let Meant { connections, complete } = meant.map_err(Problem::of)?;
-            return ok(&json!({ "connections": connections, "complete": complete }));
+            return ok(&revoked(meant.map_err(Problem::of)?, None));
         }
         let outcome = self.broker.revoke(revocation.clone(), even_if_unknown).await;
         let meant = outcome.as_ref().ok();
         self.events.revoked(call.who, call.admin, &revocation, meant, code_of(&outcome)).await;
-        let Meant { connections, complete } = outcome.map_err(Problem::of)?;
-        let at = revocation.at.rfc3339();
-        ok(&json!({ "revoked_at": at, "connections": connections, "complete": complete }))
+        ok(&revoked(outcome.map_err(Problem::of)?, Some(revocation.at)))
     }
 
     /// `GET /admin/v1/callers/{caller}/keys`
@@ -79,15 +79,13 @@ impl AdminApi {
             return Err(Problem::no_such_path());
         }
         let uses = callers.key_uses().into_iter().filter(|used| used.caller == *caller);
-        let keys: Vec<KeyShape> = uses.map(KeyShape::from).collect();
-        ok(&json!({ "keys": keys }))
+        ok(&ApiKeys { keys: uses.map(ApiKey::from).collect() })
     }
 
     /// `GET /admin/v1/apps`
     pub(super) async fn apps(&self, _: Call<'_>) -> Answer {
         let apps = self.broker.apps();
-        let apps: Vec<&str> = apps.keys().map(AppName::as_str).collect();
-        ok(&json!({ "apps": apps }))
+        ok(&Apps { apps: apps.keys().map(AppName::to_string).collect() })
     }
 }
 
@@ -129,7 +127,7 @@ impl AdminApi {
         let outcome = self.broker.refresh_now(key).await;
         self.events.admin_act(call.who, call.admin, "refresh", key, code_of(&outcome)).await;
         outcome.map_err(Problem::of)?;
-        accepted(&json!({ "refreshing": true }))
+        accepted(&Refreshing { refreshing: true })
     }
 
     /// `DELETE …/connections/{connection}`
@@ -156,22 +154,21 @@ impl AdminApi {
 impl AdminApi {
     /// `GET /admin/v1/credentials`
     pub(super) async fn credentials(&self, _: Call<'_>) -> Answer {
-        ok(&json!({ "apps": self.shown_credentials().await }))
+        ok(&Credentials { apps: self.app_credentials().await })
     }
 
     /// `POST …/credentials/verify` and `…/credentials/{credential}/verify`
     pub(super) async fn verify(&self, call: Call<'_>, app: &AppName, label: Option<&str>) -> Answer {
-        let heard = self.upkeep.verify(app, label).await;
+        let heard = self.broker.verify_credentials(app, label).await;
         let about = About::credential(app, label.unwrap_or("*"));
         self.events.operated(call.who, call.admin, "credential_verify", code_of(&heard), about).await;
         let heard = heard.map_err(Problem::of)?;
-        let shapes: Vec<Value> = heard.iter().map(upkeep::verified_shape).collect();
-        ok(&json!({ "credentials": shapes }))
+        ok(&Verified { credentials: heard.iter().map(VerifiedCredential::from).collect() })
     }
 
     /// `POST …/credentials/{credential}/promote` and `…/retire`
     pub(super) async fn choose(&self, call: Call<'_>, app: &AppName, label: &str, choice: Choice) -> Answer {
-        let outcome = self.upkeep.choose(app, label, choice).await;
+        let outcome = self.broker.choose_credential(app, label, choice).await;
         let act = match choice {
             Choice::Promote => "credential_promote",
             Choice::Retire => "credential_retire",
@@ -179,39 +176,39 @@ impl AdminApi {
         let about = About::credential(app, label);
         self.events.operated(call.who, call.admin, act, code_of(&outcome), about).await;
         outcome.map_err(Problem::of)?;
-        ok(&json!({ "id": label }))
+        ok(&CredentialChosen { id: label.to_owned() })
     }
 
     /// `POST …/token-host/{host}/confirm`
     pub(super) async fn confirm_token_host(&self, call: Call<'_>, app: &AppName, host: &str) -> Answer {
-        let outcome = self.upkeep.confirm_token_host(app, host).await;
+        let outcome = self.broker.confirm_token_host(app, host).await;
         let about = About { app: Some(app.as_str()), host: Some(host), ..About::default() };
         self.events.operated(call.who, call.admin, "token_host_confirm", code_of(&outcome), about).await;
         outcome.map_err(Problem::of)?;
-        ok(&json!({ "host": host }))
+        ok(&TokenHost { host: host.to_owned() })
     }
 
-    async fn shown_credentials(&self) -> Vec<Value> {
+    async fn app_credentials(&self) -> Vec<AppCredentials> {
         // Without the other replicas where the store does not answer: what this one knows is worth more then.
         let replicas = self.broker.replicas().await.ok();
-        upkeep::apps_shape(self.upkeep.credentials(), replicas.as_deref())
+        shapes::apps(self.broker.client_credentials(), replicas.as_deref())
     }
 }
 
-/// Sealing keys. The answer about promoting or retiring one is whether it may be done: the daemon does not write the
-/// key files, the command does.
+/// Sealing keys. The answer about promoting or retiring one is whether it may be done: the daemon does not
+/// write the key files, the command does.
 impl AdminApi {
     /// `GET /admin/v1/keyring`
     pub(super) async fn keyring(&self, _: Call<'_>) -> Answer {
         let shown = self.broker.show_keyring().await.map_err(Problem::of)?;
-        ok(&KeyringShape::new(&shown, self.broker.left_to_rewrap()))
+        ok(&Keyring::new(&shown, self.broker.left_to_rewrap()))
     }
 
     /// `POST /admin/v1/keyring/rewrap`
     pub(super) async fn rewrap(&self, call: Call<'_>) -> Answer {
         self.broker.ask_for_rewrap();
         self.events.keyring_act(call.who, call.admin, ("keyring_rewrap", None), "ok").await;
-        accepted(&json!({ "rewrapping": true }))
+        accepted(&Rewrapping { rewrapping: true })
     }
 
     /// `POST /admin/v1/keyring/promote`
@@ -240,14 +237,19 @@ impl AdminApi {
         let may = reasons.is_empty();
         let code = if may { "ok" } else { "refused" };
         self.events.keyring_act(who, admin, (act, Some(key)), code).await;
-        ok(&json!({ "may": may, "reasons": reasons, "gone_by": gone_by.map(Timestamp::rfc3339) }))
+        ok(&SealingKeyVerdict { gone_by: gone_by.map(Timestamp::rfc3339), may, reasons })
     }
 }
 
-fn ok<T: serde::Serialize>(body: &T) -> Answer {
+fn revoked(Meant { connections, complete }: Meant, at: Option<Timestamp>) -> Revoked {
+    let revoked_at = at.map(Timestamp::rfc3339);
+    Revoked { complete: Some(complete), connections: Some(connections), revoked_at }
+}
+
+fn ok<T: Serialize>(body: &T) -> Answer {
     Ok(problem::json(StatusCode::OK, body))
 }
 
-fn accepted<T: serde::Serialize>(body: &T) -> Answer {
+fn accepted<T: Serialize>(body: &T) -> Answer {
     Ok(problem::json(StatusCode::ACCEPTED, body))
 }

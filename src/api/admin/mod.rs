@@ -1,10 +1,11 @@
-//! The admin API: operators and the commands see and end every connection, and look after sealing keys, client
-//! credentials and the daemon itself. It finds out who asks, and then the route of its table.
+//! The admin API: operators and the commands see and end every connection, and look after sealing keys,
+//! client credentials and the daemon itself. It finds out who asks, and then the route of its table.
 
 mod examples;
 mod handlers;
 mod shapes;
 mod table;
+pub mod wire;
 
 use std::sync::Arc;
 

@@ -1,90 +1,192 @@
-//! What operators see of the keyring and of API keys.
+//! From what the daemon knows to the bodies of the answers.
 
-use serde::Serialize;
+use std::collections::BTreeMap;
 
-use crate::broker::replicas::Replica;
+use super::wire::{
+    ApiKey, AppCredentials, ClientCredential, CredentialElsewhere, Ending, Job, Keyring, Rejection, Reload,
+    Replica, Rewrap, SealingKey, Store, VerifiedCredential,
+};
+use crate::api::upkeep::{self, JobReport, Reloaded, StoreLost};
+use crate::authority::CredentialReport;
+use crate::broker::credentials::{self, Heard};
+use crate::broker::replicas;
 use crate::broker::rewrap::{Progress, ShownKeyring};
 use crate::callers::KeyUse;
+use crate::domain::choice::View;
+use crate::domain::id::AppName;
+use crate::domain::time::Timestamp;
 
-/// The keyring as it is shown: never a key.
-#[derive(Serialize)]
-pub(super) struct KeyringShape {
-    keys: Vec<SealingKeyShape>,
-    replicas: Vec<ReplicaShape>,
-    rewrap: RewrapShape,
+fn text(at: Option<Timestamp>) -> Option<String> {
+    at.map(Timestamp::rfc3339)
 }
 
-#[derive(Serialize)]
-struct SealingKeyShape {
-    id: String,
-    /// Null for a key that records name and that is not in the keyring.
-    created_at: Option<String>,
-    promoted_at: Option<String>,
-    primary: bool,
-    /// Null when nothing was counted since the daemon started.
-    records: Option<u64>,
-    /// Of those, the ones that go by themselves.
-    passing: Option<u64>,
-    counted_at: Option<String>,
-    /// Since when it was counted zero.
-    none_since: Option<String>,
-    /// It was counted zero twice, long enough apart.
-    counted_away: bool,
-    /// The replicas that can open it.
-    opened_by: Vec<String>,
-    /// The live ones that cannot.
-    not_opened_by: Vec<String>,
+/// Every app's credentials. `replicas` are all of them, where that could be looked up.
+pub(super) fn apps(
+    credentials: BTreeMap<AppName, Vec<CredentialReport>>,
+    replicas: Option<&[replicas::Replica]>,
+) -> Vec<AppCredentials> {
+    let of_app = |(app, reports): (AppName, Vec<CredentialReport>)| {
+        let credentials = reports.into_iter().map(|report| ClientCredential::new(&app, report, replicas));
+        AppCredentials { credentials: credentials.collect(), app: app.to_string() }
+    };
+    credentials.into_iter().map(of_app).collect()
 }
 
-#[derive(Serialize)]
-struct ReplicaShape {
-    id: String,
-    host: String,
-    version: String,
-    reported_at: String,
-    primary: String,
-    keys: Vec<String>,
-    /// It is the one that answers.
-    answers: bool,
+impl ClientCredential {
+    fn new(app: &AppName, report: CredentialReport, replicas: Option<&[replicas::Replica]>) -> Self {
+        let standing = report.standing;
+        // Of those who know the app, and say what they know.
+        let others =
+            |replica: &&replicas::Replica| !replica.is_me && replica.report.credentials.contains_key(app);
+        let view_of = |replica: &'_ replicas::Replica| {
+            let mut views = replica.report.credentials.get(app).into_iter().flatten();
+            views.find(|view| view.fingerprint == report.fingerprint).cloned()
+        };
+        let elsewhere: Option<Vec<(&replicas::Replica, Option<View>)>> = replicas.map(|replicas| {
+            replicas.iter().filter(others).map(|replica| (replica, view_of(replica))).collect()
+        });
+        let uses = elsewhere.iter().flatten().filter_map(|(_, view)| view.as_ref()?.used_at);
+        let used_at = uses.chain(standing.used_at).max();
+        ClientCredential {
+            accepted_at: text(standing.accepted_at),
+            expires_at: text(standing.expires_at),
+            id: report.label,
+            in_use: report.in_use,
+            kind: report.kind.to_owned(),
+            last_used_at: text(used_at),
+            promoted_at: text(standing.promoted_at),
+            proven_by_use: standing.is_proven_by_use,
+            rejection: standing.rejection.map(|no| Rejection {
+                at: no.at.rfc3339(),
+                cause: no.cause,
+                error_codes: no.codes,
+                times: no.times,
+            }),
+            replicas: elsewhere.map(|elsewhere| {
+                elsewhere
+                    .into_iter()
+                    .map(|(replica, view)| CredentialElsewhere::new(replica, view.as_ref()))
+                    .collect()
+            }),
+            since: standing.since.rfc3339(),
+            state: report.state.as_str().to_owned(),
+            superseded_at: text(standing.superseded_at),
+        }
+    }
 }
 
-#[derive(Serialize)]
-struct RewrapShape {
-    /// Records that are still to be sealed anew, as counted last.
-    left: u64,
-    /// How often this replica has counted since it started.
-    counts: u64,
-    running: bool,
-    /// Why nothing is sealed anew although it is needed.
-    waits_for: Option<String>,
-    /// By the last pass of this replica.
-    resealed: u64,
-    refused: u64,
+impl CredentialElsewhere {
+    fn new(replica: &replicas::Replica, view: Option<&View>) -> Self {
+        let absent = View { state: "absent".to_owned(), ..View::default() };
+        let view = view.unwrap_or(&absent);
+        CredentialElsewhere {
+            in_use: view.in_use,
+            last_used_at: text(view.used_at),
+            replica: replica.name(),
+            state: view.state.clone(),
+        }
+    }
 }
 
-impl KeyringShape {
+impl From<&credentials::Verified> for VerifiedCredential {
+    fn from(verified: &credentials::Verified) -> Self {
+        let (outcome, at, cause) = match &verified.heard {
+            Heard::Accepted => ("accepted", None, None),
+            Heard::AcceptedInUse(at) => ("accepted_in_use", Some(*at), None),
+            Heard::Rejected(cause) => ("rejected", None, Some(cause)),
+            Heard::Unknown(cause) => ("unknown", None, Some(cause)),
+        };
+        VerifiedCredential {
+            accepted_at: text(at),
+            cause: cause.cloned(),
+            id: verified.label.clone(),
+            outcome: outcome.to_owned(),
+        }
+    }
+}
+
+impl From<Option<StoreLost>> for Store {
+    fn from(lost: Option<StoreLost>) -> Self {
+        Store {
+            answered_at: lost.map(|lost| lost.answered_at.rfc3339()),
+            cached_until: lost.map(|lost| lost.cached_until.rfc3339()),
+            reachable: lost.is_none(),
+        }
+    }
+}
+
+impl From<&upkeep::Ending> for Ending {
+    fn from(one: &upkeep::Ending) -> Self {
+        Ending { ends_at: text(one.at), id: one.id.clone(), of: one.of.clone(), what: one.what.to_owned() }
+    }
+}
+
+impl From<&JobReport> for Job {
+    fn from(report: &JobReport) -> Self {
+        let last = report.last_run.as_ref();
+        let outcome = last.map(|run| if run.result.is_ok() { "ok" } else { "failed" });
+        Job {
+            job: report.job.to_owned(),
+            last_run_at: last.map(|run| run.at.rfc3339()),
+            outcome: outcome.map(str::to_owned),
+            problem: last.and_then(|run| run.result.clone().err()),
+        }
+    }
+}
+
+impl From<Reloaded> for Reload {
+    fn from(reloaded: Reloaded) -> Self {
+        let (outcome, changed, problems) = match reloaded.result {
+            Ok(changed) => ("ok", changed, Vec::new()),
+            Err(problems) => ("refused", Vec::new(), problems),
+        };
+        Reload {
+            asked_by: reloaded.asked_by.to_owned(),
+            at: reloaded.at.rfc3339(),
+            changed,
+            held_back: reloaded.held_back,
+            not_fetched: reloaded.not_fetched,
+            outcome: outcome.to_owned(),
+            problems,
+        }
+    }
+}
+
+impl Keyring {
     pub(super) fn new(shown: &ShownKeyring, left: u64) -> Self {
         let keys = shown.keys.iter().map(|key| {
             let named = |opens: bool| {
-                let those = |replica: &&Replica| replica.report.sealing.keys.contains_key(&key.id) == opens;
-                shown.replicas.iter().filter(those).map(Replica::name).collect()
+                let those =
+                    |replica: &&replicas::Replica| replica.report.sealing.keys.contains_key(&key.id) == opens;
+                shown.replicas.iter().filter(those).map(replicas::Replica::name).collect()
             };
             let counted = key.counted.as_ref();
-            SealingKeyShape {
+            SealingKey {
                 id: key.id.clone(),
-                created_at: key.created_at.map(|at| at.rfc3339()),
-                promoted_at: key.promoted_at.map(|at| at.rfc3339()),
+                created_at: text(key.created_at),
+                promoted_at: text(key.promoted_at),
                 primary: key.is_primary,
                 records: counted.map(|counted| counted.records),
                 passing: counted.map(|counted| counted.passing),
                 counted_at: counted.map(|counted| counted.at.rfc3339()),
-                none_since: counted.and_then(|counted| counted.none_since).map(|at| at.rfc3339()),
+                none_since: text(counted.and_then(|counted| counted.none_since)),
                 counted_away: key.may_go,
                 opened_by: named(true),
                 not_opened_by: named(false),
             }
         });
-        let replicas = shown.replicas.iter().map(|Replica { report, is_me }| ReplicaShape {
+        let Progress { is_running, waits_for, resealed, refused } = shown.progress.clone();
+        // Another replica may have done what this one waited with.
+        let waits_for = waits_for.filter(|_| left > 0);
+        let rewrap = Rewrap { left, counts: shown.counts, running: is_running, waits_for, resealed, refused };
+        let replicas = shown.replicas.iter().map(Replica::from);
+        Keyring { keys: keys.collect(), replicas: replicas.collect(), rewrap }
+    }
+}
+
+impl From<&replicas::Replica> for Replica {
+    fn from(replicas::Replica { report, is_me }: &replicas::Replica) -> Self {
+        Replica {
             id: report.id.clone(),
             host: report.host.clone(),
             version: report.version.clone(),
@@ -92,33 +194,17 @@ impl KeyringShape {
             primary: report.sealing.primary.clone(),
             keys: report.sealing.keys.keys().cloned().collect(),
             answers: *is_me,
-        });
-        let Progress { is_running, waits_for, resealed, refused } = shown.progress.clone();
-        // Another replica may have done what this one waited with.
-        let waits_for = waits_for.filter(|_| left > 0);
-        let rewrap =
-            RewrapShape { left, counts: shown.counts, running: is_running, waits_for, resealed, refused };
-        KeyringShape { keys: keys.collect(), replicas: replicas.collect(), rewrap }
+        }
     }
 }
 
-/// An API key as it is shown: never the key, never its hash.
-#[derive(Serialize)]
-pub(super) struct KeyShape {
-    id: String,
-    created_at: String,
-    expires_at: String,
-    /// Null when not since the daemon started.
-    last_used_at: Option<String>,
-}
-
-impl From<KeyUse> for KeyShape {
+impl From<KeyUse> for ApiKey {
     fn from(used: KeyUse) -> Self {
-        KeyShape {
-            id: used.key.id,
+        ApiKey {
             created_at: used.key.created_at.rfc3339(),
             expires_at: used.key.expires_at.rfc3339(),
-            last_used_at: used.last_used_at.map(|at| at.rfc3339()),
+            id: used.key.id,
+            last_used_at: text(used.last_used_at),
         }
     }
 }

@@ -55,8 +55,8 @@ pub(super) const TABLE: &[Route<AdminApi>] = &[
             id: "reload",
             tag: "daemon",
             summary: "Read configuration and secrets again",
-            description: "A configuration with a mistake is refused whole, and the one before stays in force. The \
-             answer is 200 then too, with the outcome `refused`.",
+            description: "A configuration with a mistake is refused whole, and the one before stays in \
+             force. The answer is 200 then too, with the outcome `refused`.",
             query: &[],
             body: Body::None,
             answer: (200, "How it ended."),
@@ -74,8 +74,8 @@ pub(super) const TABLE: &[Route<AdminApi>] = &[
             id: "adoptStore",
             tag: "daemon",
             summary: "Accept a store that differs from the earlier one",
-            description: "For example a Redis that came back empty. Connections that are not in it count as deleted \
-             from then on.",
+            description: "For example a Redis that came back empty. Connections that are not in it count \
+             as deleted from then on.",
             query: &[],
             body: Body::None,
             answer: (200, "It is accepted. Every replica follows by itself."),
@@ -93,9 +93,9 @@ pub(super) const TABLE: &[Route<AdminApi>] = &[
             id: "revoke",
             tag: "connections",
             summary: "End every connection of an app, a tenant or a caller",
-            description: "Several members narrow it to what they have in common. It is in force on the replica that \
-             answers before the answer, and on every other one within seconds. Tokens that were handed out \
-             work until they end.",
+            description: "Several members narrow it to what they have in common. It is in force on the \
+             replica that answers before the answer, and on every other one within seconds. Tokens that \
+             were handed out work until they end.",
             query: &[],
             body: Body::Required(Content::several("Revocation", examples::REVOCATION)),
             answer: (200, "They are revoked; with `dry_run`, what would be."),
@@ -131,8 +131,8 @@ pub(super) const TABLE: &[Route<AdminApi>] = &[
             id: "listConnections",
             tag: "connections",
             summary: "An app's connections",
-            description: "At most 100 a page. Go on while there is a `next_cursor`: a filter that matches few makes \
-             short and even empty pages.",
+            description: "At most 100 a page. Go on while there is a `next_cursor`: a filter that matches \
+             few makes short and even empty pages.",
             query: &["status", "tenant", "cursor"],
             body: Body::None,
             answer: (200, "A page."),
@@ -186,9 +186,9 @@ pub(super) const TABLE: &[Route<AdminApi>] = &[
             id: "pauseConnection",
             tag: "connections",
             summary: "Pause or resume a connection",
-            description: "No token of a paused connection is handed out, and its name cannot be connected. A pause \
-             outlives a delete: the name stays paused until it is resumed. 204 where only the name was \
-             paused or resumed.",
+            description: "No token of a paused connection is handed out, and its name cannot be connected. \
+             A pause outlives a delete: the name stays paused until it is resumed. 204 where only the name \
+             was paused or resumed.",
             query: &[],
             body: Body::Required(Content::one("Pause", examples::PAUSE)),
             answer: (200, "The connection."),
@@ -224,8 +224,8 @@ pub(super) const TABLE: &[Route<AdminApi>] = &[
             id: "deleteConnection",
             tag: "connections",
             summary: "Destroy a connection",
-            description: "The grant is gone from the store before this answers, and from every replica's memory within \
-             a second. Tokens that were handed out work until they end.",
+            description: "The grant is gone from the store before this answers, and from every replica's \
+             memory within a second. Tokens that were handed out work until they end.",
             query: &[],
             body: Body::None,
             answer: (204, "It is gone."),
@@ -319,8 +319,9 @@ pub(super) const TABLE: &[Route<AdminApi>] = &[
             id: "retireCredential",
             tag: "credentials",
             summary: "Take a credential out of service",
-            description: "It is refused where another credential is not proven. Every replica follows within seconds; \
-             restarts change nothing. Remove its file, and then the credential at the authority.",
+            description: "It is refused where another credential is not proven. Every replica follows \
+             within seconds; restarts change nothing. Remove its file, and then the credential at the \
+             authority.",
             query: &[],
             body: Body::None,
             answer: (200, "It is not used any more."),
@@ -338,8 +339,8 @@ pub(super) const TABLE: &[Route<AdminApi>] = &[
             id: "confirmTokenHost",
             tag: "credentials",
             summary: "Let an app's secrets and grants go to its new token host",
-            description: "The app's credentials are not sent to a host that differs from the earlier one until this \
-             is said. Every replica follows within seconds.",
+            description: "The app's credentials are not sent to a host that differs from the earlier one \
+             until this is said. Every replica follows within seconds.",
             query: &[],
             body: Body::None,
             answer: (200, "They go there."),
@@ -393,7 +394,8 @@ pub(super) const TABLE: &[Route<AdminApi>] = &[
             id: "mayPromoteSealingKey",
             tag: "keyring",
             summary: "Ask whether a sealing key may be promoted now",
-            description: "The daemon changes nothing: `tokenward keyring promote` asks and then writes the key's file.",
+            description: "The daemon changes nothing: `tokenward keyring promote` asks and then writes the \
+             key's file.",
             query: &[],
             body: Body::Required(Content::one("SealingKeyNamed", examples::SEALING_KEY_NAMED)),
             answer: (200, "Whether it may, or why not."),
@@ -411,7 +413,8 @@ pub(super) const TABLE: &[Route<AdminApi>] = &[
             id: "mayRetireSealingKey",
             tag: "keyring",
             summary: "Ask whether a sealing key may be retired now",
-            description: "The daemon changes nothing: `tokenward keyring retire` asks and then removes the key's file.",
+            description: "The daemon changes nothing: `tokenward keyring retire` asks and then removes the \
+             key's file.",
             query: &[],
             body: Body::Required(Content::one("SealingKeyNamed", examples::SEALING_KEY_NAMED)),
             answer: (200, "Whether it may, or why not."),

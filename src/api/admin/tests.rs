@@ -1,6 +1,9 @@
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use super::*;
+use crate::api::doc::Example;
 use crate::api::openapi;
 use crate::api::routes::tests::{assert_every_row_is_served, found};
 
@@ -60,4 +63,38 @@ fn both_documents_agree_on_what_they_share() {
         }
     }
     assert!(shared > 20, "{shared}");
+}
+
+/// An answer is read and written again as it was: no member of an example is unknown, and none is missing.
+/// Where the daemon's order of members is that of the alphabet, it stays so.
+#[test]
+fn the_types_of_the_wire_have_the_members_of_the_examples() {
+    fn again<T: Serialize + DeserializeOwned>(example: &str) {
+        let value: Value = serde_json::from_str(example).expect("JSON");
+        let typed = T::deserialize(&value).unwrap_or_else(|error| panic!("{error}: {example}"));
+        assert_eq!(serde_json::to_value(&typed).expect("JSON"), value);
+    }
+    fn in_order<T: Serialize + DeserializeOwned>(example: &str) {
+        again::<T>(example);
+        let value: Value = serde_json::from_str(example).expect("JSON");
+        let written = serde_json::to_string(&T::deserialize(&value).expect("typed")).expect("JSON");
+        assert_eq!(written, value.to_string());
+    }
+    let each = |examples: &[Example], check: fn(&str)| examples.iter().for_each(|one| check(one.2));
+    in_order::<wire::Status>(examples::STATUS);
+    in_order::<wire::Adopted>(examples::ADOPTED);
+    in_order::<wire::Apps>(examples::APPS);
+    in_order::<wire::Refreshing>(examples::REFRESHING);
+    in_order::<wire::Credentials>(examples::CREDENTIALS);
+    in_order::<wire::CredentialChosen>(examples::CREDENTIAL_CHOSEN);
+    in_order::<wire::TokenHost>(examples::TOKEN_HOST);
+    in_order::<wire::Rewrapping>(examples::REWRAPPING);
+    in_order::<wire::ApiKeys>(examples::API_KEYS);
+    each(examples::RELOAD, in_order::<wire::Reload>);
+    each(examples::REVOKED, in_order::<wire::Revoked>);
+    each(examples::VERIFIED, in_order::<wire::Verified>);
+    each(examples::SEALING_KEY_VERDICT, in_order::<wire::SealingKeyVerdict>);
+    again::<wire::Keyring>(examples::KEYRING);
+    in_order::<wire::Pause>(examples::PAUSE);
+    in_order::<wire::SealingKeyNamed>(examples::SEALING_KEY_NAMED);
 }

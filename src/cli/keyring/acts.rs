@@ -3,8 +3,9 @@
 use std::path::Path;
 
 use super::api_keys::{api_keys, listed};
-use super::daemon::{Daemon, Word, against, wait_for_primary, wait_until_opened};
+use super::daemon::{Daemon, against, wait_for_primary, wait_until_opened};
 use super::{KeyShape, failed};
+use crate::api::admin::wire::SealingKeyVerdict;
 use crate::cli::output::shown;
 use crate::cli::{Failure, World, block_on};
 use crate::config::{Config, StoreBackend};
@@ -39,7 +40,7 @@ pub(super) fn promote(
     ring_with(directory, id)?;
     match daemon {
         Daemon::Answers(client) => {
-            let Word { may, reasons, .. } = block_on(async {
+            let SealingKeyVerdict { may, reasons, .. } = block_on(async {
                 wait_until_opened(client, id).await?;
                 against(client, "promote", id).await
             })?;

@@ -4,11 +4,9 @@
 use std::time::Duration;
 
 use http::Method;
-use serde::de::DeserializeOwned;
-use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
 
-use crate::cli::client::{Client, ClientError, DEADLINE, ReachArgs};
+use crate::api::admin::wire;
+use crate::cli::client::{Client, ClientError, DEADLINE, ReachArgs, body, read};
 use crate::cli::{ConfigPath, Failure, World, block_on};
 
 /// Time for a daemon on the same machine to answer.
@@ -52,70 +50,12 @@ impl Daemon {
     }
 }
 
-/// The parts of the daemon's keyring answer that are used here.
-#[derive(Deserialize)]
-pub(super) struct Seen {
-    pub(super) keys: Vec<SeenKey>,
-    pub(super) replicas: Vec<SeenReplica>,
-    pub(super) rewrap: SeenRewrap,
-}
-
-#[derive(Default, Serialize, Deserialize)]
-pub(super) struct SeenKey {
-    pub(super) id: String,
-    pub(super) created_at: Option<String>,
-    pub(super) promoted_at: Option<String>,
-    pub(super) primary: bool,
-    pub(super) records: Option<u64>,
-    pub(super) passing: Option<u64>,
-    pub(super) counted_at: Option<String>,
-    pub(super) none_since: Option<String>,
-    #[serde(default)]
-    pub(super) counted_away: bool,
-    pub(super) opened_by: Vec<String>,
-    pub(super) not_opened_by: Vec<String>,
-}
-
-#[derive(Deserialize)]
-pub(super) struct SeenReplica {
-    pub(super) id: String,
-    pub(super) host: String,
-    pub(super) primary: String,
-}
-
-impl SeenReplica {
-    /// Its host and id, as the operator reads it.
-    pub(super) fn name(&self) -> String {
-        format!("{} ({})", self.host, self.id)
-    }
-}
-
-#[derive(Deserialize)]
-pub(super) struct SeenRewrap {
-    pub(super) left: u64,
-    pub(super) counts: u64,
-    pub(super) running: bool,
-    pub(super) waits_for: Option<String>,
-    pub(super) resealed: u64,
-    pub(super) refused: u64,
-}
-
-/// The daemon's answer about whether an act is allowed.
-#[derive(Deserialize)]
-pub(super) struct Word {
-    pub(super) may: bool,
-    pub(super) reasons: Vec<String>,
-    /// The latest time at which waiting alone will allow it.
-    #[serde(default)]
-    pub(super) gone_by: Option<String>,
-}
-
 /// Returns the daemon's answer, or why none answers.
 pub(super) fn asked(
     reach: &ReachArgs,
     config: &ConfigPath,
     world: &mut World,
-) -> Result<Result<Seen, String>, Failure> {
+) -> Result<Result<wire::Keyring, String>, Failure> {
     let client = match reach.admin(config, world) {
         Ok(client) => client,
         // An explicit endpoint or key must work.
@@ -124,7 +64,7 @@ pub(super) fn asked(
     };
     block_on(async {
         match client.ask(Method::GET, KEYRING, None, ASK_DAEMON).await {
-            Ok(answer) => Ok(Ok(read(answer)?)),
+            Ok(answer) => Ok(Ok(read(&answer)?)),
             Err(error) if is_silence(&error) => Ok(Err(error.to_string())),
             Err(error) => Err(error.into()),
         }
@@ -139,16 +79,14 @@ fn is_silence(error: &ClientError) -> bool {
     }
 }
 
-fn read<T: DeserializeOwned>(answer: Value) -> Result<T, Failure> {
-    serde_json::from_value(answer).map_err(|_| {
-        Failure::failed("the daemon's answer is not what this command knows")
-            .hint("does the daemon have another version than the command?")
-    })
+/// Returns the answer of a daemon that must answer.
+pub(super) async fn seen(client: &Client) -> Result<wire::Keyring, Failure> {
+    read(&client.get(KEYRING).await?)
 }
 
-/// Returns the answer of a daemon that must answer.
-pub(super) async fn seen(client: &Client) -> Result<Seen, Failure> {
-    read(client.get(KEYRING).await?)
+/// A replica's host and id, as the operator reads it.
+pub(super) fn name(replica: &wire::Replica) -> String {
+    format!("{} ({})", replica.host, replica.id)
 }
 
 /// Asks the daemon to rewrap all records with the primary.
@@ -163,17 +101,21 @@ pub(super) async fn until_next_poll() {
 }
 
 /// Asks the daemon whether it allows an act on a key.
-pub(super) async fn against(client: &Client, act: &str, id: &str) -> Result<Word, Failure> {
+pub(super) async fn against(
+    client: &Client,
+    act: &str,
+    id: &str,
+) -> Result<wire::SealingKeyVerdict, Failure> {
     let path = format!("{KEYRING}/{act}");
-    let answer = client.ask(Method::POST, &path, Some(&json!({ "key": id })), DEADLINE).await?;
-    read(answer)
+    let named = wire::SealingKeyNamed { key: id.to_owned() };
+    read(&client.ask(Method::POST, &path, Some(&body(&named)), DEADLINE).await?)
 }
 
 /// Waits a moment for a new key: replicas on its directory take it up within a second, and report it.
 pub(super) async fn wait_until_opened(client: &Client, id: &str) -> Result<(), Failure> {
     for _ in 0..OPENED {
         let seen = seen(client).await?;
-        let is_opened = |key: &SeenKey| key.id == id && key.not_opened_by.is_empty();
+        let is_opened = |key: &wire::SealingKey| key.id == id && key.not_opened_by.is_empty();
         if seen.keys.iter().any(is_opened) {
             break;
         }
@@ -190,7 +132,7 @@ pub(super) async fn wait_for_primary(client: &Client, id: &str) -> Result<Vec<St
         until_next_poll().await;
         let seen = seen(client).await?;
         let other = seen.replicas.into_iter().filter(|replica| replica.primary != id);
-        others = other.map(|replica| replica.name()).collect();
+        others = other.map(|replica| name(&replica)).collect();
         if others.is_empty() {
             break;
         }

@@ -2,7 +2,8 @@
 
 use serde_json::json;
 
-use super::daemon::{Seen, SeenRewrap, seen, start_rewrap, until_next_poll};
+use super::daemon::{seen, start_rewrap, until_next_poll};
+use crate::api::admin::wire::{Keyring, Rewrap};
 use crate::cli::client::Client;
 use crate::cli::{Failure, World, block_on};
 
@@ -10,7 +11,7 @@ use crate::cli::{Failure, World, block_on};
 const STUCK: u32 = 90;
 
 pub(super) fn rewrap(client: &Client, as_json: bool, world: &mut World) -> Result<(), Failure> {
-    let seen: Seen = block_on(async {
+    let seen: Keyring = block_on(async {
         let before = seen(client).await?;
         start_rewrap(client).await?;
         let (mut is_counted, mut said, mut same) = (false, None, 0);
@@ -22,7 +23,7 @@ pub(super) fn rewrap(client: &Client, as_json: bool, world: &mut World) -> Resul
             if is_counted && seen.rewrap.left == 0 && !seen.rewrap.running {
                 return Ok(seen);
             }
-            let SeenRewrap { left, running, resealed, refused, .. } = seen.rewrap;
+            let Rewrap { left, running, resealed, refused, .. } = seen.rewrap;
             if is_counted && !running && refused > 0 && left <= refused {
                 return Err(Failure::failed(format!(
                     "{refused} records do not open and were left unchanged"
@@ -54,7 +55,7 @@ pub(super) fn rewrap(client: &Client, as_json: bool, world: &mut World) -> Resul
     })?;
     let others = seen.keys.iter().filter(|key| !key.primary);
     let passing: u64 = others.filter_map(|key| key.passing).sum();
-    let SeenRewrap { left, resealed, refused, .. } = seen.rewrap;
+    let Rewrap { left, resealed, refused, .. } = seen.rewrap;
     if as_json {
         let shape = json!({ "left": left, "passing": passing, "resealed": resealed, "refused": refused });
         world.output.json(&shape)?;

@@ -6,8 +6,9 @@ use std::sync::Arc;
 use serde::Serialize;
 
 use super::api_keys::{Hashed, HashedKey, say_hashed};
-use super::daemon::{Seen, SeenKey};
+use super::daemon::name;
 use super::{KeyShape, failed};
+use crate::api::admin::wire;
 use crate::cli::output::table;
 use crate::cli::{Failure, World};
 use crate::keyring::{Keyring, SealingKey, files};
@@ -16,18 +17,18 @@ use crate::keyring::{Keyring, SealingKey, files};
 #[derive(Serialize)]
 struct StatusKey<'a> {
     #[serde(flatten)]
-    seen: &'a SeenKey,
+    seen: &'a wire::SealingKey,
     api_keys: Vec<&'a HashedKey>,
 }
 
 impl<'a> StatusKey<'a> {
-    fn new(seen: &'a SeenKey, hashed: &'a Hashed) -> Self {
+    fn new(seen: &'a wire::SealingKey, hashed: &'a Hashed) -> Self {
         StatusKey { seen, api_keys: hashed.get(&seen.id).into_iter().flatten().collect() }
     }
 }
 
 /// Adds the keys in local files that the daemon has not taken up, and reports a lasting difference.
-pub(super) fn beside_files(mut seen: Seen, directory: &Path, world: &mut World) -> Seen {
+pub(super) fn beside_files(mut seen: wire::Keyring, directory: &Path, world: &mut World) -> wire::Keyring {
     let keys = match files::read(directory) {
         Ok(keys) => keys,
         Err(error) => {
@@ -43,25 +44,29 @@ pub(super) fn beside_files(mut seen: Seen, directory: &Path, world: &mut World) 
             ));
         }
     }
-    let names: Vec<String> =
-        seen.replicas.iter().map(|replica| format!("{} ({})", replica.host, replica.id)).collect();
+    let names: Vec<String> = seen.replicas.iter().map(name).collect();
     for key in keys {
         if seen.keys.iter().any(|taken_up| taken_up.id == key.id && taken_up.created_at.is_some()) {
             continue;
         }
         seen.keys.retain(|named| named.id != key.id);
-        seen.keys.push(SeenKey {
+        seen.keys.push(wire::SealingKey {
             created_at: Some(key.created_at.rfc3339()),
             promoted_at: key.promoted_at.map(|at| at.rfc3339()),
             not_opened_by: names.clone(),
             id: key.id,
-            ..SeenKey::default()
+            ..wire::SealingKey::default()
         });
     }
     seen
 }
 
-pub(super) fn status(seen: &Seen, hashed: &Hashed, as_json: bool, world: &mut World) -> Result<(), Failure> {
+pub(super) fn status(
+    seen: &wire::Keyring,
+    hashed: &Hashed,
+    as_json: bool,
+    world: &mut World,
+) -> Result<(), Failure> {
     if as_json {
         let keys: Vec<StatusKey> = seen.keys.iter().map(|key| StatusKey::new(key, hashed)).collect();
         return world.output.json(&keys);

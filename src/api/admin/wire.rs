@@ -1,0 +1,397 @@
+//! The bodies of the admin API, as both of its sides have them: the daemon writes what the commands read, and
+//! the other way round. A member that another version does not have is read as its default.
+//!
+//! Members stand in the order in which they are written.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::domain::id::AppName;
+
+/// `GET /admin/v1/status`
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Status {
+    /// Every app's client credentials.
+    pub apps: Vec<AppCredentials>,
+    /// Every secret that ends, the soonest first.
+    pub ends_next: Vec<Ending>,
+    /// Every job that runs at intervals.
+    pub jobs: Vec<Job>,
+    /// Null since the start.
+    pub last_reload: Option<Reload>,
+    /// What an operator should know, by part.
+    pub notes: BTreeMap<String, String>,
+    /// The daemon's clock.
+    pub now: String,
+    /// Whether the store answers. None from a daemon that does not say.
+    pub store: Option<Store>,
+    /// The daemon's version.
+    pub version: String,
+    /// What readiness waits for.
+    pub waiting_for: Vec<String>,
+}
+
+/// A secret that ends.
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Ending {
+    /// When; null where nobody knows.
+    pub ends_at: Option<String>,
+    /// Which one of its owner's.
+    pub id: String,
+    /// The app, the caller or the listener.
+    pub of: String,
+    /// What kind.
+    pub what: String,
+}
+
+/// A job and its last run.
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Job {
+    /// Its name.
+    pub job: String,
+    /// When its last run ended; null before the first one has.
+    pub last_run_at: Option<String>,
+    /// `ok` or `failed`.
+    pub outcome: Option<String>,
+    /// Why it failed.
+    pub problem: Option<String>,
+}
+
+/// Whether the store answers, and what is known while it does not.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Store {
+    /// When it last answered.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub answered_at: Option<String>,
+    /// Until when tokens in memory are served.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cached_until: Option<String>,
+    /// Whether it answers.
+    pub reachable: bool,
+}
+
+/// `POST /admin/v1/reload`
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Reload {
+    /// What asked for it.
+    pub asked_by: String,
+    /// When it ended.
+    pub at: String,
+    /// The sections that differ from before.
+    pub changed: Vec<String>,
+    /// Apps whose secrets are not sent because their token host changed.
+    pub held_back: Vec<String>,
+    /// Authorities' documents that could not be fetched again.
+    pub not_fetched: Vec<String>,
+    /// `ok` or `refused`.
+    pub outcome: String,
+    /// Why it was refused.
+    pub problems: Vec<String>,
+}
+
+/// `GET /admin/v1/credentials`
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Credentials {
+    /// Every app's.
+    pub apps: Vec<AppCredentials>,
+}
+
+/// An app's client credentials.
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct AppCredentials {
+    /// The app.
+    pub app: String,
+    /// Its credentials.
+    pub credentials: Vec<ClientCredential>,
+}
+
+/// A client credential; never the secret.
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ClientCredential {
+    /// When the authority last took it.
+    pub accepted_at: Option<String>,
+    /// When it ends.
+    pub expires_at: Option<String>,
+    /// The operator's name for it.
+    pub id: String,
+    /// Whether it is tried first.
+    pub in_use: bool,
+    /// What it is.
+    pub kind: String,
+    /// When a token was last got with it, by any replica that reports.
+    pub last_used_at: Option<String>,
+    /// When an operator promoted it.
+    pub promoted_at: Option<String>,
+    /// Only a user's request can prove it: the authority does not let the app ask for a token of its own.
+    pub proven_by_use: bool,
+    /// Why the authority rejects it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rejection: Option<Rejection>,
+    /// What the other replicas say of it; null when that cannot be looked up.
+    pub replicas: Option<Vec<CredentialElsewhere>>,
+    /// When it came.
+    pub since: String,
+    /// Its state.
+    pub state: String,
+    /// When the configuration put another in its place.
+    pub superseded_at: Option<String>,
+}
+
+/// The authority's rejection of a credential.
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Rejection {
+    /// When.
+    pub at: String,
+    /// Why, in words.
+    pub cause: String,
+    /// Entra's AADSTS numbers.
+    pub error_codes: Vec<u32>,
+    /// How often in a row.
+    pub times: u32,
+}
+
+/// A credential as another replica has it.
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct CredentialElsewhere {
+    /// Whether it is tried first there.
+    pub in_use: bool,
+    /// When a token was last got with it there.
+    pub last_used_at: Option<String>,
+    /// The replica.
+    pub replica: String,
+    /// Its state there; `absent` where the replica has none of that content: its files may not have come yet.
+    pub state: String,
+}
+
+/// `POST …/credentials/verify` and `…/credentials/{credential}/verify`
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Verified {
+    /// Each.
+    pub credentials: Vec<VerifiedCredential>,
+}
+
+/// What the authority says of a credential.
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct VerifiedCredential {
+    /// When the authority took it in a user's request.
+    pub accepted_at: Option<String>,
+    /// Why it is not taken, or why that is not known.
+    pub cause: Option<String>,
+    /// The credential.
+    pub id: String,
+    /// `accepted`, `accepted_in_use`, `rejected` or `unknown`.
+    pub outcome: String,
+}
+
+/// `POST …/credentials/{credential}/promote` and `…/retire`
+#[derive(Debug, Serialize, Deserialize)]
+pub struct CredentialChosen {
+    /// The credential.
+    pub id: String,
+}
+
+/// `POST …/token-host/{host}/confirm`
+#[derive(Debug, Serialize, Deserialize)]
+pub struct TokenHost {
+    /// The host.
+    pub host: String,
+}
+
+/// `GET /admin/v1/apps`
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Apps {
+    /// Their names.
+    pub apps: Vec<String>,
+}
+
+/// The request of `PATCH …/connections/{connection}`
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Pause {
+    /// False to resume it.
+    pub paused: bool,
+}
+
+/// `POST …/connections/{connection}`
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Refreshing {
+    /// Always true.
+    pub refreshing: bool,
+}
+
+/// `POST /admin/v1/store/adopt`
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Adopted {
+    /// Always true.
+    pub adopted: bool,
+}
+
+/// The request of `POST /admin/v1/revocations`
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Revocation {
+    /// Connections of this app.
+    pub app: Option<AppName>,
+    /// Connections whose account is in this tenant.
+    pub tenant: Option<String>,
+    /// Connections that this caller made.
+    pub caller: Option<String>,
+    /// Although no such app, tenant or caller is known.
+    pub even_if_unknown: bool,
+    /// Only say what it would mean.
+    pub dry_run: bool,
+}
+
+/// `POST /admin/v1/revocations`
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Revoked {
+    /// False if there are more than were counted.
+    pub complete: Option<bool>,
+    /// How many.
+    pub connections: Option<u64>,
+    /// What began before is revoked. Absent if nothing was, but only counted.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub revoked_at: Option<String>,
+}
+
+/// `GET /admin/v1/callers/{caller}/keys`
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ApiKeys {
+    /// The caller's keys.
+    pub keys: Vec<ApiKey>,
+}
+
+/// An API key; never the key, never its hash.
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ApiKey {
+    /// When it was made.
+    pub created_at: String,
+    /// When it ends.
+    pub expires_at: String,
+    /// Its id.
+    pub id: String,
+    /// When it was last used; null when not since the daemon started.
+    pub last_used_at: Option<String>,
+}
+
+/// `GET /admin/v1/keyring`
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Keyring {
+    /// Those of the keyring, and those that records need and it lacks.
+    pub keys: Vec<SealingKey>,
+    /// Those that report.
+    pub replicas: Vec<Replica>,
+    /// How far rewrapping is.
+    pub rewrap: Rewrap,
+}
+
+/// A sealing key; never its content.
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub struct SealingKey {
+    /// The key.
+    pub id: String,
+    /// Null for a key that records need and the keyring lacks.
+    pub created_at: Option<String>,
+    /// When it was last promoted.
+    pub promoted_at: Option<String>,
+    /// Whether it seals.
+    pub primary: bool,
+    /// The records that it sealed; null before the first count since the daemon's start.
+    pub records: Option<u64>,
+    /// Of those, the ones that expire by themselves.
+    pub passing: Option<u64>,
+    /// When they were counted.
+    pub counted_at: Option<String>,
+    /// Since when the count is zero.
+    pub none_since: Option<String>,
+    /// Whether the count was zero twice, long enough apart, and no API key needs it.
+    #[serde(default)]
+    pub counted_away: bool,
+    /// The replicas that have it.
+    pub opened_by: Vec<String>,
+    /// The replicas that do not.
+    pub not_opened_by: Vec<String>,
+}
+
+/// A replica.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Replica {
+    /// Its id, new with each start.
+    pub id: String,
+    /// Its machine.
+    pub host: String,
+    /// Its version.
+    #[serde(default)]
+    pub version: String,
+    /// When it reported.
+    #[serde(default)]
+    pub reported_at: String,
+    /// The key that it seals with.
+    pub primary: String,
+    /// The keys that it has.
+    #[serde(default)]
+    pub keys: Vec<String>,
+    /// Whether it is the one that answers.
+    #[serde(default)]
+    pub answers: bool,
+}
+
+/// How far rewrapping is.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Rewrap {
+    /// Records that must still be rewrapped, by the last count.
+    pub left: u64,
+    /// How often the replica has counted since it started.
+    pub counts: u64,
+    /// Whether the replica is rewrapping.
+    pub running: bool,
+    /// Why nothing is rewrapped although it is needed.
+    pub waits_for: Option<String>,
+    /// Records that the replica's last pass rewrapped.
+    pub resealed: u64,
+    /// Records that it could not rewrap.
+    pub refused: u64,
+}
+
+/// `POST /admin/v1/keyring/rewrap`
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Rewrapping {
+    /// Always true.
+    pub rewrapping: bool,
+}
+
+/// The request of `POST /admin/v1/keyring/promote` and `…/retire`
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SealingKeyNamed {
+    /// The key.
+    pub key: String,
+}
+
+/// `POST /admin/v1/keyring/promote` and `…/retire`
+#[derive(Debug, Serialize, Deserialize)]
+pub struct SealingKeyVerdict {
+    /// The latest time at which waiting alone allows it.
+    #[serde(default)]
+    pub gone_by: Option<String>,
+    /// Whether it is allowed.
+    pub may: bool,
+    /// Why not.
+    pub reasons: Vec<String>,
+}
