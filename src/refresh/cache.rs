@@ -10,7 +10,7 @@ use crate::repository::{Connection, Loaded};
 /// Caches the result of a read of the store that began at `begun` (monotonic).
 pub(super) fn read(ports: &Ports, at: At<'_>, epoch: Epoch, loaded: &Loaded, begun: Duration) {
     if is_succeeded_by_ours(ports, at, loaded) {
-        at.state().memory.confirmed_since(epoch, begun);
+        at.state().memory.read_predecessor(epoch, begun);
         return;
     }
     put(ports, at, epoch, &loaded.connection, Source::Read(&loaded.sealed), begun);

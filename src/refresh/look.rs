@@ -68,7 +68,7 @@ async fn read(ports: &Arc<Ports>, at: At<'_>) -> Result<(), Arc<Failure>> {
         match ports.repository().revision(at.key).await {
             Ok(stored) if stored == cached => {
                 ports.store_answered();
-                at.state().memory.confirmed(begun);
+                at.state().memory.read_confirmed(begun);
                 return Ok(());
             }
             Ok(_) => {}
@@ -90,7 +90,7 @@ pub(super) async fn load(ports: &Arc<Ports>, at: At<'_>, epoch: Epoch) -> Result
             }
             Ok(None) => {
                 ports.store_answered();
-                at.state().memory.absent(epoch, begun);
+                at.state().memory.read_absent(epoch, begun);
                 return Err(Arc::new(Failure::NotFound));
             }
             Err(error) => return Err(store_failed(ports, at, error)),
@@ -109,7 +109,7 @@ pub(super) async fn load(ports: &Arc<Ports>, at: At<'_>, epoch: Epoch) -> Result
             }
             Err(error) => {
                 let failure = store_failed(ports, at, error);
-                at.state().memory.seen(epoch, begun);
+                at.state().memory.read_unrepaired(epoch, begun);
                 return Err(failure);
             }
         }
@@ -166,7 +166,7 @@ fn store_failed(ports: &Ports, at: At<'_>, error: RepositoryError) -> Arc<Failur
     }
     let failure = Arc::new(Failure::Repository(error));
     let now = ports.monotonic();
-    at.state().memory.unread(failure.clone(), now, |since| ports.answered_since(since));
+    at.state().memory.read_failed(failure.clone(), now, |since| ports.answered_since(since));
     failure
 }
 

@@ -33,15 +33,15 @@ pub struct Served {
     pub token: HeldToken,
     /// The connection it is of, as it was cached then.
     pub held: Arc<Held>,
-    /// The store does not answer for it: it may have been changed or deleted since, and its newest state may
-    /// be safe on this machine only.
+    /// The store does not answer for it. The connection may have changed or been deleted since, and its
+    /// newest state may be safe on this machine only.
     pub degraded: bool,
 }
 
-/// Why there is no token. `E` is the owner's own refusal.
+/// Why there is no token. `E` is the refusal of the engine's user.
 #[derive(Debug, Clone)]
 pub enum Refused<E> {
-    /// The owner's policy.
+    /// The policy's refusal.
     Policy(E),
     /// No such connection.
     NotFound,
@@ -53,11 +53,11 @@ pub enum Refused<E> {
     NeedsReauthorization(ReauthReason, AuthorityError),
     /// An administrator must act.
     Blocked(BlockReason, AuthorityError),
-    /// The authority, or the app's standing with it; nobody's verdict.
+    /// The authority's answer about itself or the app. It is no verdict.
     Authority {
-        /// What it came to.
+        /// Its disposition.
         disposition: Disposition,
-        /// What the authority answered.
+        /// Its words.
         answer: AuthorityError,
     },
     /// A reason of tokenward's own.
@@ -66,9 +66,9 @@ pub enum Refused<E> {
     SameTokenAgain,
     /// Reports and challenges come faster than they may be answered.
     TooManyForced(Duration),
-    /// The stored record is there and cannot be used.
+    /// The stored record is damaged.
     Damaged,
-    /// The store.
+    /// The store does not answer.
     Store,
 }
 
@@ -80,13 +80,13 @@ struct Request {
     before_renewal: Option<Option<(String, Timestamp)>>,
     renewals: u32,
     last_failure: Option<Arc<Failure>>,
-    /// A renewal took too long, or failed: from here on a live token is served without waiting for another.
+    /// A renewal failed or took too long: from here on a living token is served without another wait.
     is_impatient: bool,
-    /// Its challenge may not be passed on now, and nobody has a token: it gets what everybody would.
+    /// Its challenge may not be passed on now, and nobody has a token: it gets a plain renewal.
     is_plain: bool,
 }
 
-/// A token for the connection. `want` says, given the connection, what the caller may have; it is asked again
+/// A token for the connection. `want` says what the caller may have of the connection; it is called again
 /// whenever the connection has changed.
 pub(super) async fn serve<E>(
     ports: &Arc<Ports>,
@@ -149,8 +149,8 @@ pub(super) async fn serve<E>(
     Err(request.given_up())
 }
 
-/// The trouble for which nobody tries now, and whether the last try for this resource failed, whenever that
-/// was.
+/// The trouble that prevents an attempt now, and whether the last attempt for this resource failed, however
+/// long ago.
 fn known_trouble(
     ports: &Ports,
     at: At<'_>,
@@ -169,7 +169,8 @@ fn known_trouble(
     (trouble.cloned(), known.is_some())
 }
 
-/// Whether the last try may have used the refresh token up, at an authority where it must not be used again.
+/// Whether the last attempt may have used the refresh token up, at an authority where it must not be used
+/// again.
 fn must_wait(ports: &Ports, key: &ConnectionKey, held: &Held, trouble: &Trouble) -> bool {
     let is_of_this = trouble.about.is_none_or(|about| about == held.connection.profile.last_refreshed_at());
     trouble.failure.is_unsettled() && is_of_this && must_not_replay(ports, key, &held.connection)
@@ -177,7 +178,7 @@ fn must_wait(ports: &Ports, key: &ConnectionKey, held: &Held, trouble: &Trouble)
 
 impl Request {
     /// Waits for a renewal; `fallback` is the token that it may have instead. Returns the token to serve, or
-    /// none to look again.
+    /// `None` to look again.
     async fn renew<'a, E>(
         &mut self,
         ports: &Arc<Ports>,
@@ -189,14 +190,14 @@ impl Request {
         let tokens = &held.connection.tokens;
         let digest_before =
             self.before_renewal.as_ref().map(|before| before.as_ref().map(|(digest, _)| digest));
-        // Fresh from the authority it is served with its true life, however slow the authority was.
+        // A token fresh from the authority is served with its true life, however slow the authority was.
         if let (Some(token), Some(before)) = (fallback, digest_before)
             && before != Some(&token.digest)
         {
             return Ok(Some(token));
         }
         let current = plan::pick(tokens, &want, ports.now());
-        // The authority gave the very token again that a resource refused: another call would bring it again.
+        // The authority gave the rejected token again, and another call would bring it once more.
         if let (Some(Some((digest, since))), Some(token)) = (&self.before_renewal, current)
             && *digest == token.digest
             && *since < token.issued_at
@@ -218,7 +219,7 @@ impl Request {
                 want.claims = None;
                 Way::Begin(None)
             }
-            // A token that lives is served where the calls are others'.
+            // The budget has nothing left, so the living token is served.
             Err(_)
                 if force == Some(Force::MoreLife)
                     && let Some(token) = fallback =>
@@ -231,7 +232,7 @@ impl Request {
         let flight = go(ports, at, &want, way);
         match (wait(ports, flight, patience).await, fallback) {
             (Some(Ok(())), _) => {}
-            // Nobody else is told of a challenge that could not be met, so it is not tried twice.
+            // A challenge that could not be met concerns nobody else, so it is not tried twice.
             (Some(Err(failure)), None) if want.claims.is_some() => return Err(refused(&failure)),
             (Some(Err(failure)), None) => self.last_failure = Some(failure),
             // Look again: the token may have been taken away during the wait.
@@ -241,7 +242,7 @@ impl Request {
         Ok(None)
     }
 
-    /// It looked, or waited for renewals, often enough.
+    /// The request gives up after enough looks or renewals.
     fn given_up<E>(&self) -> Refused<E> {
         self.last_failure.as_ref().map_or_else(too_slow, |failure| refused(failure))
     }
@@ -269,7 +270,7 @@ fn too_slow<E>() -> Refused<E> {
     Refused::NotNow(NotNow::UnderWay)
 }
 
-/// A failure in the words of a refusal.
+/// The refusal for a failure.
 fn refused<E>(failure: &Failure) -> Refused<E> {
     match failure {
         Failure::NotFound => Refused::NotFound,
@@ -286,7 +287,7 @@ fn refused<E>(failure: &Failure) -> Refused<E> {
     }
 }
 
-/// Why the plan has no token for a request.
+/// The refusal for a request for which the plan has no token.
 fn why<E>(refusal: Refusal, held: &Held, want: &Want, failure: Option<Arc<Failure>>) -> Refused<E> {
     let profile = &held.connection.profile;
     let answer = || profile.last_error().map(|attempt| attempt.answer.clone()).unwrap_or_default();

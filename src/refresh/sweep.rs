@@ -1,16 +1,16 @@
-//! Renews connections before a caller asks: used ones ahead of their tokens' end, idle ones so that their
-//! grants live on, judged ones because the verdict may have been lifted.
+//! Renews connections before a caller asks: used ones before their tokens' end, idle ones to keep their
+//! grants alive, and those under a verdict because it may be outdated.
 //!
-//! It takes no input and may run at any time, as often as one likes, on a timer and on a nudge. What is due
-//! stands in the store, in shards, each worked off by the replica that holds its lease; so the cost follows
-//! what is due, a restart forgets nothing, and replicas share the work and its budget without knowing of one
-//! another. A connection that is taken up is moved ahead in the schedule first: a replica that dies over it
-//! costs a minute, and one that hangs holds nobody up.
+//! It takes no input and may run at any time, on a timer and on a nudge. The schedule is in the store, in
+//! shards, and the replica with a shard's lease works on it. So the cost follows the number of due
+//! connections, a restart forgets nothing, and replicas share the work and its budget without knowing one
+//! another. A connection is first moved ahead in the schedule: a replica that dies over it costs a minute,
+//! and one that hangs delays nobody.
 //!
-//! Budgets: a shard may begin so many refreshes a second, a tenant a quarter of that, and they begin empty,
-//! so that what piled up during an outage or a stop is smoothed out. All shards share in the budget that
-//! calls of other kinds take from as well: where that does not suffice it is dealt out to them in turn
-//! (`turns`). Whatever a caller waits for is outside of them.
+//! Budgets: a shard may begin so many refreshes a second, and a tenant a quarter of that. They begin empty,
+//! so that the pile of an outage or a stop is smoothed out. All shards also share the budget of other kinds
+//! of calls. If that does not suffice, it is dealt out to them in turn (`turns`). Renewals that a caller
+//! waits for take from none of these.
 
 use parking_lot::Mutex;
 use std::collections::{BTreeMap, VecDeque};
@@ -43,18 +43,18 @@ const SHARD_LEASE: Duration = Duration::from_secs(10);
 const SHARD_AGAIN: Duration = Duration::from_secs(4);
 /// Due connections of a shard that one round reads.
 const BATCH: usize = 64;
-/// How far a connection that is taken up is moved ahead: longer than its refresh takes.
+/// How far a connection is moved ahead before its renewal: longer than the refresh takes.
 const TAKEN_UP: Duration = Duration::from_secs(60);
-/// How far one is moved ahead whose tenant has had its share for now.
+/// How far a connection is moved ahead if its tenant has had its share for now.
 const TENANTS_TURN: Duration = Duration::from_secs(5);
-/// A budget that was not used is kept for this long, and no longer: a pause must not become a burst.
+/// How long an unused budget is kept: a pause must not become a burst.
 const BURST: Duration = Duration::from_secs(1);
 /// A tenant may have this part of a shard's budget.
 const TENANTS_PART: f64 = 0.25;
 /// Tenants whose budgets are remembered for one shard.
 const MOST_TENANTS: usize = 1000;
 
-/// Whose budget of a shard.
+/// The owner of a shard's budget.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 enum Whose {
     Everybody,
@@ -83,7 +83,7 @@ impl Sweep {
         Sweep { nonce, begun, nudged: Notify::new(), asked, budgets, first }
     }
 
-    /// Has the next round made at once.
+    /// Starts the next round at once.
     pub(super) fn nudge(&self) {
         self.nudged.notify_one();
     }
@@ -130,8 +130,8 @@ pub(super) async fn run(ports: &Arc<Ports>, slots: &Arc<Slots>, sweep: &Sweep) {
     }
 }
 
-/// One round over the shards that nobody else works off: looks what is due, deals out what may be begun,
-/// begins it.
+/// One round over the shards that no other replica has: finds due connections, deals out permits, and begins
+/// renewals.
 pub(super) async fn once(ports: &Arc<Ports>, slots: &Arc<Slots>, sweep: &Sweep) -> Result<Swept, StoreError> {
     let mut swept = Swept::default();
     let mut failed = None;
@@ -144,7 +144,7 @@ pub(super) async fn once(ports: &Arc<Ports>, slots: &Arc<Slots>, sweep: &Sweep) 
                 due.insert(shard, found);
             }
             Ok(None) => {}
-            // One shard's trouble is not the others'.
+            // One shard's failure is not the others'.
             Err(error) => failed = failed.or(Some(error)),
         }
     }
@@ -259,7 +259,7 @@ async fn sweep_shard(
 /// The tenant of a due connection. A connection that is gone is taken out of the schedule.
 async fn tenant_of(ports: &Ports, due: &Due) -> Result<Option<Option<String>>, StoreError> {
     if !ports.knows_app(&due.key.app) {
-        // Not configured (any more): its connections are left as they are, and looked at when it may be.
+        // Not configured (any more): its connections are left as they are, and checked again later.
         ports.repository().schedule(&due.key, Some(soon(ports, TAKEN_UP * 60))).await?;
         return Ok(None);
     }

@@ -1,5 +1,5 @@
-//! What concerns all connections of a tenant: its turn at the bulkhead, throttles that replicas tell one
-//! another of, and what the end of a call means for its breaker.
+//! Work for all connections of a tenant: its turn at the bulkhead, throttles that replicas tell one another,
+//! and the meaning of a call's end for its breaker.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -25,9 +25,9 @@ pub(super) struct Turn {
     _call: OwnedSemaphorePermit,
 }
 
-/// One of the tenant's permits for a call, waited for as long as a call may take. A call that the budget paid
-/// for (its caller has a token, or it is nobody's) first waits for one of the spare permits: so it never
-/// stands before a caller without a token. When such a caller joins it, it goes on at once.
+/// Waits for one of the tenant's permits, as long as a call may take. A call that the budget paid for first
+/// waits for one of the spare permits, so it never stands before a caller without a token. If such a caller
+/// joins it, it goes on at once.
 pub(super) async fn turn(ports: &Ports, at: At<'_>, tenant: Option<&str>, is_budgeted: bool) -> Option<Turn> {
     let lanes = ports.breakers.lanes(&at.key.app, tenant);
     let taken = async {
@@ -49,11 +49,11 @@ pub(super) async fn turn(ports: &Ports, at: At<'_>, tenant: Option<&str>, is_bud
     }
 }
 
-/// The authority asked not to be called, as replicas tell one another.
+/// An authority's request not to be called, as replicas tell one another.
 #[derive(Serialize, Deserialize)]
 struct Hold {
     until: Timestamp,
-    /// For how long: two clocks may differ.
+    /// How long it was to last, since two clocks may differ.
     #[serde(default)]
     asked_millis: Option<u64>,
 }
@@ -62,7 +62,7 @@ struct Hold {
 pub(super) async fn learn_throttle(ports: &Ports, app: &AppName, tenant: Option<&str>) {
     let id = FiledUnder::tenant(app, tenant);
     let Ok(Some(hold)) = ports.repository().pending::<Hold>(Kind::Hold, &id).await else { return };
-    // A replica whose clock is wrong throttles the others for as long as it was asked to wait, and no longer.
+    // A replica with a wrong clock throttles the others no longer than it was asked to wait.
     let asked = hold.value.asked_millis.map_or(backoff::LONGEST_ASKED, Duration::from_millis);
     let left = hold.value.until.since(ports.now()).min(asked).min(backoff::LONGEST_ASKED);
     if !left.is_zero() {
@@ -82,8 +82,7 @@ async fn tell_throttle(ports: &Ports, app: &AppName, tenant: Option<&str>, asked
     }
 }
 
-/// A call that began at `began` (monotonic) ended: tells the tenant's breaker what that means beyond the
-/// connection.
+/// Tells the tenant's breaker how a call ended that began at `began` (monotonic).
 pub(super) async fn call_ended(
     ports: &Ports,
     at: At<'_>,
@@ -107,7 +106,7 @@ pub(super) async fn call_ended(
     }
 }
 
-/// What a failed call means beyond its connection.
+/// The meaning of a failed call beyond its connection.
 fn meaning(
     ports: &Ports,
     at: At<'_>,
@@ -123,11 +122,11 @@ fn meaning(
             Ended::Nothing
         }
         (Disposition::NextCredential, _) => Ended::AppRejected,
-        // An answer is no outage, whatever it says: grants that ended must not look like one.
+        // An answer is no outage, whatever it says: ended grants must not look like one.
         (_, _) if failure.answer.is_refusal() => Ended::Refused,
-        // Nor is one that cannot be used.
+        // An unusable answer is none either.
         (_, Some(200..=299)) => Ended::Refused,
-        // What a caller's challenge makes of an authority says nothing of what it is for others.
+        // A failure after a caller's challenge says nothing about other calls.
         (Disposition::RetryAfter(_) | Disposition::OutcomeUnknown, _) if want.claims.is_some() => {
             Ended::Nothing
         }
@@ -143,8 +142,8 @@ fn meaning(
     }
 }
 
-/// The authority asked not to be called for `asked`. The connection is not, in any case; where callers forced
-/// renewals of it lately, the throttle is that connection's alone.
+/// The authority asked not to be called for `asked`. That holds for the connection in any case. If callers
+/// forced renewals of it lately, it holds for that connection alone.
 fn throttled(
     ports: &Ports,
     at: At<'_>,

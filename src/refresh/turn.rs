@@ -16,16 +16,17 @@ use super::{durable, tenant};
 use crate::domain::not_now::NotNow;
 use crate::repository::Connection;
 
-/// Longest wait for the other replica's message before its lease is tried for again: a message may be lost.
+/// Longest wait for the other replica's message before its lease is requested again, since a message may be
+/// lost.
 const UNTOLD: Duration = Duration::from_secs(1);
-/// A lease that is about to end is not tried for more often than this.
+/// Shortest pause between two requests for a lease that is about to end.
 const SHORTEST_WAIT: Duration = Duration::from_millis(20);
 /// Longest wait for the tenant's probe, which another connection makes.
 const PATIENCE_WITH_PROBE: Duration = Duration::from_secs(2);
 
-/// Takes the connection's lease and uses its grant, if that is still `needed` then; returns the connection if
-/// it was not. While another replica has the lease, its word is waited for. `permit` is spent when the
-/// authority is called.
+/// Takes the connection's lease and uses its grant, if that is still `needed` then; otherwise it returns the
+/// connection. While another replica has the lease, this waits for that replica's message. `permit` is spent
+/// when the authority is called.
 pub(super) async fn with_lease(
     ports: &Arc<Ports>,
     at: At<'_>,
@@ -51,7 +52,7 @@ pub(super) async fn with_lease(
         }
         let tenant = profile.account().tid.as_deref();
         let monotonic = ports.monotonic();
-        // A holder that lives prolongs its lease, one that died loses it: both are seen within this time.
+        // A living holder prolongs its lease, and a dead one loses it. Both show within this time.
         if monotonic.saturating_sub(begun) > ports.settings().lease * 2 {
             return Err(noted(ports, at, want, NotNow::LeaseElsewhere.into()));
         }
@@ -63,7 +64,7 @@ pub(super) async fn with_lease(
             note_trouble(ports, at, want, &failure, Some(left));
             return Err(failure);
         }
-        // Before the lease, so that no lease is held while its holder waits for its tenant's turn.
+        // Before the lease, so that no holder of a lease waits for its tenant's turn.
         let Some(turn) = tenant::turn(ports, at, tenant, permit.is_some()).await else {
             return Err(noted(ports, at, want, NotNow::Crowded.into()));
         };

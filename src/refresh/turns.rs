@@ -11,10 +11,10 @@ pub(super) enum Dry {
     Everybodys,
 }
 
-/// Deals out what `take` gives: one to each shard that `wants` some (shard, how many) in turn, from `first`
-/// on, until all have enough or the shared supply is used up. Returns what each got, and the shard that is
-/// first the next time: the one that the shared supply did not suffice for. So no shard gets a second one
-/// before each that waits has had one.
+/// Deals out the supply of `take`: one to each shard that `wants` some (shard, how many) in turn, from
+/// `first` on, until all have enough or the shared supply is used up. Returns each shard's share, and the
+/// shard that is first the next time: the one for which the shared supply did not suffice. So no shard gets a
+/// second one before each waiting shard has had one.
 pub(super) fn deal<T>(
     wants: &BTreeMap<u8, usize>,
     first: u8,

@@ -1,23 +1,23 @@
-//! When refusals that say nothing we know are one grant's end.
+//! Decides when unclear refusals mean that one grant has ended.
 //!
-//! Most authorities say `invalid_grant` of a grant that ended. Some say `invalid_request`, a word of their
-//! own or nothing at all, which is also what they say when our request, the app or its credential does not
-//! fit. What tells the two apart is whether other grants of the same app, at the same tenant, work: a
-//! refusal, another grant that works, and a refusal again is this grant alone.
+//! Most authorities refuse an ended grant with `invalid_grant`. Some answer with `invalid_request`, a word of
+//! their own or nothing at all, as they do for a wrong request, app or credential. Other grants of the same
+//! app and tenant tell the two apart: a refusal, another grant that works, and a refusal again mean this
+//! grant alone.
 
 use std::time::Duration;
 
 use crate::domain::connection::Status;
 use crate::domain::verdict::{AuthorityFailure, Disposition, GrantFate, ReauthReason};
 
-/// So many such answers in a row …
+/// This many such answers in a row …
 const TIMES: u32 = 4;
-/// … over at least so long …
+/// … over at least this time …
 const OVER: Duration = Duration::from_secs(60);
-/// … and so often another grant worked between two of them: once may be a change that came in between.
+/// … with another grant's success between two of them this often: once may be a change that came in between.
 const CONTRASTS: u32 = 2;
 
-/// The answers that a grant had in a row.
+/// The unclear answers to a grant, in a row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Unclear {
     times: u32,
@@ -29,8 +29,8 @@ pub(super) struct Unclear {
 }
 
 impl Unclear {
-    /// One more at `now`. `worked_at` is when a grant of the app last worked at the same tenant; since this
-    /// one did not, another.
+    /// Counts one more at `now`. `worked_at` is when a grant of the app last worked at the same tenant; it
+    /// was another one, since this one did not.
     pub(super) fn again(before: Option<Unclear>, now: Duration, worked_at: Option<Duration>) -> Unclear {
         let Some(before) = before else {
             return Unclear { times: 1, first_at: now, last_at: now, contrasts: 0 };
@@ -44,7 +44,7 @@ impl Unclear {
         }
     }
 
-    /// Whether it is this grant alone that is refused, and for long enough to believe that it has ended.
+    /// Whether only this grant is refused, and for long enough to believe that it has ended.
     pub(super) fn is_the_grants_end(&self, has_live_token: bool) -> bool {
         !has_live_token
             && self.times >= TIMES
@@ -55,18 +55,17 @@ impl Unclear {
 
 /// A failed refresh of a grant, weighed.
 pub(super) struct Weighed {
-    /// What it comes to.
+    /// The failure with its disposition.
     pub(super) failure: AuthorityFailure,
-    /// The count to keep. `Some(None)` begins anew; `None` leaves it as it is.
+    /// The new count. `Some(None)` begins anew; `None` leaves it as it is.
     pub(super) count: Option<Option<Unclear>>,
-    /// It is the last of enough: the grant is taken for ended after so many refusals.
+    /// It is the last of enough: the grant counts as ended after this many refusals.
     pub(super) ended_after: Option<u32>,
 }
 
-/// What a failed refresh of a grant comes to at `now` (monotonic), given the refusals before it: an unclear
-/// refusal may be the last of enough. A grant that is under a verdict already stays so, and is tried again as
-/// late as after one more of that verdict. `worked_at`: when a grant of the app last worked at the same
-/// tenant.
+/// Weighs a failed refresh of a grant at `now` (monotonic) with the refusals before it: an unclear refusal
+/// may be the last of enough. A grant under a verdict keeps it, and is tried again as late as after one more
+/// of that verdict. `worked_at`: when a grant of the app last worked at the same tenant.
 pub(super) fn weigh(
     before: Option<Unclear>,
     status: Status,
@@ -76,7 +75,7 @@ pub(super) fn weigh(
     mut failure: AuthorityFailure,
 ) -> Weighed {
     if failure.disposition != Disposition::Unclear {
-        // No answer at all says nothing of either; any other answer begins the count anew.
+        // No answer says nothing of either. Any other answer begins the count anew.
         let count = failure.answer.status.is_some().then_some(None);
         return Weighed { failure, count, ended_after: None };
     }

@@ -1,8 +1,8 @@
-//! How a request comes to the renewal that it waits for: it joins the one under way, or it begins one.
+//! How a request gets to the renewal that it waits for: it joins the one under way, or begins one.
 //!
-//! A renewal that a report or a challenge forces needs a permit to begin, and none to join. Which of the two
-//! it is, is decided in one step with finding the flight that is joined: a flight that has ended by the time
-//! it is waited for is still the one that was joined, and no other begins in its place.
+//! A forced renewal needs a permit to begin, and none to join. Both are decided in one step, with the flight
+//! that is found: if that flight ends before the request waits for it, the request has still joined it, and
+//! no other begins in its place.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,15 +15,15 @@ use super::renewals::{note_use, start_renewal};
 use super::slot::{At, Flight, Work};
 use crate::domain::id::CallerName;
 
-/// How a renewal is come by.
+/// The way to a renewal.
 pub(super) enum Way {
-    /// This one was under way.
+    /// Join this one, which is under way.
     Join(Flight),
-    /// One may begin; with the permit that it needs where it is forced.
+    /// Begin one, with the permit that a forced one needs.
     Begin(Option<CallPermit>),
 }
 
-/// The way to a renewal, a forced one with `force`; or for how long there is none.
+/// Finds the way to a renewal, a forced one with `force`; or returns for how long there is none.
 pub(super) fn way(
     ports: &Ports,
     at: At<'_>,
@@ -38,7 +38,7 @@ pub(super) fn way(
         if let Some(flight) = state.flights.under_way(Work::Renewal) {
             return Ok(Way::Join(flight.clone()));
         }
-        // Asked and noted in one step: of two at once the second sees the first.
+        // Asked and noted in one step, so that of two requests at once the second sees the first.
         let allowed = state.forced.may(by, force, now);
         allowed.map(|allowed| (allowed, state.forced.note(by, force, allowed, now)))
     };

@@ -118,7 +118,7 @@ pub enum LeaseOf<'a> {
 pub enum LeaseAnswer {
     /// It is ours. Its time to live counts from before the store was asked.
     Mine {
-        /// An earlier holder began to use a grant of this sign-in, and no replica knows how that ended.
+        /// An earlier intent about a grant of this sign-in is unsettled.
         unsettled: bool,
     },
     /// Another replica holds it.
@@ -131,32 +131,32 @@ pub enum LeaseAnswer {
 /// Who makes a commit, and so which rules it is under.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Writer {
-    /// The holder of the connection's lease, with a grant from the authority. Refused with
-    /// [`Committed::Fenced`] while another replica holds the lease. When it is stored, the lease goes back,
-    /// and what its holder began is settled.
+    /// The holder of the connection's lease, with a new grant from the authority. Refused with
+    /// [`Committed::Fenced`] while another replica holds the lease. Once it is stored, the lease is given
+    /// back and its intent is settled.
     Lease(LeaseNonce),
     /// The holder of the lease, with a change that leaves the grant as it is: a verdict of the authority, or
-    /// an answer without a new refresh token. It does not settle what other holders began with the grant.
-    Verdict(LeaseNonce),
-    /// A user's sign-in. It brings a new grant and uses none, so it needs no lease. It settles what was begun
-    /// with the old grant, unless another replica holds the lease: that one may be about to use the new
+    /// an answer without a new refresh token. It does not settle other holders' intents.
+    SameGrant(LeaseNonce),
+    /// A user's sign-in. It brings a new grant and uses none, so it needs no lease. It settles the intent
+    /// about the old grant, unless another replica holds the lease: that one may be about to use the new
     /// grant.
     SignIn,
-    /// An operator's act. It leaves the grant, the lease and what was begun as they are.
+    /// An operator's act. It leaves the grant, the lease and the intent as they are.
     Operator,
-    /// A record that a failover lost is stored again. Refused with [`Committed::Fenced`] while any replica
-    /// holds the lease.
+    /// A record that is stored again after a failover lost it. Refused with [`Committed::Fenced`] while any
+    /// replica holds the lease.
     Again {
-        /// The stored record has another grant than the one that is put in its place.
+        /// True if the stored record has another grant.
         replaces_grant: bool,
     },
 }
 
 impl Writer {
-    /// The lease that the commit is made under.
+    /// The lease of the commit.
     pub fn lease(self) -> Option<LeaseNonce> {
         match self {
-            Writer::Lease(nonce) | Writer::Verdict(nonce) => Some(nonce),
+            Writer::Lease(nonce) | Writer::SameGrant(nonce) => Some(nonce),
             Writer::SignIn | Writer::Operator | Writer::Again { .. } => None,
         }
     }
@@ -164,17 +164,16 @@ impl Writer {
     /// True if the commit is refused while another replica holds the lease.
     pub fn is_fenced(self) -> bool {
         match self {
-            Writer::Lease(_) | Writer::Verdict(_) | Writer::Again { .. } => true,
+            Writer::Lease(_) | Writer::SameGrant(_) | Writer::Again { .. } => true,
             Writer::SignIn | Writer::Operator => false,
         }
     }
 
-    /// True if the commit replaces the stored grant, so that what was begun with that grant no longer
-    /// matters.
+    /// True if the commit replaces the stored grant, so that an intent about that grant no longer matters.
     pub fn replaces_grant(self) -> bool {
         match self {
             Writer::Lease(_) | Writer::SignIn => true,
-            Writer::Verdict(_) | Writer::Operator => false,
+            Writer::SameGrant(_) | Writer::Operator => false,
             Writer::Again { replaces_grant } => replaces_grant,
         }
     }

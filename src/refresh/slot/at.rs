@@ -38,7 +38,7 @@ impl OwnedAt {
         At { key: &self.key, slot: &self.slot, slots: &self.slots }
     }
 
-    /// Gives the slot back; one that knows nothing and that nobody else has is dropped.
+    /// Gives the slot back. It is dropped if it knows nothing and nobody else has it.
     pub(in crate::refresh) fn give_back(self) {
         self.slots.give_back(&self.key, self.slot);
     }

@@ -17,13 +17,13 @@ pub(in crate::refresh) enum Work {
     Renewal,
 }
 
-/// The work under way for one connection: at most one of each kind, so that who only reads never waits for
-/// the authority.
+/// The work under way for one connection: at most one of each kind, so that a request that only reads never
+/// waits for the authority.
 #[derive(Default)]
 pub(in crate::refresh) struct Flights {
     read: Option<Flight>,
     renewal: Option<Flight>,
-    /// Somebody who needs no permit waits for the renewal.
+    /// Whether a request without a permit waits for the renewal.
     hurried: bool,
 }
 
@@ -57,13 +57,13 @@ impl Flights {
         self.read.is_none() && self.renewal.is_none()
     }
 
-    /// Somebody who needs no permit joins the renewal under way. False if none is.
+    /// A request without a permit joins the renewal under way. Returns false if there is none.
     pub(super) fn hurry(&mut self) -> bool {
         self.hurried = self.renewal.is_some();
         self.hurried
     }
 
-    /// Whether somebody who needs no permit waits for the renewal.
+    /// Whether a request without a permit waits for the renewal.
     pub(super) fn is_hurried(&self) -> bool {
         self.hurried
     }

@@ -1,9 +1,9 @@
-//! A connection in memory.
+//! A cached connection.
 
 use crate::domain::scope::ScopeSet;
 use crate::repository::Connection;
 
-/// A connection in memory. It has no refresh token.
+/// A cached connection. It has no refresh token.
 pub struct Held {
     /// The connection.
     pub connection: Connection,

@@ -16,8 +16,8 @@ use crate::domain::id::ConnectionKey;
 /// Shards, so that slots of different connections do not share a lock.
 const SHARDS: usize = 64;
 
-/// Ordered: what is done for all slots is done in the same order in every run, and names whose hashes collide
-/// gain nothing.
+/// Ordered, so that work over all slots has the same order in every run, and names with colliding hashes gain
+/// nothing.
 type Shard = Mutex<BTreeMap<ConnectionKey, Arc<Slot>>>;
 
 /// All slots in use.
@@ -37,7 +37,7 @@ impl Slots {
         }
     }
 
-    /// From now on about so many bytes.
+    /// Changes the bound.
     pub(in crate::refresh) fn keep_at_most(&self, most_bytes: usize) {
         self.most_bytes.store(most_bytes, Ordering::Release);
     }
@@ -46,9 +46,9 @@ impl Slots {
         self.total.load(Ordering::Acquire) > self.most_bytes.load(Ordering::Acquire)
     }
 
-    /// Weighs a slot that changed, and evicts others where all of them are too heavy.
+    /// Weighs a slot that changed, and evicts others if all together are too heavy.
     pub(in crate::refresh) fn weigh(&self, key: &ConnectionKey, slot: &Slot, now: Duration) {
-        // More than one, since what comes may be heavier than what goes.
+        // More than one, since the new one may be heavier than an evicted one.
         const MOST_AT_ONCE: usize = 8;
         slot.weight.set(weight_of(&slot.state()));
         if self.are_too_heavy() {
@@ -80,9 +80,8 @@ impl Slots {
         self.shard(key).get(key).cloned()
     }
 
-    /// Gives a slot back. One that knows nothing and that nobody else has is dropped, so that names that do
-    /// not exist take no room. A slot that somebody has stays: two slots of one connection would be two
-    /// refreshes of it.
+    /// Gives a slot back. It is dropped if it knows nothing and nobody else has it, so that names that do not
+    /// exist take no room. A slot in use stays: two slots of one connection would make two refreshes of it.
     pub(in crate::refresh) fn give_back(&self, key: &ConnectionKey, slot: Arc<Slot>) {
         let mut shard = self.shard(key);
         drop(slot);
@@ -127,7 +126,7 @@ impl Slots {
         }
     }
 
-    /// Every slot with an answer the store has not taken.
+    /// Every slot with an unstored answer.
     pub(in crate::refresh) fn unstored(&self) -> Vec<(ConnectionKey, Arc<Slot>)> {
         let mut found = Vec::new();
         for shard in &self.shards {
@@ -156,23 +155,23 @@ fn weight_of(state: &State) -> usize {
     weight::of(state.memory.cached().map(Arc::as_ref), recent)
 }
 
-/// Whether a slot knows nothing, and nobody has it but the map.
+/// Whether a slot knows nothing, and only the map has it.
 fn is_empty(slot: &Arc<Slot>) -> bool {
     let state = slot.state();
     Arc::strong_count(slot) == 1 && state.memory.is_empty() && state.flights.are_idle()
 }
 
-/// Evicts the least recently used of a few idle slots, the neighbours of `newcomer`, which are others each
-/// time. Says whether one went. If none is idle the shard grows by one: work under way is bounded elsewhere,
-/// by the connections that callers have open.
+/// Evicts the least recently used of a few idle slots, the neighbours of `newcomer`, which differ each time.
+/// Returns whether one was evicted. If none is idle, the shard grows by one: the callers' open connections
+/// bound the work under way.
 fn evict_one(
     shard: &mut BTreeMap<ConnectionKey, Arc<Slot>>,
     newcomer: &ConnectionKey,
     now: Duration,
 ) -> bool {
     const SAMPLE: usize = 16;
-    /// A slot that remembers a write or a trouble counts as used so long ago at the latest: it goes after
-    /// slots that nobody used for longer, and before slots in use.
+    /// A slot that remembers a write or a trouble counts as used at most this long ago. So it is evicted
+    /// after slots that were unused for longer, and before slots in use.
     const OF_VALUE: Duration = Duration::from_secs(30);
     let oldest = shard
         .range(newcomer..)
@@ -183,7 +182,7 @@ fn evict_one(
             let unused_for = now.saturating_sub(state.usage.last);
             let is_of_value = state.memory.recent().is_some() || state.troubles.is_known();
             let unused_for = if is_of_value { unused_for.min(OF_VALUE) } else { unused_for };
-            // Arcs are made only under the shard's lock: nobody has a slot that only the map has.
+            // References are made only under the shard's lock, so nobody gets one meanwhile.
             (Arc::strong_count(slot) == 1 && state.flights.are_idle() && !state.memory.is_needed())
                 .then(|| (unused_for, key.clone()))
         })

@@ -1,5 +1,5 @@
-//! What this process knows of one connection: a pure value without clock, store or lock. The drivers (`look`,
-//! `durable`, …) tell it what happened, and do what its transitions return.
+//! Knowledge of this process about one connection: a pure value without clock, store or lock. The drivers
+//! (`look`, `durable`, …) tell it what happened, and do what its transitions return.
 //!
 //! | part | values | what it is for |
 //! |---|---|---|
@@ -12,9 +12,9 @@
 //! takes the new answer, and a name is connected anew while its delete is remembered.
 //! (`testkit/baseline/combinations.txt` counts which combinations occur.) What binds them:
 //!
-//! - The answer is cached only once the journal has it, or the store.
-//! - `recent` and `deleted` exist only where other processes write to the store.
-//! - A read that began before a write of ours changes nothing: each write raises the epoch.
+//! - The answer is cached only once the journal or the store has it.
+//! - `recent` and `deleted` are used only if other processes write to the store.
+//! - A read that began before a write of ours changes nothing, since each write raises the epoch.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -43,13 +43,13 @@ impl Epoch {
     }
 }
 
-/// What callers are served.
+/// The cached connection.
 #[derive(Default)]
 enum Cached {
-    /// Nothing: the store is read first.
+    /// None: the store is read first.
     #[default]
     Nothing,
-    /// The state that the store or the journal had when it was checked last.
+    /// The state that the store or the journal had at the last check.
     Checked(Arc<Held>),
     /// The same; the last read of the store failed.
     Unchecked(Arc<Held>, Unchecked),
@@ -60,18 +60,18 @@ struct Unchecked {
     /// Monotonic.
     asked_at: Duration,
     failure: Arc<Failure>,
-    /// The store answers for other connections: only this one cannot be read.
+    /// The store answers for other connections. Only this one cannot be read.
     is_this_one_alone: bool,
 }
 
-/// The authority's answer that the store has not acknowledged.
+/// The unstored answer.
 #[derive(Default)]
 enum Answer {
     #[default]
     None,
-    /// Lost if this process dies: none of its tokens is served.
+    /// Lost if this process dies, so none of its tokens is served.
     InMemory(Unstored),
-    /// Safe on this machine: its tokens may be served.
+    /// Safe on this machine, so its tokens may be served.
     InJournal(Unstored),
 }
 
@@ -95,7 +95,7 @@ impl Answer {
     }
 }
 
-/// How to come by the cached connection.
+/// What to do for the cached connection.
 pub(in crate::refresh) enum Look {
     /// Serve it.
     Serve(Arc<Held>),
@@ -103,26 +103,26 @@ pub(in crate::refresh) enum Look {
     ServeAndRead(Arc<Held>),
     /// The store failed a moment ago, and the cached connection is too old to be served.
     Fail(Arc<Failure>),
-    /// Read the store first. `briefly`: the last read failed, and there is something to serve if this one
-    /// does, too.
+    /// Read the store first. `briefly`: the last read failed, and the cached connection may be served if this
+    /// one does, too.
     Read { briefly: bool },
 }
 
-/// How a state of the connection became known.
+/// The source of a state of the connection.
 #[derive(Clone, Copy)]
 pub(in crate::refresh) enum Source<'a> {
     /// A read of the store showed it.
     Read(&'a StoredConnection),
-    /// The store took it from this process.
+    /// This process wrote it into the store.
     Committed(&'a StoredConnection),
     /// The journal has it; the store does not.
     Journaled,
 }
 
-/// A state of the connection that became known.
+/// A new state of the connection.
 pub(in crate::refresh) struct Known<'a> {
     pub(in crate::refresh) held: Held,
-    /// It is the journaled answer, shown in place of the state of the store that it succeeds.
+    /// It is the journaled answer, in place of the stored state that it succeeds.
     pub(in crate::refresh) is_answer: bool,
     pub(in crate::refresh) source: Source<'a>,
     /// The epoch from before the read or the write.
@@ -131,26 +131,26 @@ pub(in crate::refresh) struct Known<'a> {
     pub(in crate::refresh) begun: Duration,
 }
 
-/// What came of a state that became known.
+/// Result of caching a state.
 #[must_use]
 #[derive(Debug, PartialEq, Eq)]
 pub(in crate::refresh) enum Caching {
     /// A newer state is known: this one is dropped.
     Dropped,
-    /// It is cached. With `replaces_sign_in`, troubles of the sign-in before are over.
+    /// It is cached. With `replaces_sign_in`, troubles of the earlier sign-in are over.
     Done { replaces_sign_in: bool },
 }
 
-/// What came of an answer that the journal took.
+/// Result of journaling an answer.
 pub(in crate::refresh) enum Journaling {
-    /// A newer answer or a delete came in between: the entry is of no use.
+    /// A newer answer or a delete came in between, so the entry is useless.
     Superseded,
     /// It may be served, unless another state was cached meanwhile. `checked_at` is when the store was last
     /// read.
     Done { is_replaced: bool, checked_at: Duration },
 }
 
-/// What one process knows of one connection.
+/// Knowledge of one process about one connection.
 #[derive(Default)]
 pub(in crate::refresh) struct Memory {
     cached: Cached,
@@ -158,14 +158,14 @@ pub(in crate::refresh) struct Memory {
     remembered: Remembered,
     /// Monotonic time of the last read of the store.
     checked_at: Duration,
-    /// Somebody said that the store's state changed, or may have.
+    /// Whether the stored state may have changed, by somebody's message.
     is_outdated: bool,
     epoch: Epoch,
     /// The sign-in that was cached last.
     sign_in: Option<SignIn>,
 }
 
-/// What is asked of it.
+/// Questions.
 impl Memory {
     /// The cached connection.
     pub(in crate::refresh) fn cached(&self) -> Option<&Arc<Held>> {
@@ -185,8 +185,7 @@ impl Memory {
         self.sign_in
     }
 
-    /// Whether the cached connection was not compared with the store, or the store has not the newest state
-    /// of it.
+    /// Whether the cached connection was not checked, or the store lacks its newest state.
     pub(in crate::refresh) fn is_degraded(&self) -> bool {
         matches!(self.cached, Cached::Unchecked(..)) || self.answer.get().is_some()
     }
@@ -196,12 +195,12 @@ impl Memory {
         self.epoch
     }
 
-    /// The authority's answer that the store has not acknowledged.
+    /// The unstored answer.
     pub(in crate::refresh) fn answer(&self) -> Option<&Unstored> {
         self.answer.get()
     }
 
-    /// Whether the answer of this revision is not acknowledged.
+    /// Whether the answer of this revision is unstored.
     pub(in crate::refresh) fn is_unstored(&self, revision: Revision) -> bool {
         self.answer.is(revision)
     }
@@ -211,7 +210,7 @@ impl Memory {
         self.answer.in_journal().is_some()
     }
 
-    /// How to come by the cached connection at `now`. `serve_for`: how long it is served without the store.
+    /// What to do for the cached connection at `now`. `serve_for`: how long it is served without the store.
     /// `answered_since`: whether the store answered anybody since then (both monotonic).
     pub(in crate::refresh) fn look(
         &self,
@@ -223,7 +222,7 @@ impl Memory {
         let is_due = is_shared && (self.is_outdated || now.saturating_sub(self.checked_at) >= CHECK_EVERY);
         match &self.cached {
             Cached::Checked(held) | Cached::Unchecked(held, _) if !is_due => Look::Serve(held.clone()),
-            // The store is known to fail: nobody waits for it while the cached connection may be served.
+            // The store is known to fail. Nobody waits for it while the cached connection may be served.
             Cached::Unchecked(held, Unchecked { asked_at, failure, is_this_one_alone })
                 if *is_this_one_alone || !answered_since(*asked_at) =>
             {
@@ -240,19 +239,19 @@ impl Memory {
         }
     }
 
-    /// The cached connection, if it may still be served at `now` although the store could not be read.
+    /// The cached connection, if it may still be served at `now` without the store.
     pub(in crate::refresh) fn outlasting(&self, now: Duration, serve_for: Duration) -> Option<&Arc<Held>> {
         self.cached().filter(|_| now.saturating_sub(self.checked_at) <= serve_for)
     }
 
-    /// What a read that showed `stored` has to repair first.
+    /// The repair that a read of `stored` needs first.
     pub(in crate::refresh) fn repair(&self, stored: &Connection, now: Duration) -> Repair {
         self.remembered.repair(stored, self.answer.get().is_some(), now)
     }
 
-    /// The journaled answer to serve in place of `stored`, if it was made from the grant in `stored`. A state
-    /// that somebody else stored meanwhile (an operator's pause) counts instead. After a pause that was
-    /// resumed the grant is the one that the answer succeeds.
+    /// The journaled answer to serve in place of `stored`, if it was made from the grant in `stored`. A later
+    /// state of another writer (an operator's pause) counts instead. After a pause that was resumed, the
+    /// grant is the answer's predecessor again.
     pub(in crate::refresh) fn answer_on_top_of(&self, stored: &Connection) -> Option<&Unstored> {
         self.answer.in_journal().filter(|unstored| {
             let is_as_before = stored.profile.status() == Status::Active
@@ -262,7 +261,7 @@ impl Memory {
     }
 
     /// The refresh token that the cached answer used, if `stored` is another answer to a use of the same
-    /// grant. Where `stored` still has this token, that answer brought no new one, and ours goes on top.
+    /// grant. If `stored` still has this token, that answer brought no new one, and ours goes on top.
     pub(in crate::refresh) fn used_beside(&self, stored: &Connection) -> Option<&RefreshToken> {
         let unstored = self.answer.in_journal()?;
         let is_rotated = unstored.grant.current != unstored.used;
@@ -273,14 +272,14 @@ impl Memory {
         (is_rotated && is_beside && is_cached).then_some(&unstored.used)
     }
 
-    /// Whether the cached state is newer than `stored` and stays: it can be written again, or the journal has
-    /// it.
+    /// Whether the cached state is newer than `stored` and stays, because it can be written again or the
+    /// journal has it.
     fn is_ahead_of(&self, stored: &Connection, now: Duration) -> bool {
         let Some(held) = self.cached().map(|held| &held.connection) else { return false };
         let is_remembered = self.remembered.has(held.revision, now);
         let is_on_its_way = self.answer_on_top_of(stored).is_some()
             || self.answer.in_journal().is_some_and(|unstored| {
-                // The store has lost what the answer succeeds, too; or a verdict came between, which the
+                // The store has lost the answer's predecessor, too; or a verdict came between, which the
                 // answer proves wrong.
                 let used = unstored.connection.grant_place().before();
                 let is_judged =
@@ -291,7 +290,7 @@ impl Memory {
         stored.is_before(held) && (is_remembered || is_on_its_way)
     }
 
-    /// Whether the slot must stay: a delete is remembered, or an answer waits to be stored.
+    /// Whether the slot must stay: it remembers a delete, or an answer waits to be stored.
     pub(super) fn is_needed(&self) -> bool {
         self.answer.get().is_some() || self.remembered.has_deletes()
     }
@@ -301,13 +300,13 @@ impl Memory {
         self.cached().is_none() && self.recent().is_none() && !self.is_needed()
     }
 
-    /// The state of the store that is remembered.
+    /// The remembered state of the store.
     pub(super) fn recent(&self) -> Option<&Recent> {
         self.remembered.state()
     }
 }
 
-/// What the simulation counts ([`Combination`](crate::refresh::Combination)).
+/// For the simulation ([`Combination`](crate::refresh::Combination)).
 #[cfg(test)]
 impl Memory {
     pub(in crate::refresh) fn recent_revision(&self, now: Duration) -> Option<Revision> {
@@ -323,39 +322,38 @@ impl Memory {
     }
 }
 
-/// What happens to it.
+/// Transitions.
 impl Memory {
-    /// A read of the store begins. A change that is told from now on may be newer than what it shows, and
-    /// outdates it again.
+    /// A read of the store begins. A message that comes from now on may be about a newer state than the read
+    /// shows.
     pub(in crate::refresh) fn begin_read(&mut self) -> (Epoch, Option<Revision>) {
         self.is_outdated = false;
         (self.epoch, self.cached_revision())
     }
 
     /// A read that began at `begun` showed that the cached revision is the stored one.
-    pub(in crate::refresh) fn confirmed(&mut self, begun: Duration) {
+    pub(in crate::refresh) fn read_confirmed(&mut self, begun: Duration) {
         self.checked_at = self.checked_at.max(begun);
         self.store_answered();
     }
 
     /// A read showed a state that the cached answer goes on top of. Ignored if something was written since
     /// `epoch`.
-    pub(in crate::refresh) fn confirmed_since(&mut self, epoch: Epoch, begun: Duration) {
+    pub(in crate::refresh) fn read_predecessor(&mut self, epoch: Epoch, begun: Duration) {
         if self.epoch == epoch {
-            self.confirmed(begun);
+            self.read_confirmed(begun);
         }
     }
 
-    /// A read showed the connection, and what it showed could not be repaired.
-    pub(in crate::refresh) fn seen(&mut self, epoch: Epoch, begun: Duration) {
+    /// A read showed the connection in a state that could not be repaired.
+    pub(in crate::refresh) fn read_unrepaired(&mut self, epoch: Epoch, begun: Duration) {
         if self.epoch == epoch {
             self.checked_at = self.checked_at.max(begun);
         }
     }
 
-    /// A read showed that there is no such connection (any more). Nothing that was begun before brings it
-    /// back.
-    pub(in crate::refresh) fn absent(&mut self, epoch: Epoch, begun: Duration) {
+    /// A read showed that the connection does not exist. Earlier work does not bring it back.
+    pub(in crate::refresh) fn read_absent(&mut self, epoch: Epoch, begun: Duration) {
         if self.epoch == epoch && begun >= self.checked_at {
             self.epoch = self.epoch.next();
             self.remembered.forget_state(|_| true);
@@ -365,7 +363,7 @@ impl Memory {
     }
 
     /// A read at `now` failed. `answered_since`: whether the store answered anybody since then.
-    pub(in crate::refresh) fn unread(
+    pub(in crate::refresh) fn read_failed(
         &mut self,
         failure: Arc<Failure>,
         now: Duration,
@@ -383,13 +381,13 @@ impl Memory {
         };
     }
 
-    /// A state became known at `now`: it is cached unless something newer is known. `is_shared`: other
+    /// A new state became known at `now`. It is cached unless a newer one is known. `is_shared`: other
     /// processes write to the store.
     pub(in crate::refresh) fn cache(&mut self, known: Known<'_>, now: Duration, is_shared: bool) -> Caching {
         let Known { held, is_answer, source, epoch, begun } = known;
         let revision = held.connection.revision;
         let is_read = matches!(source, Source::Read(_));
-        // Of two reads under way at once the one that began later counts, whichever ends last.
+        // Of two concurrent reads the one that began later counts, whichever ends last.
         if self.epoch != epoch || (is_read && begun < self.checked_at) {
             return Caching::Dropped;
         }
@@ -398,7 +396,7 @@ impl Memory {
         }
         self.checked_at = begun;
         self.store_answered();
-        // Settled here, together with the caching: between two steps an older read could be cached.
+        // Settled in the same step as the caching. Between two steps an older read could be cached.
         if matches!(source, Source::Committed(_)) && self.answer.is(revision) {
             self.answer = Answer::None;
         }
@@ -410,10 +408,9 @@ impl Memory {
         self.sign_in = Some(sign_in);
         let held = Arc::new(held);
         if let Source::Read(sealed) | Source::Committed(sealed) = source {
-            // Only a state that the store itself has is remembered: the journal's answer is stored on top
-            // of it.
+            // Only a state that the store has is remembered. The journal's answer is stored on top of it.
             let is_stored = !is_answer && !self.answer.is(revision);
-            // A state that is seen again was written before: a failover drops only the latest writes.
+            // A known state that is read again is no recent write, and a failover loses only recent ones.
             let is_news = !is_read || self.cached_revision() != Some(revision);
             if is_shared && is_stored && is_news {
                 self.remembered.note(&held, sealed, now);
@@ -423,7 +420,7 @@ impl Memory {
         Caching::Done { replaces_sign_in }
     }
 
-    /// The authority answered; the store is about to be offered the answer.
+    /// The authority answered. The answer is about to be offered to the store.
     pub(in crate::refresh) fn answered(&mut self, answer: Unstored) {
         self.answer = Answer::InMemory(answer);
     }
@@ -440,8 +437,8 @@ impl Memory {
         Journaling::Done { is_replaced, checked_at: self.checked_at }
     }
 
-    /// The store has the answer, or something newer than it: it is settled. False if another answer took its
-    /// place.
+    /// The store has the answer, or a newer one, so it is settled. Returns false if another answer replaced
+    /// it.
     pub(in crate::refresh) fn settled(&mut self, revision: Revision) -> bool {
         let is_it = self.answer.is(revision);
         if is_it {
@@ -450,9 +447,9 @@ impl Memory {
         is_it
     }
 
-    /// The answer of revision `before` was sealed again, to go on top of what others stored. In one step: in
-    /// between nobody would know of it, and use the refresh token again. False if another answer took its
-    /// place.
+    /// The answer of revision `before` was sealed again, to go on top of another writer's state. This is one
+    /// step: in between nobody would know of the answer, and would use the refresh token again. Returns false
+    /// if another answer replaced it.
     pub(in crate::refresh) fn rebased(&mut self, before: Revision, again: Unstored) -> bool {
         let is_it = self.answer.is(before);
         if is_it {
@@ -464,8 +461,8 @@ impl Memory {
         is_it
     }
 
-    /// The journal had this answer when the process started. Returns the older one of two, whose entry is of
-    /// no use.
+    /// The journal had this answer when the process started. Returns the older of two answers, whose entry is
+    /// useless.
     pub(in crate::refresh) fn recovered(&mut self, answer: Unstored) -> Option<Unstored> {
         match std::mem::take(&mut self.answer) {
             Answer::None => {
@@ -481,13 +478,13 @@ impl Memory {
         }
     }
 
-    /// A delete of this sign-in is remembered.
+    /// Remembers a delete of this sign-in.
     pub(in crate::refresh) fn remember_delete(&mut self, sign_in: SignIn, at: Timestamp, now: Duration) {
         self.remembered.note_delete(sign_in, at, now);
     }
 
-    /// Sign-ins ended by a delete or a new sign-in: forgets what is known of them, and drops reads that began
-    /// before. Another sign-in stays. Returns the revision of a dropped answer that the journal has.
+    /// A delete or a new sign-in ended sign-ins: forgets their state, and drops earlier reads. Other sign-ins
+    /// stay. Returns the revision of a dropped answer that the journal has.
     pub(in crate::refresh) fn forget(&mut self, is_over: impl Fn(&SignIn) -> bool) -> Option<Revision> {
         self.epoch = self.epoch.next();
         self.is_outdated = true;
@@ -505,25 +502,24 @@ impl Memory {
         }
     }
 
-    /// The cached state may not be the stored one: it is read again. The answer stays, for nobody knows
-    /// whether anything was written over what it succeeds.
+    /// The cached state may differ from the stored one: it is read again. The answer stays, since its
+    /// predecessor may still be stored.
     pub(in crate::refresh) fn distrust(&mut self) {
         self.epoch = self.epoch.next();
         self.cached = Cached::Nothing;
     }
 
-    /// Somebody said that the store's state changed, or may have: the store is read before the cached state
-    /// is served again.
+    /// The stored state may have changed: the store is read before the cached state is served again.
     pub(in crate::refresh) fn outdated(&mut self) {
         self.is_outdated = true;
     }
 
-    /// Another store took this one's place: nothing that the old one had is written to it.
+    /// An operator accepted another store: nothing from the old one is written to it.
     pub(in crate::refresh) fn start_over(&mut self) {
         self.remembered = Remembered::default();
     }
 
-    /// Forgets what is too old for a failover to take back. Says whether anything is left.
+    /// Forgets writes that are too old for a failover to take back. Returns whether any is left.
     pub(super) fn remembers(&mut self, now: Duration) -> bool {
         self.remembered.prune(now)
     }

@@ -1,5 +1,5 @@
-//! The writes of the last two minutes, which a failover of the store may take back. Only where other
-//! processes write to the store, too; an embedded store loses nothing.
+//! The writes of the last two minutes, which a failover of the store may lose. Used only if other processes
+//! write to the store, too: an embedded store loses nothing.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,10 +11,10 @@ use crate::keyring::tally::COUNTED_AGAIN_AFTER;
 use crate::repository::Connection;
 use crate::store::{Revision, StoredConnection};
 
-/// A failover drops the writes of its last seconds, and shows within half a minute. So long a write is
-/// remembered.
+/// How long a write is remembered. A failover loses the writes of its last seconds, and shows within half a
+/// minute.
 const REMEMBERED: Duration = Duration::from_secs(120);
-// A remembered record is sealed: its key must not be retired before the record is forgotten.
+// A remembered record is sealed. Its key must not be retired before the record is forgotten.
 const _: () = assert!(REMEMBERED.as_secs() <= COUNTED_AGAIN_AFTER.as_secs());
 /// Deletes of one name that are remembered at once.
 const MOST_DELETED: usize = 8;
@@ -38,7 +38,7 @@ struct DeletedLately {
     until: Duration,
 }
 
-/// What a read has to repair before it counts, because a failover of the store lost writes.
+/// The repair that a read needs before it counts, because a failover of the store lost writes.
 pub(in crate::refresh) enum Repair {
     Nothing,
     /// The store lost a delete.
@@ -69,8 +69,8 @@ impl Remembered {
         self.deleted.push(DeletedLately { sign_in, at, until: now.saturating_add(REMEMBERED) });
     }
 
-    /// What a read that showed `stored` at `now` has to repair first. `is_answer_waiting`: an answer waits to
-    /// be stored, which replaces the state that was lost, too.
+    /// The repair for a read that showed `stored` at `now`. `is_answer_waiting`: an answer waits to be
+    /// stored, and replaces the lost state, too.
     pub(super) fn repair(&self, stored: &Connection, is_answer_waiting: bool, now: Duration) -> Repair {
         if self.was_deleted(stored, now) {
             return Repair::DeleteAgain;
@@ -106,7 +106,7 @@ impl Remembered {
         self.recent.take_if(|recent| is_over(&recent.held.connection));
     }
 
-    /// Forgets what is too old for a failover to take back. Says whether anything is left.
+    /// Forgets writes that are too old for a failover to lose. Returns whether any is left.
     pub(super) fn prune(&mut self, now: Duration) -> bool {
         self.recent.take_if(|recent| recent.until <= now);
         self.deleted.retain(|deleted| now < deleted.until);
@@ -124,7 +124,7 @@ impl Remembered {
     }
 }
 
-/// What the simulation counts.
+/// For the simulation.
 #[cfg(test)]
 impl Remembered {
     pub(super) fn revision(&self, now: Duration) -> Option<Revision> {

@@ -1,4 +1,4 @@
-//! One slot: what is known of a connection, what went wrong with it, and the work under way for it.
+//! One slot: the memory of a connection, its troubles, and the work under way for it.
 
 use std::cell::Cell;
 use std::ops::{Deref, DerefMut};
@@ -17,7 +17,7 @@ use crate::domain::time::Timestamp;
 use crate::refresh::due;
 use crate::refresh::forced::Forced;
 
-/// What one slot has.
+/// The parts of one slot.
 #[derive(Default)]
 pub(in crate::refresh) struct State {
     pub(in crate::refresh) memory: Memory,
@@ -29,7 +29,7 @@ pub(in crate::refresh) struct State {
 }
 
 impl State {
-    /// When the cached connection's grant last worked: what a failed try is about.
+    /// When the cached connection's grant last worked. A failed attempt is about that state.
     pub(in crate::refresh) fn about(&self) -> Option<Timestamp> {
         self.memory.cached().map(|held| held.connection.profile.last_refreshed_at())
     }
@@ -74,9 +74,9 @@ impl Usage {
 #[derive(Default)]
 pub(in crate::refresh) struct Slot {
     state: Mutex<State>,
-    /// Wakes those who wait for another replica to be done with the connection.
+    /// Wakes those who wait until another replica is done with the connection.
     word: Notify,
-    /// Wakes the renewal under way when somebody joins it who needs no permit.
+    /// Wakes the renewal under way when a request without a permit joins it.
     hurry: Notify,
     pub(super) weight: Weight,
 }

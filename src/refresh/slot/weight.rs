@@ -1,5 +1,5 @@
-//! How much memory the slots take, counted as they change, so that it can be bounded in bytes: a connection
-//! with tokens for twelve resources takes fifty times what one without any takes.
+//! Counts how much memory the slots take, so that it can be bounded in bytes: a connection with tokens for
+//! twelve resources takes fifty times as much as one without any.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};

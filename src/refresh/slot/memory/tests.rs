@@ -99,7 +99,7 @@ fn journaled(memory: &mut Memory, answer: &Unstored, at: u64) {
 fn failed(memory: &mut Memory, at: u64, store_answered_at: u64) {
     let outage = StoreError::Unavailable { doing: "looking up a connection", cause: "it is away".into() };
     let failure = Arc::new(Failure::Repository(outage.into()));
-    memory.unread(failure, seconds(at), |since| seconds(store_answered_at) > since);
+    memory.read_failed(failure, seconds(at), |since| seconds(store_answered_at) > since);
 }
 
 /// How the cached connection is come by: `serve`, `serve+read`, `fail`, `read`, `read briefly`.
@@ -131,7 +131,7 @@ fn a_cached_connection_is_served_for_a_second_and_then_compared() {
     assert_eq!(read(&mut memory, &state(1, 0, 1), 10), CACHED);
     assert_eq!(look(&memory, 10, 0), "serve");
     assert_eq!(look(&memory, 11, 0), "read");
-    memory.confirmed(seconds(11));
+    memory.read_confirmed(seconds(11));
     assert_eq!(look(&memory, 11, 0), "serve");
     memory.outdated();
     assert_eq!(look(&memory, 11, 0), "read", "somebody said that it changed");
@@ -175,7 +175,7 @@ fn a_connection_that_alone_cannot_be_read_is_served_without_waiting() {
     failed(&mut memory, 112, 111); // the store answered others in between
     assert_eq!(look(&memory, 112, 112), "serve");
     assert_eq!(look(&memory, 113, 113), "read briefly");
-    memory.confirmed(seconds(113));
+    memory.read_confirmed(seconds(113));
     assert!(!memory.is_degraded());
 }
 
@@ -188,7 +188,7 @@ fn a_read_that_began_before_a_write_changes_nothing() {
     assert_eq!(committed(&mut memory, &new, 11), CACHED);
     assert_eq!(finish_read(&mut memory, &old, epoch, 12, 12), Caching::Dropped);
     assert_eq!(memory.cached_revision(), Some(new.revision));
-    memory.absent(epoch, seconds(12));
+    memory.read_absent(epoch, seconds(12));
     assert_eq!(memory.cached_revision(), Some(new.revision), "nor does it say that it is gone");
     let (epoch, _) = memory.begin_read();
     memory.forget(|_| true); // a delete
