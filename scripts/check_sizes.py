@@ -13,7 +13,6 @@ from rust_source import Crate
 
 MOST = 500
 LONG = {
-    "src/authority/client.rs": "to be split: discovery and keys, credentials, token calls, URLs",
     "src/config/build.rs": "one function for each section of the file, all of one shape",
     "src/config/spec.rs": "the table of configuration keys: a line for each, nothing to follow",
     "src/events.rs": "one function for each thing that happens, all of one shape",

@@ -45,6 +45,8 @@ struct World {
     script: Arc<Mutex<Script>>,
     clock: Arc<ManualClock>,
     ledger: Arc<Ledger>,
+    config: AuthorityConfig,
+    parts: AuthorityParts,
     authority: OpenIdAuthority,
     /// The issuer stored with a redemption's state.
     issuer: String,
@@ -161,10 +163,10 @@ impl World {
             random: Arc::new(CountingRandom::default()),
             observer: ledger.clone(),
         };
-        let authority = OpenIdAuthority::new(config, credentials, parts).expect("a config");
+        let authority = OpenIdAuthority::new(config.clone(), credentials, parts.clone()).expect("a config");
         let tenant = if path.is_empty() { "" } else { "/{tenantid}/v2.0" };
         let issuer = format!("{}{tenant}", server.origin());
-        World { server, script, clock, ledger, authority, issuer }
+        World { server, script, clock, ledger, config, parts, authority, issuer }
     }
 
     /// Replaces the credentials, as a reload does.

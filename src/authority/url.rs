@@ -115,6 +115,12 @@ impl CheckedUrl {
             || self.literal().is_some_and(|address| Reach::of(address) == Reach::Loopback)
     }
 
+    /// Returns the URL with more parameters.
+    pub(super) fn with_query(&self, query: &str) -> String {
+        let joint = if self.has_query() { '&' } else { '?' };
+        format!("{}{joint}{query}", self.text)
+    }
+
     /// Returns `{scheme}://{host}[:{port}]`, as written.
     pub(super) fn origin(&self) -> &str {
         let path = self.text.find("://").map_or(0, |at| at + 3);

@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use super::{OpenIdAuthority, ours};
+use super::OpenIdAuthority;
+use super::failure::ours;
 use crate::authority::clouds::Provider;
 use crate::authority::credential_set::Member;
 use crate::authority::observer::AuthorityEvent;
@@ -46,7 +47,7 @@ impl OpenIdAuthority {
             hosts.app
         );
         if is_news {
-            self.observe(AuthorityEvent::HeldBack { cause: &cause });
+            self.transport.observe(AuthorityEvent::HeldBack { cause: &cause });
         }
         let mut failure = ours(doing, Disposition::Misconfigured, cause);
         failure.answer = AuthorityError::of_unconfirmed_host();
@@ -56,7 +57,7 @@ impl OpenIdAuthority {
     /// Returns the grants that this account's belongs to.
     pub(super) fn grants_of<'a>(&self, account: &'a Account) -> Confined<'a> {
         let issuer = account.iss.as_str();
-        let is_of_authority = self.expected.is_issuer(issuer);
+        let is_of_authority = self.app.expected.is_issuer(issuer);
         match self.provider() {
             Provider::Entra => Confined::Grants { issuer: origin_of(issuer), is_of_authority },
             Provider::OpenId => Confined::Grants { issuer, is_of_authority },
@@ -66,9 +67,9 @@ impl OpenIdAuthority {
     /// Returns the host of this app's token endpoint, as far as it is known here, if one of the app's
     /// credentials belongs to another. Only at Entra is that host known before the document is read.
     pub fn unconfirmed_host(&self) -> Option<String> {
-        let host = match (self.metadata.held(), self.provider()) {
+        let host = match (self.documents.held(), self.provider()) {
             (Some(metadata), _) => token_host(&metadata.token_endpoint),
-            (None, Provider::Entra) => token_host(&self.expected.authority),
+            (None, Provider::Entra) => token_host(&self.app.expected.authority),
             (None, Provider::OpenId) => return None,
         };
         let AppHosts { app, known } = &self.parts.token_hosts;
@@ -76,7 +77,7 @@ impl OpenIdAuthority {
         let stays = |member: &Member| {
             let credential = member.credential();
             let secret = Confined::Credential(&credential.fingerprint());
-            credential.is_bearer(&self.config.assertion_audience) && known.holds_back(app, secret, &host)
+            credential.is_bearer(&self.app.config.assertion_audience) && known.holds_back(app, secret, &host)
         };
         let credentials = self.credentials();
         credentials.configured().any(|member| stays(member)).then_some(host)
@@ -85,7 +86,7 @@ impl OpenIdAuthority {
     /// Checks, for an operator's confirmation, that `host` is the host of this app's token endpoint. `Err`
     /// says what is wrong.
     pub async fn is_token_host(&self, host: &str) -> Result<(), String> {
-        let metadata = self.metadata("confirming the token host").await.map_err(|failure| {
+        let metadata = self.documents.metadata("confirming the token host").await.map_err(|failure| {
             format!(
                 "the discovery document, which names the token host, cannot be fetched: \
                 {}",

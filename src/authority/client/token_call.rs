@@ -11,7 +11,9 @@ use std::time::Duration;
 use http::header::HeaderMap;
 use zeroize::Zeroizing;
 
-use super::{Answered, OpenIdAuthority, ours};
+use super::OpenIdAuthority;
+use super::answered::Answered;
+use super::failure::ours;
 use crate::authority::classify::{Asked, Question, is_surely_the_credential};
 use crate::authority::client_auth::{AssertionAudience, Proving, SecretMethod};
 use crate::authority::clouds::Provider;
@@ -47,6 +49,11 @@ pub(super) struct TokenCall {
     pub(super) account: Option<String>,
 }
 
+/// Makes a form field's value, wiped when dropped.
+pub(super) fn plain(text: impl Into<String>) -> Zeroizing<String> {
+    Zeroizing::new(text.into())
+}
+
 /// Reason why a credential got no token.
 enum NoToken {
     /// It could not be presented: nothing was sent.
@@ -65,7 +72,7 @@ impl OpenIdAuthority {
         call: TokenCall,
     ) -> Result<Answered, AuthorityFailure> {
         let doing = call.doing;
-        let deadline = self.parts.clock.monotonic().saturating_add(self.config.timeout);
+        let deadline = self.parts.clock.monotonic().saturating_add(self.app.config.timeout);
         let mut last =
             ours(doing, Disposition::NextCredential, "the app has no client credential".to_owned());
         // Refused with an error that need not concern them.
@@ -76,7 +83,8 @@ impl OpenIdAuthority {
                 Ok(answered) => {
                     if is_a_grant_of_tokens(&answered) {
                         let is_news = member.accept(call.is_use, self.parts.clock.now());
-                        self.observe(AuthorityEvent::CredentialAccepted { id: member.label(), is_news });
+                        self.transport
+                            .observe(AuthorityEvent::CredentialAccepted { id: member.label(), is_news });
                         // The same request succeeded with another credential, so this credential was the
                         // cause.
                         for (suspect, failure) in &suspects {
@@ -92,7 +100,7 @@ impl OpenIdAuthority {
                 Err(NoToken::Unusable(cause)) => {
                     let is_news = member.reject(&[], &cause, self.parts.clock.now());
                     let id = member.label();
-                    self.observe(AuthorityEvent::CredentialUnusable { id, cause: &cause, is_news });
+                    self.transport.observe(AuthorityEvent::CredentialUnusable { id, cause: &cause, is_news });
                     let cause = format!("the credential {id} cannot be used: {cause}");
                     last = ours(doing, Disposition::NextCredential, cause);
                 }
@@ -117,7 +125,7 @@ impl OpenIdAuthority {
                         && member.suspect(Witness::Account, account, ACCOUNTS_TO_SUSPECT)
                             == Some(ACCOUNTS_TO_SUSPECT)
                     {
-                        self.observe(AuthorityEvent::CredentialSuspected { id: member.label() });
+                        self.transport.observe(AuthorityEvent::CredentialSuspected { id: member.label() });
                     }
                     return Err(failure);
                 }
@@ -129,7 +137,7 @@ impl OpenIdAuthority {
             match member.suspect(Witness::Tenant, tenant, TENANTS_TO_REJECT) {
                 Some(TENANTS_TO_REJECT) => self.reject(member, &failure),
                 // There may be no second tenant to confirm it.
-                Some(_) => self.observe(AuthorityEvent::CredentialSuspected { id: member.label() }),
+                Some(_) => self.transport.observe(AuthorityEvent::CredentialSuspected { id: member.label() }),
                 None => {}
             }
         }
@@ -137,9 +145,9 @@ impl OpenIdAuthority {
     }
 
     /// Returns the question that a refusal of this call answers.
-    pub(super) fn question_of(&self, call: &TokenCall) -> Question {
+    fn question_of(&self, call: &TokenCall) -> Question {
         // A proof is sent to the app's own tenant: no other tenant's state affects the answer.
-        let one_tenant = self.one_tenant || (call.asked == Asked::ClientCredentials && !call.is_use);
+        let one_tenant = self.app.one_tenant || (call.asked == Asked::ClientCredentials && !call.is_use);
         Question { asked: call.asked, provider: self.provider(), one_tenant }
     }
 
@@ -147,7 +155,7 @@ impl OpenIdAuthority {
         let codes = &failure.answer.error_codes;
         let is_news = member.reject(codes, &failure.cause, self.parts.clock.now());
         let (id, cause) = (member.label(), failure.cause.as_str());
-        self.observe(AuthorityEvent::CredentialRejected { id, codes, cause, is_news });
+        self.transport.observe(AuthorityEvent::CredentialRejected { id, codes, cause, is_news });
     }
 
     /// Sends the request with this credential. If the method for a secret was only guessed and may be the
@@ -160,12 +168,12 @@ impl OpenIdAuthority {
         member: &Member,
         deadline: Duration,
     ) -> Result<Answered, NoToken> {
-        if member.credential().is_bearer(&self.config.assertion_audience) {
+        if member.credential().is_bearer(&self.app.config.assertion_audience) {
             let left = deadline.saturating_sub(self.parts.clock.monotonic());
             let secret = Confined::Credential(&member.credential().fingerprint());
             self.admit(call.doing, secret, &call.endpoint, left).await.map_err(NoToken::Stays)?;
         }
-        let configured = self.config.token_endpoint_auth_method;
+        let configured = self.app.config.token_endpoint_auth_method;
         let seen = self.seen_method();
         let guess = || SecretMethod::guess(self.provider(), metadata);
         let method = configured.or(seen).unwrap_or_else(guess);
@@ -205,7 +213,7 @@ impl OpenIdAuthority {
             Ok(answered) => {
                 if is_a_grant_of_tokens(&answered) {
                     self.set_seen_method(Some(other));
-                    self.observe(AuthorityEvent::SecretMethodSeen { method: other });
+                    self.transport.observe(AuthorityEvent::SecretMethodSeen { method: other });
                 }
                 Ok(answered)
             }
@@ -245,10 +253,10 @@ impl OpenIdAuthority {
         deadline: Duration,
     ) -> Result<Answered, NoToken> {
         let proving = Proving {
-            client_id: &self.config.client_id,
+            client_id: &self.app.config.client_id,
             provider: self.provider(),
             metadata,
-            audience: match &self.config.assertion_audience {
+            audience: match &self.app.config.assertion_audience {
                 AssertionAudience::TokenEndpoint => call.endpoint.as_str(),
                 AssertionAudience::Issuer => &metadata.issuer,
                 AssertionAudience::Url(url) => url,
@@ -271,7 +279,7 @@ impl OpenIdAuthority {
             form.add(name, value);
         }
         if proof.client_id_in_form {
-            form.add("client_id", &self.config.client_id);
+            form.add("client_id", &self.app.config.client_id);
         }
         for (name, value) in &proof.fields {
             form.add(name, value);
@@ -281,7 +289,11 @@ impl OpenIdAuthority {
             headers.insert(name, value);
         }
         let left = deadline.saturating_sub(self.parts.clock.monotonic());
-        self.exchange(call, headers, form.finish(), left).await.map_err(NoToken::Failed)
+        let asked = (call.doing, self.question_of(call));
+        self.transport
+            .exchange(asked, &call.endpoint, headers, form.finish(), left)
+            .await
+            .map_err(NoToken::Failed)
     }
 }
 

@@ -68,7 +68,7 @@ async fn a_document_that_names_another_token_host_leads_no_secret_there() {
     let host = other.address.to_string();
     assert_eq!(world.authority.is_token_host(&host).await, Ok(()));
     assert!(world.authority.is_token_host("127.0.0.1").await.is_err());
-    world.authority.parts.token_hosts.known.confirmed("app", &host, world.clock.now());
+    world.parts.token_hosts.known.confirmed("app", &host, world.clock.now());
     // (That server's answer does not matter.)
     let _answered = world.refresh().await;
     assert_eq!(
@@ -124,9 +124,9 @@ async fn nothing_is_sent_before_it_is_known_what_was_remembered() {
     let known = Arc::new(KnownTokenHosts::default());
     let parts = AuthorityParts {
         token_hosts: AppHosts { app: "app".to_owned(), known: known.clone() },
-        ..world.authority.parts.clone()
+        ..world.parts.clone()
     };
-    let config = world.authority.config.clone();
+    let config = world.config.clone();
     let authority = OpenIdAuthority::new(config, vec![secret("one", "s")], parts).expect("a config");
     let scopes = authority.scope_naming().scopes("User.Read").expect("scopes");
     let failure = failed(authority.client_credentials(&scopes, Some(TENANT_A)).await);
