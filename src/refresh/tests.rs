@@ -10,10 +10,7 @@ use parking_lot::Mutex;
 use super::{
     Deps, Engine, EngineApp, Held, LeaseOutcome, Lookup, Observer, Refused, Served, Settings, Swept, Want,
 };
-use crate::authority::{
-    AdminConsentRequest, Authority, AuthorizeRequest, AuthorizeUrl, RedeemFailure, RedeemRequest,
-    RefreshRequest, Refreshed, TokenAnswer,
-};
+use crate::authority::{RefreshRequest, Refreshed, TokenAnswer};
 use crate::domain::account::Account;
 use crate::domain::cause::Cause;
 use crate::domain::connection::{Profile, Status};
@@ -33,6 +30,7 @@ use crate::store::LOWEST_FLOOR;
 use crate::testkit::SeededRandom;
 use crate::testkit::clock::{SimClock, WallError};
 use crate::testkit::faults::{Dice, Link, Mutant, StoreWeather};
+use crate::testkit::refreshes::{OnlyRefreshes, Refreshes};
 use crate::testkit::store::SimServer;
 use crate::testkit::tasks::{Pid, SimTasks, WORLD, World};
 
@@ -54,34 +52,11 @@ enum Answers {
 struct Scripted {
     world: World,
     clock: Arc<SimClock>,
-    naming: ScopeNaming,
     answers: Mutex<Answers>,
     calls: AtomicUsize,
 }
 
-impl Authority for Scripted {
-    fn scope_naming(&self) -> &ScopeNaming {
-        &self.naming
-    }
-
-    fn may_replay_refresh_tokens(&self) -> bool {
-        true
-    }
-
-    fn authorize_url<'a>(
-        &'a self,
-        _request: &'a AuthorizeRequest,
-    ) -> BoxFuture<'a, Result<AuthorizeUrl, AuthorityFailure>> {
-        Box::pin(std::future::pending())
-    }
-
-    fn redeem<'a>(
-        &'a self,
-        _request: RedeemRequest<'a>,
-    ) -> BoxFuture<'a, Result<TokenAnswer, RedeemFailure>> {
-        Box::pin(std::future::pending())
-    }
-
+impl Refreshes for Scripted {
     fn refresh<'a>(
         &'a self,
         _request: RefreshRequest<'a>,
@@ -114,13 +89,6 @@ impl Authority for Scripted {
                 remarks: Remarks::default(),
             })))
         })
-    }
-
-    fn admin_consent_url<'a>(
-        &'a self,
-        _request: &'a AdminConsentRequest,
-    ) -> BoxFuture<'a, Result<Option<String>, AuthorityFailure>> {
-        Box::pin(std::future::pending())
     }
 }
 
@@ -179,10 +147,11 @@ impl Scene {
         let authority = Arc::new(Scripted {
             world: world.clone(),
             clock: clock.clone(),
-            naming: ScopeNaming::Plain,
             answers: Mutex::new(Answers::Token(Duration::from_millis(150))),
             calls: AtomicUsize::new(0),
         });
+        let asked =
+            OnlyRefreshes { naming: ScopeNaming::Plain, may_replay: true, answers: authority.clone() };
         let leases = Arc::new(Leases::default());
         let key = ConnectionKey {
             app: AppName::parse("outlook").expect("name"),
@@ -195,7 +164,7 @@ impl Scene {
             tasks: tasks(PROCESS),
             observer: leases.clone(),
         };
-        let apps = BTreeMap::from([(key.app.clone(), EngineApp { authority: authority.clone() })]);
+        let apps = BTreeMap::from([(key.app.clone(), EngineApp { authority: Arc::new(asked) })]);
         let engine = Engine::new(apps, deps, Settings::default());
         engine.learn_revocations(Vec::new());
         let scene = Scene { world, server, authority, repository, leases, engine, key };

@@ -9,11 +9,9 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 
 use super::faults::{AuthorityWeather, Dice, Mutant};
+use super::refreshes::{OnlyRefreshes, Refreshes};
 use super::tasks::{Pid, World};
-use crate::authority::{
-    AdminConsentRequest, Authority, AuthorizeRequest, AuthorizeUrl, Fate, RedeemFailure, RedeemRequest,
-    RefreshRequest, Refreshed, RefusedAnswer, TokenAnswer,
-};
+use crate::authority::{Authority, Fate, RefreshRequest, Refreshed, RefusedAnswer, TokenAnswer};
 use crate::domain::account::PERSONAL_TENANT;
 use crate::domain::remarks::Remarks;
 use crate::domain::scope::ScopeNaming;
@@ -213,8 +211,19 @@ impl SimIssuer {
         pid: Pid,
         clock: Arc<dyn Clock>,
         settings: &Settings,
-    ) -> SimAuthority {
-        SimAuthority { issuer: self.clone(), replica, pid, clock, timeout: settings.authority_timeout }
+    ) -> impl Authority + use<> {
+        let issuer = self.clone();
+        OnlyRefreshes {
+            naming: issuer.inner.naming.clone(),
+            may_replay: issuer.inner.mode == Mode::Entra,
+            answers: Arc::new(SimAuthority {
+                issuer,
+                replica,
+                pid,
+                clock,
+                timeout: settings.authority_timeout,
+            }),
+        }
     }
 
     pub(crate) fn add_user(&self, user: u32, personal: bool) {
@@ -452,7 +461,7 @@ impl SimIssuer {
 }
 
 /// The authority room of one process.
-pub(crate) struct SimAuthority {
+struct SimAuthority {
     issuer: SimIssuer,
     replica: usize,
     pid: Pid,
@@ -592,40 +601,11 @@ impl SimAuthority {
     }
 }
 
-impl Authority for SimAuthority {
-    fn scope_naming(&self) -> &ScopeNaming {
-        &self.issuer.inner.naming
-    }
-
-    fn may_replay_refresh_tokens(&self) -> bool {
-        self.issuer.inner.mode == Mode::Entra
-    }
-
-    fn authorize_url<'a>(
-        &'a self,
-        _request: &'a AuthorizeRequest,
-    ) -> BoxFuture<'a, Result<AuthorizeUrl, AuthorityFailure>> {
-        Box::pin(async { Err(failure(Disposition::Bug, None, "nobody browses here")) })
-    }
-
-    fn redeem<'a>(
-        &'a self,
-        _request: RedeemRequest<'a>,
-    ) -> BoxFuture<'a, Result<TokenAnswer, RedeemFailure>> {
-        Box::pin(async { Err(failure(Disposition::Bug, None, "nobody browses here").into()) })
-    }
-
+impl Refreshes for SimAuthority {
     fn refresh<'a>(
         &'a self,
         request: RefreshRequest<'a>,
     ) -> BoxFuture<'a, Result<Refreshed, AuthorityFailure>> {
         Box::pin(async move { self.use_token(&request).await })
-    }
-
-    fn admin_consent_url<'a>(
-        &'a self,
-        _request: &'a AdminConsentRequest,
-    ) -> BoxFuture<'a, Result<Option<String>, AuthorityFailure>> {
-        Box::pin(async { Ok(None) })
     }
 }

@@ -10,12 +10,10 @@ use super::SeededRandom;
 use super::clock::{SimClock, WallError};
 use super::faults::{Dice, Mutant};
 use super::nobody::Nobody;
+use super::refreshes::{OnlyRefreshes, Refreshes};
 use super::store::SimServer;
 use super::tasks::{Pid, SimTasks, WORLD, World};
-use crate::authority::{
-    AdminConsentRequest, Authority, AuthorizeRequest, AuthorizeUrl, RedeemFailure, RedeemRequest,
-    RefreshRequest, Refreshed, TokenAnswer,
-};
+use crate::authority::{RefreshRequest, Refreshed, TokenAnswer};
 use crate::domain::account::Account;
 use crate::domain::connection::Profile;
 use crate::domain::grant::Grant;
@@ -42,33 +40,10 @@ const A_SECOND: f64 = 100_000.0 / 3600.0;
 struct Counting {
     world: World,
     clock: Arc<SimClock>,
-    naming: ScopeNaming,
     calls: Arc<Mutex<Vec<(Duration, String)>>>,
 }
 
-impl Authority for Counting {
-    fn scope_naming(&self) -> &ScopeNaming {
-        &self.naming
-    }
-
-    fn may_replay_refresh_tokens(&self) -> bool {
-        false
-    }
-
-    fn authorize_url<'a>(
-        &'a self,
-        _request: &'a AuthorizeRequest,
-    ) -> BoxFuture<'a, Result<AuthorizeUrl, AuthorityFailure>> {
-        Box::pin(std::future::pending())
-    }
-
-    fn redeem<'a>(
-        &'a self,
-        _request: RedeemRequest<'a>,
-    ) -> BoxFuture<'a, Result<TokenAnswer, RedeemFailure>> {
-        Box::pin(std::future::pending())
-    }
-
+impl Refreshes for Counting {
     fn refresh<'a>(
         &'a self,
         request: RefreshRequest<'a>,
@@ -89,13 +64,6 @@ impl Authority for Counting {
             })))
         })
     }
-
-    fn admin_consent_url<'a>(
-        &'a self,
-        _request: &'a AdminConsentRequest,
-    ) -> BoxFuture<'a, Result<Option<String>, AuthorityFailure>> {
-        Box::pin(std::future::pending())
-    }
 }
 
 struct Scene {
@@ -113,12 +81,10 @@ impl Scene {
         let clock = Arc::new(SimClock::new(self.world.clone(), WallError::default()));
         let random = Arc::new(SeededRandom::new(self.lives.into()));
         let store = Arc::new(self.server.client(replica, pid));
-        let authority = Counting {
-            world: self.world.clone(),
-            clock: clock.clone(),
-            naming: ScopeNaming::Plain,
-            calls: self.calls.clone(),
-        };
+        let counting =
+            Counting { world: self.world.clone(), clock: clock.clone(), calls: self.calls.clone() };
+        let authority =
+            OnlyRefreshes { naming: ScopeNaming::Plain, may_replay: false, answers: Arc::new(counting) };
         let app = AppName::parse("outlook").expect("name");
         let engine = Engine::new(
             BTreeMap::from([(app, EngineApp { authority: Arc::new(authority) })]),

@@ -23,6 +23,8 @@ mod ledger;
 #[cfg(test)]
 pub(crate) mod nobody;
 #[cfg(test)]
+pub(crate) mod refreshes;
+#[cfg(test)]
 mod scenario;
 #[cfg(test)]
 mod schedule;
