@@ -16,7 +16,6 @@ RUST, MARKDOWN = 110, 120
 LONG = {
     "src/api/": "to be wrapped",
     "src/public/page.rs": "a template: a line break would be sent to browsers",
-    "src/store/redis/connection.rs": "to be split",
 }
 RAW = re.compile(r"""\bb?r(#*)".*?"\1(?!#)""")
 # An address, or a test that is cited by its file and name.

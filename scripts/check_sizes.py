@@ -16,7 +16,6 @@ LONG = {
     "src/config/build.rs": "one function for each section of the file, all of one shape",
     "src/config/spec.rs": "the table of configuration keys: a line for each, nothing to follow",
     "src/events.rs": "one function for each thing that happens, all of one shape",
-    "src/store/redis/cluster.rs": "the map of a Cluster and the way through it: one protocol, one state",
 }
 
 

@@ -19,27 +19,22 @@
 //! up and its server sees nothing of it, having been cut off from all but us: [`Link::follow`] asks. In a
 //! Cluster each primary has a link of its own, and who owns which slot is known above: [`super::cluster`].
 
+mod making;
+mod upkeep;
+
 use parking_lot::{Mutex, MutexGuard};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use ::redis::aio::MultiplexedConnection;
-use ::redis::{AsyncConnectionConfig, RedisConnectionInfo, RedisError};
-use tokio::sync::{oneshot, watch};
+use tokio::sync::watch;
 
-use super::access::{Access, Password};
-use super::commands::{Commands, check_master};
+use super::access::Access;
+use super::commands::Commands;
 use super::config::{Location, RedisConfig};
-use super::failure::{Verdict, describe};
+use super::failure::Verdict;
 use super::identity::Identity;
 use super::live::Live;
-use super::meter::LIMITS;
-use super::prerequisites::{self, Risks};
-use super::replication::Replication;
-use super::sentinel::{Place, survey};
-use super::tls::RedisTls;
-use super::wire::{Wire, dial};
+use super::prerequisites::Risks;
 use crate::domain::backoff::{Backoff, jittered};
 use crate::domain::random::Random;
 use crate::domain::task::Tasks;
@@ -170,31 +165,6 @@ impl Link {
         true
     }
 
-    /// Looks at what else Redis must be, where the last look is long ago or was at another connection.
-    pub(super) async fn look_at_risks(&self) {
-        let (live, now) = (self.0.lock().live.clone(), self.0.clock.monotonic());
-        let Some(live) = live else { return };
-        let is_fresh = |(at, number): (Duration, u64)| {
-            number == live.number && now.saturating_sub(at) < prerequisites::LOOK
-        };
-        if self.0.lock().looked.is_some_and(is_fresh) {
-            return;
-        }
-        let has_failover =
-            !matches!(self.0.config.location, Location::Server { .. }) || self.0.identity.is_none();
-        let mut commands = live.commands();
-        let wall = self.0.clock.now().unix_seconds();
-        if let Some(risks) = prerequisites::look(&mut commands, self.0.user(), has_failover, wall).await {
-            let mut state = self.0.lock();
-            (state.risks, state.looked) = (risks, Some((now, live.number)));
-        }
-    }
-
-    /// What was found then, and at which server.
-    pub(super) fn risks(&self) -> (String, Risks) {
-        (self.0.name.clone(), self.0.lock().risks.clone())
-    }
-
     pub(super) fn user(&self) -> &str {
         self.0.user()
     }
@@ -202,26 +172,6 @@ impl Link {
     /// Puts the connection in use aside: the next operation makes one with the secrets as they are then.
     pub(super) fn renew(&self) {
         self.0.lock().live = None;
-    }
-
-    /// Asks the sentinels, if there are any, whether the connection in use is to the primary they name, and
-    /// puts it aside if it is not: true then. Sentinels that say nothing change nothing.
-    pub(super) async fn follow(&self) -> bool {
-        let Location::Sentinels(sentinels) = &self.0.config.location else { return false };
-        let Some(live) = self.0.lock().live.clone() else { return false };
-        let known = live.place.epoch;
-        let Ok(survey) = survey(&self.0.access, sentinels, known, self.clock()).await else { return false };
-        let Some(named) = survey.primaries.first() else { return false };
-        let stays = survey.primaries.iter().any(|named| named.is_same_server(&live.place));
-        if stays || (named.epoch <= known && !survey.agreed) {
-            return false;
-        }
-        let mut state = self.0.lock();
-        if state.live.as_ref().is_some_and(|current| Arc::ptr_eq(current, &live)) {
-            state.live = None;
-            tracing::warn!(left = %live.place, named = %named, "the sentinels name another primary");
-        }
-        true
     }
 
     pub(super) fn identity(&self) -> Option<&Identity> {
@@ -245,38 +195,6 @@ impl Link {
     /// server.
     pub(super) fn renewed(&self) -> watch::Receiver<u64> {
         self.0.renewed.subscribe()
-    }
-
-    /// Sees to it that the connection in use, if there is one, goes by what the files hold now. What is
-    /// refused leaves it as it is.
-    pub(super) async fn keep_up(&self) {
-        let Some(live) = self.0.lock().live.clone() else { return };
-        let Shared { access, name, .. } = &*self.0;
-        if let Some(login) = &access.password {
-            let in_use = live.password().clone();
-            if let Some(password) = login.due(name, in_use.as_ref()) {
-                let mut commands = live.commands();
-                match login.auth(&password).exec_async(&mut commands).await {
-                    Ok(()) => {
-                        login.accepted(name, &password);
-                        *live.password() = Some(password);
-                        self.0.renewed.send_modify(|renewed| *renewed += 1);
-                    }
-                    Err(error) if Verdict::of(&error) == Verdict::Lost => {
-                        self.discard(&live, Verdict::Lost, &login.describe(&error));
-                        return;
-                    }
-                    Err(error) => login.refused(name, &password, &error),
-                }
-            }
-        }
-        if let Some(tls) = &access.tls
-            && let Some(due) = tls.due(name, live.tls.as_ref())
-            && !std::mem::replace(&mut self.0.lock().replacing, true)
-        {
-            let replace = Arc::clone(&self.0).replace(live, due);
-            self.0.tasks.spawn("replacing the connection to Redis", Box::pin(replace));
-        }
     }
 
     /// A connection of its own that hears what is told on a channel.
@@ -364,166 +282,7 @@ impl Shared {
         }
     }
 
-    /// Makes a connection beside one that is in use, to the same server and with other files of TLS, and puts
-    /// it in its place. What is under way ends on the old one. If it cannot be made the old one stays.
-    async fn replace(self: Arc<Self>, old: Arc<Live>, with: Arc<RedisTls>) {
-        let limit = self.config.connect_timeout;
-        let made = tokio::select! {
-            biased;
-            made = self.connect_to(&old.place, Some(Arc::clone(&with))) => made,
-            () = self.clock.sleep(limit) => Err(format!("no connection within {limit:?}")),
-        };
-        let tls = self.access.tls.as_ref();
-        let mut state = self.lock();
-        state.replacing = false;
-        if !state.live.as_ref().is_some_and(|current| Arc::ptr_eq(current, &old)) {
-            return; // another one was needed meanwhile
-        }
-        match made {
-            Ok(live) => {
-                state.live = Some(Arc::new(live));
-                drop(state);
-                tls.inspect(|tls| tls.accepted(&self.name, &with));
-                self.renewed.send_modify(|renewed| *renewed += 1);
-            }
-            Err(cause) => {
-                drop(state);
-                tls.inspect(|tls| tls.refused(&self.name, &with, cause));
-            }
-        }
-    }
-
-    /// Where the master is; several places when there is doubt, to be tried in this order. Bounded by the
-    /// sentinels' own time.
-    async fn discover(&self) -> Result<Vec<Place>, String> {
-        let sentinels = match &self.config.location {
-            Location::Server { host, port } => {
-                return Ok(vec![Place { host: host.clone(), port: *port, epoch: 0 }]);
-            }
-            Location::Sentinels(sentinels) => sentinels,
-            Location::Cluster(_) => return Err("a Cluster is many places".to_owned()),
-        };
-        let known = self.lock().epoch;
-        let survey = survey(&self.access, sentinels, known, &*self.clock).await?;
-        // Who was cut off together with an old primary would lead us back to it. But if more than half of all
-        // say so, an operator has set them up anew, and their count with them.
-        if !survey.agreed && survey.primaries.iter().any(|place| place.epoch < known) {
-            return Err("too few sentinels agree, and those know less than was known before".to_owned());
-        }
-        Ok(survey.primaries)
-    }
-
-    /// Connects to the first master there is.
-    async fn connect(&self) -> Result<Live, String> {
-        let limit = self.config.connect_timeout;
-        let mut causes = Vec::new();
-        for place in self.discover().await? {
-            let connected = tokio::select! {
-                biased;
-                connected = self.access.by_tls(Some(&self.name), |tls| self.connect_to(&place, tls)) => connected,
-                () = self.clock.sleep(limit) => Err(format!("no connection within {limit:?}")),
-            };
-            match connected {
-                Ok(live) => return Ok(live),
-                Err(cause) => causes.push(format!("connecting to Redis at {place}: {cause}")),
-            }
-        }
-        Err(causes.join("; "))
-    }
-
-    async fn connect_to(&self, place: &Place, tls: Option<Arc<RedisTls>>) -> Result<Live, String> {
-        let (wire, password) = self.enter(place, tls.as_deref()).await?;
-        let (connection, alive) = self.greet(wire).await?;
-        static NEXT: AtomicU64 = AtomicU64::new(1);
-        let live = Live {
-            connection,
-            replication: Replication::default(),
-            number: NEXT.fetch_add(1, Ordering::Relaxed),
-            place: place.clone(),
-            since: self.clock.monotonic(),
-            password: Mutex::new(password),
-            no_scripts: Mutex::default(),
-            tls,
-            _alive: alive,
-        };
-        // One that runs none is connected to all the same: what it holds can be read.
-        let _is_remembered =
-            live.look_at_scripts(self.user()).await.map_err(|error| describe(&error, self.user()))?;
-        Ok(live)
-    }
-
-    async fn subscribe(&self, channel: &str) -> Result<::redis::aio::PubSub, String> {
-        // Where the commands go: what is told elsewhere is nobody's business here.
-        let place = self.lock().live.as_ref().map(|live| live.place.clone());
-        let place = place.ok_or_else(|| "there is no connection for commands".to_owned())?;
-        self.access.by_tls(Some(&self.name), |tls| self.subscribe_at(&place, tls, channel)).await
-    }
-
-    async fn subscribe_at(
-        &self,
-        place: &Place,
-        tls: Option<Arc<RedisTls>>,
-        channel: &str,
-    ) -> Result<::redis::aio::PubSub, String> {
-        let (wire, _) = self.enter(place, tls.as_deref()).await?;
-        let words = |error: RedisError| describe(&error, self.user());
-        // Everything was said where refusals can be told apart.
-        let info = RedisConnectionInfo::default().set_skip_set_lib_name();
-        let mut subscription = ::redis::aio::PubSub::new(&info, wire).await.map_err(words)?;
-        subscription.subscribe(channel).await.map_err(words)?;
-        Ok(subscription)
-    }
-
     fn user(&self) -> &str {
         self.config.username.as_deref().unwrap_or("default")
-    }
-
-    /// A connection over which anything may be said.
-    async fn enter(
-        &self,
-        place: &Place,
-        tls: Option<&RedisTls>,
-    ) -> Result<(Box<dyn Wire>, Option<Password>), String> {
-        let mut wire = dial(tls, &place.host, place.port, LIMITS).await?;
-        let password = match &self.access.password {
-            Some(login) => Some(login.say(Some(&self.name), false, &mut *wire).await?),
-            None => None,
-        };
-        Ok((wire, password))
-    }
-
-    /// Says who we are, and asks who it is.
-    async fn greet(
-        &self,
-        wire: Box<dyn Wire>,
-    ) -> Result<(MultiplexedConnection, oneshot::Sender<()>), String> {
-        let words = |error: RedisError| describe(&error, self.user());
-        let settings = AsyncConnectionConfig::new().set_response_timeout(Some(self.config.response_timeout));
-        // Everything is said below, where refusals can be told apart.
-        let info = RedisConnectionInfo::default().set_skip_set_lib_name();
-        let (connection, driver) =
-            MultiplexedConnection::new_with_config(&info, wire, settings).await.map_err(words)?;
-        let mut commands = Commands { connection: connection.clone(), asking: false, no_scripts: None };
-        let (alive, ended) = oneshot::channel::<()>();
-        self.tasks.spawn(
-            "driving the connection to Redis",
-            Box::pin(async move {
-                // Without the second one a peer that vanished would keep the task: it waits for answers.
-                tokio::select! {
-                    () = driver => {}
-                    _dropped = ended => {}
-                }
-            }),
-        );
-        if self.config.database != 0 {
-            let mut select = ::redis::cmd("SELECT");
-            select.arg(self.config.database).exec_async(&mut commands).await.map_err(words)?;
-        }
-        let mut name = ::redis::cmd("CLIENT");
-        name.arg("SETNAME").arg(&self.config.client_name);
-        name.exec_async(&mut commands).await.map_err(words)?;
-        check_master(&mut commands).await.map_err(words)??;
-        self.check_identity(&mut commands).await.map_err(words)??;
-        Ok((connection, alive))
     }
 }

@@ -15,7 +15,7 @@ const NOW: i64 = 1_795_392_000;
 pub fn an_answer_is_read_in_bounds(input: &[u8]) {
     let text = String::from_utf8_lossy(input);
     let asked = Place { host: "redis.example".to_owned(), port: 6379, epoch: 0 };
-    let (epoch, serves) = cluster::standing(&text);
+    let (epoch, serves) = cluster::answers::standing(&text);
     assert!(epoch == 0 || text.contains("cluster_current_epoch"), "{epoch}");
     assert!(!serves || text.contains("cluster_state"));
     for risk in prerequisites::risks(&text, true, NOW).values() {
@@ -27,7 +27,7 @@ pub fn an_answer_is_read_in_bounds(input: &[u8]) {
     assert!(identity::name(&text).len() <= text.len() && identity::replaced(&text).count() <= text.len());
     match ::redis::parse_redis_value(input) {
         Ok(value) => {
-            for (_, _, place) in cluster::ranges(&value, &asked.host).into_iter().flatten() {
+            for (_, _, place) in cluster::answers::ranges(&value, &asked.host).into_iter().flatten() {
                 assert!(!place.host.is_empty() && place.host != "?", "{place}");
             }
             read::<(u64, Vec<Vec<u8>>)>(&value, &asked);
@@ -54,8 +54,8 @@ fn is_told(error: &RedisError, asked: &Place) {
     let _verdict = failure::Verdict::of(error);
     is_one_line(&failure::describe(error, "tokenward"));
     for slot in [0, 7, 16_383] {
-        if let Some(cluster::Redirect::Moved(place) | cluster::Redirect::Ask(place)) =
-            cluster::redirect(error, slot, asked)
+        if let Some(cluster::answers::Redirect::Moved(place) | cluster::answers::Redirect::Ask(place)) =
+            cluster::answers::redirect(error, slot, asked)
         {
             assert!(!place.host.is_empty() && place.host != "?", "{place}");
         }
