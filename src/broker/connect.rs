@@ -403,7 +403,7 @@ fn prompt(app: &App, scopes: &ScopeSet, asked: Option<String>) -> Option<String>
 fn consent_left_out(tenant: &str) -> String {
     format!(
         "prompt=consent is left out: tenant {tenant} has consented to these scopes, and users who may not \
-         consent would be refused (AADSTS90095). Entra asks by itself whoever has not consented yet."
+         consent would be refused (AADSTS90095). Entra still asks each user who has not consented yet."
     )
 }
 

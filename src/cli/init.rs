@@ -88,7 +88,7 @@ pub(super) fn run(args: &Args, world: &mut World) -> Result<(), Failure> {
     } else {
         world.output.data(&format!(
             "Made {}.\n  sealing key  {keyring_key} in {}: back it up, nothing opens without it\n  \
-             caller       {CALLER}, which is the user {user} and whoever has the API key in {}\n\nNext:",
+             caller       {CALLER}: the user {user}, or the API key in {}\n\nNext:",
             layout.config.display(),
             layout.keyring.display(),
             layout.cli_key.display(),

@@ -143,7 +143,7 @@ fn redis(section: &Section<'_>) -> Option<RedisConfig> {
         if !target.hosts.iter().all(|host| is_loopback_host(&host.host)) {
             let beside = match target.kind {
                 RedisKind::Sentinel { .. } => {
-                    ", and whoever can change what a sentinel says is sent the password"
+                    ", and anyone who can change a sentinel's answers is sent the password"
                 }
                 _ => "",
             };

@@ -669,8 +669,8 @@ mod tests {
         assert!(scene.breakers.parts().known.len() <= MOST_TENANTS);
         assert!(!scene.goes("held", 1));
     }
-    /// Whoever comes, known or new, and however many are in trouble: the lock is held for a few steps, on the
-    /// whole.
+    /// The lock is kept for a few steps on average, for a known tenant or a new one, however many are in
+    /// trouble.
     #[test]
     fn a_newcomer_costs_a_few_looks_however_many_are_known() {
         for in_trouble in [0, MOST_TENANTS / 2, MOST_TENANTS - 1, MOST_TENANTS * 2] {

@@ -12,8 +12,8 @@
 //! ```
 //! The revision stands at a fixed place so that it can be read, and compared inside Redis, without the rest;
 //! as bytes and never as a number, because Lua's numbers lose whole ones above 2^53. Nothing here is
-//! authenticated: the fields are sealed and bound to their connection by whoever sealed them, and a record
-//! that was tampered with will not open.
+//! authenticated. The fields were sealed and bound to their connection before, and a record that was tampered
+//! with does not open.
 
 use super::{Revision, StoreError, StoredConnection, StoredProfile};
 use crate::domain::connection::SignIn;

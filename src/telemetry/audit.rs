@@ -42,7 +42,7 @@ pub const PATIENCE: Duration = Duration::from_millis(250);
 
 /// Whether a record was written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[must_use = "whoever must not act unaudited has to look"]
+#[must_use = "an act that must be audited fails if its record was not written"]
 pub enum Recorded {
     /// The operating system has it.
     Written,

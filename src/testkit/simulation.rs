@@ -309,7 +309,7 @@ fn as_many_seeds_as_are_asked_for() {
 
 /// Prints the whole story of one seed.
 #[test]
-#[ignore = "for whoever wonders about a seed"]
+#[ignore = "tells the story of one seed"]
 #[expect(clippy::disallowed_methods, reason = "the seed is an argument, and a test has no other")]
 #[expect(clippy::print_stdout, reason = "it is there to be read")]
 fn the_story_of_one_seed() {

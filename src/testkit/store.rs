@@ -31,7 +31,7 @@ pub(crate) trait Watch: Send + Sync {
     fn committed(&self, commit: &Effect<'_>);
     /// A failover is over, and these changes were lost with it.
     fn lost(&self, keys: &[ConnectionKey]);
-    /// A process looked at a connection, and got an answer or none.
+    /// A process read a connection, and got an answer or none.
     fn checked(&self, pid: Pid, key: &ConnectionKey, answered: bool);
     /// Something went wrong between this replica and the store.
     fn trouble(&self, replica: usize, what: &str);
@@ -140,7 +140,7 @@ impl SimServer {
         SimStore { server: self.clone(), replica, pid }
     }
 
-    /// The store as it is, with nothing in between: for whoever checks.
+    /// The store itself, without faults, for checks.
     pub(crate) fn insight(&self) -> SimStore {
         self.client(0, WORLD)
     }

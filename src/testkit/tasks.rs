@@ -2,9 +2,9 @@
 //! real time: if no task can go on, time jumps to the next timer.
 //!
 //! It is no tokio runtime, on purpose. Tokio's `watch` wakes its waiters in an order that depends on the
-//! operating system's randomness. Here the ready tasks form an ordered set, whoever woke them first, and the
-//! seed draws from it. A run is therefore repeatable, and other seeds try other interleavings. The tasks of a
-//! stopped process (SIGSTOP) are not polled, and those of a killed one are dropped where they stand.
+//! operating system's randomness. Here the ready tasks form an ordered set, in whatever order they woke, and
+//! the seed draws from it. A run is therefore repeatable, and other seeds try other interleavings. The tasks
+//! of a stopped process (SIGSTOP) are not polled, and those of a killed one are dropped where they stand.
 
 use parking_lot::{Mutex, MutexGuard};
 use std::collections::{BTreeMap, BTreeSet};

@@ -81,7 +81,7 @@ fn prepare_directory(directory: &Path) -> Result<(), StoreError> {
 /// owner.
 ///
 /// # Errors
-/// It is no directory, others may enter it, or it cannot be looked at.
+/// It is no directory, others may enter it, or its state cannot be read.
 pub fn look(directory: &Path) -> Result<(), StoreError> {
     let metadata = match fs::metadata(directory) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),

@@ -1,6 +1,6 @@
 //! The properties of a Redis that this store needs beside its answers: it runs scripts, evicts nothing, and
-//! does not lose everything with one process. They are checked with every probe, or every minute. None of
-//! them stops a store that serves.
+//! does not lose everything with one process. They are checked with every probe (scripts) or every ten
+//! seconds (the rest). None of them stops a store that serves.
 //!
 //! - **Scripts.** A commit is one. So the probe runs one over the connection in use
 //!   ([`super::live::Live::look_at_scripts`]). While that is refused, no script is sent: Redis repeats a

@@ -10,7 +10,7 @@ use crate::store::{ConnectionPage, StoreError};
 use crate::testkit::faults::{Link, Mutant};
 use crate::testkit::tasks::{Pid, WORLD};
 
-/// Callers are served what is held when a look takes longer than this.
+/// Callers are served the cached connection if a read takes longer than this.
 const UNANSWERED_AFTER: Duration = Duration::from_millis(100);
 /// After this a client gives up on an answer.
 const CLIENT_TIMEOUT: Duration = Duration::from_secs(2);
