@@ -22,6 +22,21 @@ pub struct Doc {
     pub problems: &'static [(u16, &'static str)],
 }
 
+impl Doc {
+    /// What most routes leave out.
+    pub const PLAIN: Doc = Doc {
+        id: "",
+        tag: "",
+        summary: "",
+        description: "",
+        query: &[],
+        body: Body::None,
+        answer: (200, ""),
+        content: None,
+        problems: &[],
+    };
+}
+
 /// A request's body.
 pub enum Body {
     /// The route reads none.

@@ -19,12 +19,9 @@ pub(super) const TABLE: &[Route<AdminApi>] = &[
             id: "document",
             tag: "document",
             summary: "This document",
-            description: "",
-            query: &[],
-            body: Body::None,
             answer: (200, "This document."),
             content: Some(Content::ANY),
-            problems: &[],
+            ..Doc::PLAIN
         },
     },
     Route {
@@ -38,11 +35,9 @@ pub(super) const TABLE: &[Route<AdminApi>] = &[
             tag: "daemon",
             summary: "The daemon's state",
             description: "Of the replica that answers. It answers while the store does not.",
-            query: &[],
-            body: Body::None,
             answer: (200, "The state."),
             content: Some(Content::one("Status", examples::STATUS)),
-            problems: &[],
+            ..Doc::PLAIN
         },
     },
     Route {
@@ -57,11 +52,9 @@ pub(super) const TABLE: &[Route<AdminApi>] = &[
             summary: "Read configuration and secrets again",
             description: "A configuration with a mistake is refused whole, and the one before stays in \
              force. The answer is 200 then too, with the outcome `refused`.",
-            query: &[],
-            body: Body::None,
             answer: (200, "How it ended."),
             content: Some(Content::several("Reload", examples::RELOAD)),
-            problems: &[],
+            ..Doc::PLAIN
         },
     },
     Route {
@@ -76,11 +69,9 @@ pub(super) const TABLE: &[Route<AdminApi>] = &[
             summary: "Accept a store that differs from the earlier one",
             description: "For example a Redis that came back empty. Connections that are not in it count \
              as deleted from then on.",
-            query: &[],
-            body: Body::None,
             answer: (200, "It is accepted. Every replica follows by itself."),
             content: Some(Content::one("Adopted", examples::ADOPTED)),
-            problems: &[],
+            ..Doc::PLAIN
         },
     },
     Route {
@@ -96,11 +87,10 @@ pub(super) const TABLE: &[Route<AdminApi>] = &[
             description: "Several members narrow it to what they have in common. It is in force on the \
              replica that answers before the answer, and on every other one within seconds. Tokens that \
              were handed out work until they end.",
-            query: &[],
             body: Body::Required(Content::several("Revocation", examples::REVOCATION)),
             answer: (200, "They are revoked; with `dry_run`, what would be."),
             content: Some(Content::several("Revoked", examples::REVOKED)),
-            problems: &[],
+            ..Doc::PLAIN
         },
     },
     Route {
@@ -113,12 +103,9 @@ pub(super) const TABLE: &[Route<AdminApi>] = &[
             id: "apps",
             tag: "daemon",
             summary: "The names of all apps",
-            description: "",
-            query: &[],
-            body: Body::None,
             answer: (200, "The names."),
             content: Some(Content::one("Apps", examples::APPS)),
-            problems: &[],
+            ..Doc::PLAIN
         },
     },
     Route {
@@ -134,10 +121,10 @@ pub(super) const TABLE: &[Route<AdminApi>] = &[
             description: "At most 100 a page. Go on while there is a `next_cursor`: a filter that matches \
              few makes short and even empty pages.",
             query: &["status", "tenant", "cursor"],
-            body: Body::None,
             answer: (200, "A page."),
             content: Some(Content::one("ConnectionPage", examples::CONNECTION_PAGE)),
             problems: &[(404, "AppNotFound")],
+            ..Doc::PLAIN
         },
     },
     Route {
@@ -150,12 +137,10 @@ pub(super) const TABLE: &[Route<AdminApi>] = &[
             id: "explainConnection",
             tag: "connections",
             summary: "A connection with its last tries, and what to do now",
-            description: "",
-            query: &[],
-            body: Body::None,
             answer: (200, "What is known."),
             content: Some(Content::one("Explanation", examples::EXPLANATION)),
             problems: &[(404, "ConnectionNotFound")],
+            ..Doc::PLAIN
         },
     },
     Route {
@@ -168,12 +153,10 @@ pub(super) const TABLE: &[Route<AdminApi>] = &[
             id: "showConnection",
             tag: "connections",
             summary: "A connection; never a token",
-            description: "",
-            query: &[],
-            body: Body::None,
             answer: (200, "The connection."),
             content: Some(Content::one("Connection", examples::CONNECTION)),
             problems: &[(404, "ConnectionNotFound")],
+            ..Doc::PLAIN
         },
     },
     Route {
@@ -189,11 +172,11 @@ pub(super) const TABLE: &[Route<AdminApi>] = &[
             description: "No token of a paused connection is handed out, and its name cannot be connected. \
              A pause outlives a delete: the name stays paused until it is resumed. 204 where only the name \
              was paused or resumed.",
-            query: &[],
             body: Body::Required(Content::one("Pause", examples::PAUSE)),
             answer: (200, "The connection."),
             content: Some(Content::one("Connection", examples::CONNECTION)),
             problems: &[(204, "NameChanged"), (404, "ConnectionNotFound")],
+            ..Doc::PLAIN
         },
     },
     Route {
@@ -207,11 +190,10 @@ pub(super) const TABLE: &[Route<AdminApi>] = &[
             tag: "connections",
             summary: "Refresh a connection now",
             description: "Its verdict, if it has one, is tested at once. `GET` shows how it ends.",
-            query: &[],
-            body: Body::None,
             answer: (202, "It is begun."),
             content: Some(Content::one("Refreshing", examples::REFRESHING)),
             problems: &[(404, "ConnectionNotFound"), (409, "Paused")],
+            ..Doc::PLAIN
         },
     },
     Route {
@@ -226,11 +208,9 @@ pub(super) const TABLE: &[Route<AdminApi>] = &[
             summary: "Destroy a connection",
             description: "The grant is gone from the store before this answers, and from every replica's \
              memory within a second. Tokens that were handed out work until they end.",
-            query: &[],
-            body: Body::None,
             answer: (204, "It is gone."),
-            content: None,
             problems: &[(404, "ConnectionNotFound")],
+            ..Doc::PLAIN
         },
     },
     Route {
@@ -243,12 +223,9 @@ pub(super) const TABLE: &[Route<AdminApi>] = &[
             id: "credentials",
             tag: "credentials",
             summary: "Every app's client credentials with their states; never a secret",
-            description: "",
-            query: &[],
-            body: Body::None,
             answer: (200, "The credentials."),
             content: Some(Content::one("Credentials", examples::CREDENTIALS)),
-            problems: &[],
+            ..Doc::PLAIN
         },
     },
     Route {
@@ -261,12 +238,10 @@ pub(super) const TABLE: &[Route<AdminApi>] = &[
             id: "verifyCredentials",
             tag: "credentials",
             summary: "Prove all credentials of an app with token requests of the app's own",
-            description: "",
-            query: &[],
-            body: Body::None,
             answer: (200, "What the authority says of each."),
             content: Some(Content::several("Verified", examples::VERIFIED)),
             problems: &[(404, "AppNotFound")],
+            ..Doc::PLAIN
         },
     },
     Route {
@@ -279,12 +254,10 @@ pub(super) const TABLE: &[Route<AdminApi>] = &[
             id: "verifyCredential",
             tag: "credentials",
             summary: "Prove a credential with a token request of the app's own",
-            description: "",
-            query: &[],
-            body: Body::None,
             answer: (200, "What the authority says of it."),
             content: Some(Content::several("Verified", examples::VERIFIED)),
             problems: &[(404, "AppNotFound")],
+            ..Doc::PLAIN
         },
     },
     Route {
@@ -300,11 +273,10 @@ pub(super) const TABLE: &[Route<AdminApi>] = &[
             tag: "credentials",
             summary: "Prefer a credential that the authority accepts",
             description: "Every replica follows within seconds; restarts change nothing.",
-            query: &[],
-            body: Body::None,
             answer: (200, "It is preferred."),
             content: Some(Content::one("CredentialChosen", examples::CREDENTIAL_CHOSEN)),
             problems: &[(404, "AppNotFound")],
+            ..Doc::PLAIN
         },
     },
     Route {
@@ -322,11 +294,10 @@ pub(super) const TABLE: &[Route<AdminApi>] = &[
             description: "It is refused where another credential is not proven. Every replica follows \
              within seconds; restarts change nothing. Remove its file, and then the credential at the \
              authority.",
-            query: &[],
-            body: Body::None,
             answer: (200, "It is not used any more."),
             content: Some(Content::one("CredentialChosen", examples::CREDENTIAL_CHOSEN)),
             problems: &[(404, "AppNotFound")],
+            ..Doc::PLAIN
         },
     },
     Route {
@@ -341,11 +312,10 @@ pub(super) const TABLE: &[Route<AdminApi>] = &[
             summary: "Let an app's secrets and grants go to its new token host",
             description: "The app's credentials are not sent to a host that differs from the earlier one \
              until this is said. Every replica follows within seconds.",
-            query: &[],
-            body: Body::None,
             answer: (200, "They go there."),
             content: Some(Content::one("TokenHost", examples::TOKEN_HOST)),
             problems: &[(404, "AppNotFound")],
+            ..Doc::PLAIN
         },
     },
     Route {
@@ -358,12 +328,9 @@ pub(super) const TABLE: &[Route<AdminApi>] = &[
             id: "keyring",
             tag: "keyring",
             summary: "The sealing keys, what needs them, and who can open them; never a key",
-            description: "",
-            query: &[],
-            body: Body::None,
             answer: (200, "The keyring."),
             content: Some(Content::one("Keyring", examples::KEYRING)),
-            problems: &[],
+            ..Doc::PLAIN
         },
     },
     Route {
@@ -377,11 +344,9 @@ pub(super) const TABLE: &[Route<AdminApi>] = &[
             tag: "keyring",
             summary: "Rewrap the records of other keys with the primary",
             description: "`GET /admin/v1/keyring` shows how far it is.",
-            query: &[],
-            body: Body::None,
             answer: (202, "It is begun."),
             content: Some(Content::one("Rewrapping", examples::REWRAPPING)),
-            problems: &[],
+            ..Doc::PLAIN
         },
     },
     Route {
@@ -396,11 +361,10 @@ pub(super) const TABLE: &[Route<AdminApi>] = &[
             summary: "Ask whether a sealing key may be promoted now",
             description: "The daemon changes nothing: `tokenward keyring promote` asks and then writes the \
              key's file.",
-            query: &[],
             body: Body::Required(Content::one("SealingKeyNamed", examples::SEALING_KEY_NAMED)),
             answer: (200, "Whether it may, or why not."),
             content: Some(Content::several("SealingKeyVerdict", examples::SEALING_KEY_VERDICT)),
-            problems: &[],
+            ..Doc::PLAIN
         },
     },
     Route {
@@ -415,11 +379,10 @@ pub(super) const TABLE: &[Route<AdminApi>] = &[
             summary: "Ask whether a sealing key may be retired now",
             description: "The daemon changes nothing: `tokenward keyring retire` asks and then removes the \
              key's file.",
-            query: &[],
             body: Body::Required(Content::one("SealingKeyNamed", examples::SEALING_KEY_NAMED)),
             answer: (200, "Whether it may, or why not."),
             content: Some(Content::several("SealingKeyVerdict", examples::SEALING_KEY_VERDICT)),
-            problems: &[],
+            ..Doc::PLAIN
         },
     },
     Route {
@@ -433,11 +396,10 @@ pub(super) const TABLE: &[Route<AdminApi>] = &[
             tag: "callers",
             summary: "A caller's API keys and when each was last used; never a key",
             description: "As the replica that answers has them in force.",
-            query: &[],
-            body: Body::None,
             answer: (200, "The keys."),
             content: Some(Content::one("ApiKeys", examples::API_KEYS)),
             problems: &[(404, "NotFound")],
+            ..Doc::PLAIN
         },
     },
 ];

@@ -18,12 +18,9 @@ pub(super) const TABLE: &[Route<LocalApi>] = &[
             id: "document",
             tag: "document",
             summary: "This document",
-            description: "",
-            query: &[],
-            body: Body::None,
             answer: (200, "This document."),
             content: Some(Content::ANY),
-            problems: &[],
+            ..Doc::PLAIN
         },
     },
     Route {
@@ -41,10 +38,10 @@ pub(super) const TABLE: &[Route<LocalApi>] = &[
              token that still lives is handed out when the refresh fails or takes longer than 3 s. Keep \
              it and ask again near its end; asking for each use is fine too.",
             query: &["scope", "resource", "min_ttl", "connect"],
-            body: Body::None,
             answer: (200, "A token that works now."),
             content: Some(Content::several("Token", examples::TOKEN)),
             problems: &[(404, "ConnectionNotFound"), (409, "NotServed"), (503, "Unavailable")],
+            ..Doc::PLAIN
         },
     },
     Route {
@@ -77,12 +74,10 @@ pub(super) const TABLE: &[Route<LocalApi>] = &[
             id: "explainConnection",
             tag: "connections",
             summary: "A connection with its last tries, and what to do now",
-            description: "",
-            query: &[],
-            body: Body::None,
             answer: (200, "What is known."),
             content: Some(Content::one("Explanation", examples::EXPLANATION)),
             problems: &[(404, "ConnectionNotFound")],
+            ..Doc::PLAIN
         },
     },
     Route {
@@ -95,12 +90,10 @@ pub(super) const TABLE: &[Route<LocalApi>] = &[
             id: "showConnection",
             tag: "connections",
             summary: "A connection; never a token",
-            description: "",
-            query: &[],
-            body: Body::None,
             answer: (200, "The connection."),
             content: Some(Content::one("Connection", examples::CONNECTION)),
             problems: &[(404, "ConnectionNotFound")],
+            ..Doc::PLAIN
         },
     },
     Route {
@@ -116,11 +109,9 @@ pub(super) const TABLE: &[Route<LocalApi>] = &[
             description: "The grant is gone from the store before this answers, and from every replica's memory within \
              a second. Tokens that were handed out work until they end. Needs a rule with `connect = \
              true`.",
-            query: &[],
-            body: Body::None,
             answer: (204, "It is gone."),
-            content: None,
             problems: &[(404, "ConnectionNotFound"), (409, "Paused")],
+            ..Doc::PLAIN
         },
     },
     Route {
@@ -138,10 +129,10 @@ pub(super) const TABLE: &[Route<LocalApi>] = &[
              connections were read counts as two requests. Two lists of a caller are under way at one \
              time; more are 429.",
             query: &["status", "tenant", "cursor"],
-            body: Body::None,
             answer: (200, "A page."),
             content: Some(Content::one("ConnectionPage", examples::CONNECTION_PAGE)),
             problems: &[(404, "AppNotFound")],
+            ..Doc::PLAIN
         },
     },
     Route {
@@ -159,11 +150,11 @@ pub(super) const TABLE: &[Route<LocalApi>] = &[
              confirmation. Needs a rule with `connect = true`, when it is started and still when the user \
              comes back; a name that is not there yet, and `change_account`, need one that covers the \
              name (a `tenant:` rule renews only).",
-            query: &[],
             body: Body::Required(Content::several("NewConnectSession", examples::NEW_CONNECT_SESSION)),
             answer: (201, "The session."),
             content: Some(Content::one("ConnectSession", examples::CONNECT_SESSION)),
             problems: &[(404, "ConnectionNotFound"), (409, "Paused")],
+            ..Doc::PLAIN
         },
     },
     Route {
@@ -176,12 +167,11 @@ pub(super) const TABLE: &[Route<LocalApi>] = &[
             id: "connectSession",
             tag: "connecting",
             summary: "Where a connect session stands",
-            description: "",
             query: &["wait"],
-            body: Body::None,
             answer: (200, "Its state."),
             content: Some(Content::several("ConnectSessionState", examples::CONNECT_SESSION_STATE)),
             problems: &[(404, "SessionNotFound")],
+            ..Doc::PLAIN
         },
     },
     Route {
@@ -195,11 +185,11 @@ pub(super) const TABLE: &[Route<LocalApi>] = &[
             tag: "connecting",
             summary: "Say that the right user came back",
             description: "The confirmation prevents that a link made for one user captures another user's mailbox. With a `return_url`: the product checks that the browser with the `code` is signed in as the user of the session, and sends the code. Without one: name the account that `GET` shows, after a person has checked it. A confirmation may be repeated.",
-            query: &[],
             body: Body::Required(Content::several("Confirmation", examples::CONFIRMATION)),
             answer: (200, "The connection is made."),
             content: Some(Content::one("Confirmed", examples::CONFIRMED)),
             problems: &[(404, "SessionNotFound"), (409, "ConfirmationRejected")],
+            ..Doc::PLAIN
         },
     },
     Route {
@@ -214,7 +204,6 @@ pub(super) const TABLE: &[Route<LocalApi>] = &[
             summary: "Invite a tenant's administrator to approve the app for everyone",
             description: "Most tenants let their administrators alone consent to mail and calendars, so this is \
              usually the first step in a tenant. Only at Entra. Needs a rule with `connect = true`.",
-            query: &[],
             body: Body::Required(Content::several(
                 "NewAdminConsentSession",
                 examples::NEW_ADMIN_CONSENT_SESSION,
@@ -222,6 +211,7 @@ pub(super) const TABLE: &[Route<LocalApi>] = &[
             answer: (201, "The session."),
             content: Some(Content::one("AdminConsentSession", examples::ADMIN_CONSENT_SESSION)),
             problems: &[(404, "AppNotFound"), (503, "LinkUnavailable")],
+            ..Doc::PLAIN
         },
     },
     Route {
@@ -234,12 +224,10 @@ pub(super) const TABLE: &[Route<LocalApi>] = &[
             id: "adminConsentSession",
             tag: "connecting",
             summary: "Where an admin consent session stands",
-            description: "",
-            query: &[],
-            body: Body::None,
             answer: (200, "Its state."),
             content: Some(Content::several("AdminConsentState", examples::ADMIN_CONSENT_STATE)),
             problems: &[(404, "SessionNotFound")],
+            ..Doc::PLAIN
         },
     },
 ];
