@@ -25,8 +25,9 @@ use tokenward::system::{SystemClock, SystemRandom, moved};
 use crate::http_client::{Answer, Browser, request};
 pub(crate) use crate::redis_server::free_port;
 use crate::redis_server::{RedisCluster, RedisServer};
+pub(crate) use crate::setup::CLIENT_ID;
+use crate::setup::config_text::{ConfigText, EVERYTHING, caller};
 
-pub(crate) const CLIENT_ID: &str = "11111111-2222-3333-4444-555555555555";
 /// A canary: only the authority may ever see it.
 pub(crate) const CLIENT_SECRET: &str = "canary-client-secret-7Qf~9xLm2";
 pub(crate) const ALICE: &str = "alice@contoso.example";
@@ -668,67 +669,38 @@ pub(crate) fn write_secret(path: &PathBuf, content: &str) {
 
 fn configuration(plan: &Plan, entra: &Emulator, redis: Option<&str>, public_port: u16) -> String {
     let store = match redis {
-        None if let Some(lines) = &plan.store => format!("[store]\n{lines}\n"),
-        None => "[store]\nkind = \"embedded\"\npath = \"data\"\n".to_owned(),
-        Some(url) => format!("[store]\nkind = \"redis\"\nurl = \"{url}\"\n"),
+        None => plan.store.clone().unwrap_or_else(|| ConfigText::default().store.to_owned()),
+        Some(url) => format!("kind = \"redis\"\nurl = \"{url}\""),
     };
+    let Plan { scopes, app_lines, store_lines, sections, .. } = plan;
     let authority = plan.authority.clone().unwrap_or_else(|| entra.authority("common"));
     let response_mode = if plan.form_post { "form_post" } else { "query" };
-    let credentials = plan.credentials.clone().unwrap_or_else(|| {
-        "[[apps.outlook.credentials]]\nid = \"first\"\nkind = \"secret\"\nfile = \"client-secret\"\n"
-            .to_owned()
-    });
     let tenants = match plan.tenants {
         "" => String::new(),
         tenants => format!("tenants = {tenants}"),
     };
-    let Plan { scopes, app_lines, store_lines, sections, .. } = plan;
-    format!(
-        r#"
-{store}{store_lines}
-[sealing]
-keyring = "keyring"
-[audit]
-path = "audit.jsonl"
-[log]
-level = "debug"
-[listen.public]
-address  = "127.0.0.1:{public_port}"
-base_url = "http://localhost:{public_port}"
-[[listen.local]]
-address = "127.0.0.1:0"
-[[listen.local]]
-unix = "local.sock"
-[[listen.admin]]
-unix = "admin.sock"
-[listen.ops]
-address = "127.0.0.1:0"
-
-[apps.outlook]
-client_id     = "{CLIENT_ID}"
-authority     = "{authority}"
-scopes        = {scopes}
-{tenants}
+    let app = format!(
+        r#"{tenants}
 return_urls   = ["https://app.contoso.example/settings/outlook"]
 response_mode = "{response_mode}"
 support_contact = "help@contoso.example"
-{app_lines}
-{credentials}
-[callers.{SYNC}]
-authenticate = [{{ api_keys = "{SYNC}.keys" }}]
-[[callers.{SYNC}.allow]]
-app         = "outlook"
-connections = ["*"]
-bulk        = true
-scopes      = ["*"]
-connect     = true
-[callers.{READER}]
-authenticate = [{{ api_keys = "{READER}.keys" }}]
-[[callers.{READER}.allow]]
-app         = "outlook"
-connections = ["team-b/*"]
-scopes      = ["Mail.Read"]
-{sections}
-"#
-    )
+{app_lines}"#
+    );
+    let unix = "[[listen.local]]\nunix = \"local.sock\"\n";
+    let team = "connections = [\"team-b/*\"]\nscopes      = [\"Mail.Read\"]\n";
+    let callers =
+        [caller(SYNC, &format!("{SYNC}.keys"), EVERYTHING), caller(READER, &format!("{READER}.keys"), team)];
+    ConfigText {
+        store: &format!("{store}\n{store_lines}"),
+        log_level: "debug",
+        public_port,
+        base_port: public_port,
+        authority: &authority,
+        scopes,
+        app: &app,
+        credentials: plan.credentials.as_deref(),
+        sections: &format!("{unix}{}{sections}", callers.concat()),
+        ..ConfigText::default()
+    }
+    .text()
 }

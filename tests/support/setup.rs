@@ -2,6 +2,9 @@
 
 #![allow(unreachable_pub, missing_docs, reason = "shared by the quickstart and the benches")]
 
+#[path = "config_text.rs"]
+pub mod config_text;
+
 use std::path::Path;
 use std::time::Duration;
 
@@ -12,7 +15,9 @@ use tokenward::domain::time::Clock;
 use tokenward::keyring::files;
 use tokenward::system::{SystemClock, SystemRandom};
 
-pub const CLIENT_ID: &str = "11111111-2222-3333-4444-555555555555";
+pub use self::config_text::CLIENT_ID;
+use self::config_text::ConfigText;
+
 pub const CLIENT_SECRET: &str = "a-secret-only-tokenward-knows";
 
 type Failure = Box<dyn std::error::Error + Send + Sync>;
@@ -33,49 +38,15 @@ pub fn write_configuration(
     std::fs::write(&secret, CLIENT_SECRET)?;
     std::fs::set_permissions(&secret, std::os::unix::fs::PermissionsExt::from_mode(0o600))?;
     let config = folder.join("tokenward.toml");
-    std::fs::write(
-        &config,
-        format!(
-            r#"
-[store]
-kind = "embedded"
-path = "data"
-
-[sealing]
-keyring = "keyring"
-
-[audit]
-path = "audit.jsonl"
-
-[listen.public]
-address  = "127.0.0.1:{public}"
-base_url = "http://localhost:{public}"
-[[listen.local]]
-address = "127.0.0.1:0"
-[[listen.admin]]
-unix = "admin.sock"
-[listen.ops]
-address = "127.0.0.1:0"
-
-[apps.outlook]
-client_id = "{CLIENT_ID}"
-authority = "{authority}"
-scopes    = ["offline_access", "openid", "profile", "User.Read", "Mail.Read"]
-[[apps.outlook.credentials]]
-id   = "first"
-kind = "secret"
-file = "client-secret"
-
-[callers.mail-sync]
-authenticate = [{{ api_keys = "mail-sync.keys" }}]
-[[callers.mail-sync.allow]]
-app         = "outlook"
-connections = ["user-*"]
-scopes      = ["User.Read", "Mail.Read"]
-connect     = true
-"#
-        ),
-    )?;
+    let rule = "connections = [\"user-*\"]\nscopes = [\"User.Read\", \"Mail.Read\"]\nconnect = true\n";
+    let text = ConfigText {
+        public_port: public,
+        base_port: public,
+        authority,
+        sections: &config_text::caller("mail-sync", "mail-sync.keys", rule),
+        ..ConfigText::default()
+    };
+    std::fs::write(&config, text.text())?;
     Ok((config, key))
 }
 

@@ -33,5 +33,7 @@ pub mod redis;
 pub mod run;
 pub mod world;
 
+#[path = "../../support/config_text.rs"]
+mod config_text;
 #[path = "../../support/http.rs"]
 mod http_client;

@@ -21,6 +21,7 @@ use tokenward::system::{SystemClock, SystemRandom};
 
 use crate::acts::{Role, role_of};
 use crate::caller::Client;
+use crate::config_text::{CLIENT_ID, ConfigText, EVERYTHING, caller};
 use crate::daemon::Replica;
 use crate::http_client::{Browser, request, request_unix};
 use crate::ledger::{AuthorityCall, Connected};
@@ -28,7 +29,6 @@ use crate::ports::lasting_port;
 use crate::proxy::Link;
 use crate::redis::{PRIMARY, Redis};
 
-const CLIENT_ID: &str = "11111111-2222-3333-4444-555555555555";
 /// The app's one secret, which the daemons read from a file.
 const CLIENT_SECRET: &str = "soak-client-secret-7Qf~9xLm2";
 const CALLER: &str = "mail-sync";
@@ -411,69 +411,43 @@ struct Places<'a> {
 
 fn configuration(plan: &Plan, places: &Places<'_>, url: &str, authority: SocketAddr) -> String {
     let Places { folder, public, base_port, local, ops } = places;
-    let folder = folder.display();
+    let folder = format!("{}/", folder.display());
     let reuse = match plan.mode {
         Mode::Entra => "safe",
         Mode::Strict => "never",
     };
     let seconds = |duration: Duration| format!("{}s", duration.as_secs());
-    let more = |(name, lines): &(String, String)| {
-        format!("[callers.{name}]\nauthenticate = [{{ api_keys = \"{folder}/{name}.keys\" }}]\n{lines}")
-    };
-    let more_callers: String = plan.more_callers.iter().map(more).collect();
-    format!(
-        r#"
-[store]
-kind = "redis"
-url  = "{url}"
-serve_cached_for = "{serve_cached_for}"
-{store_lines}
-[sealing]
-keyring = "{folder}/keyring"
-[audit]
-path = "audit.jsonl"
-[log]
-level = "info"
-[listen.public]
-address  = "127.0.0.1:{public}"
-base_url = "http://localhost:{base_port}"
-[[listen.local]]
-address = "{local}"
-[[listen.admin]]
-unix = "admin.sock"
-[listen.ops]
-address = "{ops}"
-[limits]
-authority_timeout = "{authority_timeout}"
-lease             = "{lease}"
-caller_wait       = "{caller_wait}"
-
-[apps.outlook]
-client_id   = "{CLIENT_ID}"
-authority   = "http://{authority}/common/v2.0"
-scopes      = ["offline_access", "openid", "profile", "User.Read", "Mail.Read"]
-tenants     = ["*"]
-return_urls = ["https://app.contoso.example/settings/outlook"]
-refresh_token_reuse = "{reuse}"
-[[apps.outlook.credentials]]
-id   = "first"
-kind = "secret"
-file = "{folder}/client-secret"
-[callers.{CALLER}]
-authenticate = [{{ api_keys = "{folder}/callers.keys" }}]
-[[callers.{CALLER}.allow]]
-app         = "outlook"
-connections = ["*"]
-bulk        = true
-scopes      = ["*"]
-connect     = true
-{more_callers}"#,
-        store_lines = plan.store_lines,
-        serve_cached_for = seconds(SERVE_CACHED_FOR),
-        authority_timeout = seconds(AUTHORITY_TIMEOUT),
-        lease = seconds(LEASE),
-        caller_wait = seconds(CALLER_WAIT),
-    )
+    let mut sections = format!(
+        "[limits]\nauthority_timeout = \"{}\"\nlease = \"{}\"\ncaller_wait = \"{}\"\n",
+        seconds(AUTHORITY_TIMEOUT),
+        seconds(LEASE),
+        seconds(CALLER_WAIT)
+    );
+    sections += &caller(CALLER, &format!("{folder}callers.keys"), EVERYTHING);
+    for (name, lines) in &plan.more_callers {
+        let keys = format!("{folder}{name}.keys");
+        sections += &format!("[callers.{name}]\nauthenticate = [{{ api_keys = \"{keys}\" }}]\n{lines}");
+    }
+    ConfigText {
+        store: &format!(
+            "kind = \"redis\"\nurl = \"{url}\"\nserve_cached_for = \"{}\"\n{}",
+            seconds(SERVE_CACHED_FOR),
+            plan.store_lines
+        ),
+        folder: &folder,
+        public_port: *public,
+        base_port: *base_port,
+        local: &local.to_string(),
+        ops: &ops.to_string(),
+        authority: &format!("http://{authority}/common/v2.0"),
+        app: &format!(
+            "tenants = [\"*\"]\nreturn_urls = [\"https://app.contoso.example/settings/outlook\"]\n\
+             refresh_token_reuse = \"{reuse}\""
+        ),
+        sections: &sections,
+        ..ConfigText::default()
+    }
+    .text()
 }
 
 /// Both halves of a run hold on to it.
