@@ -1,25 +1,25 @@
 //! Redis Cluster: which primary has which slot, and how an operation finds the one that has its key.
 //!
-//! Each primary has a [`Link`] of its own, made and kept like the one to a single server: with its own
-//! breaker, so that a node that is down holds up nobody whose key is elsewhere, and with its own count of
-//! what was written over it. That is why this is not the client library's own cluster connection: `WAIT`
-//! answers for what was written over *its* connection, and a connection that was changed beneath us, to a
-//! node that never saw the write, would answer yes.
+//! Each primary has a [`Link`] of its own, made and kept like the link to a single server. A link has its own
+//! breaker, so a node that is down delays no key of another node. It also counts what was written over it:
+//! `WAIT` confirms only what was written over the same connection. The client library's cluster connection
+//! may reconnect beneath us, to a node that never saw the write, and `WAIT` would then say yes. So it is not
+//! used.
 //!
-//! - **Who has what** is asked of all nodes that are known, those of the configuration first of all
-//!   ([`Shared::survey`]). Of those that answer, the one that knows of the latest change counts: Cluster
-//!   numbers its failovers and moves (`cluster_current_epoch`), and a node that was cut off tells of the
-//!   past. Nobody leads us back to it, unless more than half of all answer and none knows better: then
-//!   somebody has made the Cluster anew.
-//! - **When it is asked:** at the start; when a node cannot be reached or says that it is not the one to ask;
-//!   and when a probe ([`Cluster::ping`]) hears of a later change from any primary. `MOVED` corrects one slot
-//!   at once.
+//! - **The map** of slots is asked of all known nodes, starting with those of the configuration
+//!   ([`Shared::survey`]). The answer with the latest change counts: Cluster numbers its failovers and moves
+//!   (`cluster_current_epoch`), and a node that was cut off answers with an old number. An older map is taken
+//!   only if more than half of all nodes answer and none knows a later one: then somebody has made the
+//!   Cluster anew.
+//! - **When it is asked:** at the start; if a node cannot be reached or says that it does not have the key;
+//!   and if a probe ([`Cluster::ping`]) hears of a later change from a primary. `MOVED` corrects one slot at
+//!   once.
 //! - **While a slot is moved**, `ASK` sends one operation on, with `ASKING` before each command. A script
-//!   whose keys are not all on one side yet is told `TRYAGAIN`, and tries again within its time.
-//! - **Reads go to primaries alone:** only one that says it is one is talked to, and a replica answers
-//!   `MOVED` to whoever has not said `READONLY`.
+//!   whose keys are partly moved gets `TRYAGAIN`, and is tried again within its time.
+//! - **Reads go to primaries alone:** a link is made only to a node that says it is a primary, and a replica
+//!   answers `MOVED` to a client that has not sent `READONLY`.
 //!
-//! Whether what answers is the store that it was: [`super::cluster_identity`].
+//! [`super::cluster_identity`] checks that the Cluster still is the same store.
 
 pub(super) mod answers;
 mod operation;
@@ -57,12 +57,12 @@ use crate::store::keyspace::SLOTS;
 #[derive(Clone)]
 pub(super) struct Cluster(pub(super) Arc<Shared>);
 
-/// How far this process is with the store's name.
+/// This process's knowledge of the store's name.
 #[derive(Default)]
 pub(super) struct Naming {
-    /// The one attempt to learn it, or to give it.
+    /// The running attempt to learn the name or to give one.
     pub(super) attempt: Mutex<Option<Flight<Result<(), String>>>>,
-    /// It was seen that every slot was given it.
+    /// True if every slot was seen to have the name.
     pub(super) is_whole: AtomicBool,
 }
 
@@ -75,7 +75,7 @@ pub(super) struct Shared {
     pub(super) identity: Identity,
     pub(super) naming: Naming,
     seeds: Vec<Place>,
-    /// Counts how often the primaries became others.
+    /// Counts the changes of the set of primaries.
     changed: watch::Sender<u64>,
     /// Never held across an await.
     state: Mutex<State>,
@@ -84,17 +84,17 @@ pub(super) struct Shared {
 #[derive(Default)]
 struct State {
     map: Option<Map>,
-    /// Every node that there is a link to, the ones that only moves lead to included.
+    /// All nodes with a link, including those that were only named by a redirect.
     nodes: Vec<Arc<Node>>,
     survey: Option<Flight<Result<(), String>>>,
-    /// When all were asked last, and with what outcome.
+    /// When the last survey ended, and its outcome.
     surveyed: Option<(Duration, Result<(), String>)>,
-    /// Whose turn it is to be listened to.
+    /// The next primary to subscribe at, round robin.
     turn: usize,
     closed: bool,
 }
 
-/// Who has what.
+/// The owner of each slot.
 struct Map {
     epoch: u64,
     owners: Vec<Option<Arc<Node>>>,
@@ -136,20 +136,20 @@ impl Cluster {
         }))
     }
 
-    /// Makes the next operations connect anew.
+    /// Makes the next operations reconnect.
     pub(super) fn renew(&self) {
         for node in &self.0.lock().nodes {
             node.link.renew();
         }
     }
 
-    /// Sees to it that each connection goes by what the files hold now.
+    /// Applies changed files to the connections.
     pub(super) async fn keep_up(&self) {
         let nodes = self.0.lock().nodes.clone();
         join_all(nodes.iter().map(|node| node.link.keep_up())).await;
     }
 
-    /// Makes the next operations connect anew, and whatever failed before holds up nothing.
+    /// Makes the next operations reconnect, and forgets earlier failures.
     pub(super) fn retry(&self) {
         let mut state = self.0.lock();
         state.surveyed = None;
@@ -167,8 +167,8 @@ impl Cluster {
         }
     }
 
-    /// Runs an operation on keys of one slot, where it is, within its time. Also says whether the answer to a
-    /// try was lost.
+    /// Runs an operation at the owner of `slot`, within its time. Also returns whether the answer to a try
+    /// was lost.
     pub(super) async fn run<T, F>(
         &self,
         doing: &'static str,
@@ -186,8 +186,8 @@ impl Cluster {
         .await
     }
 
-    /// Groups slots by who has them now: each group is a list of places within `slots`. What is grouped
-    /// wrongly, because it was moved since, fails and has to be asked for one by one.
+    /// Groups slots by their owner; each group has indexes into `slots`. If a slot was moved since, its group
+    /// fails and must be asked for slot by slot.
     pub(super) async fn groups(
         &self,
         doing: &'static str,
@@ -197,7 +197,7 @@ impl Cluster {
         within(limit, &*self.0.clock, doing, async { self.0.groups(doing, slots).await }).await
     }
 
-    /// Answers once every primary serves, and no node knows of a later change than we do.
+    /// Succeeds if every primary serves and none knows a later change than we do.
     pub(super) async fn ping(&self, doing: &'static str) -> Result<(), StoreError> {
         let limit = self.0.config.operation_timeout;
         within(limit, &*self.0.clock, doing, async {
@@ -228,21 +228,21 @@ impl Cluster {
         .await
     }
 
-    /// What is at risk at each primary, looked at where that is long ago.
+    /// Returns the risks at each primary, checked again if the last check is old.
     pub(super) async fn look_at_risks(&self) -> Vec<(String, Risks)> {
         let Ok((_, primaries)) = self.0.primaries().await else { return Vec::new() };
         join_all(primaries.iter().map(|node| node.link.look_at_risks())).await;
         primaries.iter().map(|node| node.link.risks()).collect()
     }
 
-    /// The latest change that is known of, and a slot of each primary, in order.
+    /// Returns the latest known change, and one slot of each primary, in order.
     pub(super) async fn nodes(&self, doing: &'static str) -> Result<(u64, Vec<u16>), StoreError> {
         let slots = self.sample().await.map_err(|cause| StoreError::Unavailable { doing, cause })?;
         let epoch = self.0.lock().map.as_ref().map_or(0, |map| map.epoch);
         Ok((epoch, slots))
     }
 
-    /// One slot of each primary.
+    /// Returns one slot of each primary.
     pub(super) async fn sample(&self) -> Result<Vec<u16>, String> {
         self.0.mapped().await?;
         let state = self.0.lock();
@@ -260,9 +260,9 @@ impl Cluster {
         Ok(slots)
     }
 
-    /// A connection that hears what is told on a channel: every node tells everyone, so any will do that
-    /// answers. And what says that it may hear nothing any more, though it is up: its node is connected to
-    /// anew, or the primaries are others.
+    /// Subscribes to a channel, at any primary that answers, since every node passes messages on to all. The
+    /// subscription also ends if its node is reconnected to or the set of primaries changes: it may then miss
+    /// messages although it is up.
     pub(super) async fn listen(&self, channel: &str) -> Result<Subscription, String> {
         self.0.mapped().await?;
         let mut changed = self.0.changed.subscribe();

@@ -1,23 +1,22 @@
 //! The connection to Redis, and how it comes back.
 //!
-//! One multiplexed connection serves everyone. When it breaks, or the server behind it says that it is not
-//! the one to talk to any more, it is put aside and another one is made: found anew, authenticated with the
-//! secrets as they are then, and used only once the server says that it is the master. Operations under way
-//! on the old one keep it until they end.
+//! One multiplexed connection serves all operations. If it breaks, or its server says that it is no longer
+//! the master, it is put aside and another one is made: the master is found again, the present secrets are
+//! used, and the server must say that it is the master. Running operations keep the old connection until they
+//! end.
 //!
-//! - One attempt at a time, in a task of its own: a caller that goes away does not take it along, and those
-//!   who need a connection wait for the same one.
-//! - Nobody waits longer than one operation may take, and hardly at all once an attempt has failed: from then
-//!   on the server counts as down, those who come wait a moment for the attempt under way, and after each
-//!   failed one there is a pause, longer each time and with jitter, in which everyone is refused at once with
-//!   the attempt's cause.
-//! - Nothing tries in the background: the next operation after the pause does, and the readiness probe is
-//!   one.
-//! - A connection that is up is kept up with the files of [`super::access`]: [`Link::keep_up`].
+//! - One attempt runs at a time, in a task of its own. A caller that gives up does not end it, and all that
+//!   need a connection wait for the same attempt.
+//! - An operation waits for at most its own time. After a failed attempt the server counts as down: an
+//!   operation then waits only a moment for the running attempt. Between attempts there is a pause, longer
+//!   each time and with jitter; during it all operations fail at once with the attempt's cause.
+//! - No attempt is made in the background: the next operation after the pause makes it. The readiness probe
+//!   is such an operation.
+//! - A connection that is up follows the files of [`super::access`]: [`Link::keep_up`].
 //!
-//! [`Shared::discover`] says where the master is now. With Sentinel that can change while the connection is
-//! up and its server sees nothing of it, having been cut off from all but us: [`Link::follow`] asks. In a
-//! Cluster each primary has a link of its own, and who owns which slot is known above: [`super::cluster`].
+//! [`Shared::discover`] finds the master. With Sentinel the master can change while the connection is up, if
+//! its server is cut off from all but us: [`Link::follow`] asks the sentinels. In a Cluster each primary has
+//! a link of its own, and [`super::cluster`] knows the owner of each slot.
 
 mod making;
 mod upkeep;
@@ -41,14 +40,14 @@ use crate::domain::task::Tasks;
 use crate::domain::time::Clock;
 use crate::flight::{Flight, Landing};
 
-/// The pause after failed attempts: short enough that nobody notices a restart of Redis for
-/// long, long enough that a thousand replicas do not keep it down.
+/// Pause after failed attempts: short enough that a restart of Redis is over soon, long enough that a
+/// thousand replicas do not keep it down.
 const PAUSE: Backoff = Backoff { first: Duration::from_millis(50), longest: Duration::from_secs(1) };
-/// How long an operation waits for an attempt while the server counts as down. A local server that is back is
-/// connected to within this; for one farther away the attempt goes on, and the next operation finds it done.
+/// An operation's wait for an attempt while the server counts as down. A local server that is back is
+/// connected to within this; for a farther one the attempt continues, and the next operation finds it done.
 const PATIENCE_WHILE_DOWN: Duration = Duration::from_millis(100);
-/// A connection this young is not put aside because of the server's state: it was judged a moment ago, and a
-/// server that refuses writes for lack of replicas would otherwise be reconnected to with every one of them.
+/// A connection this young is not put aside because of its server's state, which was checked a moment ago.
+/// Otherwise a server that refuses writes for lack of replicas would be reconnected to with each of them.
 const YOUNG: Duration = Duration::from_millis(500);
 
 #[derive(Default)]
@@ -56,14 +55,14 @@ struct State {
     live: Option<Arc<Live>>,
     attempt: Option<Flight<Result<Arc<Live>, String>>>,
     failures: u32,
-    /// The latest failover that was heard of.
+    /// The latest known failover.
     epoch: u64,
-    /// After a failed attempt: its cause, and when the next one may be made.
+    /// After a failed attempt: its cause, and when the next attempt may begin.
     pause: Option<(String, Duration)>,
     /// Another connection is being made beside the one in use.
     replacing: bool,
     closed: bool,
-    /// What is at risk at the server, when that was looked at, and over which connection.
+    /// The risks at the server; when they were checked, and over which connection.
     risks: Risks,
     looked: Option<(Duration, u64)>,
 }
@@ -71,16 +70,16 @@ struct State {
 struct Shared {
     config: RedisConfig,
     access: Arc<Access>,
-    /// By which this server is known to [`Access`].
+    /// The server's name in [`Access`].
     name: String,
     clock: Arc<dyn Clock>,
     random: Arc<dyn Random>,
     tasks: Arc<dyn Tasks>,
-    /// None where this is one node of several, and its name is not all that counts.
+    /// None for one node of several, whose name alone does not identify the store.
     identity: Option<Identity>,
-    /// Counts the connections made, for those who must know of each.
+    /// Counts the connections made.
     made: watch::Sender<u64>,
-    /// Counts how often the connection in use was authenticated anew or replaced by another one to the same
+    /// Counts how often the connection in use was authenticated again, or replaced by another one to the same
     /// server.
     renewed: watch::Sender<u64>,
     /// Never held across an await.
@@ -116,7 +115,7 @@ impl Link {
         &*self.0.clock
     }
 
-    /// The connection, made when there is none. The caller bounds how long it waits.
+    /// Returns the connection, made if there is none. The caller limits the wait.
     pub(super) async fn acquire(&self) -> Result<Arc<Live>, String> {
         let (attempt, down) = {
             let mut state = self.0.lock();
@@ -150,7 +149,7 @@ impl Link {
         }
     }
 
-    /// Puts a connection aside, if it is still the one in use; false when it stays.
+    /// Puts a connection aside if it is the one in use. Returns false if it stays.
     pub(super) fn discard(&self, live: &Arc<Live>, verdict: Verdict, cause: &str) -> bool {
         let mut state = self.0.lock();
         if !state.live.as_ref().is_some_and(|current| Arc::ptr_eq(current, live)) {
@@ -169,7 +168,7 @@ impl Link {
         self.0.user()
     }
 
-    /// Puts the connection in use aside: the next operation makes one with the secrets as they are then.
+    /// Puts the connection in use aside: the next operation makes one with the secrets of then.
     pub(super) fn renew(&self) {
         self.0.lock().live = None;
     }
@@ -178,7 +177,7 @@ impl Link {
         self.0.identity.as_ref()
     }
 
-    /// Whether the server still is the store that was there before.
+    /// Checks that the server still is the same store.
     pub(super) async fn check_identity(
         &self,
         commands: &mut Commands,
@@ -191,13 +190,13 @@ impl Link {
         self.0.made.subscribe()
     }
 
-    /// Changes when the connection in use was authenticated anew or replaced by another one to the same
+    /// Changes when the connection in use was authenticated again, or replaced by another one to the same
     /// server.
     pub(super) fn renewed(&self) -> watch::Receiver<u64> {
         self.0.renewed.subscribe()
     }
 
-    /// A connection of its own that hears what is told on a channel.
+    /// Makes a connection of its own that is subscribed to a channel.
     pub(super) async fn subscribe(&self, channel: &str) -> Result<::redis::aio::PubSub, String> {
         if self.0.lock().closed {
             return Err("the store is closed".to_owned());
@@ -210,7 +209,7 @@ impl Link {
         }
     }
 
-    /// Puts the connection in use aside, and whatever failed before holds up no attempt.
+    /// Puts the connection in use aside, and forgets earlier failures.
     pub(super) fn retry(&self) {
         let mut state = self.0.lock();
         state.live = None;
@@ -260,7 +259,7 @@ impl Shared {
                         tracing::warn!(cause, "Redis cannot be reached");
                     }
                     state.failures = state.failures.saturating_add(1);
-                    // From a half to all of it.
+                    // A random part of it, at least half.
                     let pause = jittered(PAUSE.after(state.failures) / 2, 1.0, &*self.random);
                     state.pause = Some((cause.clone(), self.clock.monotonic().saturating_add(pause)));
                 }
@@ -269,8 +268,8 @@ impl Shared {
         landing.land(outcome);
     }
 
-    /// Connects. The first failure of an outage may be none: what ended the connection before may have ended
-    /// this one while it was made. So where it comes at once, it is tried once more.
+    /// Connects. The first failure of an outage may not mean that the server is down: what ended the last
+    /// connection may have ended this one too. So an immediate first failure is tried once more.
     async fn connect_once_more(&self) -> Result<Live, String> {
         let began = self.clock.monotonic();
         let is_first = self.lock().failures == 0;

@@ -1,4 +1,4 @@
-//! The answers of a node about the Cluster, read.
+//! Reads a node's answers about the Cluster.
 
 use std::collections::HashMap;
 
@@ -6,18 +6,18 @@ use ::redis::{ErrorKind, RedisError, ServerErrorKind, Value};
 
 use crate::store::redis::sentinel::Place;
 
-/// Where a node sends us.
+/// The place that a node names instead of itself.
 pub(in crate::store::redis) enum Redirect {
     /// The slot has another owner.
     Moved(Place),
-    /// The key is, or will be, at the slot's next owner.
+    /// The slot is being moved, and its next owner has the key or will have it.
     Ask(Place),
-    /// Some of the keys are here and some there.
+    /// Some of the keys were moved already, and some were not.
     TryAgain,
 }
 
-/// Where an error sends an operation on `slot` that was refused at `from`. An error about another slot is
-/// none of it: it comes from a pipeline that has to be taken apart.
+/// Returns where an error sends an operation on `slot` that was sent to `from`. An error about another slot
+/// gives `None`: it comes from a pipeline that must be split.
 pub(in crate::store::redis) fn redirect(error: &RedisError, slot: u16, from: &Place) -> Option<Redirect> {
     if error.kind() == ErrorKind::Server(ServerErrorKind::TryAgain) {
         return Some(Redirect::TryAgain);
@@ -25,7 +25,7 @@ pub(in crate::store::redis) fn redirect(error: &RedisError, slot: u16, from: &Pl
     let (address, _) = error.redirect_node().filter(|(_, of)| *of == slot)?;
     let (host, port) = address.rsplit_once(':')?;
     let host = match host.trim_matches(['[', ']']) {
-        // It does not know its own address, or is told not to say it: what we used for it will do.
+        // The node does not know its own address, or must not tell it: it means the one that we used.
         "" | "?" => from.host.clone(),
         host => host.to_owned(),
     };
@@ -36,14 +36,14 @@ pub(in crate::store::redis) fn redirect(error: &RedisError, slot: u16, from: &Pl
     })
 }
 
-/// From the answer to `CLUSTER INFO`: the latest change that the node knows of, and whether it serves.
+/// Reads `CLUSTER INFO`: the latest change that the node knows, and whether it serves.
 pub(in crate::store::redis) fn standing(info: &str) -> (u64, bool) {
     let fields: HashMap<&str, &str> = info.lines().filter_map(|line| line.trim().split_once(':')).collect();
     let epoch = fields.get("cluster_current_epoch").and_then(|epoch| epoch.parse().ok()).unwrap_or(0);
     (epoch, fields.get("cluster_state").is_some_and(|state| *state == "ok"))
 }
 
-/// From the answer to `CLUSTER SLOTS`: the ranges of slots, and the primary of each.
+/// Reads `CLUSTER SLOTS`: the ranges of slots, and the primary of each.
 pub(in crate::store::redis) fn ranges(slots: &Value, asked: &str) -> Option<Vec<(u16, u16, Place)>> {
     let Value::Array(rows) = slots else { return None };
     let number = |value: &Value| match value {

@@ -1,4 +1,4 @@
-//! One operation: connected to the node that has its key, and sent on from there.
+//! One operation: it is sent to the owner of its slot, and follows redirects from there.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,13 +12,13 @@ use crate::store::redis::commands::{Commands, check_master};
 use crate::store::redis::failure::{TRIES, Verdict, describe, failure};
 use crate::store::redis::live::Live;
 
-/// How often one operation is sent on. A failover and a move at the same moment need three.
+/// Most tries of one operation. A failover and a move at the same moment need three.
 const MOST_TRIES: u32 = 5;
-/// Between two tries of a script whose keys are being moved: that takes milliseconds for one slot.
+/// Time between two tries of a script whose keys are being moved; one slot takes milliseconds.
 const TRY_AGAIN: Duration = Duration::from_millis(20);
 
 impl Shared {
-    /// Runs an operation, sent on as often as the nodes say so, and again if its answer was lost.
+    /// Runs an operation, follows redirects, and tries again if an answer was lost.
     pub(in crate::store::redis) async fn try_nodes<T, F>(
         self: &Arc<Self>,
         doing: &'static str,
@@ -35,7 +35,7 @@ impl Shared {
             tries += 1;
             let live = match self.acquire(&node).await {
                 Ok(live) => live,
-                // Perhaps another one has taken its place.
+                // A replica may have taken its place.
                 Err(cause) => match self.successor(slot, &node).await {
                     Some(next) if tries < MOST_TRIES => {
                         (node, asking) = (next, false);
@@ -62,8 +62,7 @@ impl Shared {
                 }
                 Some(Redirect::TryAgain) => {
                     self.clock.sleep(TRY_AGAIN).await;
-                    // How often is bounded by the operation's time alone, being sent to the next owner each
-                    // time included.
+                    // Only the operation's time limits these tries, including the redirects in each.
                     tries = 0;
                     (node, asking) = (self.owner(slot).await.map_err(unavailable)?, false);
                     continue;
@@ -92,9 +91,8 @@ impl Shared {
         }
     }
 
-    /// The connection to a node, for half of an operation's time at the most: the other half is for finding
-    /// who has taken the place of one that is silent. The attempt goes on, and whoever comes next finds it
-    /// done.
+    /// Returns the connection to a node within half of an operation's time. The other half is for finding the
+    /// successor of a silent node. The attempt continues, and a later operation finds it done.
     async fn acquire(&self, node: &Node) -> Result<Arc<Live>, String> {
         let limit = self.config.operation_timeout / 2;
         tokio::select! {
@@ -106,7 +104,7 @@ impl Shared {
         }
     }
 
-    /// Looks at one primary; the latest change that it knows of.
+    /// Checks one primary, and returns the latest change that it knows.
     pub(super) async fn look(&self, node: &Arc<Node>) -> Result<u64, String> {
         let live = self.acquire(node).await?;
         let mut commands = live.commands();

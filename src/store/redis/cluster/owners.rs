@@ -1,4 +1,4 @@
-//! The owner of each slot, by the map of now.
+//! The owner of each slot, according to the present map.
 
 use std::sync::Arc;
 
@@ -9,12 +9,12 @@ use crate::store::redis::connection::Link;
 use crate::store::redis::sentinel::Place;
 
 impl Shared {
-    /// Sees to it that there is a map.
+    /// Makes a survey if there is no map yet.
     pub(super) async fn mapped(self: &Arc<Self>) -> Result<(), String> {
         if self.lock().map.is_some() { Ok(()) } else { self.refresh().await }
     }
 
-    /// Every primary, and the latest change that was heard of. An error when some slot has none.
+    /// Returns all primaries and the latest known change. Fails if a slot has no owner.
     pub(super) async fn primaries(self: &Arc<Self>) -> Result<(u64, Vec<Arc<Node>>), String> {
         self.mapped().await?;
         let find = || {
@@ -61,10 +61,10 @@ impl Shared {
         Ok(groups.into_iter().map(|(_, group)| group).collect())
     }
 
-    /// Who has a slot instead of this node, if anybody does.
+    /// Returns the owner of a slot if it is another node than `node`.
     pub(super) async fn successor(self: &Arc<Self>, slot: u16, node: &Arc<Node>) -> Option<Arc<Node>> {
         let other = |owner: Arc<Node>| (!Arc::ptr_eq(&owner, node)).then_some(owner);
-        // Somebody may have found out already.
+        // Another operation may have made the survey already.
         if let Some(owner) = self.owner(slot).await.ok().and_then(other) {
             return Some(owner);
         }
@@ -72,7 +72,7 @@ impl Shared {
         self.owner(slot).await.ok().and_then(other)
     }
 
-    /// The node at a place, which may be one that has no slot yet.
+    /// Returns the node at a place; it may have no slot yet.
     pub(super) fn node(&self, place: Place) -> Result<Arc<Node>, String> {
         let mut state = self.lock();
         if state.closed {
@@ -94,7 +94,7 @@ impl Shared {
         node
     }
 
-    /// One slot has another owner.
+    /// Changes the owner of one slot.
     pub(super) fn moved(&self, slot: u16, place: Place) -> Result<Arc<Node>, String> {
         let node = self.node(place)?;
         if let Some(map) = &mut self.lock().map {

@@ -1,4 +1,4 @@
-//! Asking all nodes who has what, and taking up the latest answer.
+//! The survey: all nodes are asked for the map of slots, and the latest map is taken.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,13 +17,12 @@ use crate::store::redis::sentinel::Place;
 use crate::store::redis::tls::RedisTls;
 use crate::store::redis::wire::dial;
 
-/// For so long after all were asked nobody is asked again: each operation that fails in an outage would.
+/// No survey begins so soon after another: in an outage every failing operation would begin one.
 const SURVEY_PAUSE: Duration = Duration::from_millis(100);
-/// How long an operation waits for the nodes' word once they gave none: see `PATIENCE_WHILE_DOWN` of the
-/// connection.
+/// Wait for a survey after one has failed; see `PATIENCE_WHILE_DOWN` of the connection.
 const PATIENCE_WHILE_DOWN: Duration = Duration::from_millis(100);
 
-/// What a node says of the Cluster.
+/// One node's view of the Cluster.
 struct View {
     epoch: u64,
     serves: bool,
@@ -31,8 +30,7 @@ struct View {
 }
 
 impl Shared {
-    /// Asks all nodes who has what, unless that was done a moment ago. One attempt at a time, in a task of
-    /// its own.
+    /// Makes a survey, unless one ended a moment ago. One runs at a time, in a task of its own.
     pub(super) async fn refresh(self: &Arc<Self>) -> Result<(), String> {
         let (survey, failed) = {
             let mut state = self.lock();
@@ -80,8 +78,7 @@ impl Shared {
         state.surveyed = Some((self.clock.monotonic(), outcome));
     }
 
-    /// Asks everyone who is known, all at once, until more than half agree on the latest change or all have
-    /// answered.
+    /// Asks all known nodes at once, until more than half agree on the latest change or all have answered.
     async fn survey(&self) -> Result<(), String> {
         let places = {
             let state = self.lock();
@@ -93,7 +90,7 @@ impl Shared {
             }
             places
         };
-        // So that an operation that has to ask first still ends within its time.
+        // An operation that needs a survey first still ends within its time.
         let limit = self.config.connect_timeout.min(self.config.operation_timeout / 2);
         let asked = places.iter().map(|place| async move {
             tokio::select! {
@@ -129,7 +126,7 @@ impl Shared {
         self.learn(&view, most)
     }
 
-    /// Takes up what a node says, unless it is of the past.
+    /// Takes a node's view as the map, unless it is outdated.
     fn learn(&self, view: &View, is_most: bool) -> Result<(), String> {
         let mut state = self.lock();
         if state.closed {
@@ -175,7 +172,7 @@ impl Shared {
 
     /// Asks one node, over a connection that ends with its answer.
     async fn ask(&self, place: &Place) -> Result<View, String> {
-        // Some are asked once and never again: their word is not kept.
+        // Some nodes are asked only once, so what they say of our files is not recorded.
         self.access.by_tls(None, |tls| self.ask_with(tls, place)).await
     }
 

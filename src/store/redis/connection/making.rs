@@ -1,4 +1,4 @@
-//! How a connection is made: the master found, entered with the secrets of now, and greeted.
+//! Makes a connection: finds the master, authenticates with the present secrets, and checks the server.
 
 use parking_lot::Mutex;
 use std::sync::Arc;
@@ -21,7 +21,7 @@ use crate::store::redis::tls::RedisTls;
 use crate::store::redis::wire::{Wire, dial};
 
 impl Shared {
-    /// Connects to the first master there is.
+    /// Connects to the first place that is a master.
     pub(super) async fn connect(&self) -> Result<Live, String> {
         let limit = self.config.connect_timeout;
         let mut causes = Vec::new();
@@ -40,8 +40,8 @@ impl Shared {
         Err(causes.join("; "))
     }
 
-    /// Where the master is; several places when there is doubt, to be tried in this order. Bounded by the
-    /// sentinels' own time.
+    /// Returns the master's place; several, in the order to try, if that is uncertain. The sentinels' own
+    /// time limits it.
     async fn discover(&self) -> Result<Vec<Place>, String> {
         let sentinels = match &self.config.location {
             Location::Server { host, port } => {
@@ -52,8 +52,8 @@ impl Shared {
         };
         let known = self.lock().epoch;
         let survey = survey(&self.access, sentinels, known, &*self.clock).await?;
-        // Who was cut off together with an old primary would lead us back to it. But if more than half of all
-        // say so, an operator has set them up anew, and their count with them.
+        // Sentinels that were cut off together with an old primary would lead us back to it. But if more than
+        // half of all say so, an operator has set them up again, and their count began anew.
         if !survey.agreed && survey.primaries.iter().any(|place| place.epoch < known) {
             return Err("too few sentinels agree, and those know less than was known before".to_owned());
         }
@@ -75,14 +75,14 @@ impl Shared {
             tls,
             _alive: alive,
         };
-        // One that runs none is connected to all the same: what it holds can be read.
+        // A server that runs no scripts is connected to all the same: its records can be read.
         let _is_remembered =
             live.look_at_scripts(self.user()).await.map_err(|error| describe(&error, self.user()))?;
         Ok(live)
     }
 
     pub(super) async fn subscribe(&self, channel: &str) -> Result<::redis::aio::PubSub, String> {
-        // Where the commands go: what is told elsewhere is nobody's business here.
+        // Messages count only if they come from the server that gets the commands.
         let place = self.lock().live.as_ref().map(|live| live.place.clone());
         let place = place.ok_or_else(|| "there is no connection for commands".to_owned())?;
         self.access.by_tls(Some(&self.name), |tls| self.subscribe_at(&place, tls, channel)).await
@@ -96,14 +96,14 @@ impl Shared {
     ) -> Result<::redis::aio::PubSub, String> {
         let (wire, _) = self.enter(place, tls.as_deref()).await?;
         let words = |error: RedisError| describe(&error, self.user());
-        // Everything was said where refusals can be told apart.
+        // Nothing is left to send: `enter` has authenticated, where refusals can be told apart.
         let info = RedisConnectionInfo::default().set_skip_set_lib_name();
         let mut subscription = ::redis::aio::PubSub::new(&info, wire).await.map_err(words)?;
         subscription.subscribe(channel).await.map_err(words)?;
         Ok(subscription)
     }
 
-    /// A connection over which anything may be said.
+    /// Opens an authenticated connection.
     async fn enter(
         &self,
         place: &Place,
@@ -117,14 +117,14 @@ impl Shared {
         Ok((wire, password))
     }
 
-    /// Says who we are, and asks who it is.
+    /// Names the connection, and checks that the server is the master of the same store.
     async fn greet(
         &self,
         wire: Box<dyn Wire>,
     ) -> Result<(MultiplexedConnection, oneshot::Sender<()>), String> {
         let words = |error: RedisError| describe(&error, self.user());
         let settings = AsyncConnectionConfig::new().set_response_timeout(Some(self.config.response_timeout));
-        // Everything is said below, where refusals can be told apart.
+        // The database and the name are sent below, where refusals can be told apart.
         let info = RedisConnectionInfo::default().set_skip_set_lib_name();
         let (connection, driver) =
             MultiplexedConnection::new_with_config(&info, wire, settings).await.map_err(words)?;
@@ -133,7 +133,7 @@ impl Shared {
         self.tasks.spawn(
             "driving the connection to Redis",
             Box::pin(async move {
-                // Without the second one a peer that vanished would keep the task: it waits for answers.
+                // The driver alone would wait for ever for the answers of a peer that vanished.
                 tokio::select! {
                     () = driver => {}
                     _dropped = ended => {}

@@ -1,4 +1,4 @@
-//! The connection in use, kept up with the files and the sentinels, and looked at.
+//! Upkeep of the connection in use: it follows changed files and the sentinels, and its server is checked.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,7 +12,7 @@ use crate::store::redis::sentinel::survey;
 use crate::store::redis::tls::RedisTls;
 
 impl Link {
-    /// Looks at what else Redis must be, where the last look is long ago or was at another connection.
+    /// Checks what else Redis must be, if the last check is old or was over another connection.
     pub(in crate::store::redis) async fn look_at_risks(&self) {
         let (live, now) = (self.0.lock().live.clone(), self.0.clock.monotonic());
         let Some(live) = live else { return };
@@ -32,13 +32,13 @@ impl Link {
         }
     }
 
-    /// What was found then, and at which server.
+    /// Returns the server's name and what that check found.
     pub(in crate::store::redis) fn risks(&self) -> (String, Risks) {
         (self.0.name.clone(), self.0.lock().risks.clone())
     }
 
-    /// Asks the sentinels, if there are any, whether the connection in use is to the primary they name, and
-    /// puts it aside if it is not: true then. Sentinels that say nothing change nothing.
+    /// Asks the sentinels, if there are any, for the primary. Puts the connection in use aside if it leads
+    /// elsewhere, and returns true then. Without an answer nothing changes.
     pub(in crate::store::redis) async fn follow(&self) -> bool {
         let Location::Sentinels(sentinels) = &self.0.config.location else { return false };
         let Some(live) = self.0.lock().live.clone() else { return false };
@@ -57,8 +57,8 @@ impl Link {
         true
     }
 
-    /// Sees to it that the connection in use, if there is one, goes by what the files hold now. What is
-    /// refused leaves it as it is.
+    /// Applies changed files to the connection in use. If the server refuses them, the connection stays as it
+    /// is.
     pub(in crate::store::redis) async fn keep_up(&self) {
         let Some(live) = self.0.lock().live.clone() else { return };
         let Shared { access, name, .. } = &*self.0;
@@ -91,8 +91,8 @@ impl Link {
 }
 
 impl Shared {
-    /// Makes a connection beside one that is in use, to the same server and with other files of TLS, and puts
-    /// it in its place. What is under way ends on the old one. If it cannot be made the old one stays.
+    /// Makes a connection to the same server with other TLS files, and puts it in the place of `old`. Running
+    /// operations end on the old one. If the new one cannot be made, the old one stays.
     async fn replace(self: Arc<Self>, old: Arc<Live>, with: Arc<RedisTls>) {
         let limit = self.config.connect_timeout;
         let made = tokio::select! {
