@@ -35,13 +35,6 @@ pub(super) async fn read(body: Body) -> Result<Bytes, Problem> {
 pub(super) fn parse<T: DeserializeOwned>(bytes: &Bytes) -> Result<T, Problem> {
     // serde_json's message may quote what came, so only its place is passed on.
     serde_json::from_slice::<Members<T>>(bytes).map(|members| members.0).map_err(|error| {
-        // The name of a member that is missing is one of ours.
-        let text = error.to_string();
-        let missing =
-            ["app", "connection"].into_iter().find(|name| text.contains(&format!("missing field `{name}`")));
-        if let Some(name) = missing {
-            return Problem::invalid(name, "is missing");
-        }
         let what = match error.classify() {
             serde_json::error::Category::Data => "has a member that is missing, unknown or of the wrong type",
             _ => "is not JSON",
@@ -110,8 +103,10 @@ pub(super) fn revocation(bytes: Bytes, now: Timestamp) -> Result<AskedRevocation
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct SessionBody {
-    app: String,
-    connection: String,
+    #[serde(default, deserialize_with = "present")]
+    app: Option<String>,
+    #[serde(default, deserialize_with = "present")]
+    connection: Option<String>,
     scopes: Option<Words>,
     account: Option<Members<NamedAccount>>,
     #[serde(default)]
@@ -133,10 +128,10 @@ enum Words {
 /// A new connect session.
 pub(super) fn new_session(bytes: Bytes) -> Result<(ConnectionKey, NewSession), Problem> {
     let body: SessionBody = parse(&bytes)?;
+    let (app, connection) = (required("app", body.app)?, required("connection", body.connection)?);
     let key = ConnectionKey {
-        app: app_name(&body.app)?,
-        connection: ConnectionName::parse(&body.connection)
-            .map_err(|invalid| Problem::invalid("connection", invalid.to_string()))?,
+        app: app_name(&app)?,
+        connection: ConnectionName::parse(&connection).map_err(Problem::no_connection)?,
     };
     let session = NewSession {
         scopes: body.scopes.map(|scopes| match scopes {
@@ -151,6 +146,15 @@ pub(super) fn new_session(bytes: Bytes) -> Result<(ConnectionKey, NewSession), P
         return_url: body.return_url,
     };
     Ok((key, session))
+}
+
+/// Reads a member that is required. A missing one is told by its name, one of another type by its place.
+fn present<'de, D: Deserializer<'de>>(member: D) -> Result<Option<String>, D::Error> {
+    String::deserialize(member).map(Some)
+}
+
+fn required(name: &'static str, member: Option<String>) -> Result<String, Problem> {
+    member.ok_or_else(|| Problem::invalid(name, "is missing"))
 }
 
 fn app_name(text: &str) -> Result<AppName, Problem> {
@@ -191,12 +195,17 @@ pub(super) fn new_admin_consent(bytes: Bytes) -> Result<NewAdminConsent, Problem
     #[derive(Deserialize)]
     #[serde(deny_unknown_fields)]
     struct ConsentBody {
-        app: String,
+        #[serde(default, deserialize_with = "present")]
+        app: Option<String>,
         tenant: Option<String>,
         return_url: Option<String>,
     }
     let body: ConsentBody = parse(&bytes)?;
-    Ok(NewAdminConsent { app: app_name(&body.app)?, tenant: body.tenant, return_url: body.return_url })
+    Ok(NewAdminConsent {
+        app: app_name(&required("app", body.app)?)?,
+        tenant: body.tenant,
+        return_url: body.return_url,
+    })
 }
 
 /// An admin consent session as it is shown.
@@ -230,6 +239,22 @@ pub(super) fn consent_shape(state: &ConsentState) -> ConsentShape {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_missing_member_is_told_by_its_name_and_a_wrong_one_by_its_place() {
+        let told = |body: &'static str| {
+            let problem = new_session(Bytes::from_static(body.as_bytes())).err().expect("refused");
+            let problem = serde_json::to_value(problem).expect("JSON");
+            (problem["parameter"].clone(), problem["detail"].to_string().contains("line 1"))
+        };
+        assert_eq!(told(r#"{"connection":"a"}"#), ("app".into(), false));
+        assert_eq!(told(r#"{"app":"outlook"}"#), ("connection".into(), false));
+        for body in
+            [r#"{"app":null,"connection":"a"}"#, r#"{"connection":1}"#, r#"{"sekrit":"app"}"#, "[]", "{"]
+        {
+            assert_eq!(told(body), ("body".into(), true), "{body}");
+        }
+    }
 
     #[test]
     fn a_confirmation_is_one_or_the_other() {

@@ -3,28 +3,21 @@
 
 mod words;
 
-use bytes::Bytes;
 use http::{HeaderValue, StatusCode, header};
-use http_body_util::Full;
 use serde::Serialize;
 
 use self::words::Words;
 use crate::broker::{Outside, Refusal};
 use crate::domain::id::{ConnectionKey, InvalidName};
 use crate::domain::verdict::AuthorityError;
-use crate::listener::{BadPairs, MOST_PARAMETERS, Response};
+use crate::listener::{BadPairs, MOST_PARAMETERS, Response, response};
 
 /// A problem document. Codes are contract; words are not.
-#[derive(Debug, Clone, Serialize)]
-pub struct Problem {
-    #[serde(rename = "type")]
-    kind: String,
-    title: &'static str,
-    status: u16,
-    /// Stable: what programs branch on.
-    pub code: &'static str,
-    detail: String,
-    hint: String,
+pub type Problem = crate::listener::Problem<Members>;
+
+/// The members that only problems of an API have.
+#[derive(Debug, Clone, Default, Serialize)]
+pub struct Members {
     #[serde(skip_serializing_if = "Option::is_none")]
     parameter: Option<&'static str>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -35,8 +28,6 @@ pub struct Problem {
     retry_after: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     connect_url: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    request_id: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     error: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -50,55 +41,28 @@ pub struct Problem {
 }
 
 impl Problem {
-    fn new(status: StatusCode, code: &'static str, title: &'static str, detail: impl Into<String>) -> Self {
-        Problem {
-            kind: format!("urn:tokenward:problem:{code}"),
-            title,
-            status: status.as_u16(),
-            code,
-            detail: detail.into(),
-            hint: String::new(),
-            parameter: None,
-            reason: None,
-            scopes: Vec::new(),
-            retry_after: None,
-            connect_url: None,
-            request_id: None,
-            error: None,
-            suberror: None,
-            error_codes: Vec::new(),
-            trace_id: None,
-            correlation_id: None,
-        }
-    }
-
-    fn hint(mut self, hint: impl Into<String>) -> Self {
-        self.hint = hint.into();
-        self
-    }
-
     fn reason(mut self, reason: &'static str) -> Self {
-        self.reason = Some(reason);
+        self.more.reason = Some(reason);
         self
     }
 
     fn after(mut self, seconds: u64) -> Self {
-        self.retry_after = Some(seconds);
+        self.more.retry_after = Some(seconds);
         self
     }
 
     fn answer(mut self, answer: AuthorityError) -> Self {
-        self.error = answer.error;
-        self.suberror = answer.suberror;
-        self.error_codes = answer.error_codes;
-        self.trace_id = answer.trace_id;
-        self.correlation_id = answer.correlation_id;
+        self.more.error = answer.error;
+        self.more.suberror = answer.suberror;
+        self.more.error_codes = answer.error_codes;
+        self.more.trace_id = answer.trace_id;
+        self.more.correlation_id = answer.correlation_id;
         self
     }
 
     /// Adds the link at which the user can mend it.
     pub fn with_connect_url(mut self, url: String) -> Self {
-        self.connect_url = Some(url);
+        self.more.connect_url = Some(url);
         self
     }
 
@@ -128,7 +92,7 @@ impl Problem {
 
     /// Whether it denies a right, or that there is anything: no mistake of the request, and no trouble here.
     pub(super) fn denies(&self) -> bool {
-        matches!(self.status, 401 | 403 | 404 | 409)
+        matches!(self.status().as_u16(), 401 | 403 | 404 | 409)
     }
 
     /// 401: nobody we know. Missing, malformed, unknown and expired look the same.
@@ -193,10 +157,10 @@ impl Problem {
         let Words { title, detail, hint } = words::of(&refusal);
         let status = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         let mut problem = Problem::new(status, code, title, detail).hint(hint);
-        problem.retry_after = retry_after;
+        problem.more.retry_after = retry_after;
         match refusal {
-            Refusal::InvalidRequest { parameter, .. } => problem.parameter = Some(parameter),
-            Refusal::ScopeNotGranted { scopes } => problem.scopes = scopes,
+            Refusal::InvalidRequest { parameter, .. } => problem.more.parameter = Some(parameter),
+            Refusal::ScopeNotGranted { scopes } => problem.more.scopes = scopes,
             Refusal::ReauthorizationRequired { reason, answer } => {
                 return problem.reason(reason.as_str()).answer(answer);
             }
@@ -226,20 +190,15 @@ impl Problem {
         problem
     }
 
-    /// The response. `request_id` lets a caller's report be found in the log.
-    pub fn response(mut self, request_id: &str) -> Response {
-        self.request_id = Some(request_id.to_owned());
-        let status = StatusCode::from_u16(self.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-        let body = serde_json::to_vec(&self).expect("a problem is plain JSON");
-        let mut response = http::Response::new(Full::new(Bytes::from(body)));
-        *response.status_mut() = status;
+    /// Writes the response.
+    pub fn response(self, request_id: &str) -> Response {
+        let (status, retry_after) = (self.status(), self.more.retry_after);
+        let mut response = self.document(request_id);
         let headers = response.headers_mut();
-        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
-        headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
         if status == StatusCode::UNAUTHORIZED {
             headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"tokenward\""));
         }
-        if let Some(seconds) = self.retry_after {
+        if let Some(seconds) = retry_after {
             headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
         }
         response
@@ -249,10 +208,7 @@ impl Problem {
 /// A JSON answer that is never cached.
 pub fn json<T: Serialize>(status: StatusCode, body: &T) -> Response {
     let body = serde_json::to_vec(body).expect("answers are plain JSON");
-    let mut response = http::Response::new(Full::new(Bytes::from(body)));
-    *response.status_mut() = status;
-    let headers = response.headers_mut();
-    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    let mut response = response(status, "application/json", body);
+    response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     response
 }

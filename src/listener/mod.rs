@@ -22,6 +22,8 @@ mod bind;
 mod connection;
 mod guard;
 mod pairs;
+mod path;
+mod problem;
 #[cfg(any(test, feature = "testkit"))]
 pub mod properties;
 mod pulse;
@@ -52,6 +54,8 @@ use crate::telemetry::metrics::Metrics;
 
 pub use bind::{BindError, Bound, LocalAddress, check_socket};
 pub use pairs::{BadPairs, MOST_PARAMETERS, Pairs};
+pub use path::{Dots, segments};
+pub use problem::{Problem, problem};
 pub use room::{IN_KERNEL, OWN_BYTES, PER_CONNECTION, Room};
 pub use tls::{Tls, TlsError, tls_server_config};
 
@@ -495,29 +499,6 @@ pub fn response(status: StatusCode, content_type: &'static str, body: impl Into<
     *response.status_mut() = status;
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
     response
-}
-
-/// Makes a problem document (RFC 9457) with a stable code, for errors outside any API.
-pub fn problem(
-    status: StatusCode,
-    code: &'static str,
-    detail: &'static str,
-    request_id: &RequestId,
-) -> Response {
-    let document = serde_json::json!({
-        "type": format!("urn:tokenward:problem:{code}"),
-        "title": status.canonical_reason().unwrap_or("Error"),
-        "status": status.as_u16(),
-        "code": code,
-        "detail": detail,
-        "hint": match status {
-            StatusCode::SERVICE_UNAVAILABLE => "try again after the time in Retry-After",
-            status if status.is_server_error() => "report the request_id to the operator",
-            _ => "correct the request; the same one will fail again",
-        },
-        "request_id": request_id.as_str(),
-    });
-    response(status, "application/problem+json", document.to_string())
 }
 
 #[cfg(test)]
