@@ -243,7 +243,7 @@ mod tests {
     #[test]
     fn a_missing_member_is_told_by_its_name_and_a_wrong_one_by_its_place() {
         let told = |body: &'static str| {
-            let problem = new_session(Bytes::from_static(body.as_bytes())).err().expect("refused");
+            let problem = new_session(Bytes::from_static(body.as_bytes())).expect_err("refused");
             let problem = serde_json::to_value(problem).expect("JSON");
             (problem["parameter"].clone(), problem["detail"].to_string().contains("line 1"))
         };

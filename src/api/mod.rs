@@ -14,26 +14,25 @@
 //! 5. Every hand-out and every refusal is one audit record and one count, and is answered after that.
 
 pub mod admin;
+mod asked;
 mod body;
 pub mod doc;
 mod examples;
 mod local;
 #[cfg(test)]
 mod openapi;
-pub mod path;
 pub mod problem;
 #[cfg(any(test, feature = "testkit"))]
 pub mod properties;
 mod routes;
 pub mod shapes;
-pub mod to_its_end;
+mod to_its_end;
 mod token_body;
 pub mod upkeep;
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, StatusCode, header};
 use http_body_util::Full;
-use percent_encoding::percent_decode_str;
 
 pub use self::local::{DEGRADED, LocalApi, OPENAPI, ROUTES};
 use self::problem::Problem;
@@ -42,7 +41,7 @@ use crate::broker::inspect::{ListRequest, ShownPage};
 use crate::broker::{Broker, Refusal};
 use crate::callers::Credential;
 use crate::domain::id::AppName;
-use crate::listener::{Origin, Pairs, Request, Response};
+use crate::listener::{Origin, Pairs, Response};
 
 /// The credential a request carries: its header's, which then decides alone, else the Unix peer's. `None` for
 /// a header that is there and is no bearer.
@@ -57,23 +56,6 @@ fn credential(headers: &HeaderMap, origin: Origin) -> Option<Credential<'_>> {
         (None, _, Origin::Unix { uid, .. }) => Some(Credential::UnixPeer { uid }),
         (None, _, Origin::Tcp(_)) => Some(Credential::None),
     }
-}
-
-/// RFC 6750 section 2.3's way is not ours: what stands in a URL stands in every log on the way.
-fn refuse_credential_in_url(request: &Request) -> Result<(), Problem> {
-    // As it was meant: an escape hides nothing from who reads the log.
-    let decoded = |text: &str| percent_decode_str(text).decode_utf8_lossy().into_owned();
-    let query = request.query.as_deref().unwrap_or_default();
-    let named = Pairs::names(query.as_bytes())
-        .map_err(Problem::query)?
-        .any(|name| ["access_token", "api_key", "authorization"].contains(&&*name.to_ascii_lowercase()));
-    if named || decoded(query).contains("twk_") || decoded(&request.path).contains("twk_") {
-        return Err(Problem::invalid(
-            "query",
-            "carries a credential; send it in the Authorization header, and replace this one: it is in logs now",
-        ));
-    }
-    Ok(())
 }
 
 fn no_content() -> Response {

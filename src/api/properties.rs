@@ -6,15 +6,17 @@ use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
+use super::asked::Asked;
 use super::body;
-use super::path::{self, Of};
+use super::local::LocalApi;
 use super::problem::Problem;
+use super::routes::Target;
 use super::token_body::TokenBody;
 use crate::broker::confirm::Confirmation;
 use crate::callers::Credential;
-use crate::domain::id::{AppName, ConnectionName};
+use crate::domain::id::{AppName, ConnectionKey, ConnectionName};
 use crate::domain::time::Timestamp;
-use crate::listener::{MOST_PARAMETERS, Origin, Pairs};
+use crate::listener::{Dots, MOST_PARAMETERS, Origin, Pairs, segments};
 
 /// Panics if a path or a query is read that would be read in another way when it is written anew. A `?` ends the path.
 pub fn a_path_and_its_query_are_read_in_one_way(input: &[u8]) {
@@ -23,30 +25,25 @@ pub fn a_path_and_its_query_are_read_in_one_way(input: &[u8]) {
         Some((path, query)) => (path, Some(query)),
         None => (&*text, None),
     };
-    let of_operators = path::segments_of_operators(path);
-    if let Some(segments) = path::segments(path) {
-        for segment in &segments {
+    let of_operators = segments(path, Dots::Escaped);
+    if let Some(read) = segments(path, Dots::Never) {
+        for segment in &read {
             assert!(!matches!(segment.as_str(), "" | "." | ".."), "{segment:?}");
             assert!(segment.bytes().all(|byte| byte.is_ascii_graphic()), "{segment:?}");
         }
-        assert_eq!(of_operators.as_ref(), Some(&segments), "an operator's path is another");
-        let written: String = segments.iter().map(|segment| format!("/{}", encoded(segment))).collect();
-        assert_eq!(path::segments(&written).as_ref(), Some(&segments), "{written}");
-        if let Some((app, rest)) = segments.split_first()
-            && let Ok((key, of)) = path::connection(app, rest)
-        {
-            assert_eq!(ConnectionName::parse(key.connection.as_str()).as_ref(), Ok(&key.connection));
-            let end = match of {
-                Of::Connection => "",
-                Of::Token => "/token",
-                Of::Explain => "/explain",
-            };
-            let written = format!("/{}/{}{end}", encoded(app), encoded(key.connection.as_str()));
-            let again = path::segments(&written).expect("each part was read before");
-            assert_eq!(path::connection(&again[0], &again[1..]), Ok((key, of)), "{written}");
-        }
+        assert_eq!(of_operators.as_ref(), Some(&read), "an operator's path is another");
+        let written: String = read.iter().map(|segment| format!("/{}", encoded(segment))).collect();
+        assert_eq!(segments(&written, Dots::Never).as_ref(), Some(&read), "{written}");
     }
-    let _why = path::unreadable_name(path);
+    if let Some((app, rest)) = path.trim_start_matches('/').split_once('/')
+        && let Some((found, key)) = connection(&format!("/v1/apps/{app}/connections/{rest}"))
+    {
+        assert_eq!(ConnectionName::parse(key.connection.as_str()).as_ref(), Ok(&key.connection));
+        let written = found.replace("{app}", &encoded(key.app.as_str()));
+        let written = written.replace("{connection}", &encoded(key.connection.as_str()));
+        assert_eq!(connection(&written), Some((found, key)), "{written}");
+    }
+    let _read = Asked::<LocalApi>::read(path, query);
     for segment in of_operators.iter().flatten() {
         assert!(!segment.is_empty() && segment.bytes().all(|byte| byte.is_ascii_graphic()), "{segment:?}");
     }
@@ -65,6 +62,15 @@ pub fn a_path_and_its_query_are_read_in_one_way(input: &[u8]) {
         if let Ok(body) = TokenBody::of_query(&pairs) {
             assert!(body.claims.is_none() && body.rejected.is_none(), "a query carries no report");
         }
+    }
+}
+
+/// The path of the table and the connection that it names.
+fn connection(path: &str) -> Option<(&'static str, ConnectionKey)> {
+    let found = Asked::<LocalApi>::read(path, None).found.ok()?;
+    match found.target {
+        Target::Connection(key) => Some((found.path, key)),
+        _ => None,
     }
 }
 

@@ -1,6 +1,8 @@
 //! The table of an API. A request is routed by it, a wrong method is answered from it with `Allow`, the API's
 //! document is written from it, and the tests walk over it.
 
+use std::marker::PhantomData;
+
 use http::{HeaderValue, Method, header};
 
 use super::doc::Doc;
@@ -8,7 +10,7 @@ use super::problem::Problem;
 use crate::broker::Refusal;
 use crate::domain::id::{AppName, CallerName, ConnectionKey, ConnectionName, InvalidName, SessionId};
 use crate::domain::task::BoxFuture;
-use crate::listener::Response;
+use crate::listener::{Dots, Response};
 
 /// Words of the API below a connection. A path's last part is one of them, and not of the connection's name,
 /// when something stands before it.
@@ -18,6 +20,21 @@ const BELOW_A_CONNECTION: [&str; 2] = ["token", "explain"];
 pub(super) trait Api: Sized + 'static {
     /// A request whose sender is known, as the handlers get it.
     type Call<'a>;
+    /// Every route, in the order of the document.
+    const TABLE: &'static [Route<Self>];
+    /// Which segments of dots may be a connection's name.
+    const DOTS: Dots;
+
+    /// Reads a connection's name.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    fn connection_name(text: &str) -> Result<ConnectionName, InvalidName>;
+
+    /// Returns the problem of a path that cannot be read.
+    fn unreadable(_path: &str) -> Problem {
+        Problem::no_such_path()
+    }
 }
 
 /// One row of an API's table: a method of a path.
@@ -110,11 +127,12 @@ pub(super) enum Target {
 }
 
 /// A path of the table that a request asks for.
-pub(super) struct Found<A: Api> {
+pub(super) struct Found<A> {
     /// What it names.
     pub(super) target: Target,
-    path: &'static str,
-    table: &'static [Route<A>],
+    /// The path as the table spells it.
+    pub(super) path: &'static str,
+    api: PhantomData<fn() -> A>,
 }
 
 /// Method and path of every row.
@@ -130,18 +148,14 @@ pub(super) const fn listed<A: Api, const N: usize>(
     routes
 }
 
-/// Finds the path that these segments ask for. `name` reads a connection's name.
+/// Finds the path that these segments ask for.
 ///
 /// # Errors
 /// The 404 of a path that the table does not have, or what is wrong with what the path names.
-pub(super) fn find<A: Api>(
-    table: &'static [Route<A>],
-    segments: &[String],
-    name: impl Fn(&str) -> Result<ConnectionName, InvalidName>,
-) -> Result<Found<A>, Problem> {
-    let found = table.iter().find_map(|route| Some((route.path, parameters(route.path, segments)?)));
+pub(super) fn find<A: Api>(segments: &[String]) -> Result<Found<A>, Problem> {
+    let found = A::TABLE.iter().find_map(|route| Some((route.path, parameters(route.path, segments)?)));
     let (path, parameters) = found.ok_or_else(Problem::no_such_path)?;
-    Ok(Found { target: target(&parameters, name)?, path, table })
+    Ok(Found { target: target::<A>(&parameters)?, path, api: PhantomData })
 }
 
 /// Which segments stand for each parameter of a path; `None` when they ask for another path.
@@ -171,10 +185,7 @@ fn parameters<'s>(path: &'static str, segments: &'s [String]) -> Option<Vec<(&'s
     rest.is_empty().then_some(parameters)
 }
 
-fn target(
-    parameters: &[(&str, &[String])],
-    name: impl Fn(&str) -> Result<ConnectionName, InvalidName>,
-) -> Result<Target, Problem> {
+fn target<A: Api>(parameters: &[(&str, &[String])]) -> Result<Target, Problem> {
     // A name that nothing can have is one that nothing has.
     let app_name = |app: &str| AppName::parse(app).map_err(|_| Problem::no_such_path());
     match parameters {
@@ -182,7 +193,7 @@ fn target(
         [("app", [app])] => app_name(app).map(Target::App),
         [("app", [app]), ("connection", connection)] => {
             let app = AppName::parse(app).map_err(|_| Problem::of(Refusal::AppNotFound))?;
-            let connection = name(&connection.join("/")).map_err(Problem::no_connection)?;
+            let connection = A::connection_name(&connection.join("/")).map_err(Problem::no_connection)?;
             Ok(Target::Connection(ConnectionKey { app, connection }))
         }
         [("app", [app]), ("credential", [label])] => Ok(Target::Credential(app_name(app)?, label.clone())),
@@ -228,7 +239,7 @@ impl<A: Api> Found<A> {
     }
 
     fn routes(&self) -> impl Iterator<Item = &'static Route<A>> {
-        self.table.iter().filter(|route| route.path == self.path)
+        A::TABLE.iter().filter(|route| route.path == self.path)
     }
 }
 

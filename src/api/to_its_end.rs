@@ -5,63 +5,61 @@ use std::sync::Arc;
 use tokio::sync::{Semaphore, oneshot};
 
 use crate::domain::task::{BoxFuture, Tasks};
-use crate::listener::{Handler, Request, RequestId, Response};
+use crate::listener::{Handler, Request, Response};
 
 /// Acts under way: more than any number of honest callers has, and few enough to be held where the store hangs.
 const MOST_ACTS: usize = 1024;
 
-/// A handler that knows which of its requests are acts.
-pub trait Acts: Handler {
-    /// Whether this request may change something that outlives it.
-    fn is_act(&self, request: &Request) -> bool;
+/// An API that knows which of its requests are acts.
+pub(super) trait Acts: Send + Sync + 'static {
+    /// What the URL of a request asks for.
+    type Asked: Send + 'static;
+
+    /// Reads a request's URL.
+    fn read(&self, request: &Request) -> Self::Asked;
+
+    /// Returns true if the request may change something that outlives it.
+    fn is_act(&self, request: &Request, asked: &Self::Asked) -> bool;
+
+    /// Answers the request.
+    fn answer<'a>(&'a self, request: Request, asked: Self::Asked) -> BoxFuture<'a, Response>;
 }
 
 /// A handler whose acts are tasks of their own: a client that hangs up in the middle of one takes neither the act nor its record
 /// along. (Its body comes from the client all the same: where it breaks off, nothing has begun.)
-pub struct ToItsEnd<H> {
-    handler: Arc<H>,
+pub(super) struct ToItsEnd<A> {
+    api: Arc<A>,
     tasks: Arc<dyn Tasks>,
     /// An act outlives its connection, so that no limit of the listener counts it.
     acts: Arc<Semaphore>,
 }
 
-impl<H: Acts> ToItsEnd<H> {
-    /// The handler, with its acts as tasks.
-    pub fn new(handler: H, tasks: Arc<dyn Tasks>) -> Self {
-        ToItsEnd { handler: Arc::new(handler), tasks, acts: Arc::new(Semaphore::new(MOST_ACTS)) }
+impl<A: Acts> ToItsEnd<A> {
+    /// Makes the handler of an API, with its acts as tasks.
+    pub(super) fn new(api: A, tasks: Arc<dyn Tasks>) -> Self {
+        ToItsEnd { api: Arc::new(api), tasks, acts: Arc::new(Semaphore::new(MOST_ACTS)) }
     }
 }
 
-impl<H: Acts> Handler for ToItsEnd<H> {
+impl<A: Acts> Handler for ToItsEnd<A> {
     fn handle<'a>(&'a self, request: Request) -> BoxFuture<'a, Response> {
-        if !self.handler.is_act(&request) {
-            return self.handler.handle(request);
+        let asked = self.api.read(&request);
+        if !self.api.is_act(&request, &asked) {
+            return self.api.answer(request, asked);
         }
         let Ok(place) = Arc::clone(&self.acts).try_acquire_owned() else {
-            let answer = self.handler.overloaded(&request.request_id);
+            let answer = self.overloaded(&request.request_id);
             return Box::pin(async { answer });
         };
         let (sender, receiver) = oneshot::channel();
-        let handler = Arc::clone(&self.handler);
+        let api = Arc::clone(&self.api);
         let act = async move {
             // Nobody waits any more where this fails.
-            let _ = sender.send(handler.handle(request).await);
+            let _ = sender.send(api.answer(request, asked).await);
             drop(place);
         };
         self.tasks.spawn("what somebody asks for", Box::pin(act));
         Box::pin(async { receiver.await.expect("the act did not panic") })
-    }
-
-    fn head_too_large(&self, request_id: &RequestId) -> Response {
-        self.handler.head_too_large(request_id)
-    }
-
-    fn overloaded(&self, request_id: &RequestId) -> Response {
-        self.handler.overloaded(request_id)
-    }
-
-    fn too_many_parameters(&self, request_id: &RequestId) -> Response {
-        self.handler.too_many_parameters(request_id)
     }
 }
 
@@ -72,21 +70,23 @@ mod tests {
     use http::{HeaderMap, Method, StatusCode};
 
     use super::*;
-    use crate::listener::{Body, Origin, Peer};
+    use crate::listener::{Body, Origin, Peer, RequestId};
     use crate::testkit::SeededRandom;
 
     /// Never answers.
     struct Hangs;
 
-    impl Handler for Hangs {
-        fn handle<'a>(&'a self, _request: Request) -> BoxFuture<'a, Response> {
-            Box::pin(std::future::pending())
-        }
-    }
-
     impl Acts for Hangs {
-        fn is_act(&self, request: &Request) -> bool {
+        type Asked = ();
+
+        fn read(&self, _request: &Request) {}
+
+        fn is_act(&self, request: &Request, (): &()) -> bool {
             request.method != Method::GET
+        }
+
+        fn answer<'a>(&'a self, _request: Request, (): ()) -> BoxFuture<'a, Response> {
+            Box::pin(std::future::pending())
         }
     }
 

@@ -7,7 +7,6 @@ use super::parts::Parts;
 use super::upkeep::Keeper;
 use crate::api::LocalApi;
 use crate::api::admin::AdminApi;
-use crate::api::to_its_end::ToItsEnd;
 use crate::callers::limit::Limiter;
 use crate::ops::Ops;
 use crate::public::PublicSite;
@@ -32,7 +31,7 @@ pub(super) fn serve(listeners: BoundListeners, parts: &Parts) {
         clock.clone(),
         events.clone(),
     );
-    let local = Arc::new(ToItsEnd::new(local, tasks.clone()));
+    let local = local.handler(tasks.clone());
     for listener in listeners.local {
         listener.serve(local.clone(), process.surroundings());
     }
@@ -47,7 +46,7 @@ pub(super) fn serve(listeners: BoundListeners, parts: &Parts) {
         events.clone(),
         Arc::new(Keeper::new(parts)),
     );
-    let admin = Arc::new(ToItsEnd::new(admin, tasks.clone()));
+    let admin = admin.handler(tasks.clone());
     for listener in listeners.admin {
         listener.serve(admin.clone(), process.surroundings());
     }

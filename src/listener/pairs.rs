@@ -11,6 +11,9 @@ pub const MOST_PARAMETERS: usize = 64;
 /// Parameters with distinct names.
 pub struct Pairs(HashMap<String, String>);
 
+/// Decoded names and values.
+pub(super) type Decoded<'a> = Vec<(Cow<'a, str>, Cow<'a, str>)>;
+
 /// Reason why parameters are refused.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum BadPairs {
@@ -26,22 +29,35 @@ impl Pairs {
     /// # Errors
     /// [`BadPairs`].
     pub fn read(raw: &[u8]) -> Result<Self, BadPairs> {
+        Pairs::by_name(Pairs::decoded(raw)?)
+    }
+
+    /// Decodes all parameters in their order, including repeated ones.
+    ///
+    /// # Errors
+    /// [`BadPairs::TooMany`].
+    pub fn decoded(raw: &[u8]) -> Result<Decoded<'_>, BadPairs> {
+        if Pairs::are_too_many(raw) {
+            return Err(BadPairs::TooMany);
+        }
+        #[expect(clippy::disallowed_methods, reason = "this is the one place: what it is given was counted")]
+        let decoded = form_urlencoded::parse(raw);
+        Ok(decoded.collect())
+    }
+
+    /// Keeps decoded parameters by name.
+    ///
+    /// # Errors
+    /// [`BadPairs::Repeated`].
+    pub fn by_name(decoded: Decoded<'_>) -> Result<Self, BadPairs> {
         let mut pairs = HashMap::new();
-        for (name, value) in decoded(raw)? {
+        for (name, value) in decoded {
             match pairs.entry(name.into_owned()) {
                 Entry::Occupied(known) => return Err(BadPairs::Repeated(known.remove_entry().0)),
                 Entry::Vacant(place) => place.insert(value.into_owned()),
             };
         }
         Ok(Pairs(pairs))
-    }
-
-    /// Iterates over the names alone, including repeated ones.
-    ///
-    /// # Errors
-    /// [`BadPairs::TooMany`].
-    pub fn names(raw: &[u8]) -> Result<impl Iterator<Item = Cow<'_, str>>, BadPairs> {
-        Ok(decoded(raw)?.map(|(name, _)| name))
     }
 
     /// Returns true if there are more parameters than allowed.
@@ -57,19 +73,15 @@ impl Pairs {
         all
     }
 
+    /// Returns true if there is a parameter of this name, even an empty one.
+    pub fn has(&self, name: &str) -> bool {
+        self.0.contains_key(name)
+    }
+
     /// Returns a parameter's value; an empty one counts as absent.
     pub fn value(&self, name: &str) -> Option<&str> {
         self.0.get(name).map(String::as_str).filter(|value| !value.is_empty())
     }
-}
-
-fn decoded(raw: &[u8]) -> Result<form_urlencoded::Parse<'_>, BadPairs> {
-    if Pairs::are_too_many(raw) {
-        return Err(BadPairs::TooMany);
-    }
-    #[expect(clippy::disallowed_methods, reason = "this is the one place: what it is given was counted")]
-    let decoded = form_urlencoded::parse(raw);
-    Ok(decoded)
 }
 
 #[cfg(test)]
@@ -99,7 +111,7 @@ mod tests {
         assert_eq!(Pairs::read(raw(MOST_PARAMETERS + 1).as_bytes()).err(), Some(BadPairs::TooMany));
         // A repeated name among them is not reported, for none was read.
         assert_eq!(Pairs::read("a&".repeat(MOST_PARAMETERS).as_bytes()).err(), Some(BadPairs::TooMany));
-        assert!(Pairs::names("&".repeat(MOST_PARAMETERS).as_bytes()).is_err());
-        assert_eq!(Pairs::names(b"A=1&A=2&b").ok().map(Iterator::count), Some(3));
+        assert!(Pairs::decoded("&".repeat(MOST_PARAMETERS).as_bytes()).is_err());
+        assert_eq!(Pairs::decoded(b"A=1&A=2&b").map(|decoded| decoded.len()), Ok(3));
     }
 }

@@ -37,7 +37,7 @@ use crate::domain::task::BoxFuture;
 use crate::domain::time::Clock;
 use crate::events::{Events, Listener, Stranger, Who};
 use crate::keyring::Keyring;
-use crate::listener::{Handler, Origin, Request, RequestId, Response, response};
+use crate::listener::{Dots, Handler, Origin, Request, RequestId, Response, response, segments};
 
 /// The public listener's handler.
 pub struct PublicSite {
@@ -62,7 +62,7 @@ impl PublicSite {
     }
 
     async fn answer(&self, request: Request) -> Response {
-        let segments = crate::api::path::segments(&request.path);
+        let segments = segments(&request.path, Dots::Never);
         let words: Vec<&str> = segments.iter().flatten().map(String::as_str).collect();
         let allow = match words[..] {
             _ if request.path == "/" => "GET, HEAD, OPTIONS",

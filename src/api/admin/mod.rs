@@ -12,18 +12,19 @@ use std::sync::Arc;
 use http::HeaderMap;
 
 use self::table::TABLE;
+use super::asked::{Asked, BadUrl};
+use super::credential;
 use super::problem::Problem;
-use super::routes::{self, Api, Effect, Found};
-use super::to_its_end::Acts;
+use super::routes::{self, Api, Route};
+use super::to_its_end::{Acts, ToItsEnd};
 use super::upkeep::Upkeep;
-use super::{credential, path, refuse_credential_in_url};
 use crate::broker::Broker;
 use crate::callers::{AuthenticationFailure, Credential, LiveCallers};
-use crate::domain::id::ConnectionName;
-use crate::domain::task::BoxFuture;
+use crate::domain::id::{ConnectionName, InvalidName};
+use crate::domain::task::{BoxFuture, Tasks};
 use crate::domain::time::Clock;
 use crate::events::{Events, Listener, Who};
-use crate::listener::{Body, Handler, Origin, Pairs, Request, RequestId, Response};
+use crate::listener::{Body, Dots, Handler, Origin, Pairs, Request, RequestId, Response};
 
 /// The API's document. Its paths are written from the table.
 pub const OPENAPI: &str = include_str!("../openapi-admin.json");
@@ -54,6 +55,13 @@ pub(super) struct Call<'a> {
 
 impl Api for AdminApi {
     type Call<'a> = Call<'a>;
+    const TABLE: &'static [Route<Self>] = TABLE;
+    const DOTS: Dots = Dots::Escaped;
+
+    /// Operators may have to name a connection from before some names were ruled out.
+    fn connection_name(text: &str) -> Result<ConnectionName, InvalidName> {
+        ConnectionName::stored(text)
+    }
 }
 
 impl AdminApi {
@@ -70,18 +78,30 @@ impl AdminApi {
         AdminApi { broker, callers, admins, own_uids, clock, events, upkeep }
     }
 
-    async fn answer(&self, request: Request) -> Response {
+    /// Makes the handler of its requests. Each act is a task of its own.
+    pub fn handler(self, tasks: Arc<dyn Tasks>) -> Arc<impl Handler> {
+        Arc::new(ToItsEnd::new(self, tasks))
+    }
+
+    async fn respond(&self, request: Request, asked: Asked<AdminApi>) -> Response {
         let id = request.request_id.clone();
-        match self.route(request, &id).await {
+        match self.route(request, asked, &id).await {
             Ok(response) => response,
             Err(problem) => problem.response(id.as_str()),
         }
     }
 
     /// Everything up to the routes: who asks.
-    async fn route(&self, request: Request, id: &RequestId) -> Result<Response, Problem> {
-        refuse_credential_in_url(&request)?;
-        let found = find(&request.path);
+    async fn route(
+        &self,
+        request: Request,
+        asked: Asked<AdminApi>,
+        id: &RequestId,
+    ) -> Result<Response, Problem> {
+        let Asked { found, query } = asked;
+        if let Err(BadUrl::Refused(problem)) = found {
+            return Err(*problem);
+        }
         if let Ok(found) = &found
             && let Some(answer) = found.open(&request.method, &request.path)
         {
@@ -96,8 +116,7 @@ impl AdminApi {
             }
         };
         let found = found?;
-        let query =
-            Pairs::read(request.query.as_deref().unwrap_or_default().as_bytes()).map_err(Problem::query)?;
+        let query = query.map_err(Problem::query)?;
         let Some(route) = found.route(&request.method) else { return Ok(found.other_method(id.as_str())) };
         let call = Call { admin: &admin, query, body: request.body, who };
         route.run(self, call, &found.target).await
@@ -119,23 +138,20 @@ impl AdminApi {
     }
 }
 
-impl Handler for AdminApi {
-    fn handle<'a>(&'a self, request: Request) -> BoxFuture<'a, Response> {
-        Box::pin(self.answer(request))
-    }
-}
-
 impl Acts for AdminApi {
-    fn is_act(&self, request: &Request) -> bool {
-        let route = find(&request.path).ok().and_then(|found| found.route(&request.method));
-        route.is_some_and(|route| route.effect == Effect::Acts)
-    }
-}
+    type Asked = Asked<AdminApi>;
 
-/// Operators may have to name a connection from before some names were ruled out.
-fn find(path: &str) -> Result<Found<AdminApi>, Problem> {
-    let segments = path::segments_of_operators(path).ok_or_else(Problem::no_such_path)?;
-    routes::find(TABLE, &segments, ConnectionName::stored)
+    fn read(&self, request: &Request) -> Asked<AdminApi> {
+        Asked::read(&request.path, request.query.as_deref())
+    }
+
+    fn is_act(&self, request: &Request, asked: &Asked<AdminApi>) -> bool {
+        asked.is_act(&request.method)
+    }
+
+    fn answer<'a>(&'a self, request: Request, asked: Asked<AdminApi>) -> BoxFuture<'a, Response> {
+        Box::pin(self.respond(request, asked))
+    }
 }
 
 #[cfg(test)]

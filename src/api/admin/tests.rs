@@ -5,7 +5,8 @@ use serde_json::Value;
 use super::*;
 use crate::api::doc::Example;
 use crate::api::openapi;
-use crate::api::routes::tests::{assert_every_row_is_served, found};
+use crate::api::routes::tests::{asked, assert_every_row_is_served, found};
+use crate::api::routes::{Effect, Target};
 
 /// The bad answers of every route that asks who is there.
 const COMMON: [(u16, &str); 3] =
@@ -18,12 +19,12 @@ fn the_document_is_written_from_the_table() {
 
 #[test]
 fn every_row_is_served() {
-    assert_every_row_is_served(TABLE, find);
-    let allow = |path| found(find, path).other_method("an-id").headers()["allow"].clone();
+    assert_every_row_is_served::<AdminApi>();
+    let allow = |path| found::<AdminApi>(path).other_method("an-id").headers()["allow"].clone();
     assert_eq!(allow("/admin/v1/apps/{app}/connections/{connection}"), "GET, PATCH, POST, DELETE");
     assert_eq!(allow("/admin/v1/apps/{app}/connections/{connection}/explain"), "GET");
     // Operators get no token.
-    assert!(find("/admin/v1/apps/outlook/connections/a/token").is_err());
+    assert!(asked::<AdminApi>("/admin/v1/apps/outlook/connections/a/token", None).found.is_err());
 }
 
 #[test]
@@ -32,6 +33,21 @@ fn what_is_no_reading_is_done_to_its_end() {
         let is_act = route.effect == Effect::Acts;
         assert_eq!(is_act, route.method != "GET", "{} {}", route.method, route.path);
     }
+}
+
+#[test]
+fn an_operator_names_what_nobody_else_can() {
+    let named = |name: &str| {
+        let asked = asked::<AdminApi>(&format!("/admin/v1/apps/outlook/connections/{name}"), None);
+        match asked.found.ok()?.target {
+            Target::Connection(key) => Some(key.connection.to_string()),
+            _ => None,
+        }
+    };
+    assert_eq!(named("%2E%2E").as_deref(), Some(".."));
+    assert_eq!(named("a%2F..%2Fb").as_deref(), Some("a/../b"));
+    assert_eq!(named("%2Flead").as_deref(), Some("/lead"));
+    assert_eq!((named(".."), named("a/../b")), (None, None));
 }
 
 /// What both documents have under a name is the same, unless it is said here why not.

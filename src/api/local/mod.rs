@@ -7,22 +7,24 @@ mod table;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::{HeaderMap, Method};
+use http::HeaderMap;
+use percent_encoding::percent_decode_str;
 
 pub use self::handlers::DEGRADED;
 use self::table::TABLE;
+use super::asked::{Asked, BadUrl};
+use super::credential;
 use super::problem::Problem;
 use super::routes::{self, Api, Effect, Found, Route, Target};
-use super::to_its_end::Acts;
-use super::{credential, path, refuse_credential_in_url};
+use super::to_its_end::{Acts, ToItsEnd};
 use crate::broker::{Broker, Refusal};
 use crate::callers::limit::{Admitted, Limiter};
 use crate::callers::{AuthenticationFailure, Caller, LiveCallers};
-use crate::domain::id::ConnectionName;
-use crate::domain::task::BoxFuture;
+use crate::domain::id::{ConnectionName, InvalidName};
+use crate::domain::task::{BoxFuture, Tasks};
 use crate::domain::time::Clock;
 use crate::events::{Events, Listener, Read, Who};
-use crate::listener::{Body, Handler, Origin, Pairs, Request, RequestId, Response};
+use crate::listener::{BadPairs, Body, Dots, Handler, Origin, Pairs, Request, RequestId, Response};
 
 /// The API's document. Its paths are written from the table.
 pub const OPENAPI: &str = include_str!("../openapi.json");
@@ -49,6 +51,16 @@ pub(super) struct Call<'a> {
 
 impl Api for LocalApi {
     type Call<'a> = Call<'a>;
+    const TABLE: &'static [Route<Self>] = TABLE;
+    const DOTS: Dots = Dots::Never;
+
+    fn connection_name(text: &str) -> Result<ConnectionName, InvalidName> {
+        ConnectionName::parse(text)
+    }
+
+    fn unreadable(path: &str) -> Problem {
+        unreadable_name(path).map_or_else(Problem::no_such_path, Problem::no_connection)
+    }
 }
 
 impl Call<'_> {
@@ -69,9 +81,14 @@ impl LocalApi {
         LocalApi { broker, callers, limiter, clock, events }
     }
 
-    async fn answer(&self, request: Request) -> Response {
+    /// Makes the handler of its requests. Each act is a task of its own.
+    pub fn handler(self, tasks: Arc<dyn Tasks>) -> Arc<impl Handler> {
+        Arc::new(ToItsEnd::new(self, tasks))
+    }
+
+    async fn respond(&self, request: Request, asked: Asked<LocalApi>) -> Response {
         let id = request.request_id.clone();
-        match self.route(request, &id).await {
+        match self.route(request, asked, &id).await {
             Ok(response) => response,
             Err(problem) => problem.response(id.as_str()),
         }
@@ -79,9 +96,13 @@ impl LocalApi {
 
     /// Everything up to the routes: who asks, and that it is counted. What is malformed, refused or leads nowhere counts
     /// too.
-    async fn route(&self, request: Request, id: &RequestId) -> Result<Response, Problem> {
-        let clean = refuse_credential_in_url(&request);
-        let found = clean.clone().and_then(|()| find(&request.path));
+    async fn route(
+        &self,
+        request: Request,
+        asked: Asked<LocalApi>,
+        id: &RequestId,
+    ) -> Result<Response, Problem> {
+        let Asked { found, query } = asked;
         if let Ok(found) = &found
             && let Some(answer) = found.open(&request.method, &request.path)
         {
@@ -91,7 +112,9 @@ impl LocalApi {
         let caller = match self.authenticate(&request.headers, who.origin).await {
             Ok(caller) => caller,
             Err(failure) => {
-                clean?;
+                if let Err(BadUrl::Refused(problem)) = found {
+                    return Err(*problem);
+                }
                 self.events.unauthenticated(who, failure);
                 return Err(Problem::unauthenticated());
             }
@@ -101,7 +124,7 @@ impl LocalApi {
             Ok(admitted) => {
                 let found = found?;
                 let route = found.route(&request.method);
-                let outcome = self.serve(&admitted, &found, route, request, who).await;
+                let outcome = self.serve(&admitted, &found, route, (query, request.body), who).await;
                 if let (Err(problem), Some(Route { effect: Effect::Reads(what), .. })) = (&outcome, route)
                     && problem.denies()
                 {
@@ -133,13 +156,12 @@ impl LocalApi {
         admitted: &Admitted<'_>,
         found: &Found<LocalApi>,
         route: Option<&Route<LocalApi>>,
-        request: Request,
+        (query, body): (Result<Pairs, BadPairs>, Body),
         who: Who<'_>,
     ) -> Result<Response, Problem> {
-        let query =
-            Pairs::read(request.query.as_deref().unwrap_or_default().as_bytes()).map_err(Problem::query)?;
+        let query = query.map_err(Problem::query)?;
         let Some(route) = route else { return Ok(found.other_method(who.request_id.as_str())) };
-        let call = Call { admitted, query, body: request.body, who };
+        let call = Call { admitted, query, body, who };
         route.run(self, call, &found.target).await
     }
 
@@ -154,44 +176,39 @@ impl LocalApi {
     }
 }
 
-impl Handler for LocalApi {
-    fn handle<'a>(&'a self, request: Request) -> BoxFuture<'a, Response> {
-        Box::pin(self.answer(request))
-    }
-}
-
 impl Acts for LocalApi {
-    fn is_act(&self, request: &Request) -> bool {
-        is_act(find(&request.path).ok().as_ref(), &request.method, request.query.as_deref())
+    type Asked = Asked<LocalApi>;
+
+    fn read(&self, request: &Request) -> Asked<LocalApi> {
+        Asked::read(&request.path, request.query.as_deref())
+    }
+
+    fn is_act(&self, request: &Request, asked: &Asked<LocalApi>) -> bool {
+        asked.is_act(&request.method)
+    }
+
+    fn answer<'a>(&'a self, request: Request, asked: Asked<LocalApi>) -> BoxFuture<'a, Response> {
+        Box::pin(self.respond(request, asked))
     }
 }
 
-fn is_act(found: Option<&Found<LocalApi>>, method: &Method, query: Option<&str>) -> bool {
-    match found.and_then(|found| found.route(method)).map(|route| route.effect) {
-        Some(Effect::Acts) => true,
-        // A hand-out's record is put down in the step in which it is decided, so it needs no task. The link that is
-        // asked for beside a refusal is an act.
-        Some(Effect::HandsOut) => asks_for_link(query),
-        Some(Effect::None | Effect::Reads(_)) | None => false,
-    }
-}
-
-fn find(path: &str) -> Result<Found<LocalApi>, Problem> {
-    let segments = path::segments(path).ok_or_else(|| {
-        path::unreadable_name(path).map_or_else(Problem::no_such_path, Problem::no_connection)
-    })?;
-    routes::find(TABLE, &segments, ConnectionName::parse)
+/// Returns what is wrong with the connection's name in a path that cannot be read. `None` if the path is not
+/// meant to name a connection.
+fn unreadable_name(path: &str) -> Option<InvalidName> {
+    let mut rest = path.strip_prefix("/v1/apps/")?.splitn(3, '/').skip(1);
+    let name = match (rest.next(), rest.next()) {
+        (Some("connections"), Some(name)) if !name.is_empty() => name,
+        _ => return None,
+    };
+    let name = ["/token", "/explain"].iter().find_map(|word| name.strip_suffix(word)).unwrap_or(name);
+    let decoded = percent_decode_str(name).decode_utf8_lossy();
+    // A valid name in an invalid escape is a name with a `%` in it.
+    ConnectionName::parse(&decoded).err().or_else(|| ConnectionName::parse(name).err())
 }
 
 fn read(what: &'static str, target: &Target) -> Read {
     let (app, connection) = target.about();
     Read { what, app: app.cloned(), connection: connection.cloned(), session: target.session().cloned() }
-}
-
-/// However its name is spelled.
-fn asks_for_link(query: Option<&str>) -> bool {
-    Pairs::names(query.unwrap_or_default().as_bytes())
-        .is_ok_and(|mut names| names.any(|name| name == "connect"))
 }
 
 #[cfg(test)]

@@ -1,9 +1,10 @@
 //! What is true of the table of every API.
 
 use super::*;
+use crate::api::asked::Asked;
 
 /// Looks a row's path up with an example for each parameter.
-pub(in crate::api) fn found<A: Api>(find: fn(&str) -> Result<Found<A>, Problem>, path: &str) -> Found<A> {
+pub(in crate::api) fn asked<A: Api>(path: &str, query: Option<&str>) -> Asked<A> {
     let examples = [
         ("{app}", "outlook"),
         ("{connection}", "a%2Ftoken"),
@@ -13,17 +14,18 @@ pub(in crate::api) fn found<A: Api>(find: fn(&str) -> Result<Found<A>, Problem>,
         ("{id}", "session-1"),
     ];
     let path = examples.iter().fold(path.to_owned(), |path, (name, example)| path.replace(name, example));
-    find(&path).unwrap_or_else(|problem| panic!("{path}: {problem:?}"))
+    Asked::read(&path, query)
+}
+
+pub(in crate::api) fn found<A: Api>(path: &str) -> Found<A> {
+    asked(path, None).found.unwrap_or_else(|problem| panic!("{path}: {problem:?}"))
 }
 
 /// Each row is found at its path and named in `Allow`, and its handler takes what its path names.
-pub(in crate::api) fn assert_every_row_is_served<A: Api>(
-    table: &'static [Route<A>],
-    find: fn(&str) -> Result<Found<A>, Problem>,
-) {
-    for route in table {
+pub(in crate::api) fn assert_every_row_is_served<A: Api>() {
+    for route in A::TABLE {
         let name = format!("{} {}", route.method, route.path);
-        let found = found(find, route.path);
+        let found = found::<A>(route.path);
         let of_method = found.route(&route.method.parse().expect("a method")).expect("a route");
         assert_eq!((of_method.method, of_method.path), (route.method, route.path));
         let allow = found.allow();

@@ -1,0 +1,89 @@
+//! What the URL of a request asks for. It is decoded once, before anything is decided by it.
+
+use std::borrow::Cow;
+
+use http::Method;
+use percent_encoding::percent_decode_str;
+
+use super::problem::Problem;
+use super::routes::{Api, Effect, Found, find};
+use crate::listener::{BadPairs, Pairs, segments};
+
+/// A request's URL, as its API reads it.
+pub(super) struct Asked<A> {
+    /// The path of the API's table, and what it names.
+    pub(super) found: Result<Found<A>, BadUrl>,
+    /// The query.
+    pub(super) query: Result<Pairs, BadPairs>,
+}
+
+/// Why a URL leads nowhere.
+#[derive(Debug)]
+pub(super) enum BadUrl {
+    /// It is refused, even before it is known who asks.
+    Refused(Box<Problem>),
+    /// It is no route of this API.
+    NoRoute(Box<Problem>),
+}
+
+impl<A: Api> Asked<A> {
+    /// Reads a path and a query.
+    pub(super) fn read(path: &str, query: Option<&str>) -> Self {
+        let parameters = match Pairs::decoded(query.unwrap_or_default().as_bytes()) {
+            Ok(parameters) => parameters,
+            Err(bad) => {
+                let problem = Box::new(Problem::query(bad.clone()));
+                return Asked { found: Err(BadUrl::Refused(problem)), query: Err(bad) };
+            }
+        };
+        let segments = segments(path, A::DOTS);
+        let found = if shows_credential(path, segments.as_deref(), &parameters) {
+            // RFC 6750 section 2.3 is not offered: what stands in a URL stands in every log on the way.
+            Err(BadUrl::Refused(Box::new(Problem::invalid(
+                "query",
+                "carries a credential; send it in the Authorization header, and replace this one: it is in \
+                 logs now",
+            ))))
+        } else {
+            let found = segments.map_or_else(|| Err(A::unreadable(path)), |segments| find(&segments));
+            found.map_err(|problem| BadUrl::NoRoute(Box::new(problem)))
+        };
+        Asked { found, query: Pairs::by_name(parameters) }
+    }
+
+    /// Returns true if a request by this method may change something that outlives it.
+    pub(super) fn is_act(&self, method: &Method) -> bool {
+        let route = self.found.as_ref().ok().and_then(|found| found.route(method));
+        match route.map(|route| route.effect) {
+            Some(Effect::Acts) => true,
+            // A hand-out is recorded in the step that decides it, so it needs no task. The link that is asked
+            // for beside a refusal is an act.
+            Some(Effect::HandsOut) => self.query.as_ref().is_ok_and(|query| query.has("connect")),
+            Some(Effect::None | Effect::Reads(_)) | None => false,
+        }
+    }
+}
+
+impl From<BadUrl> for Problem {
+    fn from(bad: BadUrl) -> Self {
+        match bad {
+            BadUrl::Refused(problem) | BadUrl::NoRoute(problem) => *problem,
+        }
+    }
+}
+
+/// An escape hides nothing from those who read a log, so what was decoded counts.
+fn shows_credential(
+    path: &str,
+    segments: Option<&[String]>,
+    parameters: &[(Cow<'_, str>, Cow<'_, str>)],
+) -> bool {
+    let is_key = |text: &str| text.contains("twk_");
+    let is_name =
+        |name: &str| ["access_token", "api_key", "authorization"].contains(&&*name.to_ascii_lowercase());
+    let in_path = match segments {
+        Some(segments) => segments.iter().any(|segment| is_key(segment)),
+        None => is_key(&percent_decode_str(path).decode_utf8_lossy()),
+    };
+    in_path || parameters.iter().any(|(name, value)| is_name(name) || is_key(name) || is_key(value))
+}
