@@ -34,8 +34,8 @@ pub(crate) struct Stores {
 
 impl Stores {
     /// Whether the commit settles an intent: the one of its own lease, or one about a grant that it replaces.
-    pub(crate) fn settles(&self, begun: &Begun) -> bool {
-        self.writer.lease() == Some(begun.nonce) || (self.writer.replaces_grant() && !self.is_anothers)
+    pub(crate) fn settles(&self, intent: &Intent) -> bool {
+        self.writer.lease() == Some(intent.nonce) || (self.writer.replaces_grant() && !self.is_anothers)
     }
 }
 
@@ -163,7 +163,7 @@ impl<K: Ord> Leases<K> {
 
 /// An intent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Begun {
+pub(crate) struct Intent {
     /// The lease with which it was written.
     pub(crate) nonce: LeaseNonce,
     /// The sign-in whose grant may be used.
@@ -172,14 +172,14 @@ pub(crate) struct Begun {
     pub(crate) unsettled: bool,
 }
 
-impl Begun {
+impl Intent {
     /// The intent of a new holder, given the one before it.
-    pub(crate) fn after(before: Option<Begun>, nonce: LeaseNonce, about: SignIn) -> Begun {
+    pub(crate) fn after(before: Option<Intent>, nonce: LeaseNonce, about: SignIn) -> Intent {
         let unsettled = match before.filter(|before| before.about == about) {
             Some(before) if before.nonce == nonce => before.unsettled,
             before => before.is_some(),
         };
-        Begun { nonce, about, unsettled }
+        Intent { nonce, about, unsettled }
     }
 
     /// Whether a release that settles its own intent settles this one.

@@ -5,12 +5,12 @@ use std::time::Duration;
 use redb::{ReadableTable, TableDefinition, WriteTransaction};
 
 use super::tables::{
-    BEGUN, CONNECTIONS, DUE, EXPIRY, FLOOR_EXPIRY, FLOORS, PENDING, PendingRow, SCHEDULE, begun_row, due_key,
-    expiring_id, expiry_key, read_begun, read_scheduled, schedule_row,
+    CONNECTIONS, DUE, EXPIRY, FLOOR_EXPIRY, FLOORS, INTENTS, PENDING, PendingRow, SCHEDULE, due_key,
+    expiring_id, expiry_key, intent_row, read_intent, read_scheduled, schedule_row,
 };
 use crate::domain::id::ConnectionKey;
 use crate::domain::time::{Clock, Timestamp};
-use crate::store::rules::{Begun, Leases, Scheduled};
+use crate::store::rules::{Intent, Leases, Scheduled};
 use crate::store::{FLOOR_KEPT, Floor, LOWEST_FLOOR, StoreError, keyspace};
 
 /// How many expired records one transaction removes, so that a purge never delays a commit noticeably.
@@ -97,20 +97,20 @@ impl<'a> Batch<'a> {
         }
     }
 
-    pub(super) fn begun(&self, of: &str) -> Result<Option<Begun>, redb::Error> {
-        let found = self.transaction.open_table(BEGUN)?.get(of)?.and_then(|row| read_begun(row.value()));
+    pub(super) fn intent(&self, of: &str) -> Result<Option<Intent>, redb::Error> {
+        let found = self.transaction.open_table(INTENTS)?.get(of)?.and_then(|row| read_intent(row.value()));
         Ok(found)
     }
 
-    pub(super) fn put_begun(&mut self, of: &str, begun: &Begun) -> Result<(), redb::Error> {
-        self.transaction.open_table(BEGUN)?.insert(of, begun_row(begun).as_slice())?;
+    pub(super) fn put_intent(&mut self, of: &str, intent: &Intent) -> Result<(), redb::Error> {
+        self.transaction.open_table(INTENTS)?.insert(of, intent_row(intent).as_slice())?;
         self.changed = true;
         Ok(())
     }
 
     /// Settles the intent.
     pub(super) fn settle(&mut self, of: &str) -> Result<(), redb::Error> {
-        self.changed |= self.transaction.open_table(BEGUN)?.remove(of)?.is_some();
+        self.changed |= self.transaction.open_table(INTENTS)?.remove(of)?.is_some();
         Ok(())
     }
 

@@ -10,7 +10,7 @@ use redb::{Builder, Database, DatabaseError, ReadableDatabase, StorageBackend};
 
 use super::EmbeddedConfig;
 use super::tables::{
-    BEGUN, CONNECTIONS, COUNTED, DUE, EXPIRY, FLOOR_EXPIRY, FLOORS, META, PENDING, SCHEDULE,
+    CONNECTIONS, COUNTED, DUE, EXPIRY, FLOOR_EXPIRY, FLOORS, INTENTS, META, PENDING, SCHEDULE,
 };
 use crate::domain::random::{Random, random_bytes};
 use crate::domain::time::{Clock, Timestamp};
@@ -178,7 +178,7 @@ fn add_tables(database: &Database) -> Result<(), redb::Error> {
     };
     if !there {
         let transaction = database.begin_write()?;
-        transaction.open_table(BEGUN)?;
+        transaction.open_table(INTENTS)?;
         transaction.open_table(DUE)?;
         transaction.open_table(SCHEDULE)?;
         transaction.open_table(FLOORS)?;

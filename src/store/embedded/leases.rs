@@ -6,7 +6,7 @@ use async_trait::async_trait;
 
 use super::EmbeddedStore;
 use super::tables::lease_key;
-use crate::store::rules::Begun;
+use crate::store::rules::Intent;
 use crate::store::{LeaseAnswer, LeaseNonce, LeaseOf, Leases, StoreError, record};
 
 #[async_trait]
@@ -25,9 +25,9 @@ impl Leases for EmbeddedStore {
             }
             let revision = batch.record(&of)?.and_then(|record| record::decode_revision(DOING, &record).ok());
             let about = revision.map(|revision| revision.sign_in).unwrap_or_default();
-            let begun = Begun::after(batch.begun(&of)?, nonce, about);
-            batch.put_begun(&of, &begun)?;
-            Ok(LeaseAnswer::Mine { unsettled: begun.unsettled })
+            let intent = Intent::after(batch.intent(&of)?, nonce, about);
+            batch.put_intent(&of, &intent)?;
+            Ok(LeaseAnswer::Mine { unsettled: intent.unsettled })
         })
         .await
     }
@@ -53,7 +53,7 @@ impl Leases for EmbeddedStore {
         let of = lease_key(of);
         self.write("giving a lease back", move |batch| {
             batch.leases.release(&of, nonce, batch.monotonic);
-            if settled && batch.begun(&of)?.is_some_and(|begun| begun.is_settled_by(nonce)) {
+            if settled && batch.intent(&of)?.is_some_and(|intent| intent.is_settled_by(nonce)) {
                 batch.settle(&of)?;
             }
             Ok(())

@@ -58,7 +58,7 @@ impl Records for EmbeddedStore {
                 if let Some(nonce) = writer.lease().filter(|_| stores.gives_lease_back) {
                     batch.leases.release(&key, nonce, batch.monotonic);
                 }
-                if batch.begun(&key)?.is_some_and(|begun| stores.settles(&begun)) {
+                if batch.intent(&key)?.is_some_and(|intent| stores.settles(&intent)) {
                     batch.settle(&key)?;
                 }
             }

@@ -5,7 +5,7 @@ use redb::TableDefinition;
 use crate::domain::connection::SignIn;
 use crate::domain::id::ConnectionKey;
 use crate::domain::time::Timestamp;
-use crate::store::rules::{Begun, Scheduled};
+use crate::store::rules::{Intent, Scheduled};
 use crate::store::{LeaseNonce, LeaseOf, StoreError, keyspace, record};
 
 /// What the file says about itself, in one row.
@@ -16,8 +16,8 @@ pub(super) const CONNECTIONS: TableDefinition<'_, &str, &[u8]> = TableDefinition
 pub(super) const PENDING: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("pending");
 /// Key: when a pending record expires, in order, then its id.
 pub(super) const EXPIRY: TableDefinition<'_, &[u8], ()> = TableDefinition::new("pending_expiry");
-/// Intents: see [`begun_row`]. Leases are in the memory of this process and end with it.
-pub(super) const BEGUN: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("begun");
+/// Intents: see [`intent_row`]. Leases are in the memory of this process and end with it.
+pub(super) const INTENTS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("begun");
 /// Key: shard, instant in order, connection.
 pub(super) const DUE: TableDefinition<'_, &[u8], ()> = TableDefinition::new("due");
 /// When each connection is due, and when it was used (0: not known).
@@ -54,17 +54,17 @@ impl<'r> PendingRow<'r> {
 }
 
 /// An intent as it is stored: the nonce, the sign-in, and 1 if an earlier intent was not settled either.
-pub(super) fn begun_row(begun: &Begun) -> Vec<u8> {
-    [&begun.nonce.0[..], &record::sign_in_bytes(&begun.about), &[u8::from(begun.unsettled)]].concat()
+pub(super) fn intent_row(intent: &Intent) -> Vec<u8> {
+    [&intent.nonce.0[..], &record::sign_in_bytes(&intent.about), &[u8::from(intent.unsettled)]].concat()
 }
 
 /// Reads such a row. A row of another form is about no sign-in and says nothing.
-pub(super) fn read_begun(row: &[u8]) -> Option<Begun> {
+pub(super) fn read_intent(row: &[u8]) -> Option<Intent> {
     let (nonce, rest) = row.split_first_chunk()?;
     let (number, rest) = rest.split_first_chunk()?;
     let (sign_in, rest) = rest.split_first_chunk()?;
     let about = SignIn { number: u64::from_be_bytes(*number), nonce: *sign_in };
-    Some(Begun { nonce: LeaseNonce(*nonce), about, unsettled: rest == [1] })
+    Some(Intent { nonce: LeaseNonce(*nonce), about, unsettled: rest == [1] })
 }
 
 pub(super) fn schedule_row(scheduled: &Scheduled) -> (i64, i64) {

@@ -17,7 +17,7 @@ use super::writer::REOPEN_PAUSE;
 use super::*;
 use crate::domain::connection::SignIn;
 use crate::domain::time::Timestamp;
-use crate::store::rules::{Begun, Scheduled};
+use crate::store::rules::{Intent, Scheduled};
 use crate::store::suite::{self, CountingRandom, RealClock, connection, key};
 use crate::store::{Committed, LeaseNonce, Pending as _, Records as _, Writer as By};
 
@@ -321,9 +321,9 @@ fn rows_keep_their_form() {
     assert_eq!(due_connection(b"\x07\x80\0\0\0\x01\x02\x03\x04app:user"), Some(key("app", "user")));
     for (unsettled, last) in [(false, 0), (true, 1)] {
         let about = SignIn { number: 0x0506, nonce: [9; 8] };
-        let begun = Begun { nonce: LeaseNonce([8; 16]), about, unsettled };
+        let intent = Intent { nonce: LeaseNonce([8; 16]), about, unsettled };
         let row = [&[8; 16][..], &[0, 0, 0, 0, 0, 0, 5, 6], &[9; 8], &[last]].concat();
-        assert_eq!((begun_row(&begun), read_begun(&row)), (row, Some(begun)));
+        assert_eq!((intent_row(&intent), read_intent(&row)), (row, Some(intent)));
     }
     for (row, used_at) in [((5, 0), None), ((5, 6), Some(Timestamp::from_unix_millis(6)))] {
         let scheduled = Scheduled { due_at: Timestamp::from_unix_millis(5), used_at };

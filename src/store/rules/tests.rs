@@ -61,7 +61,7 @@ fn a_connection_is_not_created_below_its_floor() {
 #[test]
 fn a_commit_settles_what_its_lease_began_and_what_was_begun_with_a_grant_that_it_replaces() {
     let stored = revision(1, 1);
-    let begun = |nonce| Begun { nonce, about: stored.sign_in, unsettled: false };
+    let intent = |nonce| Intent { nonce, about: stored.sign_in, unsettled: false };
     for (writer, holder, began, gives_back, settles) in [
         (Writer::Lease(LEASE), Some(LEASE), LEASE, true, true),
         (Writer::Lease(LEASE), Some(LEASE), OTHER, true, true),
@@ -78,7 +78,7 @@ fn a_commit_settles_what_its_lease_began_and_what_was_begun_with_a_grant_that_it
         let known = Known { stored: Some(stored), holder, floor: LOWEST_FLOOR };
         let (_, stores) = commit(&known, Some(stored), &revision(1, 2), writer);
         let stores = stores.expect("stored");
-        let seen = (stores.gives_lease_back, stores.settles(&begun(began)));
+        let seen = (stores.gives_lease_back, stores.settles(&intent(began)));
         assert_eq!(seen, (gives_back, settles), "{writer:?} {holder:?} {began:?}");
     }
 }
@@ -122,13 +122,13 @@ fn a_lease_is_its_holders_until_it_ends() {
 
 #[test]
 fn what_was_begun_is_unsettled_for_the_next_holder_and_not_for_the_same_one() {
-    let first = Begun::after(None, LEASE, sign_in(1));
+    let first = Intent::after(None, LEASE, sign_in(1));
     assert!(!first.unsettled);
-    assert_eq!(Begun::after(Some(first), LEASE, sign_in(1)), first, "taken again");
-    let next = Begun::after(Some(first), OTHER, sign_in(1));
+    assert_eq!(Intent::after(Some(first), LEASE, sign_in(1)), first, "taken again");
+    let next = Intent::after(Some(first), OTHER, sign_in(1));
     assert!(next.unsettled);
-    assert_eq!(Begun::after(Some(next), OTHER, sign_in(1)), next, "taken again");
-    assert!(!Begun::after(Some(next), LEASE, sign_in(2)).unsettled, "that was another sign-in's grant");
+    assert_eq!(Intent::after(Some(next), OTHER, sign_in(1)), next, "taken again");
+    assert!(!Intent::after(Some(next), LEASE, sign_in(2)).unsettled, "that was another sign-in's grant");
     assert!(first.is_settled_by(LEASE) && !first.is_settled_by(OTHER));
     assert!(!next.is_settled_by(OTHER), "only a commit settles what an earlier holder began");
 }

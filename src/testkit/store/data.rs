@@ -7,7 +7,7 @@ use std::time::Duration;
 use crate::domain::connection::SignIn;
 use crate::domain::id::{AppName, ConnectionKey, ConnectionName};
 use crate::domain::time::Timestamp;
-use crate::store::rules::{self, Begun, Found, Known, Swap};
+use crate::store::rules::{self, Found, Intent, Known, Swap};
 use crate::store::{
     Committed, ConnectionPage, Deleted, Due, Floor, LOWEST_FLOOR, LeaseAnswer, LeaseNonce, LeaseOf, MAX_PAGE,
     RecordOf, Revision, SEALED_HEAD, SealedPage, SealedRecord, StoredConnection, StoredProfile, Writer,
@@ -19,7 +19,7 @@ use crate::testkit::schedule::Schedule;
 pub(super) struct Data {
     pub(super) connections: BTreeMap<ConnectionKey, StoredConnection>,
     pub(super) leases: rules::Leases<LeaseKey>,
-    pub(super) begun: BTreeMap<LeaseKey, Begun>,
+    pub(super) intents: BTreeMap<LeaseKey, Intent>,
     pub(super) schedule: Schedule,
     pub(super) floors: BTreeMap<ConnectionKey, Floor>,
     pub(super) pending: BTreeMap<String, (Vec<u8>, Duration)>,
@@ -162,8 +162,8 @@ impl Data {
             if let Some(nonce) = ours.filter(|_| stores.gives_lease_back) {
                 self.leases.release(&of, nonce, now);
             }
-            if self.begun.get(&of).is_some_and(|begun| stores.settles(begun)) {
-                self.begun.remove(&of);
+            if self.intents.get(&of).is_some_and(|intent| stores.settles(intent)) {
+                self.intents.remove(&of);
             }
         }
         answer
@@ -189,9 +189,9 @@ impl Data {
             LeaseKey::Connection(key) => self.stored(key).map(|stored| stored.sign_in),
             LeaseKey::Sweep(_) | LeaseKey::Rewrap => None,
         };
-        let begun = Begun::after(self.begun.get(of).copied(), nonce, about.unwrap_or_default());
-        self.begun.insert(of.clone(), begun);
-        LeaseAnswer::Mine { unsettled: begun.unsettled }
+        let intent = Intent::after(self.intents.get(of).copied(), nonce, about.unwrap_or_default());
+        self.intents.insert(of.clone(), intent);
+        LeaseAnswer::Mine { unsettled: intent.unsettled }
     }
 
     pub(super) fn delete(
@@ -218,7 +218,7 @@ impl Data {
                 self.schedule.remove(key);
             }
             if destroys.settles {
-                self.begun.remove(&of);
+                self.intents.remove(&of);
             }
         }
         answer
@@ -253,8 +253,8 @@ impl Data {
             Op::Take { of, nonce, ttl } => Reply::Lease(self.take(of, *nonce, *ttl, now, mutant)),
             Op::Extend { of, nonce, ttl } => Reply::Yes(self.leases.extend(of.clone(), *nonce, *ttl, now)),
             Op::Release { of, nonce, settled } => {
-                if *settled && self.begun.get(of).is_some_and(|begun| begun.is_settled_by(*nonce)) {
-                    self.begun.remove(of);
+                if *settled && self.intents.get(of).is_some_and(|intent| intent.is_settled_by(*nonce)) {
+                    self.intents.remove(of);
                 }
                 self.leases.release(of, *nonce, now);
                 Reply::Nothing
@@ -330,7 +330,7 @@ impl Data {
     }
 }
 
-/// What a store says that forgets what was begun, or what it was asked to tell others.
+/// What a store says that forgets intents, or what it was asked to tell others.
 pub(super) fn wrong(mutant: Mutant, op: &Op, reply: Reply) -> Reply {
     match reply {
         Reply::Lease(LeaseAnswer::Mine { .. }) if mutant == Mutant::IntentIsForgotten => {
