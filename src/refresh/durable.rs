@@ -124,7 +124,7 @@ pub(super) async fn offer(ports: &Arc<Ports>, at: At<'_>) -> Result<(), Arc<Fail
         let begun = ports.monotonic();
         let is_rotated = answer.grant.current != answer.used;
         // Without a new refresh token it replaces no grant.
-        let writer = if is_rotated { Writer::Lease(*lease) } else { Writer::SameGrant(*lease) };
+        let writer = if is_rotated { Writer::Lease(*lease) } else { Writer::Verdict(*lease) };
         let committed = ports.repository().commit_sealed(at.key, *expected, sealed, writer).await;
         match committed {
             Ok(Committed::Done) => {

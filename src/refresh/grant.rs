@@ -278,7 +278,7 @@ async fn judge(
     let begun = ports.monotonic();
     let repository = ports.repository();
     let sealed = repository.seal(key, revision.generation, &profile, &tokens, kept);
-    let committed = repository.commit_sealed(key, revision, &sealed, Writer::SameGrant(lease)).await;
+    let committed = repository.commit_sealed(key, revision, &sealed, Writer::Verdict(lease)).await;
     match committed {
         Ok(Committed::Done) => {
             tracing::info!(

@@ -136,8 +136,9 @@ pub enum Writer {
     /// back and its intent is settled.
     Lease(LeaseNonce),
     /// The holder of the lease, with a change that leaves the grant as it is: a verdict of the authority, or
-    /// an answer without a new refresh token. It does not settle other holders' intents.
-    SameGrant(LeaseNonce),
+    /// an answer without a new refresh token. It does not settle other holders' intents. (The simulation's
+    /// stories print this name, so renaming it changes their hashes.)
+    Verdict(LeaseNonce),
     /// A user's sign-in. It brings a new grant and uses none, so it needs no lease. It settles the intent
     /// about the old grant, unless another replica holds the lease: that one may be about to use the new
     /// grant.
@@ -156,7 +157,7 @@ impl Writer {
     /// The lease of the commit.
     pub fn lease(self) -> Option<LeaseNonce> {
         match self {
-            Writer::Lease(nonce) | Writer::SameGrant(nonce) => Some(nonce),
+            Writer::Lease(nonce) | Writer::Verdict(nonce) => Some(nonce),
             Writer::SignIn | Writer::Operator | Writer::Again { .. } => None,
         }
     }
@@ -164,7 +165,7 @@ impl Writer {
     /// True if the commit is refused while another replica holds the lease.
     pub fn is_fenced(self) -> bool {
         match self {
-            Writer::Lease(_) | Writer::SameGrant(_) | Writer::Again { .. } => true,
+            Writer::Lease(_) | Writer::Verdict(_) | Writer::Again { .. } => true,
             Writer::SignIn | Writer::Operator => false,
         }
     }
@@ -173,7 +174,7 @@ impl Writer {
     pub fn replaces_grant(self) -> bool {
         match self {
             Writer::Lease(_) | Writer::SignIn => true,
-            Writer::SameGrant(_) | Writer::Operator => false,
+            Writer::Verdict(_) | Writer::Operator => false,
             Writer::Again { replaces_grant } => replaces_grant,
         }
     }

@@ -230,11 +230,11 @@ async fn fences(store: &dyn Store) {
 
     // A verdict leaves the grant that is there: it settles what was begun under its own lease, and nothing of
     // somebody else's.
-    assert_eq!(commit(6, Writer::SameGrant(nonce(6))).await, Committed::Fenced);
+    assert_eq!(commit(6, Writer::Verdict(nonce(6))).await, Committed::Fenced);
     store.release_lease(of, nonce(7), false).await.expect("serves");
-    assert_eq!(commit(6, Writer::SameGrant(nonce(6))).await, Committed::Done, "nobody holds it");
+    assert_eq!(commit(6, Writer::Verdict(nonce(6))).await, Committed::Done, "nobody holds it");
     assert_eq!(take(8).await, UNSETTLED);
-    assert_eq!(commit(7, Writer::SameGrant(nonce(8))).await, Committed::Done);
+    assert_eq!(commit(7, Writer::Verdict(nonce(8))).await, Committed::Done);
     assert_eq!(take(9).await, MINE);
 
     // What was lost and is stored again gives way to whoever holds the lease, and settles what was about

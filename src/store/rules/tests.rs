@@ -28,7 +28,7 @@ fn a_commit_is_stored_where_the_revision_is_as_expected_and_nobody_elses_lease_i
         (Some(one), ours, Some(one), Writer::Lease(LEASE), Done, true),
         (Some(one), nobody, Some(one), Writer::Lease(LEASE), Done, true), // its lease merely ended
         (Some(one), theirs, Some(one), Writer::Lease(LEASE), Fenced, false),
-        (Some(one), theirs, Some(one), Writer::SameGrant(LEASE), Fenced, false),
+        (Some(one), theirs, Some(one), Writer::Verdict(LEASE), Fenced, false),
         (Some(one), theirs, Some(one), again, Fenced, false),
         (Some(one), nobody, Some(one), again, Done, true),
         (Some(one), theirs, Some(one), Writer::SignIn, Done, true),
@@ -66,8 +66,8 @@ fn a_commit_settles_what_its_lease_began_and_what_was_begun_with_a_grant_that_it
         (Writer::Lease(LEASE), Some(LEASE), LEASE, true, true),
         (Writer::Lease(LEASE), Some(LEASE), OTHER, true, true),
         (Writer::Lease(LEASE), None, OTHER, false, true),
-        (Writer::SameGrant(LEASE), Some(LEASE), LEASE, true, true),
-        (Writer::SameGrant(LEASE), Some(LEASE), OTHER, true, false),
+        (Writer::Verdict(LEASE), Some(LEASE), LEASE, true, true),
+        (Writer::Verdict(LEASE), Some(LEASE), OTHER, true, false),
         (Writer::SignIn, None, OTHER, false, true),
         // Whoever holds the lease may be about to use the new grant.
         (Writer::SignIn, Some(OTHER), OTHER, false, false),
