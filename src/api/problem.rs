@@ -70,7 +70,8 @@ impl Problem {
     pub fn of_held_name(self, key: &ConnectionKey) -> Self {
         let ConnectionKey { app, connection } = key;
         self.hint(format!(
-            "its name is paused: nobody can connect it until `tokenward connections resume {app} {connection}`"
+            "its name is paused: nobody can connect it until `tokenward connections resume {app} \
+             {connection}`"
         ))
     }
 
@@ -103,7 +104,10 @@ impl Problem {
             "The caller is not known",
             "the request carries no credential that is known here",
         )
-        .hint("send an API key as `Authorization: Bearer twk_…`, or come over the Unix socket as a configured user")
+        .hint(
+            "send an API key as `Authorization: Bearer twk_…`, or come over the Unix socket as a \
+         configured user",
+        )
     }
 
     /// 503 for a body for which there was no room beside all others that were on their way.

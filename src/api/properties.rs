@@ -18,7 +18,8 @@ use crate::domain::id::{AppName, ConnectionKey, ConnectionName};
 use crate::domain::time::Timestamp;
 use crate::listener::{Dots, MOST_PARAMETERS, Origin, Pairs, segments};
 
-/// Panics if a path or a query is read that would be read in another way when it is written anew. A `?` ends the path.
+/// Panics if a path or a query is read that would be read in another way when it is written anew. A `?` ends
+/// the path.
 pub fn a_path_and_its_query_are_read_in_one_way(input: &[u8]) {
     let text = String::from_utf8_lossy(input);
     let (path, query) = match text.split_once('?') {
@@ -78,8 +79,8 @@ fn encoded(text: &str) -> String {
     utf8_percent_encode(text, NON_ALPHANUMERIC).to_string()
 }
 
-/// Panics if a body is taken that names what no name can be, or claims that are read in another way when they are passed on; or if a
-/// refusal repeats what came.
+/// Panics if a body is taken that names what no name can be, or claims that are read in another way when they
+/// are passed on; or if a refusal repeats what came.
 pub fn a_body_asks_for_what_can_be(input: &[u8]) {
     let bytes = Bytes::copy_from_slice(input);
     if let Ok(body) = kept_to_itself(TokenBody::read(&bytes))
@@ -118,7 +119,8 @@ pub fn a_body_asks_for_what_can_be(input: &[u8]) {
     }
 }
 
-/// Panics if a request has another's credential than the one header that it brought. Each line is one `Authorization`.
+/// Panics if a request has another's credential than the one header that it brought. Each line is one
+/// `Authorization`.
 pub fn a_credential_is_the_one_that_was_brought(input: &[u8]) {
     let mut headers = HeaderMap::new();
     for line in input.split(|byte| *byte == b'\n') {

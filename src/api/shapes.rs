@@ -152,16 +152,27 @@ impl ExplainShape {
     pub fn new(shown: &Shown, attempts: &[Attempt]) -> Self {
         let advice = match (shown.profile.status().as_str(), shown.profile.status().reason()) {
             ("active", _) => match attempts.last() {
-                Some(last) if last.outcome == "unclear" => "The connection is active; the authority refuses its grant and does not say why. If other connections of the app work, it is this grant: it will count as ended by itself once that is certain, and the user may sign in again now. If none works, the operator must look at the app's registration and its client credential.".to_owned(),
-                Some(last) if last.outcome == DAMAGED => "The stored grant cannot be used: it is damaged, was tampered with, or its sealing key is missing (the attempt says which). The token that is held is served to its end. The operator must find out why (`deploy/RUNBOOK.md`, TokenwardRecordDamaged) and restore the key or the record; where neither can be had, the user signs in again: start a connect session.".to_owned(),
+                Some(last) if last.outcome == "unclear" => "The connection is active; the authority refuses \
+                 its grant and does not say why. If other connections of the app work, it is this grant: it \
+                 will count as ended by itself once that is certain, and the user may sign in again now. If \
+                 none works, the operator must look at the app's registration and its client credential."
+                    .to_owned(),
+                Some(last) if last.outcome == DAMAGED => "The stored grant cannot be used: it is damaged, \
+                 was tampered with, or its sealing key is missing (the attempt says which). The token that \
+                 is held is served to its end. The operator must find out why (`deploy/RUNBOOK.md`, \
+                 TokenwardRecordDamaged) and restore the key or the record; where neither can be had, the \
+                 user signs in again: start a connect session."
+                    .to_owned(),
                 Some(last) if last.outcome != "ok" => format!(
-                    "The connection is active; the last try failed for a reason that is not the user's ({}). Nothing to do for the user; tokenward tries again by itself.",
+                    "The connection is active; the last try failed for a reason that is not the user's ({}). \
+                     Nothing to do for the user; tokenward tries again by itself.",
                     last.outcome
                 ),
                 _ => "The connection works. Nothing to do.".to_owned(),
             },
             ("needs_reauthorization", reason) => format!(
-                "The user must sign in again ({}). Start a connect session for this connection and send the user its connect_url.{}",
+                "The user must sign in again ({}). Start a connect session for this connection and send the \
+                 user its connect_url.{}",
                 reason.unwrap_or("no reason given"),
                 if shown.profile.grant_destroyed() {
                     " The stored grant is dead and will not be tried again."
@@ -170,7 +181,8 @@ impl ExplainShape {
                 }
             ),
             ("blocked", reason) => format!(
-                "An administrator of the user's organisation must act ({}). The stored grant is kept and tried again by itself.",
+                "An administrator of the user's organisation must act ({}). The stored grant is kept and \
+                 tried again by itself.",
                 reason.unwrap_or("no reason given")
             ),
             _ => "An operator paused the connection and can resume it.".to_owned(),
@@ -224,7 +236,8 @@ impl From<&SessionFailure> for FailureShape {
 fn hint(failure: &SessionFailure) -> &'static str {
     match (failure.reason, failure.mender) {
         (FailureReason::AdminConsentRequired, _) => {
-            "an administrator of the user's tenant must approve the app: POST /v1/admin-consent-sessions makes the link for it"
+            "an administrator of the user's tenant must approve the app: POST /v1/admin-consent-sessions \
+             makes the link for it"
         }
         (FailureReason::AccountMismatch, _) => {
             "have the user sign in with the account that the session is for"
@@ -233,13 +246,15 @@ fn hint(failure: &SessionFailure) -> &'static str {
             "have the user sign in again and grant everything that is asked for"
         }
         (FailureReason::TenantNotAllowed, _) => {
-            "have the user choose an account that this app takes; the operator says which, at the app and in `tenants`"
+            "have the user choose an account that this app takes; the operator says which, at the app and in \
+             `tenants`"
         }
         (FailureReason::Internal, _) => {
             "read the connection to see whether it is there; start a new session if it is not"
         }
         (FailureReason::CallerForbidden, _) => {
-            "the operator must let this caller connect it: its rules, the connection's name and the account's tenant count as they are now"
+            "the operator must let this caller connect it: its rules, the connection's name and the \
+             account's tenant count as they are now"
         }
         (FailureReason::ConnectionPaused, _) => {
             "ask the operator to resume the connection, and start a new session then"
@@ -249,12 +264,14 @@ fn hint(failure: &SessionFailure) -> &'static str {
             "start a new session when the user wants to; nobody else has to do anything"
         }
         (FailureReason::AccessDenied | FailureReason::AuthorityError, Mender::Administrator) => {
-            "an administrator of the user's organisation must allow it; error_codes say what stands in the way"
+            "an administrator of the user's organisation must allow it; error_codes say what stands in the \
+             way"
         }
         (FailureReason::AccessDenied | FailureReason::AuthorityError, Mender::Operator)
             if failure.by_browser =>
         {
-            "the user's browser brought this back, and nobody else said it: start a new session; if it fails again, tell the operator error and error_codes"
+            "the user's browser brought this back, and nobody else said it: start a new session; if it fails \
+             again, tell the operator error and error_codes"
         }
         (FailureReason::AccessDenied | FailureReason::AuthorityError, Mender::Operator) => {
             "the operator must mend the app's registration or its configuration; trying again changes nothing"

@@ -7,7 +7,8 @@ use tokio::sync::{Semaphore, oneshot};
 use crate::domain::task::{BoxFuture, Tasks};
 use crate::listener::{Handler, Request, Response};
 
-/// Acts under way: more than any number of honest callers has, and few enough to be held where the store hangs.
+/// Acts under way: more than any number of honest callers has, and few enough to be held where the store
+/// hangs.
 const MOST_ACTS: usize = 1024;
 
 /// An API that knows which of its requests are acts.
@@ -25,8 +26,9 @@ pub(super) trait Acts: Send + Sync + 'static {
     fn answer<'a>(&'a self, request: Request, asked: Self::Asked) -> BoxFuture<'a, Response>;
 }
 
-/// A handler whose acts are tasks of their own: a client that hangs up in the middle of one takes neither the act nor its record
-/// along. (Its body comes from the client all the same: where it breaks off, nothing has begun.)
+/// A handler whose acts are tasks of their own: a client that hangs up in the middle of one takes neither the
+/// act nor its record along. (Its body comes from the client all the same: where it breaks off, nothing has
+/// begun.)
 pub(super) struct ToItsEnd<A> {
     api: Arc<A>,
     tasks: Arc<dyn Tasks>,
@@ -112,7 +114,8 @@ mod tests {
         }
     }
 
-    /// Clients hang up on acts that hang: no more of them are kept than so many, and an act that ends gives its place back.
+    /// Clients hang up on acts that hang: no more of them are kept than so many, and an act that ends gives
+    /// its place back.
     #[tokio::test]
     async fn acts_that_outlive_their_connections_are_bounded() {
         let tasks = Arc::new(Kept::default());

@@ -21,8 +21,8 @@ use crate::refresh::Served;
 /// The longest that a long poll may wait.
 const MOST_WAIT: u64 = 60;
 
-/// Response header that names the promise not kept. `store`: this answer was not compared with the store within the
-/// last second.
+/// Response header that names the promise not kept. `store`: this answer was not compared with the store
+/// within the last second.
 pub const DEGRADED: &str = "tokenward-degraded";
 
 impl LocalApi {
@@ -118,7 +118,13 @@ impl LocalApi {
         };
         self.events.connect_started(who, &caller.name, &key, "ok").await;
         if let Some(remark) = &started.remark {
-            tracing::info!(request_id = %who.request_id, caller = %caller.name, app = %key.app, connection = %key.connection, remark);
+            tracing::info!(
+                request_id = %who.request_id,
+                caller = %caller.name,
+                app = %key.app,
+                connection = %key.connection,
+                remark
+            );
         }
         let shape = Started {
             id: started.id.expose().to_owned(),

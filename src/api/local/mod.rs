@@ -94,8 +94,8 @@ impl LocalApi {
         }
     }
 
-    /// Everything up to the routes: who asks, and that it is counted. What is malformed, refused or leads nowhere counts
-    /// too.
+    /// Everything up to the routes: who asks, and that it is counted. What is malformed, refused or leads
+    /// nowhere counts too.
     async fn route(
         &self,
         request: Request,
@@ -165,7 +165,8 @@ impl LocalApi {
         route.run(self, call, &found.target).await
     }
 
-    /// The caller, or the word for why there is none: that word is for the audit, outside they all look the same.
+    /// The caller, or the word for why there is none: that word is for the audit, outside they all look the
+    /// same.
     async fn authenticate(
         &self,
         headers: &HeaderMap,

@@ -33,10 +33,10 @@ pub(super) const TABLE: &[Route<LocalApi>] = &[
             id: "token",
             tag: "tokens",
             summary: "An access token of a connection",
-            description: "A token with less life than `min_ttl` is refreshed first, unless it is younger than a \
-             quarter of its own life; one fresh from the authority is handed out with its true life. A \
-             token that still lives is handed out when the refresh fails or takes longer than 3 s. Keep \
-             it and ask again near its end; asking for each use is fine too.",
+            description: "A token with less life than `min_ttl` is refreshed first, unless it is younger \
+             than a quarter of its own life; one fresh from the authority is handed out with its true life. \
+             A token that still lives is handed out when the refresh fails or takes longer than 3 s. Keep it \
+             and ask again near its end; asking for each use is fine too.",
             query: &["scope", "resource", "min_ttl", "connect"],
             answer: (200, "A token that works now."),
             content: Some(Content::several("Token", examples::TOKEN)),
@@ -56,7 +56,9 @@ pub(super) const TABLE: &[Route<LocalApi>] = &[
             summary: "An access token in place of one that a resource refused",
             description: "When a resource answers 401, send the SHA-256 of the token it refused and, if its \
              `WWW-Authenticate` brings one, the claims challenge. The reported token is replaced once, \
-             however many callers report it; a report of a token that is no longer current gets the current one. When the refresh fails, the reporter gets the error and all others keep the token that they had.",
+             however many callers report it; a report of a token that is no longer current gets the current \
+             one. When the refresh fails, the reporter gets the error and all others keep the token that \
+             they had.",
             query: &["connect"],
             body: Body::Optional(Content::several("TokenRequest", examples::TOKEN_REQUEST)),
             answer: (200, "A token that works now."),
@@ -106,9 +108,9 @@ pub(super) const TABLE: &[Route<LocalApi>] = &[
             id: "deleteConnection",
             tag: "connections",
             summary: "Destroy a connection",
-            description: "The grant is gone from the store before this answers, and from every replica's memory within \
-             a second. Tokens that were handed out work until they end. Needs a rule with `connect = \
-             true`.",
+            description: "The grant is gone from the store before this answers, and from every replica's \
+             memory within a second. Tokens that were handed out work until they end. Needs a rule with \
+             `connect = true`.",
             answer: (204, "It is gone."),
             problems: &[(404, "ConnectionNotFound"), (409, "Paused")],
             ..Doc::PLAIN
@@ -124,10 +126,10 @@ pub(super) const TABLE: &[Route<LocalApi>] = &[
             id: "listConnections",
             tag: "connections",
             summary: "The connections that the caller may see",
-            description: "At most 100 a page. Go on while there is a `next_cursor`: a filter, or a rule for a tenant, \
-             that matches few makes short and even empty pages. A page for which more than 100 \
-             connections were read counts as two requests. Two lists of a caller are under way at one \
-             time; more are 429.",
+            description: "At most 100 a page. Go on while there is a `next_cursor`: a filter, or a rule for \
+             a tenant, that matches few makes short and even empty pages. A page for which more than 100 \
+             connections were read counts as two requests. Two lists of a caller are under way at one time; \
+             more are 429.",
             query: &["status", "tenant", "cursor"],
             answer: (200, "A page."),
             content: Some(Content::one("ConnectionPage", examples::CONNECTION_PAGE)),
@@ -145,11 +147,11 @@ pub(super) const TABLE: &[Route<LocalApi>] = &[
             id: "startConnectSession",
             tag: "connecting",
             summary: "Invite one browser to create or renew a connection",
-            description: "Send the user to `connect_url`. A connection that exists is renewed by its own account, \
-             which needs no confirmation; so does a session with `account`. Any other waits for a \
+            description: "Send the user to `connect_url`. A connection that exists is renewed by its own \
+             account, which needs no confirmation; so does a session with `account`. Any other waits for a \
              confirmation. Needs a rule with `connect = true`, when it is started and still when the user \
-             comes back; a name that is not there yet, and `change_account`, need one that covers the \
-             name (a `tenant:` rule renews only).",
+             comes back; a name that is not there yet, and `change_account`, need one that covers the name \
+             (a `tenant:` rule renews only).",
             body: Body::Required(Content::several("NewConnectSession", examples::NEW_CONNECT_SESSION)),
             answer: (201, "The session."),
             content: Some(Content::one("ConnectSession", examples::CONNECT_SESSION)),
@@ -184,7 +186,10 @@ pub(super) const TABLE: &[Route<LocalApi>] = &[
             id: "confirmConnectSession",
             tag: "connecting",
             summary: "Say that the right user came back",
-            description: "The confirmation prevents that a link made for one user captures another user's mailbox. With a `return_url`: the product checks that the browser with the `code` is signed in as the user of the session, and sends the code. Without one: name the account that `GET` shows, after a person has checked it. A confirmation may be repeated.",
+            description: "The confirmation prevents that a link made for one user captures another user's \
+             mailbox. With a `return_url`: the product checks that the browser with the `code` is signed in \
+             as the user of the session, and sends the code. Without one: name the account that `GET` shows, \
+             after a person has checked it. A confirmation may be repeated.",
             body: Body::Required(Content::several("Confirmation", examples::CONFIRMATION)),
             answer: (200, "The connection is made."),
             content: Some(Content::one("Confirmed", examples::CONFIRMED)),
@@ -202,8 +207,8 @@ pub(super) const TABLE: &[Route<LocalApi>] = &[
             id: "startAdminConsentSession",
             tag: "connecting",
             summary: "Invite a tenant's administrator to approve the app for everyone",
-            description: "Most tenants let their administrators alone consent to mail and calendars, so this is \
-             usually the first step in a tenant. Only at Entra. Needs a rule with `connect = true`.",
+            description: "Most tenants let their administrators alone consent to mail and calendars, so this \
+             is usually the first step in a tenant. Only at Entra. Needs a rule with `connect = true`.",
             body: Body::Required(Content::several(
                 "NewAdminConsentSession",
                 examples::NEW_ADMIN_CONSENT_SESSION,

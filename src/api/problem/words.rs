@@ -187,7 +187,8 @@ fn of_not_now(why: NotNow) -> Words {
     words(title, why.to_string(), hint)
 }
 
-/// What the authority answered is told as passing only where it is: silence, a failure of its own, throttling.
+/// What the authority answered is told as passing only where it is: silence, a failure of its own,
+/// throttling.
 fn of_authority(answer: &AuthorityError) -> Words {
     if answer.is_refusal() {
         words(
