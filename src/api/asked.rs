@@ -1,4 +1,5 @@
-//! What the URL of a request asks for. It is decoded once, before anything is decided by it.
+//! What the URL of a request asks for. It is decoded once, before anything is decided by it; a URL that
+//! cannot be read is decoded again only to say why.
 
 use std::borrow::Cow;
 
@@ -20,7 +21,8 @@ pub(super) struct Asked<A> {
 /// Why a URL leads nowhere.
 #[derive(Debug)]
 pub(super) enum BadUrl {
-    /// It is refused, even before it is known who asks.
+    /// It is refused, whichever route it meant. The admin API says so to everybody; the local API only to a
+    /// caller it knows.
     Refused(Box<Problem>),
     /// It is no route of this API.
     NoRoute(Box<Problem>),

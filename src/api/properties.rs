@@ -130,7 +130,7 @@ pub fn a_credential_is_the_one_that_was_brought(input: &[u8]) {
     }
     let peer = Origin::Unix { uid: 1001, gid: 1001, pid: None };
     match super::credential(&headers, peer) {
-        // A header decides alone, whoever sends it.
+        // A header decides alone.
         Some(Credential::UnixPeer { uid }) => assert!(headers.is_empty() && uid == 1001),
         Some(Credential::ApiKey(key)) => {
             let value = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());

@@ -1,4 +1,4 @@
-//! An act is done to its end and written down, though whoever asked for it has gone.
+//! An act is done to its end and written down, though the client that asked for it has gone.
 
 use std::sync::Arc;
 

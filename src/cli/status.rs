@@ -30,9 +30,12 @@ pub(super) fn run(args: &Args, config: &ConfigPath, world: &mut World) -> Result
     block_on(async {
         loop {
             let answer = client.get("/admin/v1/status").await?;
+            if args.json {
+                world.output.json(&answer)?;
+            }
             let status: Status = read(&answer)?;
             match (args.json, live) {
-                (true, _) => world.output.json(&answer)?,
+                (true, _) => {}
                 (false, true) => world.output.screen(&screen(&status))?,
                 (false, false) => world.output.data(&screen(&status))?,
             }

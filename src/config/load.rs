@@ -398,7 +398,7 @@ authenticate = [{ unix_user = "a" }]
         assert_eq!(redis("redis+sentinel://a,localhost/primary").unwrap().1, 1, "without TLS");
         for (url, said) in [("redis+sentinel://a/primary", true), ("redis://a", false)] {
             let warnings = good(&format!("[store]\nkind = \"redis\"\nurl = \"{url}\"\n")).warnings;
-            let is_said = warnings[0].problem.contains("what a sentinel says is sent the password");
+            let is_said = warnings[0].problem.contains("a sentinel's answers is sent the password");
             assert_eq!(is_said, said, "{warnings:?}");
         }
     }

@@ -260,7 +260,7 @@ pub(super) fn text(key: &SealingKey) -> Zeroizing<String> {
     let mut text = Zeroizing::new(String::with_capacity(256));
     let _ = writeln!(
         text,
-        "# A tokenward sealing key. Whoever has it and the store has every grant: keep it secret."
+        "# A tokenward sealing key. With it and the store anybody has every grant: keep it secret."
     );
     let _ = writeln!(text, "# Without it nothing it sealed can be opened: keep a copy in a safe place.");
     let _ = writeln!(text, "id = \"{}\"", key.id);

@@ -384,7 +384,7 @@ mod tests {
             ..held().remove(0)
         };
         let want = Want { by: by("sync"), claims: Some(step_up("c2")), ..want() };
-        // what is held, when, whether it has none
+        // cached tokens, now, whether the caller has none
         let rows = [
             (vec![], 10, true),
             (vec![of(None, None)], 10, false),

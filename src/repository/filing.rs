@@ -98,7 +98,7 @@ mod tests {
         let id = SessionId::parse("a-session-that-is-a-link").expect("an id");
         let filed = FiledUnder::session(&id);
         assert!(!filed.name.contains(id.expose()) && filed.name.len() == 64);
-        // Whoever reads the name has no id.
+        // A reader of the name does not learn the id.
         let name = SessionId::parse(&filed.name).expect("of an id's form");
         assert!(FiledUnder::session(&name).names().all(|looked_at| looked_at != filed.name));
         let earlier = SessionId::parse(&"a".repeat(ID_LENGTH)).expect("an id");

@@ -416,7 +416,7 @@ async fn a_second_process_on_the_same_embedded_store_is_refused_and_told_why() {
     assert_eq!(world.token("nobody").await.status, 404, "the first one is unharmed");
 }
 
-/// Redis gone: what is held in memory is served, the rest is 503 with Retry-After; back: all is well by
+/// Redis gone: cached tokens are served, the rest is 503 with Retry-After; back: all is well by
 /// itself.
 #[tokio::test]
 async fn a_lost_store_harms_no_token_that_is_held() {

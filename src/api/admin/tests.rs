@@ -111,6 +111,10 @@ fn the_types_of_the_wire_have_the_members_of_the_examples() {
     each(examples::VERIFIED, in_order::<wire::Verified>);
     each(examples::SEALING_KEY_VERDICT, in_order::<wire::SealingKeyVerdict>);
     again::<wire::Keyring>(examples::KEYRING);
+    each(examples::REVOCATION, |example| {
+        serde_json::from_str::<wire::Revocation>(example)
+            .unwrap_or_else(|error| panic!("{error}: {example}"));
+    });
     in_order::<wire::Pause>(examples::PAUSE);
     in_order::<wire::SealingKeyNamed>(examples::SEALING_KEY_NAMED);
 }

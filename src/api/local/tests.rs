@@ -107,7 +107,7 @@ fn a_path_of_many_parts_is_no_route_and_the_longest_name_is_one() {
 }
 
 #[test]
-fn a_credential_in_the_url_is_refused_whoever_sends_it() {
+fn a_credential_in_the_url_is_refused_for_every_sender() {
     let is_refused =
         |path: &str, query| matches!(Asked::<LocalApi>::read(path, query).found, Err(BadUrl::Refused(_)));
     let path = format!("{BASE}/a/token");

@@ -28,7 +28,7 @@ metrics! {
         token_requests_total: Counters["app", "caller", "dialect", "outcome"],
         /// Time to answer a request for a token.
         token_request_duration_seconds: Histograms["dialect"] in REQUEST_BUCKETS,
-        /// Requests that were answered 429 because their caller's come too fast, for whatever they were.
+        /// Requests that were answered 429 because their caller is over its rate, of every route.
         requests_over_rate_total: Counters["caller"],
         /// 1 while there are so many apps, callers and outcomes that more of them are counted under
         /// `unknown`, so that the page stays small enough to be scraped.
@@ -37,8 +37,8 @@ metrics! {
         refreshes_total: Counters["app", "outcome"],
         /// Time from the decision to refresh until the result is stored.
         refresh_duration_seconds: Histograms["app"] in AUTHORITY_BUCKETS,
-        /// 1 while the store answers; at 0 what is held in memory is served for `serve_cached_for` and
-        /// nothing else.
+        /// 1 while the store answers; at 0 cached tokens are served for `serve_cached_for`, and nothing
+        /// else.
         store_reachable: IntGauge,
         /// Sixteenths of the background refreshing that are this replica's.
         sweep_shards: IntGauge,
@@ -52,8 +52,8 @@ metrics! {
         verdicts_total: Counters["app", "status", "reason"],
         /// Attempts to get the right to refresh a connection; held means another replica was first.
         lease_attempts_total: Counters["result"],
-        /// Calls to authorities for what nobody waits for who has no token, by what they are for: begun, or
-        /// refused or put off because a budget was used up.
+        /// Calls to authorities that no caller without a token waits for, by cause; result is begun, or
+        /// put_off because a budget was used up.
         upstream_budget_total: Counters["cause", "result"],
         /// Connections by status.
         connections: IntGauges["app", "status"],
@@ -96,8 +96,8 @@ metrics! {
         store_login_refused: IntGauges["secret"],
         /// Since when what such a file holds is in use on every connection; the one before may be taken away.
         store_login_taken_timestamp_seconds: Gauges["secret"],
-        /// Seconds until the client certificate for the store expires, or the last of the authorities that it
-        /// is believed by; negative once it has.
+        /// Seconds until a certificate for the store expires: the client's own, or the last of the
+        /// authorities that the store is checked against; negative once it has.
         store_certificate_expiry_seconds: Gauges["certificate"],
         /// Reloads of configuration and secrets; one that failed changed nothing.
         config_reloads_total: Counters["outcome"],
@@ -112,7 +112,7 @@ metrics! {
         /// Refusals that are in the audit stream as part of a sum only: more of one kind within a second than
         /// are told one by one.
         audit_suppressed_total: IntCounter,
-        /// Requests of those with no right, or who did not show it, by what they were refused for.
+        /// Requests without valid credentials, or with credentials that give no right, by reason.
         strangers_refused_total: Counters["reason"],
         /// Looks at stored records that cannot be used: damaged, tampered with, or sealed with a key that is
         /// missing.

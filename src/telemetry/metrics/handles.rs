@@ -71,6 +71,15 @@ impl ConnectionRefusal {
     }
 }
 
+// A counter is found by its reason's place.
+const _: () = {
+    let mut place = 0;
+    while place < ConnectionRefusal::ALL.len() {
+        assert!(ConnectionRefusal::ALL[place] as usize == place);
+        place += 1;
+    }
+};
+
 /// One listener's counters.
 #[derive(Debug, Clone)]
 pub struct ListenerMetrics {
@@ -78,22 +87,20 @@ pub struct ListenerMetrics {
     ok: IntCounter,
     requests: Counters,
     open: IntGauge,
-    refused: Counters,
+    refused: [IntCounter; ConnectionRefusal::ALL.len()],
     panics: IntCounter,
 }
 
 impl ListenerMetrics {
     pub(super) fn new(all: &Catalogue, listener: &'static str) -> Self {
         let name = Label::Word(listener);
-        for reason in ConnectionRefusal::ALL {
-            let _at_zero = all.http_connections_refused_total.with(&[name, Label::Word(reason.as_str())]);
-        }
         ListenerMetrics {
             listener,
             ok: all.http_requests_total.with(&[name, Label::Status(http::StatusCode::OK)]),
             requests: all.http_requests_total.clone(),
             open: all.http_connections.with(&[name]),
-            refused: all.http_connections_refused_total.clone(),
+            refused: ConnectionRefusal::ALL
+                .map(|reason| all.http_connections_refused_total.with(&[name, Label::Word(reason.as_str())])),
             panics: all.panics_total.clone(),
         }
     }
@@ -119,7 +126,7 @@ impl ListenerMetrics {
 
     /// A connection was refused or cut.
     pub fn connection_refused(&self, reason: ConnectionRefusal) {
-        self.refused.with(&[Label::Word(self.listener), Label::Word(reason.as_str())]).inc();
+        self.refused[reason as usize].inc();
     }
 
     /// A handler panicked.
