@@ -36,7 +36,7 @@ impl<T: Clone> Flight<T> {
 
     /// Returns false once it has landed, or its task was dropped (by a panic, or because the process stops).
     pub fn is_under_way(&self) -> bool {
-        self.landed.has_changed().is_ok()
+        self.landed.borrow().is_none() && self.landed.has_changed().is_ok()
     }
 
     /// Waits for the outcome; `None` if the task was dropped before its end.
@@ -73,6 +73,16 @@ mod tests {
         let mut is_started = false;
         Flight::join(&mut current, |_| is_started = true);
         assert!(is_started, "the first has landed");
+    }
+
+    /// The outcome wakes its waiters before the sender goes: a caller in between starts anew.
+    #[tokio::test]
+    async fn a_flight_with_an_outcome_is_not_joined_though_its_landing_is_still_there() {
+        let (flight, landing) = Flight::new();
+        landing.land.send(Some(7)).expect("a waiter");
+        assert!(!flight.is_under_way());
+        assert_eq!(flight.landed().await, Some(7));
+        drop(landing);
     }
 
     #[tokio::test]
