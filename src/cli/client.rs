@@ -45,20 +45,37 @@ pub(super) struct ReachArgs {
 impl ReachArgs {
     /// Makes a client of the local API.
     pub(super) fn local(&self, config: &ConfigPath, world: &mut World) -> Result<Client, Failure> {
-        self.client(config, world, "listen.local", |listen| &listen.local)
+        let mut warnings = Vec::new();
+        let client = self.local_with(config, world, &mut warnings);
+        warn(&warnings, world);
+        client
+    }
+
+    /// Makes a client of the local API, and adds what is wrong besides to `warnings`.
+    pub(super) fn local_with(
+        &self,
+        config: &ConfigPath,
+        world: &World,
+        warnings: &mut Vec<String>,
+    ) -> Result<Client, Failure> {
+        self.client(config, world, "listen.local", |listen| &listen.local, warnings)
     }
 
     /// Makes a client of the admin API.
     pub(super) fn admin(&self, config: &ConfigPath, world: &mut World) -> Result<Client, Failure> {
-        self.client(config, world, "listen.admin", |listen| &listen.admin)
+        let mut warnings = Vec::new();
+        let client = self.client(config, world, "listen.admin", |listen| &listen.admin, &mut warnings);
+        warn(&warnings, world);
+        client
     }
 
     fn client(
         &self,
         config: &ConfigPath,
-        world: &mut World,
+        world: &World,
         section: &str,
         listeners: fn(&ListenConfig) -> &Vec<Listener>,
+        warnings: &mut Vec<String>,
     ) -> Result<Client, Failure> {
         let endpoint = match &self.endpoint {
             // The configuration is not read then: it may be on another file system.
@@ -76,13 +93,15 @@ impl ReachArgs {
                 })?;
                 if let Some(ConfigErrors { mistakes }) = mistakes {
                     let (number, first) = (mistakes.len(), mistakes.first().map(ToString::to_string));
-                    world.output.say(&format!(
-                        "warning: the configuration has mistakes ({number}; `tokenward check{}` shows \
-                         them), the first: {}\n\
-                         warning: asking the daemon at {endpoint}, as far as the file can be read; \
-                         --endpoint names another",
+                    warnings.push(format!(
+                        "the configuration has mistakes ({number}; `tokenward check{}` shows them), the \
+                         first: {}",
                         config.option(),
                         first.unwrap_or_default(),
+                    ));
+                    warnings.push(format!(
+                        "asking the daemon at {endpoint}, as far as the file can be read; --endpoint names \
+                         another"
                     ));
                 }
                 endpoint
@@ -97,6 +116,12 @@ impl ReachArgs {
                 .hint("name the file of one with --key-file, or use a Unix socket: --endpoint unix:/path"));
         }
         Ok(Client { endpoint, key })
+    }
+}
+
+fn warn(warnings: &[String], world: &mut World) {
+    for warning in warnings {
+        world.output.say(&format!("warning: {warning}"));
     }
 }
 

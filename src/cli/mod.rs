@@ -282,6 +282,16 @@ impl Failure {
         self
     }
 
+    /// Puts message and hints on one line, for a command whose words another program shows.
+    fn on_one_line(self) -> Self {
+        if self.message.is_empty() {
+            return self;
+        }
+        let lines = self.message.lines().chain(self.hints.iter().map(String::as_str));
+        let message = lines.collect::<Vec<_>>().join("; ");
+        Failure { message, hints: Vec::new(), ..self }
+    }
+
     fn show(&self, output: &mut Output) {
         match &*self.message {
             "" => {}

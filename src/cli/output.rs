@@ -45,10 +45,13 @@ impl Output {
     /// Writes lines of data. If the reader has gone away, the command ends.
     pub(super) fn data(&mut self, text: &str) -> Result<(), Failure> {
         self.end_dots();
-        let text = printable(text, true);
-        writeln!(self.out, "{text}").and_then(|()| self.out.flush()).map_err(|error| match error.kind() {
-            io::ErrorKind::BrokenPipe => Failure::silent(Exit::Failed),
-            _ => Failure::failed(format!("cannot write to standard output: {error}")),
+        // In one write: a reader that is cut off has no part of a line.
+        let text = printable(text, true) + "\n";
+        self.out.write_all(text.as_bytes()).and_then(|()| self.out.flush()).map_err(|error| {
+            match error.kind() {
+                io::ErrorKind::BrokenPipe => Failure::silent(Exit::Failed),
+                _ => Failure::failed(format!("cannot write to standard output: {error}")),
+            }
         })
     }
 

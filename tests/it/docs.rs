@@ -17,7 +17,7 @@ use crate::http_client::{Answer, Browser, request};
 use crate::world::{ALICE, BOB, Plan, World, text};
 
 /// Documents for readers of this repository.
-const DOCUMENTS: [&str; 13] = [
+const DOCUMENTS: [&str; 14] = [
     "README.md",
     "SEMANTICS.md",
     "ARCHITECTURE.md",
@@ -30,6 +30,7 @@ const DOCUMENTS: [&str; 13] = [
     "docs/audit.md",
     "docs/commands.md",
     "docs/configuration.md",
+    "docs/mail-programs.md",
     "docs/providers.md",
 ];
 

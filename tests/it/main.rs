@@ -49,6 +49,7 @@ mod keyring;
 mod launcher;
 mod linear_work;
 mod lists;
+mod mail;
 mod main_job;
 mod metrics;
 mod names;
