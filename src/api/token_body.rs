@@ -88,6 +88,7 @@ impl TokenBody {
             min_ttl: Duration::from_secs(min_ttl),
             rejected: self.rejected,
             claims: claims.map_err(|problem| Refusal::invalid("claims", problem.to_string()))?,
+            cae: true,
         })
     }
 }

@@ -228,15 +228,20 @@ impl World {
     }
 
     async fn refreshed(&self, claims: Option<&str>) -> Result<Refreshed, AuthorityFailure> {
-        self.refresh_in(TENANT_A, claims).await
+        self.refresh_in(TENANT_A, claims, true).await
     }
 
     /// Refreshes for a user of this tenant.
     async fn refresh_of(&self, tenant: &str) -> Result<TokenAnswer, AuthorityFailure> {
-        tokens_of(self.refresh_in(tenant, None).await)
+        tokens_of(self.refresh_in(tenant, None, true).await)
     }
 
-    async fn refresh_in(&self, tenant: &str, claims: Option<&str>) -> Result<Refreshed, AuthorityFailure> {
+    async fn refresh_in(
+        &self,
+        tenant: &str,
+        claims: Option<&str>,
+        cae: bool,
+    ) -> Result<Refreshed, AuthorityFailure> {
         let scopes = self.authority.scope_naming().scopes("Mail.Read offline_access openid").expect("scopes");
         let account = Account {
             iss: format!("{}/{tenant}/v2.0", self.server.origin()),
@@ -247,7 +252,7 @@ impl World {
         };
         let refresh_token = RefreshToken::new("RT-1");
         let request =
-            RefreshRequest { refresh_token: &refresh_token, scopes: &scopes, account: &account, claims };
+            RefreshRequest { refresh_token: &refresh_token, scopes: &scopes, account: &account, claims, cae };
         self.authority.refresh(request).await
     }
 
@@ -262,6 +267,7 @@ impl World {
             scopes: &scopes,
             account: &account,
             claims: None,
+            cae: true,
         };
         tokens_of(self.authority.refresh(request).await)
     }

@@ -181,6 +181,8 @@ pub struct RefreshRequest<'a> {
     pub account: &'a Account,
     /// A resource's claims challenge, as JSON text.
     pub claims: Option<&'a str>,
+    /// Whether the token may be under continuous access evaluation, if the app declares that.
+    pub cae: bool,
 }
 
 /// A request for an administrator's approval.
@@ -244,4 +246,6 @@ pub struct TokenAnswer {
     pub account: Option<Account>,
     /// Odd parts that were cut or ignored.
     pub remarks: Remarks,
+    /// It was asked for under continuous access evaluation.
+    pub cae: bool,
 }

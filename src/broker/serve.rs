@@ -93,5 +93,6 @@ fn permitted(
         min_ttl: asked.min_ttl,
         rejected: asked.rejected.clone(),
         claims: asked.claims.clone(),
+        cae: asked.cae,
     })
 }

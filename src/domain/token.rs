@@ -28,6 +28,9 @@ pub struct HeldToken {
     /// The caller whose claims challenge asked for more than a plain refresh does. The token is for this
     /// caller and for those who bring the same challenge. `None` means that it is for everybody.
     pub got_for: Option<CallerName>,
+    /// It was asked for under continuous access evaluation: a resource may refuse it before its end, with a
+    /// claims challenge.
+    pub cae: bool,
 }
 
 /// How well a token satisfies one request.
@@ -82,6 +85,7 @@ mod tests {
             resource: None,
             answers_claims: None,
             got_for: None,
+            cae: false,
         }
     }
 

@@ -64,6 +64,7 @@ pub(crate) fn held_token(answer: TokenAnswer, resource: Option<String>) -> HeldT
         resource,
         answers_claims: None,
         got_for: None,
+        cae: answer.cae,
         access_token: answer.access_token,
     }
 }

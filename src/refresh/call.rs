@@ -63,6 +63,7 @@ async fn ask(
                 scopes: &scopes,
                 account: connection.profile.account(),
                 claims: want.claims.as_ref().map(Claims::json),
+                cae: want.cae,
             })
             .await;
         let outcome = match &answer {

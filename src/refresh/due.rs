@@ -57,8 +57,9 @@ pub fn due_at(
                 return Some(idle);
             }
             let is_everybodys = |token: &&HeldToken| token.got_for.is_none();
-            let mut tokens = tokens.iter().filter(is_everybodys);
-            let token = tokens.find(|token| token.resource.as_deref() == resource);
+            let of_resource = |token: &&HeldToken| token.resource.as_deref() == resource;
+            let token = tokens.iter().filter(is_everybodys).filter(of_resource);
+            let token = token.max_by_key(|token| token.expires_at);
             let renewal = token.map_or(now, |token| {
                 let life = token.expires_at.since(token.issued_at);
                 token.refresh_at.unwrap_or_else(|| renew_at(token.issued_at, life, jitter))
@@ -120,6 +121,7 @@ mod tests {
             resource: None,
             answers_claims: None,
             got_for: None,
+            cae: false,
         }
     }
 

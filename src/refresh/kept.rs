@@ -4,14 +4,15 @@ use std::collections::BTreeMap;
 
 use crate::domain::token::HeldToken;
 
-/// Shared tokens kept for one connection: one per resource, and no caller uses more resources than this.
+/// Shared tokens kept for one connection: one per resource and kind (under continuous access evaluation or
+/// not), and no caller uses more resources than this.
 const MOST_TOKENS: usize = 8;
 /// Beside these, tokens that callers got for their challenges: one a caller and resource.
 const MOST_OWN: usize = 8;
 
 /// Whether a connection keeps only one of these two tokens.
 pub(super) fn is_in_place_of(one: &HeldToken, other: &HeldToken) -> bool {
-    one.resource == other.resource && one.got_for == other.got_for
+    one.resource == other.resource && one.got_for == other.got_for && one.cae == other.cae
 }
 
 /// Keeps so many shared tokens and so many that callers got for their challenges; these never push out a
@@ -65,6 +66,7 @@ mod tests {
                 resource: Some(number.to_string()),
                 answers_claims: None,
                 got_for: (owner != "-").then(|| CallerName::parse(owner).expect("a name")),
+                cae: false,
             });
             drop_oldest(&mut tokens);
         }

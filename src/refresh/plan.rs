@@ -27,6 +27,17 @@ pub struct Want {
     pub rejected: Option<String>,
     /// A challenge the token must answer.
     pub claims: Option<Claims>,
+    /// Whether it may be a token under continuous access evaluation. It may not for a caller that cannot pass
+    /// a challenge on.
+    pub cae: bool,
+}
+
+impl Want {
+    /// Whether a token is of a kind that this request may have: of its resource, and under continuous access
+    /// evaluation only if that is allowed.
+    fn fits(&self, token: &HeldToken) -> bool {
+        token.resource == self.resource && (self.cae || !token.cae)
+    }
 }
 
 /// What to do next.
@@ -107,9 +118,10 @@ pub fn next<'a>(
 }
 
 /// The cached token that a request is about: the one that answers its challenge. A request without a
-/// challenge gets the token that its caller got for an earlier one while that is fresh, else the shared one.
+/// challenge gets the token that its caller got for an earlier one while that is fresh, else the shared one
+/// (of two that differ in continuous access evaluation, the one that lives longer).
 pub fn pick<'a>(tokens: &'a [HeldToken], want: &Want, now: Timestamp) -> Option<&'a HeldToken> {
-    let mut of_resource = tokens.iter().filter(|token| token.resource == want.resource);
+    let fitting = || tokens.iter().filter(|token| want.fits(token));
     let is_its_own = |token: &&HeldToken| match &want.claims {
         Some(claims) => {
             let answers = token.answers_claims.as_deref() == Some(claims.digest());
@@ -123,7 +135,8 @@ pub fn pick<'a>(tokens: &'a [HeldToken], want: &Want, now: Timestamp) -> Option<
                 && !is_refused(token, want)
         }
     };
-    of_resource.clone().find(is_its_own).or_else(|| of_resource.find(|token| token.got_for.is_none()))
+    let shared = || fitting().filter(|token| token.got_for.is_none()).max_by_key(|token| token.expires_at);
+    fitting().find(is_its_own).or_else(shared)
 }
 
 /// The `min_ttl` of a request without one. It forces nothing, however short the authority's tokens are.
@@ -158,7 +171,7 @@ fn is_due(token: &HeldToken, now: Timestamp) -> bool {
 pub(super) fn has_none(tokens: &[HeldToken], want: &Want, now: Timestamp) -> bool {
     let is_of_caller = |token: &&HeldToken| {
         let is_its_own = token.got_for.is_none() || token.got_for == want.by;
-        token.resource == want.resource && is_its_own
+        want.fits(token) && is_its_own
     };
     let mut tokens = tokens.iter().filter(is_of_caller);
     tokens.all(|token| token.freshness(now, Duration::ZERO) == Freshness::Expired)
@@ -212,6 +225,7 @@ mod tests {
             resource: None,
             answers_claims: None,
             got_for: None,
+            cae: false,
         }]
     }
 
@@ -223,6 +237,7 @@ mod tests {
             min_ttl: Duration::from_secs(300),
             rejected: None,
             claims: None,
+            cae: true,
         }
     }
 
@@ -371,6 +386,41 @@ mod tests {
             let forces = forces.filter(|force| *force != Force::MoreLife);
             assert_eq!(force(&tokens, &ordinary, at(now)), forces, "{ordinary:?} at {now}");
         }
+    }
+
+    /// Beside everybody's token stands one under continuous access evaluation.
+    #[test]
+    fn who_cannot_pass_a_challenge_on_never_gets_a_token_that_may_be_challenged() {
+        let of = |digest: &str, cae: bool, expires_at: i64| HeldToken {
+            digest: digest.into(),
+            cae,
+            expires_at: at(expires_at),
+            ..held().remove(0)
+        };
+        let (both, neither) = (Want { cae: true, ..want() }, Want { cae: false, ..want() });
+        let granted = ScopeNaming::Plain.scopes("mail").expect("scopes");
+        let active = profile(Status::Active, None);
+        // cached tokens, now, who may have both gets, who may not gets
+        let rows = [
+            (vec![of("cae", true, 90_000)], 10, "cae", None),
+            (vec![of("plain", false, LIFE)], 10, "plain", Some("plain")),
+            (vec![of("plain", false, LIFE), of("cae", true, 90_000)], 10, "cae", Some("plain")),
+            (vec![of("cae", true, 90_000), of("plain", false, LIFE)], 10, "cae", Some("plain")),
+            // The one that lives longer, so that a living one is served.
+            (vec![of("cae", true, 100), of("plain", false, LIFE)], 200, "plain", Some("plain")),
+            (vec![of("cae", true, 90_000), of("plain", false, LIFE)], LIFE + 1, "cae", Some("plain")),
+        ];
+        for (tokens, now, of_both, of_neither) in rows {
+            let got = |want: &Want| pick(&tokens, want, at(now)).map(|token| token.digest.clone());
+            assert_eq!(got(&both).as_deref(), Some(of_both));
+            assert_eq!(got(&neither).as_deref(), of_neither);
+            let lives = |token: &HeldToken| token.expires_at > at(now);
+            let has_plain = tokens.iter().any(|token| !token.cae && lives(token));
+            assert_eq!(has_none(&tokens, &neither, at(now)), !has_plain);
+            let step = next(&active, &granted, &tokens, &neither, at(now), false, false);
+            assert_eq!(word(step), if has_plain { "serve" } else { "renew" });
+        }
+        assert!(!crate::refresh::kept::is_in_place_of(&of("a", true, 1), &of("b", false, 1)));
     }
 
     /// Who has no token of its own or everybody's that lives: a challenge that may not be passed on is

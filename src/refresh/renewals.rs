@@ -184,5 +184,6 @@ fn plain_want(resource: Option<String>) -> Want {
         min_ttl: Duration::ZERO,
         rejected: None,
         claims: None,
+        cae: true,
     }
 }

@@ -87,6 +87,7 @@ impl Refreshes for Scripted {
                 scopes: vec!["mail".into()],
                 account: None,
                 remarks: Remarks::default(),
+                cae: false,
             })))
         })
     }
@@ -189,6 +190,7 @@ impl Scene {
             resource: None,
             answers_claims: None,
             got_for: None,
+            cae: false,
         };
         let (repository, key) = (self.repository.clone(), self.key.clone());
         self.run("connect", async move {
@@ -226,6 +228,7 @@ impl Scene {
             min_ttl: Duration::from_secs(300),
             rejected: rejected.map(|token| sha256_hex(token.as_bytes())),
             claims: None,
+            cae: true,
         };
         let pending = Pending::default();
         let (answered, engine, key, world) =

@@ -159,6 +159,7 @@ mod tests {
                 min_ttl: Duration::ZERO,
                 rejected: None,
                 claims: None,
+                cae: true,
             };
             let _ = go(&self.engine.ports, self.at(), &want, way);
             self.begun.tasks().len() - before

@@ -2,6 +2,7 @@
 //! read this one's. Only this file and the authority's wire turn a secret into bytes.
 
 use std::borrow::Cow;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
@@ -32,7 +33,14 @@ struct TokenWire<'a> {
     answers_claims: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     got_for: Option<Cow<'a, str>>,
+    /// Builds before 0.3 did not write it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    cae: Option<bool>,
 }
+
+/// Life from which a token that does not say it is taken for one under continuous access evaluation. Entra's
+/// other tokens live for an hour and a half at most, unless a tenant's policy says otherwise.
+const LIFE_UNDER_CAE: Duration = Duration::from_secs(4 * 3600);
 
 #[derive(Serialize, Deserialize)]
 struct GrantWire<'a> {
@@ -93,11 +101,13 @@ impl<'a> TokenWire<'a> {
             resource: token.resource.clone(),
             answers_claims: token.answers_claims.clone(),
             got_for: token.got_for.as_ref().map(|caller| Cow::Borrowed(caller.as_str())),
+            cae: Some(token.cae),
         }
     }
 
     fn into_token(self) -> HeldToken {
         let got_for = self.got_for.map(|name| CallerName::parse(&name).unwrap_or_else(|_| nobody()));
+        let cae = self.cae.unwrap_or_else(|| self.expires_at.since(self.issued_at) > LIFE_UNDER_CAE);
         HeldToken {
             access_token: AccessToken::new(self.access_token),
             digest: self.digest,
@@ -108,6 +118,7 @@ impl<'a> TokenWire<'a> {
             resource: self.resource,
             answers_claims: self.answers_claims,
             got_for,
+            cae,
         }
     }
 }
@@ -173,8 +184,10 @@ mod tests {
             resource: Some("https://graph.microsoft.com".into()),
             answers_claims: None,
             got_for: None,
+            cae: true,
         };
         let back = decode_tokens(&encode_tokens(&[token])).expect("decodes");
+        assert!(back[0].cae);
         assert_eq!(back[0].access_token.expose(), "eyJ0.AbC-_~+/==");
         assert_eq!(back[0].expires_at, Timestamp::from_unix_seconds(2));
 

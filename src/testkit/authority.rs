@@ -595,6 +595,7 @@ impl SimAuthority {
                     scopes: words.map(|scope| scope.wire().to_owned()).collect(),
                     account: None,
                     remarks: Remarks::default(),
+                    cae: false,
                 })))
             }
         }

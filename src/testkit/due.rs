@@ -61,6 +61,7 @@ impl Refreshes for Counting {
                 scopes: vec!["mail".into()],
                 account: None,
                 remarks: Remarks::default(),
+                cae: false,
             })))
         })
     }
@@ -131,6 +132,7 @@ async fn connect(repository: Repository, clock: Arc<SimClock>, count: usize) {
             resource: None,
             answers_claims: None,
             got_for: None,
+            cae: false,
         };
         let grant = Grant::new(RefreshToken::new(format!("r-{number}")));
         let stored =

@@ -45,7 +45,13 @@ pub(super) struct Tokens {
 
 impl Tokens {
     /// Makes the answer that leaves this room.
-    pub(super) fn answer(self, account: Option<Account>, odd: Vec<String>, asked: &ScopeSet) -> TokenAnswer {
+    pub(super) fn answer(
+        self,
+        account: Option<Account>,
+        odd: Vec<String>,
+        asked: &ScopeSet,
+        cae: bool,
+    ) -> TokenAnswer {
         let Tokens { success, requested_at, ids } = self;
         let rules = success.remarks.into_iter().map(str::to_owned).chain(odd).collect();
         TokenAnswer {
@@ -57,6 +63,7 @@ impl Tokens {
             scopes: success.scopes.unwrap_or_else(|| asked.to_words()),
             account,
             remarks: Remarks { rules, answer: ids },
+            cae,
         }
     }
 }

@@ -32,7 +32,8 @@ impl OpenIdAuthority {
             ("code_verifier", plain(request.verifier.expose())),
             ("scope", plain(scopes.wire())),
         ];
-        if let Some(claims) = self.app.claims(doing, None)? {
+        let cae = self.app.is_cae(true);
+        if let Some(claims) = self.app.claims(doing, None, cae)? {
             fields.push(("claims", plain(claims)));
         }
         let endpoint = metadata.token_endpoint.clone();
@@ -75,7 +76,7 @@ impl OpenIdAuthority {
         let _known =
             self.admit(doing, self.grants_of(&account), &metadata.token_endpoint, Duration::ZERO).await;
         let odd = token.odd_claims().map(claim_remark).collect();
-        Ok(tokens.answer(Some(account), odd, request.scopes))
+        Ok(tokens.answer(Some(account), odd, request.scopes, cae))
     }
 }
 

@@ -18,7 +18,8 @@ impl OpenIdAuthority {
         request: RefreshRequest<'_>,
     ) -> Result<Refreshed, AuthorityFailure> {
         let doing = "refreshing a grant";
-        let claims = self.app.claims(doing, request.claims)?;
+        let cae = self.app.is_cae(request.cae);
+        let claims = self.app.claims(doing, request.claims, cae)?;
         let metadata = self.documents.metadata(doing).await?;
         let mut fields = vec![
             ("grant_type", plain("refresh_token")),
@@ -67,7 +68,7 @@ impl OpenIdAuthority {
             }
         };
         let tokens = Tokens { success, requested_at, ids };
-        Ok(Refreshed::Tokens(Box::new(tokens.answer(account, odd, request.scopes))))
+        Ok(Refreshed::Tokens(Box::new(tokens.answer(account, odd, request.scopes, cae))))
     }
 
     /// Returns true if the `id_token` of a refresh names another account. It decides nothing in the owner's

@@ -148,11 +148,17 @@ impl Registration {
         scopes.iter().cloned().chain(self.naming.scopes_lossy(more.iter().copied()).iter().cloned()).collect()
     }
 
-    /// Returns a claims request, with our declaration of continuous access evaluation if the app makes one.
+    /// Returns true if a token that may be under continuous access evaluation is asked for as one.
+    pub(super) fn is_cae(&self, may_be: bool) -> bool {
+        may_be && self.config.continuous_access_evaluation
+    }
+
+    /// Returns a claims request, with our declaration of continuous access evaluation for a token under it.
     pub(super) fn claims(
         &self,
         doing: &'static str,
         challenge: Option<&str>,
+        cae: bool,
     ) -> Result<Option<String>, AuthorityFailure> {
         let mut claims = match challenge {
             None => Value::Object(serde_json::Map::new()),
@@ -167,7 +173,7 @@ impl Registration {
                 Value::Object(object.0.clone())
             }
         };
-        if self.config.continuous_access_evaluation {
+        if cae {
             let declared = json!({ "values": ["cp1"] });
             match claims.get_mut("access_token") {
                 Some(Value::Object(access_token)) => {

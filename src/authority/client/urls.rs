@@ -27,7 +27,7 @@ impl<'a> Authorize<'a> {
     /// Checks the request.
     pub(super) fn new(app: &Registration, request: &'a AuthorizeRequest) -> Result<Self, AuthorityFailure> {
         let doing = Self::DOING;
-        let claims = app.claims(doing, request.claims.as_deref())?;
+        let claims = app.claims(doing, request.claims.as_deref(), app.is_cae(true))?;
         if let Some(prompt) = &request.prompt
             && !prompt.split(' ').all(|word| ["login", "none", "consent", "select_account"].contains(&word))
         {

@@ -76,6 +76,19 @@ async fn continuous_access_evaluation_is_declared_on_every_call() {
     assert_eq!(merged, expected);
 }
 
+/// A caller that cannot pass a challenge on gets a token that no resource challenges.
+#[tokio::test]
+async fn continuous_access_evaluation_is_declared_for_no_one_who_cannot_have_it() {
+    for (app, caller, expected) in [(true, true, true), (true, false, false), (false, true, false)] {
+        let world = World::with("/common/v2.0", entra_script(), vec![secret("one", "s")], |config| {
+            config.continuous_access_evaluation = app;
+        });
+        let answer = tokens_of(world.refresh_in(TENANT_A, None, caller).await).expect("tokens");
+        let declared = world.token_requests()[0].field("claims").is_some();
+        assert_eq!((answer.cae, declared), (expected, expected), "{app} {caller}");
+    }
+}
+
 #[tokio::test]
 async fn a_claims_challenge_is_passed_on_and_must_be_an_object() {
     let world = World::entra();

@@ -54,6 +54,7 @@ impl Cluster {
             min_ttl,
             rejected: rejected.clone(),
             claims: None,
+            cae: true,
         };
         self.ledger.count(|counts| counts.requests += 1);
         let asked_at = self.world.now();
@@ -131,6 +132,7 @@ impl Cluster {
             scopes: words.clone(),
             account: None,
             remarks: Remarks::default(),
+            cae: false,
         };
         let token = held_token(answer, resource);
         let grant = Grant::new(refresh_token);
