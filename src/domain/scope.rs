@@ -44,7 +44,10 @@ impl ScopeNaming {
         {
             return None;
         }
-        let lower = text.to_ascii_lowercase();
+        let mut lower = text.to_ascii_lowercase();
+        if let (ScopeNaming::Entra { graph }, Some(name)) = (self, of_graph_id(&lower)) {
+            lower = format!("{}/{name}", graph.to_ascii_lowercase());
+        }
         let (canonical, resource) = match self {
             // RFC 6749 section 3.3: case-sensitive strings.
             ScopeNaming::Plain => (text.to_owned(), None),
@@ -119,10 +122,19 @@ impl ScopeNaming {
             resource = shorter;
         }
         match self {
+            ScopeNaming::Entra { graph } if resource == GRAPH_ID => graph.to_ascii_lowercase(),
             ScopeNaming::Entra { .. } => one_name(resource).to_owned(),
             ScopeNaming::Plain => resource.to_owned(),
         }
     }
+}
+
+/// The Graph's application id, the same in every cloud. Entra takes it for the Graph's name.
+const GRAPH_ID: &str = "00000003-0000-0000-c000-000000000000";
+
+/// Returns the scope's name if the lower-case text begins with the Graph's application id.
+fn of_graph_id(lower: &str) -> Option<&str> {
+    lower.strip_prefix(GRAPH_ID)?.strip_prefix('/').filter(|name| !name.is_empty())
 }
 
 /// Aliases of one service; the first name stands for all. Microsoft documents both names of Exchange Online
@@ -300,6 +312,19 @@ mod tests {
         );
         // Another service with a similar name.
         assert_eq!(naming.resource("https://outlook.office365.us"), "https://outlook.office365.us");
+    }
+
+    #[test]
+    fn the_graph_s_application_id_is_its_name() {
+        let (id, graph) = ("00000003-0000-0000-C000-000000000000", "https://graph.microsoft.com");
+        for text in [id.to_owned(), format!("{id}/"), format!("{id}/.default")] {
+            assert_eq!(entra().resource(&text), graph);
+        }
+        let scope = entra().scope(&format!("{id}/Mail.Read")).expect("a scope");
+        assert_eq!(Some(&scope), entra().scope("mail.read").as_ref());
+        assert_eq!((scope.resource(), scope.wire()), (Some(graph), &*format!("{id}/Mail.Read")));
+        // A provider that has no Graph.
+        assert_eq!(ScopeNaming::Plain.resource(id), id.to_ascii_lowercase());
     }
 
     #[test]
