@@ -280,6 +280,13 @@ impl Profile {
         self
     }
 
+    /// The same, with a grant that has worked more often than so many times.
+    #[must_use]
+    pub fn worked_after(mut self, renewals: u64) -> Self {
+        self.renewals = self.renewals.max(renewals.saturating_add(1));
+        self
+    }
+
     /// The state after an answer of which only the refresh token is believed. The grant is a later one, and
     /// nothing more is known of it.
     #[must_use]

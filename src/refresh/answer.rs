@@ -151,6 +151,10 @@ pub(super) fn place(stored: &Connection, grant: Option<&Grant>, ours: &Unstored)
 pub(super) fn on_top(mut ours: Connection, theirs: Connection) -> Connection {
     let succeeds = theirs.grant_place().is_before(&ours.grant_place());
     ours.tokens = newest_of_each(&theirs.tokens, std::mem::take(&mut ours.tokens), succeeds);
+    if theirs.profile.sign_in() == ours.profile.sign_in() {
+        // Theirs may be an answer without a new refresh token, which ours did not know.
+        ours.profile = ours.profile.worked_after(theirs.profile.renewals());
+    }
     if theirs.profile.status() == Status::Paused {
         // An answer does not undo an operator's act in between.
         ours.profile = ours.profile.paused();
@@ -181,3 +185,6 @@ fn newest_of_each(theirs: &[HeldToken], ours: Vec<HeldToken>, succeeds: bool) ->
     drop_oldest(&mut tokens);
     tokens
 }
+
+#[cfg(test)]
+mod tests;
