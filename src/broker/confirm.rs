@@ -212,15 +212,8 @@ impl Broker {
             if floor.cut > redeemed.floor.cut {
                 return Err(FailureReason::Expired);
             }
-            // This replica may not know a recent revocation yet. If it is made after this check, or the check
-            // fails, it covers the connection too, by its session's start; so no grant is lost for that.
-            if let Err(error) = self.follow_revocations().await {
-                tracing::warn!(
-                    app = %key.app, connection = %key.connection, %error,
-                    "a sign-in was stored, but recent revocations could not be read; one that covers it \
-                     takes effect once it is known"
-                );
-            }
+            let began_before = before.as_ref().map(|before| before.profile.began_at());
+            self.follow_revocations_for(&key, session.started_at, began_before).await.map_err(internal)?;
             // Read after the floor: a pause that this read misses changes what the commit expects, or is
             // removed after it.
             let right = self.right_of_session(session, Some(&redeemed.account)).await;

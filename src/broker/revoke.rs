@@ -177,6 +177,33 @@ impl Broker {
         Ok(())
     }
 
+    /// Takes in revocations from other replicas before a sign-in is stored. `began_at` is the start of its
+    /// session, and `began_before` that of the connection which it replaces.
+    ///
+    /// If they cannot be read, the sign-in is stored all the same, so that no grant is lost for that: a
+    /// revocation that covers it takes effect once it is known. A connection that began later is an exception.
+    /// That revocation may not cover it, and it would be gone together with the sign-in that replaced it.
+    ///
+    /// # Errors
+    /// They cannot be read, and the replaced connection began later.
+    pub(crate) async fn follow_revocations_for(
+        &self,
+        key: &ConnectionKey,
+        began_at: Timestamp,
+        began_before: Option<Timestamp>,
+    ) -> Result<(), RepositoryError> {
+        let Err(error) = self.follow_revocations().await else { return Ok(()) };
+        if began_before.is_some_and(|before| before > began_at) {
+            return Err(error);
+        }
+        tracing::warn!(
+            app = %key.app, connection = %key.connection, %error,
+            "a sign-in is stored, but recent revocations could not be read; one that covers it takes effect \
+             once it is known"
+        );
+        Ok(())
+    }
+
     /// Destroys a connection if it was revoked; returns false if not. Called by a walk over all connections.
     pub async fn destroy_if_revoked(&self, key: &ConnectionKey, profile: &Profile) -> bool {
         if !self.deps.engine.is_revoked(key, profile) {

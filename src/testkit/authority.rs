@@ -131,8 +131,8 @@ struct Grant {
     user: u32,
     newest: u64,
     alive: bool,
-    /// It was refused once without a reason.
-    misjudged: bool,
+    /// When it was refused without a reason, if it has not worked since.
+    misjudged_at: Option<Duration>,
     /// It was refused with a true verdict.
     judged: bool,
 }
@@ -235,7 +235,7 @@ impl SimIssuer {
         let mut state = self.state();
         state.serial += 1;
         let family = Family(state.serial);
-        let grant = Grant { user, newest: 1, alive: true, misjudged: false, judged: false };
+        let grant = Grant { user, newest: 1, alive: true, misjudged_at: None, judged: false };
         state.grants.insert(family, grant);
         if let Some(user) = state.users.get_mut(&user) {
             user.revoked = false;
@@ -433,10 +433,10 @@ impl SimIssuer {
             self.inner.watch.reused(&call, &rotated);
             return dead;
         }
-        if user.personal && !grant.misjudged && chance(weather.bad_token) {
+        if user.personal && grant.misjudged_at.is_none() && chance(weather.bad_token) {
             state.faults += 1;
             if let Some(grant) = state.grants.get_mut(&call.family) {
-                grant.misjudged = true;
+                grant.misjudged_at = Some(now);
             }
             return dead;
         }
@@ -445,7 +445,10 @@ impl SimIssuer {
         let generation = if rotated { grant.newest + 1 } else { call.generation };
         if let Some(grant) = state.grants.get_mut(&call.family) {
             grant.newest = grant.newest.max(generation);
-            grant.misjudged = false;
+            // A call that was under way does not count: whoever asks once more must not be misjudged again.
+            if grant.misjudged_at.is_some_and(|at| at < call.begun) {
+                grant.misjudged_at = None;
+            }
         }
         if rotated {
             state.calls[number].rotated_to = Some(generation);

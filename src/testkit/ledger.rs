@@ -336,9 +336,10 @@ impl Ledger {
         match books.newest.get(&slot).copied() {
             Some((since, newest)) if stamp.serial < newest => {
                 // If refresh tokens stay valid, two replicas may have refreshed, and one's journaled answer
-                // was overtaken.
+                // was overtaken. So it is by the verdict on a grant that has ended.
+                let issuer = &self.insight().1;
                 let journaled_at = books.kept_in_journal.get(&(replica, newest));
-                let overtaken = !self.insight().1.punishes_reuse()
+                let overtaken = (!issuer.punishes_reuse() || issuer.judged(stamp.family))
                     && !books.kept.contains(&newest)
                     && journaled_at
                         .is_some_and(|since| books.committed.get(key).is_some_and(|at| at > since));

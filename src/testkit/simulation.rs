@@ -189,6 +189,22 @@ fn seeds_653_and_4849_a_sign_in_that_a_revocation_overtakes_is_meant_by_it() {
     holds(4849);
 }
 
+/// In both, the store was slow with a sign-in. Meanwhile its session was revoked, and its user signed in anew.
+#[test]
+fn seeds_20078_and_20800_a_revoked_sign_in_replaces_no_later_one() {
+    holds(20078);
+    holds(20800);
+}
+
+/// One replica's answer had no new refresh token, another's had one, and a third spent the old one again: the
+/// verdict stands below the answer that was served. In the other, a late request of its own came between an
+/// authority's mistake and the second opinion, which is no mistake then.
+#[test]
+fn seeds_23183_and_25500_a_verdict_stands_below_an_answer_and_a_second_opinion_counts() {
+    holds(23183);
+    holds(25500);
+}
+
 /// Asserts that a seed of these runs, with a wrong fake, violates this invariant.
 fn is_noticed(mutant: Mutant, invariant: &str) {
     let noticed = (0..MOST_SEEDS).find(|seed| {

@@ -489,6 +489,41 @@ async fn a_sign_in_is_stored_though_the_record_of_revocations_does_not_open() {
     assert_eq!(world.token("alice").await.status, 200);
 }
 
+/// A revocation that cannot be read may cover the sign-in and not the connection, which began later: both would
+/// be gone. The grant waits.
+#[tokio::test]
+async fn a_sign_in_waits_where_it_would_replace_a_later_one_and_revocations_do_not_open() {
+    let world = Plan::default().kept(Kept::Redis).start().await;
+    let sign_in = async || {
+        let session = world.start_session(json!({ "app": "outlook", "connection": "alice" })).await;
+        let mut browser = Browser::default();
+        let callback = up_to_callback(&mut browser, &session).await;
+        browser.get(&callback).await.expect("the callback");
+        let account = account_of(&state_of(&world, &session).await);
+        (session, account)
+    };
+    let (early, account) = sign_in().await;
+    let (late, _) = sign_in().await;
+    assert_eq!(confirm(&world, &late, account.clone()).await.status, 200);
+    let of_late = world.access_token("alice").await;
+    let socket = world.folder.path().join("admin.sock");
+    let body = json!({ "caller": "of-nothing", "even_if_unknown": true }).to_string();
+    let revoked = request_unix(&socket, Method::POST, "/admin/v1/revocations", &[], body).await;
+    assert_eq!(revoked.expect("an answer").status, 200);
+    let redis = world.redis.as_ref().expect("Redis");
+    let kept = redis.cli(&["KEYS", "tokenward:pending:*revocations*"]);
+    let kept = kept.trim();
+    assert_eq!(redis.cli(&["RENAME", kept, "aside"]), "OK");
+    assert_eq!(redis.cli(&["SET", kept, "rubbish"]), "OK");
+    let answer = confirm(&world, &early, account.clone()).await;
+    assert_eq!(answer.status, 503, "{}", answer.text());
+    assert_eq!(answer.json()["code"], "store_unavailable");
+    assert_eq!(world.access_token("alice").await, of_late);
+    assert_eq!(redis.cli(&["RENAME", "aside", kept]), "OK");
+    assert_eq!(confirm(&world, &early, account).await.status, 200);
+    assert_ne!(world.access_token("alice").await, of_late);
+}
+
 /// Redis gone under load: what is held is served without one failed request, and the health that readiness
 /// and metrics tell of comes back by itself. Half a minute with `TOKENWARD_TROUBLE_SECONDS=30`.
 #[tokio::test]

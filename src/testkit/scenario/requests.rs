@@ -153,6 +153,17 @@ impl Cluster {
                 same.map(|before| &before.profile),
             )
             .of_session(session_started_at);
+            if self.additions.revocations {
+                let (began_at, began_before) =
+                    (profile.began_at(), before.as_ref().map(|before| before.profile.began_at()));
+                if process.broker.follow_revocations_for(key, began_at, began_before).await.is_err() {
+                    return;
+                }
+                if process.engine.is_revoked(key, &profile) {
+                    self.world.note(format_args!("grant {} is revoked before it is stored", family.0));
+                    return;
+                }
+            }
             self.expect(process, target, &profile, &token).await;
             let expected = before.as_ref().map(|before| before.revision);
             let tokens = std::slice::from_ref(&token);
