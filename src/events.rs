@@ -35,8 +35,8 @@ use crate::telemetry::session_mark::SessionMark;
 use strangers::Kind;
 pub use strangers::{Listener, Stranger};
 
-/// The dialect name of the local API's own token route.
-const NATIVE: &str = "native";
+/// The word of tokenward's own interfaces, for [`Who::dialect`].
+pub const NATIVE: &str = "native";
 
 /// The object of an operator's act on the daemon.
 #[derive(Clone, Copy, Default)]
@@ -65,6 +65,8 @@ pub struct Who<'a> {
     pub origin: Origin,
     /// The listener that received it.
     pub listener: Listener,
+    /// The word of the wire form that it speaks.
+    pub dialect: &'static str,
 }
 
 /// A token that is handed out.
@@ -93,13 +95,15 @@ pub struct Read {
     pub session: Option<SessionId>,
 }
 
+type OfDialects = BTreeMap<&'static str, Arc<TokenRequestHandles>>;
+
 /// Counts, logs and audits events.
 pub struct Events {
     metrics: Arc<Metrics>,
     audit: Arc<dyn Audit>,
     clock: Arc<dyn Clock>,
-    /// Counters of each (app, caller), resolved once.
-    handles: RwLock<BTreeMap<AppName, BTreeMap<CallerName, Arc<TokenRequestHandles>>>>,
+    /// Counters of each (app, caller, dialect), resolved once.
+    handles: RwLock<BTreeMap<AppName, BTreeMap<CallerName, OfDialects>>>,
     strangers: crowd::Crowd,
     /// Limits the records of callers' refusals by action and code, so that one caller pushes out nobody
     /// else's records.
@@ -130,14 +134,14 @@ impl Events {
         for caller in callers.iter() {
             self.metrics.expect_caller(&caller.name);
             for rule in caller.policy.rules() {
-                self.handles(&rule.app, &caller.name);
+                self.handles(&rule.app, &caller.name, NATIVE);
             }
         }
     }
 
     /// Reports that a token was handed out.
     pub async fn handed_out(&self, who: Who<'_>, out: HandOut<'_>) {
-        self.handles(&out.key.app, out.caller).served(out.elapsed);
+        self.handles(&out.key.app, out.caller, who.dialect).served(out.elapsed);
         let mut event = self.of(who, Action::Token, "ok").caller(out.caller).key(out.key).0;
         event.scopes = out.scopes.to_vec();
         event.expires_in = Some(out.life.as_secs());
@@ -153,7 +157,7 @@ impl Events {
         code: &'static str,
         elapsed: Duration,
     ) {
-        self.metrics.token_request(Some(&key.app), Some(caller), NATIVE, code, elapsed);
+        self.metrics.token_request(Some(&key.app), Some(caller), who.dialect, code, elapsed);
         if !self.is_told(caller, Action::Refused, code) {
             return;
         }
@@ -194,7 +198,7 @@ impl Events {
 
     /// Reports a request that failed authentication.
     pub fn unauthenticated(&self, who: Who<'_>, failure: AuthenticationFailure) {
-        self.metrics.token_request(None, None, NATIVE, "caller_unauthenticated", Duration::ZERO);
+        self.metrics.token_request(None, None, who.dialect, "caller_unauthenticated", Duration::ZERO);
         let (stranger, reason) = (Stranger::from(failure), failure.as_str());
         if self.is_stranger_told(who, stranger) {
             let listener = who.listener.as_str();
@@ -637,19 +641,21 @@ impl Events {
         }
     }
 
-    fn handles(&self, app: &AppName, caller: &CallerName) -> Arc<TokenRequestHandles> {
+    fn handles(&self, app: &AppName, caller: &CallerName, dialect: &'static str) -> Arc<TokenRequestHandles> {
         let known = self.handles.read();
-        if let Some(handles) = known.get(app).and_then(|callers| callers.get(caller)) {
+        let of_caller = known.get(app).and_then(|callers| callers.get(caller));
+        if let Some(handles) = of_caller.and_then(|dialects| dialects.get(dialect)) {
             return handles.clone();
         }
         drop(known);
-        let handles = Arc::new(self.metrics.token_request_handles(app, caller, NATIVE));
+        let handles = Arc::new(self.metrics.token_request_handles(app, caller, dialect));
         // (The names may have left the configuration during the request.)
         if !self.metrics.knows(app, caller) {
             return handles;
         }
         let mut known = self.handles.write();
-        known.entry(app.clone()).or_default().entry(caller.clone()).or_insert(handles).clone()
+        let of_caller = known.entry(app.clone()).or_default().entry(caller.clone()).or_default();
+        of_caller.entry(dialect).or_insert(handles).clone()
     }
 }
 

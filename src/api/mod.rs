@@ -7,7 +7,7 @@
 //! Invariants:
 //! 1. Nothing is looked at before the caller is known, but `/openapi.json`; a path that is no route is 401 to
 //!    those who are not (B11).
-//! 2. A credential is read from its header alone; one in a URL is refused, never used (B1).
+//! 2. A credential is read from its dialect's own place alone; one in a URL is refused, never used (B1).
 //! 3. Every answer carries `Cache-Control: no-store` (B2).
 //! 4. Every request of a caller is counted before it is served, whatever it is for: routes are for an
 //!    `Admitted` one. (The admin API has no limit for operators.)
@@ -16,6 +16,7 @@
 pub mod admin;
 mod asked;
 mod body;
+mod dialect;
 pub mod doc;
 mod examples;
 mod local;

@@ -1,6 +1,7 @@
 //! The `paths` of an OpenAPI document, written from an API's table. The rest of the document (information,
 //! components) is kept by hand in the committed file.
 
+use super::dialect::Dialect;
 use super::doc::{Body, Content, Doc, Example, Examples};
 use super::routes::{Api, Effect, Permission, Route};
 
@@ -38,6 +39,8 @@ fn operation<A: Api>(route: &Route<A>, common: &[(u16, &str)]) -> String {
     }
     if route.permission == Permission::Anybody {
         members.push(("security", list([])));
+    } else if let Some(scheme) = Dialect::of(route.path).security_scheme() {
+        members.push(("security", list([object([(scheme, list([]))]), object::<&str>([])])));
     }
     if !query.is_empty() {
         members.push(("parameters", list(query.iter().map(|name| reference("parameters", name)))));
@@ -74,6 +77,10 @@ fn responses<A: Api>(route: &Route<A>, common: &[(u16, &str)]) -> String {
         bad.extend(common.iter().filter(|(status, _)| !is_said(*status)));
     }
     bad.sort_unstable();
+    bad.dedup_by_key(|(status, _)| *status);
+    if let Some(refusal) = Dialect::of(route.path).refusal_schema() {
+        bad.iter_mut().for_each(|(_, name)| *name = refusal);
+    }
     let bad = bad.into_iter().map(|(status, name)| (status.to_string(), reference("responses", name)));
     object([(status.to_string(), object(good))].into_iter().chain(bad))
 }

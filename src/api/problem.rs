@@ -3,14 +3,14 @@
 
 mod words;
 
-use http::{HeaderValue, StatusCode, header};
+use http::{HeaderMap, HeaderValue, StatusCode, header};
 use serde::Serialize;
 
 use self::words::Words;
 use crate::broker::{Outside, Refusal};
 use crate::domain::id::{ConnectionKey, InvalidName};
 use crate::domain::verdict::AuthorityError;
-use crate::listener::{BadPairs, MOST_PARAMETERS, Response, response};
+use crate::listener::{BadPairs, MOST_PARAMETERS, Refused, Response, response};
 
 /// A problem document. Codes are contract; words are not.
 pub type Problem = crate::listener::Problem<Members>;
@@ -18,6 +18,9 @@ pub type Problem = crate::listener::Problem<Members>;
 /// The members that only problems of an API have.
 #[derive(Debug, Clone, Default, Serialize)]
 pub struct Members {
+    /// For the `Allow` header of a 405.
+    #[serde(skip)]
+    allow: Option<HeaderValue>,
     #[serde(skip_serializing_if = "Option::is_none")]
     parameter: Option<&'static str>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -110,6 +113,19 @@ impl Problem {
         )
     }
 
+    /// A request that the listener refuses.
+    pub(super) fn of_listener(refused: Refused) -> Self {
+        let (status, code, detail) = refused.words();
+        let problem = Problem::new(status, code, status.canonical_reason().unwrap_or("Error"), detail);
+        match refused {
+            Refused::Overloaded => problem.hint("try again after the time in Retry-After").after(1),
+            Refused::Panicked => problem.hint("report the request_id to the operator"),
+            Refused::HeadTooLarge | Refused::TargetTooLong | Refused::TooManyParameters => {
+                problem.hint("correct the request; the same one will fail again")
+            }
+        }
+    }
+
     /// 503 for a body for which there was no room beside all others that were on their way.
     pub fn overloaded() -> Self {
         Problem::new(
@@ -133,15 +149,17 @@ impl Problem {
             .hint("the paths are listed in /openapi.json")
     }
 
-    /// 405.
-    pub fn method_not_allowed() -> Self {
-        Problem::new(
+    /// 405 for a path with these methods.
+    pub fn method_not_allowed(allow: HeaderValue) -> Self {
+        let mut problem = Problem::new(
             StatusCode::METHOD_NOT_ALLOWED,
             "method_not_allowed",
             "Another method is needed",
             "this path does not take this method",
         )
-        .hint("the Allow header lists the methods")
+        .hint("the Allow header lists the methods");
+        problem.more.allow = Some(allow);
+        problem
     }
 
     /// 500: our own mistake.
@@ -196,16 +214,24 @@ impl Problem {
 
     /// Writes the response.
     pub fn response(self, request_id: &str) -> Response {
-        let (status, retry_after) = (self.status(), self.more.retry_after);
+        let mut headers = HeaderMap::new();
+        self.tell_headers(&mut headers, u64::MAX);
         let mut response = self.document(request_id);
-        let headers = response.headers_mut();
-        if status == StatusCode::UNAUTHORIZED {
+        response.headers_mut().extend(headers);
+        response
+    }
+
+    /// Adds what is said in headers, with a wait of at most so many seconds.
+    pub(super) fn tell_headers(&self, headers: &mut HeaderMap, longest_wait: u64) {
+        if self.status() == StatusCode::UNAUTHORIZED {
             headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"tokenward\""));
         }
-        if let Some(seconds) = retry_after {
-            headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+        if let Some(seconds) = self.more.retry_after {
+            headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds.min(longest_wait)));
         }
-        response
+        if let Some(allow) = &self.more.allow {
+            headers.insert(header::ALLOW, allow.clone());
+        }
     }
 }
 

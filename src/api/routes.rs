@@ -3,7 +3,7 @@
 
 use std::marker::PhantomData;
 
-use http::{HeaderValue, Method, header};
+use http::{HeaderValue, Method};
 
 use super::doc::Doc;
 use super::problem::Problem;
@@ -227,15 +227,10 @@ impl<A: Api> Found<A> {
     }
 
     /// 405, with the methods of this path in `Allow`.
-    pub(super) fn other_method(&self, request_id: &str) -> Response {
-        let mut response = Problem::method_not_allowed().response(request_id);
-        response.headers_mut().insert(header::ALLOW, self.allow());
-        response
-    }
-
-    fn allow(&self) -> HeaderValue {
+    pub(super) fn other_method(&self) -> Problem {
         let methods: Vec<&str> = self.routes().map(|route| route.method).collect();
-        HeaderValue::from_str(&methods.join(", ")).expect("methods are plain words")
+        let allow = HeaderValue::from_str(&methods.join(", ")).expect("methods are plain words");
+        Problem::method_not_allowed(allow)
     }
 
     fn routes(&self) -> impl Iterator<Item = &'static Route<A>> {

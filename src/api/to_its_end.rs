@@ -5,7 +5,7 @@ use std::sync::Arc;
 use tokio::sync::{Semaphore, oneshot};
 
 use crate::domain::task::{BoxFuture, Tasks};
-use crate::listener::{Handler, Request, Response};
+use crate::listener::{Handler, Refused, Request, RequestId, Response};
 
 /// Acts under way: more than any number of honest callers has, and few enough to be held where the store
 /// hangs.
@@ -24,6 +24,11 @@ pub(super) trait Acts: Send + Sync + 'static {
 
     /// Answers the request.
     fn answer<'a>(&'a self, request: Request, asked: Self::Asked) -> BoxFuture<'a, Response>;
+
+    /// Makes the answer to a request that is refused without it ([`Handler::refuse`]).
+    fn refuse(&self, refused: Refused, _path: Option<&str>, id: &RequestId) -> Response {
+        refused.problem(id)
+    }
 }
 
 /// A handler whose acts are tasks of their own: a client that hangs up in the middle of one takes neither the
@@ -50,7 +55,7 @@ impl<A: Acts> Handler for ToItsEnd<A> {
             return self.api.answer(request, asked);
         }
         let Ok(place) = Arc::clone(&self.acts).try_acquire_owned() else {
-            let answer = self.overloaded(&request.request_id);
+            let answer = self.refuse(Refused::Overloaded, Some(&request.path), &request.request_id);
             return Box::pin(async { answer });
         };
         let (sender, receiver) = oneshot::channel();
@@ -63,6 +68,10 @@ impl<A: Acts> Handler for ToItsEnd<A> {
         self.tasks.spawn("what somebody asks for", Box::pin(act));
         Box::pin(async { receiver.await.expect("the act did not panic") })
     }
+
+    fn refuse(&self, refused: Refused, path: Option<&str>, id: &RequestId) -> Response {
+        self.api.refuse(refused, path, id)
+    }
 }
 
 #[cfg(test)]
@@ -72,7 +81,7 @@ mod tests {
     use http::{HeaderMap, Method, StatusCode};
 
     use super::*;
-    use crate::listener::{Body, Origin, Peer, RequestId};
+    use crate::listener::{Body, Origin, Peer};
     use crate::testkit::SeededRandom;
 
     /// Never answers.

@@ -56,6 +56,12 @@ impl TokenBody {
         })
     }
 
+    /// Makes the request of a dialect: a token for a resource, or for a scope's resource.
+    pub(super) fn plain(scope: Option<&str>, resource: Option<&str>) -> Self {
+        let [scope, resource] = [scope, resource].map(|text| text.map(str::to_owned));
+        TokenBody { scope, resource, ..TokenBody::default() }
+    }
+
     /// Returns the token that it asks for, in the words of the app's authority.
     pub(super) fn want(self, naming: &ScopeNaming) -> Result<Want, Refusal> {
         let scopes = match self.scope.as_deref().filter(|scope| !scope.is_empty()) {

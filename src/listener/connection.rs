@@ -10,7 +10,7 @@ use std::task::Poll;
 use std::time::Duration;
 
 use futures_util::FutureExt as _;
-use http::{HeaderValue, StatusCode, header};
+use http::{HeaderValue, header};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
@@ -21,7 +21,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use super::guard::{Guarded, Socket};
 use super::pulse::{Phase, Pulse};
 use super::room::Reservation;
-use super::{Body, Handler, Limits, Pairs, Peer, Request, RequestId, Response, Surroundings, problem};
+use super::{Body, Handler, Limits, Pairs, Peer, Refused, Request, RequestId, Response, Surroundings};
 use crate::domain::task::BoxFuture;
 use crate::domain::time::Clock;
 use crate::telemetry::metrics::{ConnectionRefusal, ListenerMetrics};
@@ -165,7 +165,7 @@ pub(super) async fn serve(shared: Arc<Shared>, socket: Box<dyn Socket>, peer: Pe
 /// Answers a head that was too long. No handler sees it, and the connection ends.
 async fn refuse_head(shared: &Shared, socket: &mut Box<dyn Socket>) {
     let request_id = RequestId::new(shared.surroundings.random.as_ref());
-    let response = finished(shared.handler.head_too_large(&request_id), &request_id);
+    let response = finished(shared.handler.refuse(Refused::HeadTooLarge, None, &request_id), &request_id);
     shared.metrics.http_request(response.status());
     let body = response.body().clone().collect().await.expect("a whole body does not fail").to_bytes();
     let mut bytes = format!("HTTP/1.1 {}\r\n", response.status()).into_bytes();
@@ -293,13 +293,15 @@ async fn answer(
     let request_id = RequestId::of(&head.headers, shared.surroundings.random.as_ref());
     let failed = Arc::new(AtomicBool::new(false));
     let length = head.uri.path_and_query().map_or(1, |target| target.as_str().len());
+    let uri = head.uri.clone();
+    let refuse = |refused| shared.handler.refuse(refused, Some(uri.path()), &request_id);
     let mut response = if !has_room {
         failed.store(true, Ordering::Release);
-        shared.handler.overloaded(&request_id)
+        refuse(Refused::Overloaded)
     } else if length > shared.limits.max_uri {
-        problem(StatusCode::URI_TOO_LONG, "invalid_request", "the target is too long", &request_id)
+        refuse(Refused::TargetTooLong)
     } else if head.uri.query().is_some_and(|query| Pairs::are_too_many(query.as_bytes())) {
-        shared.handler.too_many_parameters(&request_id)
+        refuse(Refused::TooManyParameters)
     } else {
         let clock = Arc::clone(&shared.surroundings.clock);
         let request = Request {
@@ -316,14 +318,13 @@ async fn answer(
             None => {
                 shared.metrics.panicked();
                 tracing::error!(listener = shared.name, request_id = %request_id, "a handler panicked");
-                let detail = "tokenward failed in an unforeseen way; its log says more";
-                problem(StatusCode::INTERNAL_SERVER_ERROR, "internal", detail, &request_id)
+                refuse(Refused::Panicked)
             }
         }
     };
     if !pulse.request_ended(length_of(&response)) {
         failed.store(true, Ordering::Release);
-        response = shared.handler.overloaded(&request_id);
+        response = refuse(Refused::Overloaded);
     }
     shared.metrics.http_request(response.status());
     response = finished(response, &request_id);

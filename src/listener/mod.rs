@@ -337,25 +337,64 @@ pub trait Handler: Send + Sync + 'static {
     /// [`Tasks`].
     fn handle<'a>(&'a self, request: Request) -> BoxFuture<'a, Response>;
 
-    /// Makes the answer to a request whose head exceeds the limits; nothing is known of the request.
-    fn head_too_large(&self, request_id: &RequestId) -> Response {
-        let detail = "the request line and the headers are too large: at most 16 KiB and 64 lines are \
-            accepted";
-        problem(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, "invalid_request", detail, request_id)
+    /// Makes the answer to a request that the listener refuses. `path` is `None` if its head could not be read.
+    fn refuse(&self, refused: Refused, path: Option<&str>, request_id: &RequestId) -> Response {
+        let _ = path;
+        refused.problem(request_id)
+    }
+}
+
+/// Reason why a listener refuses a request without its handler.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Refused {
+    /// Its head exceeds the limits; nothing else is known of it.
+    HeadTooLarge,
+    /// Its target exceeds the limit.
+    TargetTooLong,
+    /// Its query has more than [`MOST_PARAMETERS`], none of which was read.
+    TooManyParameters,
+    /// There is no room for it beside all others.
+    Overloaded,
+    /// Its handler panicked.
+    Panicked,
+}
+
+impl Refused {
+    /// Returns its status, its code in the contract, and what happened.
+    pub fn words(self) -> (StatusCode, &'static str, &'static str) {
+        match self {
+            Refused::HeadTooLarge => (
+                StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+                "invalid_request",
+                "the request line and the headers are too large: at most 16 KiB and 64 lines are accepted",
+            ),
+            Refused::TargetTooLong => (StatusCode::URI_TOO_LONG, "invalid_request", "the target is too long"),
+            Refused::TooManyParameters => (
+                StatusCode::BAD_REQUEST,
+                "invalid_request",
+                "the query has too many parameters: 64 are taken",
+            ),
+            Refused::Overloaded => (
+                StatusCode::SERVICE_UNAVAILABLE,
+                "overloaded",
+                "more is on its way to this listener than it has room for",
+            ),
+            Refused::Panicked => (
+                StatusCode::INTERNAL_SERVER_ERROR,
+                "internal",
+                "tokenward failed in an unforeseen way; its log says more",
+            ),
+        }
     }
 
-    /// Makes the answer to a request for which there is no room beside all others.
-    fn overloaded(&self, request_id: &RequestId) -> Response {
-        let detail = "more is on its way to this listener than it has room for";
-        let mut response = problem(StatusCode::SERVICE_UNAVAILABLE, "overloaded", detail, request_id);
-        response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+    /// Writes its problem document.
+    pub fn problem(self, request_id: &RequestId) -> Response {
+        let (status, code, detail) = self.words();
+        let mut response = problem(status, code, detail, request_id);
+        if self == Refused::Overloaded {
+            response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+        }
         response
-    }
-
-    /// Makes the answer to a request with more than [`MOST_PARAMETERS`] in its query, none of which was read.
-    fn too_many_parameters(&self, request_id: &RequestId) -> Response {
-        let detail = "the query has too many parameters: 64 are taken";
-        problem(StatusCode::BAD_REQUEST, "invalid_request", detail, request_id)
     }
 }
 

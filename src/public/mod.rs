@@ -35,9 +35,9 @@ use crate::domain::id::{AppName, SessionId};
 use crate::domain::random::Random;
 use crate::domain::task::BoxFuture;
 use crate::domain::time::Clock;
-use crate::events::{Events, Listener, Stranger, Who};
+use crate::events::{Events, Listener, NATIVE, Stranger, Who};
 use crate::keyring::Keyring;
-use crate::listener::{Dots, Handler, Origin, Request, RequestId, Response, response, segments};
+use crate::listener::{Dots, Handler, Origin, Refused, Request, RequestId, Response, response, segments};
 
 /// The public listener's handler.
 pub struct PublicSite {
@@ -242,7 +242,7 @@ impl PublicSite {
         };
         let request_id = request.request_id.clone();
         let reference = format!("{}, {request_id}", self.clock.now().rfc3339());
-        let who = Who { request_id: &request_id, origin: request.peer.origin, listener: Listener::Public };
+        let who = of_browser(&request_id, request.peer.origin);
         let headers = request.headers.clone();
         let parameters = match self.callback_parameters(&app, request).await {
             Ok(callback::Arrived::Here(parameters)) => parameters,
@@ -251,7 +251,7 @@ impl PublicSite {
                 self.events.browser_refused(who, Stranger::MalformedCallback, Some(&app));
                 return self.page(StatusCode::BAD_REQUEST, &page);
             }
-            Err(callback::CannotRead::NoRoom) => return self.overloaded(&request_id),
+            Err(callback::CannotRead::NoRoom) => return self.crowded(),
         };
         let admin = parameters.admin_consent;
         let base_url = self.broker.base_url();
@@ -300,7 +300,7 @@ impl PublicSite {
         Arc::new(move |finished| {
             let (events, app, request_id) = (Arc::clone(&events), app.clone(), request_id.clone());
             Box::pin(async move {
-                let who = Who { request_id: &request_id, origin, listener: Listener::Public };
+                let who = of_browser(&request_id, origin);
                 events.callback(who, &app, &finished).await;
                 finished
             })
@@ -347,6 +347,12 @@ impl PublicSite {
         }
         response
     }
+
+    fn crowded(&self) -> Response {
+        let mut response = self.page(StatusCode::SERVICE_UNAVAILABLE, &Page::crowded());
+        response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+        response
+    }
 }
 
 impl Handler for PublicSite {
@@ -354,23 +360,22 @@ impl Handler for PublicSite {
         Box::pin(self.answer(request))
     }
 
-    fn head_too_large(&self, _: &RequestId) -> Response {
-        self.too_many_cookies()
-    }
-
-    fn too_many_parameters(&self, _: &RequestId) -> Response {
-        self.page(StatusCode::BAD_REQUEST, &Page::too_many_parameters())
-    }
-
-    fn overloaded(&self, _: &RequestId) -> Response {
-        let mut response = self.page(StatusCode::SERVICE_UNAVAILABLE, &Page::crowded());
-        response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
-        response
+    fn refuse(&self, refused: Refused, _: Option<&str>, request_id: &RequestId) -> Response {
+        match refused {
+            Refused::HeadTooLarge => self.too_many_cookies(),
+            Refused::TooManyParameters => self.page(StatusCode::BAD_REQUEST, &Page::too_many_parameters()),
+            Refused::Overloaded => self.crowded(),
+            Refused::TargetTooLong | Refused::Panicked => refused.problem(request_id),
+        }
     }
 }
 
 fn who(request: &Request) -> Who<'_> {
-    Who { request_id: &request.request_id, origin: request.peer.origin, listener: Listener::Public }
+    of_browser(&request.request_id, request.peer.origin)
+}
+
+fn of_browser(request_id: &RequestId, origin: Origin) -> Who<'_> {
+    Who { request_id, origin, listener: Listener::Public, dialect: NATIVE }
 }
 
 /// Describes the scopes, without repetition.

@@ -38,6 +38,7 @@ mod canaries;
 mod check;
 mod commands;
 mod dead_grants;
+mod dialects;
 mod docs;
 mod evidence;
 mod evidence_acts;

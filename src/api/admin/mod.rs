@@ -23,7 +23,7 @@ use crate::callers::{AuthenticationFailure, Credential, LiveCallers};
 use crate::domain::id::{ConnectionName, InvalidName};
 use crate::domain::task::{BoxFuture, Tasks};
 use crate::domain::time::Clock;
-use crate::events::{Events, Listener, Who};
+use crate::events::{Events, Listener, NATIVE, Who};
 use crate::listener::{Body, Dots, Handler, Origin, Pairs, Request, RequestId, Response};
 
 /// The API's document. Its paths are written from the table.
@@ -107,7 +107,8 @@ impl AdminApi {
         {
             return Ok(answer);
         }
-        let who = Who { request_id: id, origin: request.peer.origin, listener: Listener::Admin };
+        let origin = request.peer.origin;
+        let who = Who { request_id: id, origin, listener: Listener::Admin, dialect: NATIVE };
         let admin = match self.authenticate(&request.headers, who.origin).await {
             Ok(admin) => admin,
             Err(failure) => {
@@ -117,7 +118,7 @@ impl AdminApi {
         };
         let found = found?;
         let query = query.map_err(Problem::query)?;
-        let Some(route) = found.route(&request.method) else { return Ok(found.other_method(id.as_str())) };
+        let route = found.route(&request.method).ok_or_else(|| found.other_method())?;
         let call = Call { admin: &admin, query, body: request.body, who };
         route.run(self, call, &found.target).await
     }

@@ -20,7 +20,7 @@ fn the_document_is_written_from_the_table() {
 #[test]
 fn every_row_is_served() {
     assert_every_row_is_served::<AdminApi>();
-    let allow = |path| found::<AdminApi>(path).other_method("an-id").headers()["allow"].clone();
+    let allow = |path| found::<AdminApi>(path).other_method().response("an-id").headers()["allow"].clone();
     assert_eq!(allow("/admin/v1/apps/{app}/connections/{connection}"), "GET, PATCH, POST, DELETE");
     assert_eq!(allow("/admin/v1/apps/{app}/connections/{connection}/explain"), "GET");
     // Operators get no token.

@@ -127,3 +127,7 @@ pub(super) const ADMIN_CONSENT_STATE: &[Example] = &[
 {"state": "consented", "tenant": "34e60b8e-a5b5-43c9-a67e-a85b7dd8768b"}"#,
     ),
 ];
+
+pub(super) const MANAGED_IDENTITY_TOKEN: &str = r#"
+{"access_token": "eyJ0eXAiOiJKV1QiLCJub25jZSI6…", "expires_on": "1795432883",
+"resource": "https://graph.microsoft.com", "token_type": "Bearer", "client_id": "outlook:user-4711"}"#;

@@ -190,6 +190,18 @@ impl LocalApi {
         asked: TokenBody,
         connect: bool,
     ) -> Result<Response, Problem> {
+        let (served, life) = self.served((admitted, who), key, asked, connect).await?;
+        Ok(self.token_response(key, &served, life))
+    }
+
+    /// Gets a token for any dialect, counted and recorded. Returns it with the life it has left.
+    pub(super) async fn served(
+        &self,
+        (admitted, who): (&Admitted<'_>, Who<'_>),
+        key: &ConnectionKey,
+        asked: TokenBody,
+        connect: bool,
+    ) -> Result<(Served, Duration), Problem> {
         let (caller, begun) = (admitted.caller(), self.clock.monotonic());
         let taken = admitted.take_for(key, begun);
         let permit = taken.map_err(|after| Refusal::RateLimited { retry_after: after.0 });
@@ -206,7 +218,7 @@ impl LocalApi {
                 self.events
                     .handed_out(who, HandOut { caller: &caller.name, key, scopes, life, elapsed })
                     .await;
-                Ok(self.token_response(key, &served, life))
+                Ok((served, life))
             }
             Err(refusal) => {
                 // Only where the user's act would mend it.

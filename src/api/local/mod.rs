@@ -2,29 +2,29 @@
 
 mod examples;
 mod handlers;
+mod managed_identity;
 mod table;
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::HeaderMap;
 use percent_encoding::percent_decode_str;
 
 pub use self::handlers::DEGRADED;
 use self::table::TABLE;
 use super::asked::{Asked, BadUrl};
-use super::credential;
+use super::dialect::Dialect;
 use super::problem::Problem;
 use super::routes::{self, Api, Effect, Found, Route, Target};
 use super::to_its_end::{Acts, ToItsEnd};
 use crate::broker::{Broker, Refusal};
 use crate::callers::limit::{Admitted, Limiter};
-use crate::callers::{AuthenticationFailure, Caller, LiveCallers};
+use crate::callers::{AuthenticationFailure, Caller, Credential, LiveCallers};
 use crate::domain::id::{ConnectionName, InvalidName};
 use crate::domain::task::{BoxFuture, Tasks};
 use crate::domain::time::Clock;
 use crate::events::{Events, Listener, Read, Who};
-use crate::listener::{BadPairs, Body, Dots, Handler, Origin, Pairs, Request, RequestId, Response};
+use crate::listener::{BadPairs, Body, Dots, Handler, Pairs, Refused, Request, RequestId, Response};
 
 /// The API's document. Its paths are written from the table.
 pub const OPENAPI: &str = include_str!("../openapi.json");
@@ -88,9 +88,10 @@ impl LocalApi {
 
     async fn respond(&self, request: Request, asked: Asked<LocalApi>) -> Response {
         let id = request.request_id.clone();
-        match self.route(request, asked, &id).await {
+        let dialect = Dialect::of(asked.found.as_ref().map_or(&request.path, |found| found.path));
+        match self.route(request, (asked, dialect), &id).await {
             Ok(response) => response,
-            Err(problem) => problem.response(id.as_str()),
+            Err(problem) => dialect.refusal(problem, id.as_str()),
         }
     }
 
@@ -99,7 +100,7 @@ impl LocalApi {
     async fn route(
         &self,
         request: Request,
-        asked: Asked<LocalApi>,
+        (asked, dialect): (Asked<LocalApi>, Dialect),
         id: &RequestId,
     ) -> Result<Response, Problem> {
         let Asked { found, query } = asked;
@@ -108,8 +109,10 @@ impl LocalApi {
         {
             return Ok(answer);
         }
-        let who = Who { request_id: id, origin: request.peer.origin, listener: Listener::Local };
-        let caller = match self.authenticate(&request.headers, who.origin).await {
+        let (origin, word) = (request.peer.origin, dialect.as_str());
+        let who = Who { request_id: id, origin, listener: Listener::Local, dialect: word };
+        let credential = dialect.credential(&request.headers, origin);
+        let caller = match self.authenticate(credential).await {
             Ok(caller) => caller,
             Err(failure) => {
                 if let Err(BadUrl::Refused(problem)) = found {
@@ -160,7 +163,7 @@ impl LocalApi {
         who: Who<'_>,
     ) -> Result<Response, Problem> {
         let query = query.map_err(Problem::query)?;
-        let Some(route) = route else { return Ok(found.other_method(who.request_id.as_str())) };
+        let route = route.ok_or_else(|| found.other_method())?;
         let call = Call { admitted, query, body, who };
         route.run(self, call, &found.target).await
     }
@@ -169,10 +172,9 @@ impl LocalApi {
     /// same.
     async fn authenticate(
         &self,
-        headers: &HeaderMap,
-        origin: Origin,
+        credential: Option<Credential<'_>>,
     ) -> Result<Arc<Caller>, AuthenticationFailure> {
-        let credential = credential(headers, origin).ok_or(AuthenticationFailure::Malformed)?;
+        let credential = credential.ok_or(AuthenticationFailure::Malformed)?;
         self.callers.load_full().authenticate(credential, self.clock.as_ref()).await
     }
 }
@@ -190,6 +192,10 @@ impl Acts for LocalApi {
 
     fn answer<'a>(&'a self, request: Request, asked: Asked<LocalApi>) -> BoxFuture<'a, Response> {
         Box::pin(self.respond(request, asked))
+    }
+
+    fn refuse(&self, refused: Refused, path: Option<&str>, id: &RequestId) -> Response {
+        Dialect::of(path.unwrap_or_default()).refusal(Problem::of_listener(refused), id.as_str())
     }
 }
 

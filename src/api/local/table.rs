@@ -1,7 +1,7 @@
 //! The routes of the local API.
 
-use super::examples;
 use super::{LocalApi, OPENAPI};
+use super::{examples, managed_identity};
 use crate::api::doc::{Body, Content, Doc};
 use crate::api::document;
 use crate::api::routes::{Effect, Permission, Route, Run};
@@ -23,6 +23,8 @@ pub(super) const TABLE: &[Route<LocalApi>] = &[
             ..Doc::PLAIN
         },
     },
+    managed_identity::TOKEN_OF_CONNECTION,
+    managed_identity::TOKEN,
     Route {
         method: "GET",
         path: "/v1/apps/{app}/connections/{connection}/token",

@@ -16,7 +16,7 @@ fn the_document_is_written_from_the_table() {
 #[test]
 fn every_row_is_served() {
     assert_every_row_is_served::<LocalApi>();
-    let allow = |path| found::<LocalApi>(path).other_method("an-id").headers()["allow"].clone();
+    let allow = |path| found::<LocalApi>(path).other_method().response("an-id").headers()["allow"].clone();
     assert_eq!(allow("/v1/apps/{app}/connections/{connection}"), "GET, DELETE");
     assert_eq!(allow("/v1/apps/{app}/connections/{connection}/token"), "GET, POST");
 }
