@@ -5,7 +5,8 @@ pub(super) const CONNECTION: &str = r#"
 "account": {"tid": "34e60b8e-a5b5-43c9-a67e-a85b7dd8768b",
 "oid": "503c2116-3318-4ef4-9137-98e7501a0886", "username": "alice@contoso.com"},
 "scopes_requested": ["offline_access", "openid", "profile", "Mail.Read"], "scopes_granted": ["openid",
-"profile", "Mail.Read"], "created_at": "2026-11-23T08:00:00Z", "connected_at": "2026-11-23T08:00:00Z",
+"profile", "Mail.Read"], "scopes_missing": [], "established_by": "webshop",
+"created_at": "2026-11-23T08:00:00Z", "connected_at": "2026-11-23T08:00:00Z",
 "last_refreshed_at": "2026-11-23T09:12:40Z", "next_refresh_at": "2026-11-23T10:20:11Z"}"#;
 
 pub(super) const CONNECTION_PAGE: &str = r#"
@@ -13,7 +14,8 @@ pub(super) const CONNECTION_PAGE: &str = r#"
 "account": {"tid": "34e60b8e-a5b5-43c9-a67e-a85b7dd8768b",
 "oid": "503c2116-3318-4ef4-9137-98e7501a0886", "username": "alice@contoso.com"},
 "scopes_requested": ["offline_access", "openid", "profile", "Mail.Read"], "scopes_granted": ["openid",
-"profile", "Mail.Read"], "created_at": "2026-11-23T08:00:00Z", "connected_at": "2026-11-23T08:00:00Z",
+"profile", "Mail.Read"], "scopes_missing": [], "established_by": "webshop",
+"created_at": "2026-11-23T08:00:00Z", "connected_at": "2026-11-23T08:00:00Z",
 "last_refreshed_at": "2026-11-23T09:12:40Z"}], "next_cursor": "dXNlci00NzEx"}"#;
 
 pub(super) const EXPLANATION: &str = r#"
@@ -21,7 +23,8 @@ pub(super) const EXPLANATION: &str = r#"
 "account": {"tid": "34e60b8e-a5b5-43c9-a67e-a85b7dd8768b",
 "oid": "503c2116-3318-4ef4-9137-98e7501a0886", "username": "alice@contoso.com"},
 "scopes_requested": ["offline_access", "openid", "profile", "Mail.Read"], "scopes_granted": ["openid",
-"profile", "Mail.Read"], "created_at": "2026-11-23T08:00:00Z", "connected_at": "2026-11-23T08:00:00Z",
+"profile", "Mail.Read"], "scopes_missing": [], "established_by": "webshop",
+"created_at": "2026-11-23T08:00:00Z", "connected_at": "2026-11-23T08:00:00Z",
 "last_refreshed_at": "2026-11-23T09:12:40Z", "next_refresh_at": "2026-11-23T10:20:11Z",
 "reason": "grant_revoked", "last_error": {"at": "2026-11-23T10:20:12Z", "action": "refresh",
 "outcome": "reauthorize", "conclusion": "the authority revoked the grant", "status": 400,

@@ -63,6 +63,10 @@ fn responses<A: Api>(route: &Route<A>, common: &[(u16, &str)]) -> String {
     let mut headers = vec![("X-Request-Id", header("RequestId")), ("Cache-Control", header("NoStore"))];
     if route.effect == Effect::HandsOut {
         headers.push(("Tokenward-Degraded", header("Degraded")));
+        if Dialect::of(route.path) == Dialect::Native {
+            headers.push(("ETag", header("EntityTag")));
+            headers.push(("Tokenward-Source", header("Source")));
+        }
     }
     let mut good = vec![("description", text(description)), ("headers", object(headers))];
     good.extend(route.doc.content.as_ref().map(of_content));

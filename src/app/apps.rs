@@ -210,6 +210,7 @@ fn authority_config(
     }
     authority.timeout = config.limits.authority_timeout;
     authority.home_tenant.clone_from(&app.home_tenant);
+    authority.refresh_ends_tokens = app.refresh_ends_tokens;
     authority.continuous_access_evaluation = app.continuous_access_evaluation;
     authority.token_endpoint_auth_method = app.token_endpoint_auth_method.map(|method| match method {
         SecretAuthMethod::Post => SecretMethod::Post,

@@ -7,6 +7,7 @@ use super::search::Search;
 use super::{Broker, Refusal};
 use crate::domain::connection::{Attempt, Profile, Status};
 use crate::domain::id::{AppName, ConnectionKey, ConnectionName};
+use crate::domain::scope::ScopeNaming;
 use crate::domain::time::Timestamp;
 use crate::policy::{CallerPolicy, Lookup, Provisional};
 use crate::refresh::Held;
@@ -25,6 +26,8 @@ pub struct Shown {
     pub key: ConnectionKey,
     /// Account, scopes, status, times.
     pub profile: Profile,
+    /// The scopes that the user was asked for and that are not granted.
+    pub scopes_missing: Vec<String>,
     /// Time of its next planned refresh, if known.
     pub next_refresh_at: Option<Timestamp>,
 }
@@ -55,12 +58,26 @@ impl Broker {
     pub async fn show(&self, permit: Provisional<'_>) -> Result<Shown, Refusal> {
         let held = self.inspect(permit.key()).await?;
         let permit = permit.of_tenant(held.connection.profile.account().tid.as_deref())?;
-        Ok(shown(permit.key(), &held))
+        self.shown(permit.key(), &held)
     }
 
     /// Returns a connection to an operator.
     pub async fn show_as_admin(&self, key: &ConnectionKey) -> Result<Shown, Refusal> {
-        Ok(shown(key, &*self.inspect(key).await?))
+        self.shown(key, &*self.inspect(key).await?)
+    }
+
+    fn shown(&self, key: &ConnectionKey, held: &Held) -> Result<Shown, Refusal> {
+        let app = self.app(&key.app)?;
+        let connection = &held.connection;
+        let profile = connection.profile.clone();
+        let next_refresh_at = match profile.status() {
+            Status::Active => {
+                connection.tokens.iter().map(|token| token.refresh_at.unwrap_or(token.expires_at)).min()
+            }
+            Status::Paused | Status::NeedsReauthorization(_) | Status::Blocked(_) => next_try(&profile),
+        };
+        let scopes_missing = missing(app.naming(), &profile);
+        Ok(Shown { key: key.clone(), profile, scopes_missing, next_refresh_at })
     }
 
     async fn inspect(&self, key: &ConnectionKey) -> Result<Arc<Held>, Refusal> {
@@ -105,7 +122,7 @@ impl Broker {
         request: &ListRequest,
         visible: impl Fn(&ConnectionKey, &Profile) -> bool,
     ) -> Result<ShownPage, Refusal> {
-        self.app(app)?;
+        let named = self.app(app)?;
         if let Some(status) = &request.status
             && !STATUSES.contains(&status.as_str())
         {
@@ -137,7 +154,8 @@ impl Broker {
                     break;
                 }
                 let next_refresh_at = next_try(&profile);
-                shown.push(Shown { key, profile, next_refresh_at });
+                let scopes_missing = missing(named.naming(), &profile);
+                shown.push(Shown { key, profile, scopes_missing, next_refresh_at });
             }
         }
         let next = next.or_else(|| search.position().cloned());
@@ -196,16 +214,12 @@ impl Walk {
     }
 }
 
-fn shown(key: &ConnectionKey, held: &Held) -> Shown {
-    let connection = &held.connection;
-    let profile = connection.profile.clone();
-    let next_refresh_at = match profile.status() {
-        Status::Active => {
-            connection.tokens.iter().map(|token| token.refresh_at.unwrap_or(token.expires_at)).min()
-        }
-        Status::Paused | Status::NeedsReauthorization(_) | Status::Blocked(_) => next_try(&profile),
-    };
-    Shown { key: key.clone(), profile, next_refresh_at }
+/// Returns what was asked for and is not granted. The sign-in's own scopes give no right, and Entra does not
+/// list them all.
+fn missing(naming: &ScopeNaming, profile: &Profile) -> Vec<String> {
+    let words = |words: &[String]| naming.scopes_lossy(words.iter().map(String::as_str));
+    let missing = words(profile.scopes_requested()).missing_from(&words(profile.scopes_granted()));
+    missing.iter().filter(|scope| !scope.is_openid()).map(|scope| scope.wire().to_owned()).collect()
 }
 
 /// Returns when a grant under a verdict is tried again. For an active connection only its tokens say that,

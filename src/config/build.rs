@@ -460,6 +460,7 @@ fn app(name: &str, section: &Section<'_>) -> Option<AppConfig> {
             "refresh_token_reuse",
             &[("safe", RefreshTokenReuse::Safe), ("never", RefreshTokenReuse::Never)],
         ),
+        refresh_ends_tokens: section.bool("refresh_ends_tokens")?,
         continuous_access_evaluation: section.bool("continuous_access_evaluation")?,
         redirect_uri: section.string("redirect_uri"),
         token_endpoint_auth_method: section.choice(

@@ -239,6 +239,8 @@ pub struct AppConfig {
     pub response_mode: ResponseMode,
     /// Whether a used refresh token may be sent again; `None` means `Safe` for Entra and `Never` for others.
     pub refresh_token_reuse: Option<RefreshTokenReuse>,
+    /// The provider ends the old access token at each refresh; default false.
+    pub refresh_ends_tokens: bool,
     /// Day-long tokens that resources can revoke; default false.
     pub continuous_access_evaluation: bool,
     /// The redirect URI as registered; see [`Config::redirect_uri`].

@@ -424,6 +424,12 @@ static APP: Table = Table {
              Entra, `never` for other providers.",
         ),
         key(
+            "refresh_ends_tokens",
+            Kind::Bool,
+            Default("false"),
+            "The provider ends the old access token at each refresh: nothing is renewed before its end.",
+        ),
+        key(
             "continuous_access_evaluation",
             Kind::Bool,
             Default("false"),

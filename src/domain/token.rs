@@ -17,7 +17,7 @@ pub struct HeldToken {
     pub issued_at: Timestamp,
     /// When it expires.
     pub expires_at: Timestamp,
-    /// When the authority wants it renewed (`refresh_in`), if it said so.
+    /// When the authority wants it renewed (`refresh_in`), if it said so. Its end, if a renewal would end it.
     pub refresh_at: Option<Timestamp>,
     /// Its scopes, in the authority's spelling.
     pub scopes: Vec<String>,
@@ -56,9 +56,15 @@ impl HeldToken {
         self.expires_at.since(now)
     }
 
+    /// Returns true if its provider ends it at the next renewal (`refresh_ends_tokens` of the app). Copies of
+    /// it may be in use, so nothing renews it while it lives, but a report that it was refused.
+    pub fn is_ended_by_renewal(&self) -> bool {
+        self.refresh_at == Some(self.expires_at)
+    }
+
     /// Judges the token for a caller that wants at least `min_ttl` of life. A token younger than a quarter of
     /// its own life is fresh for any `min_ttl`, so that a `min_ttl` beyond what the authority gives does not
-    /// cause a refresh for every request.
+    /// cause a refresh for every request. So is one that a renewal would end.
     pub fn freshness(&self, now: Timestamp, min_ttl: Duration) -> Freshness {
         let left = self.life_left(now);
         if left < Duration::from_secs(1) {
@@ -66,7 +72,8 @@ impl HeldToken {
         }
         let life = self.expires_at.since(self.issued_at);
         let age = now.since(self.issued_at);
-        if left >= min_ttl || age < life / 4 { Freshness::Fresh } else { Freshness::Short }
+        let is_enough = left >= min_ttl || age < life / 4 || self.is_ended_by_renewal();
+        if is_enough { Freshness::Fresh } else { Freshness::Short }
     }
 }
 

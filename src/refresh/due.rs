@@ -47,15 +47,15 @@ pub fn due_at(
     if profile.grant_destroyed() {
         return None;
     }
-    match profile.status() {
+    // Copies of a token that a renewal would end may be in use.
+    let spared =
+        tokens.iter().filter(|token| token.is_ended_by_renewal()).map(|token| token.expires_at).max();
+    let due = match profile.status() {
         Status::Paused => None,
         Status::NeedsReauthorization(_) | Status::Blocked(_) => Some(profile.retry_at().unwrap_or(now)),
         Status::Active => {
             let idle = keep_alive_at(profile, idle_limit, jitter);
             let warm = used_at.is_some_and(|at| now.since(at) < USED_WITHIN);
-            if !warm {
-                return Some(idle);
-            }
             let is_everybodys = |token: &&HeldToken| token.got_for.is_none();
             let of_resource = |token: &&HeldToken| token.resource.as_deref() == resource;
             let token = tokens.iter().filter(is_everybodys).filter(of_resource);
@@ -64,9 +64,10 @@ pub fn due_at(
                 let life = token.expires_at.since(token.issued_at);
                 token.refresh_at.unwrap_or_else(|| renew_at(token.issued_at, life, jitter))
             });
-            Some(renewal.min(idle))
+            Some(if warm { renewal.min(idle) } else { idle })
         }
-    }
+    };
+    due.map(|due| spared.map_or(due, |end| due.max(end)))
 }
 
 /// When an idle grant is renewed, so that it does not end.
@@ -133,6 +134,8 @@ mod tests {
         let hour = token(3600, None);
         let said = token(86_400, Some(43_200));
         let week = Some(Duration::from_secs(7 * 86_400));
+        let spared = token(3 * 86_400, Some(3 * DAY)); // a renewal would end it
+        let hourly = Some(Duration::from_secs(3600));
         // status, retry_at, token, used_at, idle limit, jitter, due
         let rows = [
             (active, None, Some(&hour), Some(0), None, 0.0, Some(2160)),
@@ -145,6 +148,9 @@ mod tests {
             (reauth, Some(77), Some(&hour), Some(0), None, 0.5, Some(77)),
             (blocked, Some(78), None, None, None, 0.5, Some(78)),
             (Status::Paused, None, Some(&hour), Some(0), None, 0.5, None),
+            (active, None, Some(&spared), Some(0), None, 0.5, Some(3 * DAY)),
+            (active, None, Some(&spared), None, hourly, 0.5, Some(3 * DAY)),
+            (reauth, Some(77), Some(&spared), Some(0), None, 0.5, Some(3 * DAY)),
         ];
         for (number, (status, retry, token, used, limit, jitter, due)) in rows.into_iter().enumerate() {
             let tokens: Vec<HeldToken> = token.cloned().into_iter().collect();

@@ -83,5 +83,5 @@ pub use observer::{LeaseOutcome, Lookup, Observer, Swept};
 pub use permit::CallPermit;
 pub use plan::Want;
 pub use ports::{Deps, EngineApp, Settings};
-pub use serve::{Refused, Served};
+pub use serve::{Refused, Served, TokenSource};
 pub use slot::Held;

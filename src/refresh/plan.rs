@@ -105,7 +105,8 @@ pub fn next<'a>(
     match (freshness, token) {
         (Freshness::Fresh, Some(token)) => {
             // A verdict may be outdated: if it may be tried again, that happens behind the answer.
-            let due = token.refresh_at.is_some_and(|at| at <= now) || profile.status() != Status::Active;
+            let is_doubted = profile.status() != Status::Active && !token.is_ended_by_renewal();
+            let due = token.refresh_at.is_some_and(|at| at <= now) || is_doubted;
             // (A token for a caller's challenge is renewed when the challenge comes again.)
             Step::Serve { token, renew: due && may_try && token.got_for.is_none() }
         }
@@ -448,6 +449,28 @@ mod tests {
         for (tokens, now, expected) in rows {
             let digests: Vec<_> = tokens.iter().map(|token| (&token.got_for, &token.resource)).collect();
             assert_eq!(has_none(&tokens, &want, at(now)), expected, "{digests:?} at {now}");
+        }
+    }
+
+    /// Whatever life a caller wants and whatever the status: copies of the token may be in use.
+    #[test]
+    fn a_token_that_a_renewal_would_end_is_renewed_at_its_end_or_when_it_was_refused() {
+        let granted = want().scopes;
+        let mut tokens = held();
+        tokens[0].refresh_at = Some(tokens[0].expires_at);
+        let active = profile(Status::Active, None);
+        let doubted = profile(Status::NeedsReauthorization(ReauthReason::InteractionRequired), Some(0));
+        let long = Want { min_ttl: Duration::from_secs(86_400), ..want() };
+        let refused = Want { rejected: Some("d1".into()), ..want() };
+        for (profile, want, now, expected) in [
+            (&active, &want(), LIFE - 2, "serve"),
+            (&active, &long, LIFE - 2, "serve"),
+            (&doubted, &long, LIFE - 2, "serve"),
+            (&active, &want(), LIFE, "renew"),
+            (&active, &refused, 10, "renew"),
+        ] {
+            let step = next(profile, &granted, &tokens, want, at(now), false, false);
+            assert_eq!(word(step), expected, "{:?} at {now}", want.min_ttl);
         }
     }
 

@@ -36,6 +36,30 @@ pub struct Served {
     /// The store does not answer for it. The connection may have changed or been deleted since, and its
     /// newest state may be safe on this machine only.
     pub degraded: bool,
+    /// Where the token came from.
+    pub source: TokenSource,
+}
+
+/// Where a token came from that is handed out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TokenSource {
+    /// This process held it when the request came.
+    Memory,
+    /// It was read from the store for this request.
+    Store,
+    /// The request waited for a renewal, which brought it.
+    Authority,
+}
+
+impl TokenSource {
+    /// The word in the contract.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            TokenSource::Memory => "memory",
+            TokenSource::Store => "store",
+            TokenSource::Authority => "authority",
+        }
+    }
 }
 
 /// Why there is no token. `E` is the refusal of the engine's user.
@@ -84,6 +108,8 @@ struct Request {
     is_impatient: bool,
     /// Its challenge may not be passed on now, and nobody has a token: it gets a plain renewal.
     is_plain: bool,
+    /// What was cached when it came.
+    cached: Option<Arc<Held>>,
 }
 
 /// A token for the connection. `want` says what the caller may have of the connection; it is called again
@@ -101,6 +127,7 @@ pub(super) async fn serve<E>(
         last_failure: None,
         is_impatient: false,
         is_plain: false,
+        cached: at.state().memory.cached().cloned(),
     };
     for number in 0..MOST_LOOKS {
         let held = look(ports, at, begun).await.map_err(|failure| refused(&failure))?;
@@ -133,7 +160,8 @@ pub(super) async fn serve<E>(
                 if renew {
                     start_renewal(ports, at, &want, None);
                 }
-                return Ok(served(ports, at, token, &held, begun));
+                let source = request.source_of(token, &held);
+                return Ok(served(ports, at, token, (&held, source), begun));
             }
             Step::Refuse(refusal) => {
                 let failure = request.last_failure.or(trouble.map(|trouble| trouble.failure));
@@ -141,7 +169,8 @@ pub(super) async fn serve<E>(
             }
             Step::Renew { fallback } => {
                 if let Some(token) = request.renew(ports, at, &held, want, fallback).await? {
-                    return Ok(served(ports, at, token, &held, begun));
+                    let source = request.source_of(token, &held);
+                    return Ok(served(ports, at, token, (&held, source), begun));
                 }
             }
         }
@@ -242,6 +271,21 @@ impl Request {
         Ok(None)
     }
 
+    /// Where the token came from that it is served.
+    fn source_of(&self, token: &HeldToken, held: &Arc<Held>) -> TokenSource {
+        let has = |cached: &Arc<Held>| {
+            Arc::ptr_eq(cached, held)
+                || cached.connection.tokens.iter().any(|other| other.digest == token.digest)
+        };
+        if self.cached.as_ref().is_some_and(has) {
+            return TokenSource::Memory;
+        }
+        // A renewal that this request waited for brought it, unless it was there before.
+        let before = self.before_renewal.as_ref();
+        let is_new = before.is_some_and(|before| before.as_ref().is_none_or(|(old, _)| *old != token.digest));
+        if is_new { TokenSource::Authority } else { TokenSource::Store }
+    }
+
     /// The request gives up after enough looks or renewals.
     fn given_up<E>(&self) -> Refused<E> {
         self.last_failure.as_ref().map_or_else(too_slow, |failure| refused(failure))
@@ -254,7 +298,13 @@ fn patience(has_fallback: bool, caller_wait: Duration) -> Duration {
 }
 
 /// A token as it goes out, with one look at its slot.
-fn served(ports: &Arc<Ports>, at: At<'_>, token: &HeldToken, held: &Arc<Held>, now: Duration) -> Served {
+fn served(
+    ports: &Arc<Ports>,
+    at: At<'_>,
+    token: &HeldToken,
+    (held, source): (&Arc<Held>, TokenSource),
+    now: Duration,
+) -> Served {
     let (degraded, is_noted) = {
         let state = at.state();
         (state.memory.is_degraded(), state.usage.is_noted(now))
@@ -262,7 +312,7 @@ fn served(ports: &Arc<Ports>, at: At<'_>, token: &HeldToken, held: &Arc<Held>, n
     if !is_noted {
         note_use(ports, at, now);
     }
-    Served { token: token.clone(), held: held.clone(), degraded }
+    Served { token: token.clone(), held: held.clone(), degraded, source }
 }
 
 /// The renewal goes on; the request waits no longer.

@@ -52,6 +52,7 @@ mod linear_work;
 mod lists;
 mod mail;
 mod main_job;
+mod manners;
 mod metrics;
 mod names;
 mod odd_answers;

@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use http::{HeaderValue, StatusCode};
+use http::{HeaderValue, StatusCode, header};
 use serde::Serialize;
 
-use super::{Call, LocalApi};
+use super::{Call, LocalApi, entity_tag};
 use crate::api::problem::{Problem, json};
 use crate::api::shapes::{AccountShape, ConnectionShape, ExplainShape, SessionShape};
 use crate::api::token_body::TokenBody;
@@ -25,11 +25,16 @@ const MOST_WAIT: u64 = 60;
 /// within the last second.
 pub const DEGRADED: &str = "tokenward-degraded";
 
+/// Response header of a token: where it came from.
+const SOURCE: &str = "tokenward-source";
+
 impl LocalApi {
     /// `GET …/connections/{connection}/token`
     pub(super) async fn token(&self, call: Call<'_>, key: &ConnectionKey) -> Result<Response, Problem> {
         let asked = TokenBody::of_query(&call.query)?;
-        self.hand_out((call.admitted, call.who), key, asked, wants_link(&call.query)).await
+        let known = call.headers.get_all(header::IF_NONE_MATCH);
+        let response = self.hand_out((call.admitted, call.who), key, asked, wants_link(&call.query)).await?;
+        Ok(entity_tag::unless_known(response, known))
     }
 
     /// `POST …/connections/{connection}/token`
@@ -269,6 +274,10 @@ impl LocalApi {
             reason: profile.status().reason(),
         };
         let mut response = json(StatusCode::OK, &shape);
+        let said = [&token.digest, shape.status, shape.reason.unwrap_or_default(), &shape.scope];
+        let headers = response.headers_mut();
+        headers.insert(header::ETAG, entity_tag::of(&said));
+        headers.insert(SOURCE, HeaderValue::from_static(served.source.as_str()));
         if served.degraded {
             response.headers_mut().insert(DEGRADED, HeaderValue::from_static("store"));
         }

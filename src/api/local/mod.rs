@@ -1,5 +1,6 @@
 //! The local API: who asks, that it is counted, and then the route of the [`table`].
 
+mod entity_tag;
 mod examples;
 mod handlers;
 mod managed_identity;
@@ -8,6 +9,7 @@ mod table;
 use std::sync::Arc;
 use std::time::Duration;
 
+use http::HeaderMap;
 use percent_encoding::percent_decode_str;
 
 pub use self::handlers::DEGRADED;
@@ -44,6 +46,7 @@ pub struct LocalApi {
 /// A request of a caller that was counted.
 pub(super) struct Call<'a> {
     admitted: &'a Admitted<'a>,
+    headers: HeaderMap,
     query: Pairs,
     body: Body,
     who: Who<'a>,
@@ -127,7 +130,8 @@ impl LocalApi {
             Ok(admitted) => {
                 let found = found?;
                 let route = found.route(&request.method);
-                let outcome = self.serve(&admitted, &found, route, (query, request.body), who).await;
+                let rest = (request.headers, query, request.body);
+                let outcome = self.serve(&admitted, &found, route, rest, who).await;
                 if let (Err(problem), Some(Route { effect: Effect::Reads(what), .. })) = (&outcome, route)
                     && problem.denies()
                 {
@@ -159,12 +163,12 @@ impl LocalApi {
         admitted: &Admitted<'_>,
         found: &Found<LocalApi>,
         route: Option<&Route<LocalApi>>,
-        (query, body): (Result<Pairs, BadPairs>, Body),
+        (headers, query, body): (HeaderMap, Result<Pairs, BadPairs>, Body),
         who: Who<'_>,
     ) -> Result<Response, Problem> {
         let query = query.map_err(Problem::query)?;
         let route = route.ok_or_else(|| found.other_method())?;
-        let call = Call { admitted, query, body, who };
+        let call = Call { admitted, headers, query, body, who };
         route.run(self, call, &found.target).await
     }
 

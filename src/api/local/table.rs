@@ -39,10 +39,15 @@ pub(super) const TABLE: &[Route<LocalApi>] = &[
              than a quarter of its own life; one fresh from the authority is handed out with its true life. \
              A token that still lives is handed out when the refresh fails or takes longer than 3 s. Keep it \
              and ask again near its end; asking for each use is fine too.",
-            query: &["scope", "resource", "min_ttl", "connect"],
+            query: &["scope", "resource", "min_ttl", "connect", "If-None-Match"],
             answer: (200, "A token that works now."),
             content: Some(Content::several("Token", examples::TOKEN)),
-            problems: &[(404, "ConnectionNotFound"), (409, "NotServed"), (503, "Unavailable")],
+            problems: &[
+                (304, "NotModified"),
+                (404, "ConnectionNotFound"),
+                (409, "NotServed"),
+                (503, "Unavailable"),
+            ],
             ..Doc::PLAIN
         },
     },

@@ -1,5 +1,6 @@
 //! A success answer to a token request, and what leaves this room of it.
 
+use super::config::AuthorityConfig;
 use super::failure::{LATER, ours};
 use crate::authority::TokenAnswer;
 use crate::authority::token_answer::{TokenSuccess, Unusable};
@@ -50,6 +51,7 @@ impl Tokens {
         account: Option<Account>,
         odd: Vec<String>,
         asked: &ScopeSet,
+        config: &AuthorityConfig,
         cae: bool,
     ) -> TokenAnswer {
         let Tokens { success, requested_at, ids } = self;
@@ -58,7 +60,11 @@ impl Tokens {
             access_token: success.access_token,
             requested_at,
             expires_in: success.expires_in,
-            refresh_in: success.refresh_in,
+            refresh_in: if config.refresh_ends_tokens {
+                Some(success.expires_in)
+            } else {
+                success.refresh_in
+            },
             refresh_token: success.refresh_token,
             scopes: success.scopes.unwrap_or_else(|| asked.to_words()),
             account,

@@ -50,6 +50,8 @@ pub struct AuthorityConfig {
     pub timeout: Duration,
     /// At Entra: the tenant in which the app is registered, for tokens of its own.
     pub home_tenant: Option<String>,
+    /// The provider ends the old access token at each refresh, so the answers are to be renewed at their end.
+    pub refresh_ends_tokens: bool,
     /// Request tokens under continuous access evaluation (`cp1`), which live for a day.
     pub continuous_access_evaluation: bool,
     /// Client authentication method for a secret; `None` follows the discovery document.
@@ -78,6 +80,7 @@ impl AuthorityConfig {
             outbound: Arc::default(),
             timeout: Duration::from_secs(10),
             home_tenant: None,
+            refresh_ends_tokens: false,
             continuous_access_evaluation: false,
             token_endpoint_auth_method: None,
             assertion_audience: AssertionAudience::default(),

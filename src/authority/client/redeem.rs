@@ -76,7 +76,7 @@ impl OpenIdAuthority {
         let _known =
             self.admit(doing, self.grants_of(&account), &metadata.token_endpoint, Duration::ZERO).await;
         let odd = token.odd_claims().map(claim_remark).collect();
-        Ok(tokens.answer(Some(account), odd, request.scopes, cae))
+        Ok(tokens.answer(Some(account), odd, request.scopes, &self.app.config, cae))
     }
 }
 

@@ -68,7 +68,7 @@ impl OpenIdAuthority {
             }
         };
         let tokens = Tokens { success, requested_at, ids };
-        Ok(Refreshed::Tokens(Box::new(tokens.answer(account, odd, request.scopes, cae))))
+        Ok(Refreshed::Tokens(Box::new(tokens.answer(account, odd, request.scopes, &self.app.config, cae))))
     }
 
     /// Returns true if the `id_token` of a refresh names another account. It decides nothing in the owner's

@@ -1,0 +1,92 @@
+//! What callers may expect beside a token: a tag to ask again by, where it came from, what is missing, and no
+//! renewal under the copies that are in use.
+
+use std::time::Duration;
+
+use entra_emulator::{Endpoint, Fault, FaultRule};
+use http::Method;
+use serde_json::{Map, json};
+
+use crate::http_client::{Answer, request};
+use crate::world::{ALICE, Kept, Plan, World};
+
+const TOKEN: &str = "/v1/apps/outlook/connections/alice/token";
+
+async fn token_unless(world: &World, tag: &str) -> Answer {
+    let bearer = format!("Bearer {}", world.key);
+    let headers = [("authorization", bearer.as_str()), ("if-none-match", tag)];
+    let url = format!("{}{TOKEN}", world.daemon.local);
+    request(Method::GET, &url, &headers, "").await.expect("an answer")
+}
+
+fn header<'a>(answer: &'a Answer, name: &str) -> &'a str {
+    answer.headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default()
+}
+
+#[tokio::test]
+async fn a_caller_that_has_the_token_is_told_so_without_it() {
+    let world = Plan::default().start().await;
+    world.connect("alice", ALICE).await;
+    let first = world.token("alice").await;
+    let tag = header(&first, "etag").to_owned();
+    assert!(tag.starts_with("W/\""), "{tag}");
+    for known in [tag.as_str(), "*", &format!("\"other\", {tag}")] {
+        let answer = token_unless(&world, known).await;
+        assert_eq!((answer.status.as_u16(), answer.text().as_str()), (304, ""), "{known}");
+        assert_eq!(header(&answer, "etag"), tag);
+        assert_eq!(header(&answer, "cache-control"), "no-store");
+        assert_eq!(header(&answer, "tokenward-source"), "memory");
+    }
+    assert_eq!(token_unless(&world, "\"other\"").await.status, 200);
+    world.outlive_tokens();
+    let renewed = token_unless(&world, &tag).await;
+    assert_eq!(renewed.status, 200, "{}", renewed.text());
+    assert_ne!(header(&renewed, "etag"), tag);
+}
+
+#[tokio::test]
+async fn a_token_says_where_it_came_from() {
+    let world = Plan::default().kept(Kept::Redis).start().await;
+    world.connect("alice", ALICE).await;
+    let other = world.replica("second").await;
+    assert_eq!(header(&world.token_at(&other, "alice").await, "tokenward-source"), "store");
+    assert_eq!(header(&world.token_at(&other, "alice").await, "tokenward-source"), "memory");
+    world.outlive_tokens();
+    assert_eq!(header(&world.token_at(&other, "alice").await, "tokenward-source"), "authority");
+    assert_eq!(header(&world.token_at(&other, "alice").await, "tokenward-source"), "memory");
+    // What another replica renewed is in the store.
+    assert_eq!(header(&world.token("alice").await, "tokenward-source"), "store");
+}
+
+#[tokio::test]
+async fn a_connection_says_which_scopes_are_missing_and_who_established_it() {
+    let world = Plan::default().start().await;
+    world.connect("alice", ALICE).await;
+    let shown = world.show("alice").await;
+    assert_eq!((&shown["scopes_missing"], &shown["established_by"]), (&json!([]), &json!("mail-sync")));
+    let patch = Map::from_iter([("scope".to_owned(), json!("openid profile User.Read Mail.Read"))]);
+    world.entra.faults().inject(FaultRule::new(Endpoint::Token, Fault::TokenResponsePatch(patch)));
+    world.connect("partly", ALICE).await;
+    assert_eq!(world.show("partly").await["scopes_missing"], json!(["Calendars.Read"]));
+}
+
+/// Its provider ends the old token at each refresh: other callers may be using theirs.
+#[tokio::test]
+async fn nothing_is_renewed_under_a_token_that_a_refresh_would_end() {
+    let life = Duration::from_secs(3600);
+    for (line, renewals) in [("", 1), ("refresh_ends_tokens = true", 0)] {
+        let world = Plan::default().token_life(life).app_lines(line).start().await;
+        world.connect("alice", ALICE).await;
+        let first = world.access_token("alice").await;
+        world.pass(Duration::from_secs(3000));
+        for _ in 0..3 {
+            let answer = world.token_with("alice", "?min_ttl=3000").await;
+            assert_eq!(answer.status, 200, "{}", answer.text());
+            assert_eq!(answer.json()["access_token"] == first, renewals == 0, "{line}");
+        }
+        assert_eq!(world.token_calls("refresh_token"), renewals, "{line}");
+        world.pass(Duration::from_secs(600));
+        assert_ne!(world.access_token("alice").await, first, "{line}");
+        assert!(world.token_calls("refresh_token") > 0, "{line}");
+    }
+}
