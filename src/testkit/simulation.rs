@@ -189,7 +189,7 @@ fn seeds_653_and_4849_a_sign_in_that_a_revocation_overtakes_is_meant_by_it() {
     holds(4849);
 }
 
-/// In both, the store was slow with a sign-in. Meanwhile its session was revoked, and its user signed in anew.
+/// The store was slow with a sign-in. Meanwhile its session was revoked, and its user signed in anew.
 #[test]
 fn seeds_20078_and_20800_a_revoked_sign_in_replaces_no_later_one() {
     holds(20078);
