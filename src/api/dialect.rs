@@ -1,5 +1,5 @@
-//! The dialects of the local API: the wire forms that callers speak. A request's path decides its dialect. The
-//! dialect decides where the credential stands, how an error is written, and the word in metrics.
+//! The dialects of the local API: the wire forms that callers speak. A request's path decides its dialect.
+//! The dialect decides where the credential stands, how an error is written, and the word in metrics.
 
 mod managed_identity;
 

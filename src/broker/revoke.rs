@@ -181,8 +181,9 @@ impl Broker {
     /// session, and `began_before` that of the connection which it replaces.
     ///
     /// If they cannot be read, the sign-in is stored all the same, so that no grant is lost for that: a
-    /// revocation that covers it takes effect once it is known. A connection that began later is an exception.
-    /// That revocation may not cover it, and it would be gone together with the sign-in that replaced it.
+    /// revocation that covers it takes effect once it is known. A connection that began later is an
+    /// exception. That revocation may not cover it, and it would be gone together with the sign-in that
+    /// replaced it.
     ///
     /// # Errors
     /// They cannot be read, and the replaced connection began later.

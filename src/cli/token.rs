@@ -38,8 +38,8 @@ pub(super) struct Args {
     /// Print the initial response of this SASL mechanism, which IMAP, POP and SMTP take: Base64, one line
     #[arg(long, value_name = "MECHANISM")]
     sasl: Option<Mechanism>,
-    /// Print what this mail program reads, and fail if the token is longer than it takes; with --sasl for that
-    /// mechanism, else for XOAUTH2
+    /// Print what this mail program reads, and fail if the token is longer than it takes; with --sasl for
+    /// that mechanism, else for XOAUTH2
     #[arg(long = "for", value_name = "PROGRAM")]
     program: Option<Program>,
     /// The user name at the mail server; else the connection's account. A shared mailbox is named here

@@ -337,7 +337,8 @@ pub trait Handler: Send + Sync + 'static {
     /// [`Tasks`].
     fn handle<'a>(&'a self, request: Request) -> BoxFuture<'a, Response>;
 
-    /// Makes the answer to a request that the listener refuses. `path` is `None` if its head could not be read.
+    /// Makes the answer to a request that the listener refuses. `path` is `None` if its head could not be
+    /// read.
     fn refuse(&self, refused: Refused, path: Option<&str>, request_id: &RequestId) -> Response {
         let _ = path;
         refused.problem(request_id)

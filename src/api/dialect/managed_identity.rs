@@ -15,8 +15,8 @@ const IDENTITY_HEADER: &str = "x-identity-header";
 /// The longest wait that a client is told, in seconds: Python and Rust obey without a limit of their own.
 const LONGEST_WAIT: u64 = 5;
 
-/// A refusal. Each client shows its user other members, and one takes a body without `message` and `error` for
-/// an empty token.
+/// A refusal. Each client shows its user other members, and one takes a body without `message` and `error`
+/// for an empty token.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 struct Refusal<'a> {
