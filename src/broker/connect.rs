@@ -8,12 +8,13 @@ use super::rights::Right;
 use super::session::ConnectSession;
 use super::sign_in::CannotBegin;
 use super::{App, Broker, Refusal, SessionState};
-use crate::domain::account::{Account, AccountId};
+use crate::domain::account::{Account, AccountId, PERSONAL_TENANT};
 use crate::domain::digest::sha256_hex;
 use crate::domain::id::{AppName, ConnectionKey, SessionId};
 use crate::domain::random::random_token;
 use crate::domain::scope::{ScopeNaming, ScopeSet};
 use crate::domain::time::Timestamp;
+use crate::domain::user_consent::is_left_to_administrators;
 use crate::policy::CallerPolicy;
 use crate::repository::{FiledUnder, Kind, Taken};
 
@@ -54,6 +55,18 @@ pub struct StartedSession {
     pub expires_at: Timestamp,
     /// The part of the caller's request that is not passed to the authority, and why.
     pub remark: Option<String>,
+    /// What its user will be asked to consent to. `None` if that is nothing, or not known before.
+    pub consent: Option<ConsentAhead>,
+}
+
+/// What a session asks its user to consent to, at Entra.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ConsentAhead {
+    /// Scopes that the connection does not have.
+    pub scopes_added: Vec<String>,
+    /// True if an administrator has probably to consent first: the tenant's default policy leaves one of them
+    /// to administrators, and no connection shows that one has consented.
+    pub needs_administrator: bool,
 }
 
 /// What a page may show about a session before its button is pressed.
@@ -135,6 +148,7 @@ impl Broker {
         self.count_session(right.caller(), key, &id, expires_at).await?;
         let keep = async {
             let consented = self.consent_known(right, &scopes, pinned.as_ref(), &request).await?;
+            let consent = self.consent_ahead(right, &scopes, pinned.as_ref()).await?;
             let (prompt, remark) = match consented {
                 Some(tenant) => (None, Some(consent_left_out(&tenant))),
                 None => (prompt(&app, &scopes, request.prompt), None),
@@ -165,10 +179,10 @@ impl Broker {
             let ttl = self.settings().connect_session_ttl + READABLE_AFTER_END;
             let filed = FiledUnder::session(&id);
             self.deps.repository.put_pending(Kind::ConnectSession, &filed, &session, now, ttl).await?;
-            Ok(remark)
+            Ok((remark, consent))
         };
-        let remark = match keep.await {
-            Ok(remark) => remark,
+        let (remark, consent) = match keep.await {
+            Ok(told) => told,
             Err(refusal) => {
                 self.uncount_session(right.caller().as_str(), key, &id).await;
                 return Err(refusal);
@@ -179,7 +193,48 @@ impl Broker {
             id,
             expires_at,
             remark,
+            consent,
         })
+    }
+
+    /// Returns what a session's user will be asked to consent to. Personal accounts have no administrator.
+    async fn consent_ahead(
+        &self,
+        right: &Right,
+        scopes: &ScopeSet,
+        pinned: Option<&AccountId>,
+    ) -> Result<Option<ConsentAhead>, Refusal> {
+        let name = &right.key().app;
+        let app = self.app(name)?;
+        let ScopeNaming::Entra { graph } = app.naming() else { return Ok(None) };
+        let granted = match self.deps.engine.inspect(right.key()).await {
+            Ok(held) if pinned == Some(&held.connection.profile.account().id()) => held.granted.clone(),
+            _ => ScopeSet::default(),
+        };
+        let added = scopes.missing_from(&granted);
+        let added = || added.iter().filter(|scope| !scope.is_openid());
+        if added().next().is_none() {
+            return Ok(None);
+        }
+        let tenant = self.tenant_ahead(&app, pinned);
+        let is_left = added().any(|scope| is_left_to_administrators(scope, graph));
+        let needs_administrator = match tenant {
+            _ if !is_left => false,
+            Some(PERSONAL_TENANT) => false,
+            Some(tenant) => self.shown_consent(right.policy(), name, scopes, tenant, None).await?.is_none(),
+            None => app.tenants.has_organizations(),
+        };
+        let scopes_added = added().map(|scope| scope.wire().to_owned()).collect();
+        Ok(Some(ConsentAhead { scopes_added, needs_administrator }))
+    }
+
+    /// Returns the tenant that a session's account must belong to, if that is known before.
+    fn tenant_ahead<'a>(&self, app: &'a App, pinned: Option<&'a AccountId>) -> Option<&'a str> {
+        match pinned {
+            Some(AccountId::Entra { tid, .. }) => Some(tid.as_str()),
+            Some(_) => None,
+            None => app.tenants.only(),
+        }
     }
 
     /// Returns the tenant that this session's account must belong to, if a caller asks for `prompt=consent`
@@ -198,12 +253,7 @@ impl Broker {
         if *app.naming() == ScopeNaming::Plain || request.prompt.as_deref() != Some("consent") {
             return Ok(None);
         }
-        let tenant = match pinned {
-            Some(AccountId::Entra { tid, .. }) => Some(tid.as_str()),
-            Some(_) => None,
-            None => app.tenants.only(),
-        };
-        match tenant {
+        match self.tenant_ahead(&app, pinned) {
             Some(tenant) => self.shown_consent(right.policy(), name, scopes, tenant, None).await,
             None => Ok(None),
         }

@@ -66,7 +66,7 @@ mod tests {
 
     fn started(expires_at: Timestamp) -> StartedSession {
         let id = SessionId::parse("session").expect("an id");
-        StartedSession { id, connect_url: String::new(), expires_at, remark: None }
+        StartedSession { id, connect_url: String::new(), expires_at, remark: None, consent: None }
     }
 
     #[test]

@@ -37,4 +37,5 @@ pub mod text;
 pub mod time;
 pub mod token;
 pub mod token_hosts;
+pub mod user_consent;
 pub mod verdict;

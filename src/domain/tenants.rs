@@ -84,6 +84,14 @@ impl Tenants {
         matches!(self, Tenants::Listed(listed) if listed.personal)
     }
 
+    /// Returns true if a work or school account may connect.
+    pub fn has_organizations(&self) -> bool {
+        match self {
+            Tenants::Everyone => true,
+            Tenants::Listed(Listed { any_organization, ids, .. }) => *any_organization || !ids.is_empty(),
+        }
+    }
+
     /// Returns the tenant if the list names exactly one organization and nothing else.
     pub fn only(&self) -> Option<&str> {
         match self {

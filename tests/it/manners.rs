@@ -5,9 +5,10 @@ use std::time::Duration;
 
 use entra_emulator::{Endpoint, Fault, FaultRule};
 use http::Method;
-use serde_json::{Map, json};
+use serde_json::{Map, Value, json};
 
-use crate::http_client::{Answer, request};
+use crate::attacks_connect::{account_of, confirm, state_of, up_to_callback};
+use crate::http_client::{Answer, Browser, request};
 use crate::world::{ALICE, Kept, Plan, World};
 
 const TOKEN: &str = "/v1/apps/outlook/connections/alice/token";
@@ -89,4 +90,44 @@ async fn nothing_is_renewed_under_a_token_that_a_refresh_would_end() {
         assert_ne!(world.access_token("alice").await, first, "{line}");
         assert!(world.token_calls("refresh_token") > 0, "{line}");
     }
+}
+
+/// Microsoft's default policy leaves mail, calendars and contacts to write to administrators.
+#[tokio::test]
+async fn a_session_says_before_the_user_goes_what_it_adds_and_whether_an_administrator_is_needed() {
+    let scopes = r#"["offline_access", "openid", "profile", "User.Read", "Mail.Read", "Calendars.Read", "Mail.Send",
+        "Contacts.ReadWrite"]"#;
+    let world = Plan { scopes, ..Plan::default() }.start().await;
+    let consent = async |body: Value| {
+        let session = world.start_session(body).await;
+        session.get("consent").cloned().unwrap_or_default()
+    };
+    let with = |more: &[&str]| {
+        let scopes =
+            [&["openid", "profile", "offline_access", "User.Read", "Mail.Read", "Calendars.Read"], more];
+        json!({ "app": "outlook", "connection": "alice", "scopes": scopes.concat() })
+    };
+    let first = consent(with(&[])).await;
+    assert_eq!(first["administrator"], "likely", "{first}");
+    assert_eq!(first["scopes_added"], json!(["Calendars.Read", "Mail.Read", "User.Read"]), "{first}");
+    let session = world.start_session(with(&[])).await;
+    let mut browser = Browser::default();
+    let callback = up_to_callback(&mut browser, &session).await;
+    browser.get(&callback).await.expect("the callback");
+    let account = account_of(&state_of(&world, &session).await);
+    assert_eq!(confirm(&world, &session, account).await.status, 200);
+    assert_eq!(consent(with(&[])).await, Value::Null, "it adds nothing");
+    let sends = consent(with(&["Mail.Send"])).await;
+    assert_eq!(sends, json!({ "scopes_added": ["Mail.Send"], "administrator": "not_needed" }));
+    let writes = consent(with(&["Contacts.ReadWrite"])).await;
+    assert_eq!(writes, json!({ "scopes_added": ["Contacts.ReadWrite"], "administrator": "likely" }));
+    // Another user of a tenant whose consent shows.
+    let account = world.show("alice").await["account"].clone();
+    let other = json!({
+        "app": "outlook",
+        "connection": "bob",
+        "scopes": with(&[])["scopes"],
+        "account": { "tid": account["tid"], "oid": "00000000-0000-0000-0000-000000000001" }
+    });
+    assert_eq!(consent(other).await["administrator"], "not_needed");
 }

@@ -106,6 +106,13 @@ impl LocalApi {
             expires_at: String,
             #[serde(skip_serializing_if = "Option::is_none")]
             remark: Option<String>,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            consent: Option<Consent>,
+        }
+        #[derive(Serialize)]
+        struct Consent {
+            scopes_added: Vec<String>,
+            administrator: &'static str,
         }
         let (caller, who) = (call.admitted.caller(), call.who);
         let (key, session) = body::new_session(body::read(call.body).await?)?;
@@ -136,6 +143,10 @@ impl LocalApi {
             connect_url: started.connect_url,
             expires_at: started.expires_at.rfc3339(),
             remark: started.remark,
+            consent: started.consent.map(|ahead| Consent {
+                scopes_added: ahead.scopes_added,
+                administrator: if ahead.needs_administrator { "likely" } else { "not_needed" },
+            }),
         };
         Ok(json(StatusCode::CREATED, &shape))
     }
