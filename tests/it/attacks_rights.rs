@@ -45,13 +45,13 @@ pub(crate) fn harness(rules: &str) -> String {
 pub(crate) const TEAM_A: &str = "connections = [\"team-a/*\"]\nscopes = [\"*\"]\nconnect = true";
 
 /// Asks as an operator.
-async fn operate(world: &World, method: Method, path: &str, body: Value) -> Answer {
+pub(crate) async fn operate(world: &World, method: Method, path: &str, body: Value) -> Answer {
     let socket = world.folder.path().join("admin.sock");
     let body = if body.is_null() { String::new() } else { body.to_string() };
     request_unix(&socket, method, path, &[], body).await.expect("an answer")
 }
 
-async fn pause(world: &World, connection: &str, paused: bool) -> Answer {
+pub(crate) async fn pause(world: &World, connection: &str, paused: bool) -> Answer {
     let path = format!("/admin/v1/apps/outlook/connections/{}", connection.replace('/', "%2F"));
     operate(world, Method::PATCH, &path, json!({ "paused": paused })).await
 }

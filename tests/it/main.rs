@@ -40,6 +40,7 @@ mod commands;
 mod dead_grants;
 mod dialects;
 mod docs;
+mod doors;
 mod evidence;
 mod evidence_acts;
 mod floods;
