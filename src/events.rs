@@ -16,6 +16,7 @@ use crate::broker::sign_in::Finished;
 use crate::broker::{FailureReason, Mender, SessionFailure, SessionState};
 use crate::callers::{AuthenticationFailure, Callers};
 use crate::domain::account::Account;
+use crate::domain::auth_method::AuthMethod;
 use crate::domain::cause::Cause;
 use crate::domain::connection::Status;
 use crate::domain::id::{AppName, CallerName, ConnectionKey, ConnectionName, SessionId};
@@ -67,6 +68,17 @@ pub struct Who<'a> {
     pub listener: Listener,
     /// The word of the wire form that it speaks.
     pub dialect: &'static str,
+    /// How the sender proved who it is; `None` for a stranger.
+    pub method: Option<AuthMethod>,
+}
+
+impl Who<'_> {
+    /// Adds how the sender proved who it is.
+    #[must_use]
+    pub fn proven_by(mut self, method: AuthMethod) -> Self {
+        self.method = Some(method);
+        self
+    }
 }
 
 /// A token that is handed out.
@@ -629,7 +641,10 @@ impl Events {
     }
 
     fn of(&self, who: Who<'_>, action: Action, outcome: &'static str) -> Draft {
-        Draft(AuditEvent::new(self.clock.now(), action, outcome).from_request(who.origin, who.request_id))
+        let mut event =
+            AuditEvent::new(self.clock.now(), action, outcome).from_request(who.origin, who.request_id);
+        event.method = who.method.map(AuthMethod::as_str);
+        Draft(event)
     }
 
     /// Waits until the record is written, so that an answer sent afterwards is always audited, even if the

@@ -8,7 +8,7 @@ use http::{HeaderMap, HeaderValue};
 use super::problem::Problem;
 use crate::callers::Credential;
 use crate::events::NATIVE;
-use crate::listener::{Origin, Response};
+use crate::listener::{Peer, Response};
 
 /// A wire form.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -59,11 +59,11 @@ impl Dialect {
     }
 
     /// Returns the credential that a request carries: its header's, which then decides alone, otherwise the
-    /// Unix peer's. `None` if a header is there and is not what it should be.
-    pub(super) fn credential(self, headers: &HeaderMap, origin: Origin) -> Option<Credential<'_>> {
+    /// peer's. `None` if a header is there and is not what it should be.
+    pub(super) fn credential<'a>(self, headers: &'a HeaderMap, peer: &'a Peer) -> Option<Credential<'a>> {
         match self {
-            Dialect::Native => super::credential(headers, origin),
-            Dialect::ManagedIdentity => managed_identity::credential(headers, origin),
+            Dialect::Native => super::credential(headers, peer),
+            Dialect::ManagedIdentity => managed_identity::credential(headers, peer),
         }
     }
 
@@ -82,13 +82,6 @@ fn only<'h>(headers: &'h HeaderMap, name: &str) -> Option<Option<&'h HeaderValue
     match (values.next(), values.next()) {
         (value, None) => Some(value),
         (_, Some(_)) => None,
-    }
-}
-
-fn uid(origin: Origin) -> Option<u32> {
-    match origin {
-        Origin::Unix { uid, .. } => Some(uid),
-        Origin::Tcp(_) => None,
     }
 }
 

@@ -42,20 +42,29 @@ use crate::broker::inspect::{ListRequest, ShownPage};
 use crate::broker::{Broker, Refusal};
 use crate::callers::Credential;
 use crate::domain::id::AppName;
-use crate::listener::{Origin, Pairs, Response};
+use crate::listener::{Origin, Pairs, Peer, PeerCertificate, Response};
 
-/// The credential a request carries: its header's, which then decides alone, else the Unix peer's. `None` for
-/// a header that is there and is no bearer.
-fn credential(headers: &HeaderMap, origin: Origin) -> Option<Credential<'_>> {
+/// The credential a request carries: its header's, which then decides alone, else the peer's. `None` for a
+/// header that is there and is no bearer.
+fn credential<'a>(headers: &'a HeaderMap, peer: &'a Peer) -> Option<Credential<'a>> {
     let mut values = headers.get_all(header::AUTHORIZATION).iter();
-    match (values.next(), values.next(), origin) {
-        (Some(value), None, _) => {
+    match (values.next(), values.next()) {
+        (Some(value), None) => {
             let (scheme, key) = value.to_str().ok()?.split_once(' ')?;
             scheme.eq_ignore_ascii_case("bearer").then_some(Credential::ApiKey(key.trim_start_matches(' ')))
         }
-        (Some(_), Some(_), _) => None,
-        (None, _, Origin::Unix { uid, .. }) => Some(Credential::UnixPeer { uid }),
-        (None, _, Origin::Tcp(_)) => Some(Credential::None),
+        (Some(_), Some(_)) => None,
+        (None, _) => Some(credential_of_peer(peer)),
+    }
+}
+
+/// The credential of a request that brings none itself: the Unix user or the client certificate.
+fn credential_of_peer(peer: &Peer) -> Credential<'_> {
+    match (peer.origin, &peer.certificate) {
+        (Origin::Unix { uid, .. }, _) => Credential::UnixPeer { uid },
+        (Origin::Tcp(_), PeerCertificate::Trusted(names)) => Credential::Certificate(names),
+        (Origin::Tcp(_), PeerCertificate::Distrusted) => Credential::DistrustedCertificate,
+        (Origin::Tcp(_), PeerCertificate::None) => Credential::None,
     }
 }
 

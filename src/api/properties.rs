@@ -16,7 +16,7 @@ use crate::broker::confirm::Confirmation;
 use crate::callers::Credential;
 use crate::domain::id::{AppName, ConnectionKey, ConnectionName};
 use crate::domain::time::Timestamp;
-use crate::listener::{Dots, MOST_PARAMETERS, Origin, Pairs, segments};
+use crate::listener::{Dots, MOST_PARAMETERS, Origin, Pairs, Peer, PeerCertificate, segments};
 
 /// Panics if a path or a query is read that would be read in another way when it is written anew. A `?` ends
 /// the path.
@@ -128,8 +128,9 @@ pub fn a_credential_is_the_one_that_was_brought(input: &[u8]) {
             headers.append(header::AUTHORIZATION, value);
         }
     }
-    let peer = Origin::Unix { uid: 1001, gid: 1001, pid: None };
-    match super::credential(&headers, peer) {
+    let origin = Origin::Unix { uid: 1001, gid: 1001, pid: None };
+    let peer = Peer { origin, tls: false, certificate: PeerCertificate::None };
+    match super::credential(&headers, &peer) {
         // A header decides alone.
         Some(Credential::UnixPeer { uid }) => assert!(headers.is_empty() && uid == 1001),
         Some(Credential::ApiKey(key)) => {
@@ -138,7 +139,9 @@ pub fn a_credential_is_the_one_that_was_brought(input: &[u8]) {
             assert_eq!(headers.len(), 1, "one of two decides");
             assert!(value.ends_with(key) && value.to_ascii_lowercase().starts_with("bearer "), "{value}");
         }
-        Some(Credential::None) => panic!("a Unix peer is somebody"),
+        Some(Credential::Certificate(_) | Credential::DistrustedCertificate | Credential::None) => {
+            panic!("a Unix peer is somebody, and has no certificate")
+        }
         None => assert!(!headers.is_empty(), "a peer without a header is refused"),
     }
 }

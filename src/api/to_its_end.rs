@@ -81,7 +81,7 @@ mod tests {
     use http::{HeaderMap, Method, StatusCode};
 
     use super::*;
-    use crate::listener::{Body, Origin, Peer};
+    use crate::listener::{Body, Origin, Peer, PeerCertificate};
     use crate::testkit::SeededRandom;
 
     /// Never answers.
@@ -117,7 +117,11 @@ mod tests {
             path: "/v1/connect-sessions".to_owned(),
             query: None,
             headers: HeaderMap::new(),
-            peer: Peer { origin: Origin::Tcp(([127, 0, 0, 1], 1).into()), tls: false, certificates: None },
+            peer: Peer {
+                origin: Origin::Tcp(([127, 0, 0, 1], 1).into()),
+                tls: false,
+                certificate: PeerCertificate::None,
+            },
             request_id: RequestId::new(&SeededRandom::new(1)),
             body: Body::whole(""),
         }

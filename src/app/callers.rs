@@ -7,7 +7,7 @@ use arc_swap::ArcSwap;
 
 use super::apps::PreparedApps;
 use super::findings::{By, Findings};
-use crate::callers::{CallerSetup, Callers, CallersError, KeyUse, LiveCallers, UnixUser, key_file};
+use crate::callers::{CallerSetup, Callers, CallersError, Identity, KeyUse, LiveCallers, UnixUser, key_file};
 use crate::config::{self, Authenticate, Config, RuleConfig};
 use crate::domain::id::{AppName, CallerName};
 use crate::domain::time::Clock;
@@ -61,8 +61,8 @@ impl Roster {
 /// Callers and admins.
 type Both = (Callers, Callers);
 
-/// Place in the configuration of each user of this machine, by who it is and the user's number.
-type UserKeys = BTreeMap<(CallerName, u32), String>;
+/// Place in the configuration of each identity, by whose it is.
+type IdentityKeys = BTreeMap<(CallerName, Identity), String>;
 
 /// Builds all callers and admins. `None` if one of them is wrong, or if there is no keyring. Rules for apps
 /// that could not be built are judged once these can.
@@ -74,7 +74,7 @@ pub(super) fn build(
     findings: &mut Findings<'_>,
 ) -> Option<Both> {
     let mistakes = findings.mistakes();
-    let mut users = UserKeys::new();
+    let mut identities = IdentityKeys::new();
     let mut callers = Vec::new();
     for (name, caller) in &config.callers {
         let key = format!("callers.{name}");
@@ -82,21 +82,30 @@ pub(super) fn build(
         let rules: Vec<Rule> = rules
             .filter_map(|(at, rule)| build_rule(&format!("{key}.allow[{at}]"), rule, apps, findings))
             .collect();
-        let setup = setup(&key, name, &caller.authenticate, rules, keyring, by, &mut users, findings);
+        let setup = setup(&key, name, &caller.authenticate, rules, keyring, by, &mut identities, findings);
         callers.extend(setup.map(|setup| CallerSetup {
             rate_limit: caller.rate_limit,
             connection_rate_limit: caller.connection_rate_limit,
             ..setup
         }));
     }
-    let callers = known(callers, keyring, &users, by, findings);
-    let mut users = UserKeys::new();
+    let callers = known(callers, keyring, &identities, by, findings);
+    let mut identities = IdentityKeys::new();
     let mut admins = Vec::new();
     for (name, admin) in &config.admins {
         let key = format!("admins.{name}");
-        admins.extend(setup(&key, name, &admin.authenticate, Vec::new(), keyring, by, &mut users, findings));
+        admins.extend(setup(
+            &key,
+            name,
+            &admin.authenticate,
+            Vec::new(),
+            keyring,
+            by,
+            &mut identities,
+            findings,
+        ));
     }
-    let admins = known(admins, keyring, &users, by, findings);
+    let admins = known(admins, keyring, &identities, by, findings);
     let (callers, admins) = (callers?, admins?);
     (findings.mistakes() == mistakes).then_some((callers, admins))
 }
@@ -104,7 +113,7 @@ pub(super) fn build(
 fn known(
     setups: Vec<CallerSetup>,
     keyring: Option<&Arc<Keyring>>,
-    users: &UserKeys,
+    identities: &IdentityKeys,
     by: &By<'_>,
     findings: &mut Findings<'_>,
 ) -> Option<Callers> {
@@ -115,8 +124,8 @@ fn known(
     };
     for error in errors {
         match &error {
-            CallersError::SameUnixUser { uid, second, .. } => {
-                let key = users.get(&(second.clone(), *uid)).cloned();
+            CallersError::SameIdentity { identity, second, .. } => {
+                let key = identities.get(&(second.clone(), identity.clone())).cloned();
                 findings.file(&key.unwrap_or_default(), error);
             }
             CallersError::SameName { caller } | CallersError::KeyFile { caller, .. } => {
@@ -135,24 +144,26 @@ fn setup(
     rules: Vec<Rule>,
     keyring: Option<&Arc<Keyring>>,
     by: &By<'_>,
-    users: &mut UserKeys,
+    identities: &mut IdentityKeys,
     findings: &mut Findings<'_>,
 ) -> Option<CallerSetup> {
     let name = CallerName::parse(name).map_err(|error| findings.value(key, error, None)).ok()?;
     let mut setup = CallerSetup {
         policy: CallerPolicy::new(name.clone(), rules),
-        unix_users: Vec::new(),
+        identities: Vec::new(),
         api_key_files: Vec::new(),
         rate_limit: None,
         connection_rate_limit: None,
     };
     for (at, way) in authenticate.iter().enumerate() {
         let key = format!("{key}.authenticate[{at}]");
-        let user = match way {
-            Authenticate::UnixUser(config::UnixUser::Id(uid)) => UnixUser { uid: *uid },
+        let (word, identity) = match way {
+            Authenticate::Spiffe(id) => ("spiffe", Identity::Spiffe(id.clone())),
+            Authenticate::San(name) => ("san", Identity::San(name.clone())),
+            Authenticate::UnixUser(config::UnixUser::Id(uid)) => ("unix_user", Identity::UnixUser(*uid)),
             Authenticate::UnixUser(config::UnixUser::Name(user)) => {
                 match UnixUser::resolve(user, &by.environment.passwd) {
-                    Ok(user) => user,
+                    Ok(UnixUser { uid }) => ("unix_user", Identity::UnixUser(uid)),
                     Err(error) => {
                         findings.file(&format!("{key}.unix_user"), error);
                         continue;
@@ -171,8 +182,8 @@ fn setup(
                 continue;
             }
         };
-        users.entry((name.clone(), user.uid)).or_insert(format!("{key}.unix_user"));
-        setup.unix_users.push(user);
+        identities.entry((name.clone(), identity.clone())).or_insert(format!("{key}.{word}"));
+        setup.identities.push(identity);
     }
     Some(setup)
 }

@@ -24,30 +24,32 @@ pub(super) fn serve(listeners: BoundListeners, parts: &Parts) {
         PublicSite::new(broker.clone(), keyring.clone(), random.clone(), clock.clone(), events.clone());
     listeners.public.serve(Arc::new(site), process.surroundings());
 
-    let local = LocalApi::new(
-        broker.clone(),
-        roster.callers.clone(),
-        Limiter::default(),
-        clock.clone(),
-        events.clone(),
-    );
-    let local = local.handler(tasks.clone());
-    for listener in listeners.local {
-        listener.serve(local.clone(), process.surroundings());
+    let limiter = Arc::new(Limiter::default());
+    for (listener, accepted) in listeners.local {
+        let local = LocalApi::new(
+            broker.clone(),
+            roster.callers.clone(),
+            accepted,
+            limiter.clone(),
+            clock.clone(),
+            events.clone(),
+        );
+        listener.serve(local.handler(tasks.clone()), process.surroundings());
     }
 
     let own_uids = vec![0, rustix::process::geteuid().as_raw()];
-    let admin = AdminApi::new(
-        broker.clone(),
-        roster.callers.clone(),
-        roster.admins.clone(),
-        own_uids,
-        clock.clone(),
-        events.clone(),
-        Arc::new(Keeper::new(parts)),
-    );
-    let admin = admin.handler(tasks.clone());
-    for listener in listeners.admin {
-        listener.serve(admin.clone(), process.surroundings());
+    let keeper = Arc::new(Keeper::new(parts));
+    for (listener, accepted) in listeners.admin {
+        let admin = AdminApi::new(
+            broker.clone(),
+            roster.callers.clone(),
+            roster.admins.clone(),
+            own_uids.clone(),
+            accepted,
+            clock.clone(),
+            events.clone(),
+            keeper.clone(),
+        );
+        listener.serve(admin.handler(tasks.clone()), process.surroundings());
     }
 }

@@ -139,6 +139,7 @@ fn read_by_a_reload(config: &Config) -> Vec<PathBuf> {
         });
     for tls in internal.chain(&config.listen.public.tls).chain(&config.listen.ops.tls) {
         paths.extend([tls.certificate.clone(), tls.key.clone()]);
+        paths.extend([&tls.client_ca, &tls.client_crl].into_iter().flatten().cloned());
     }
     paths
 }

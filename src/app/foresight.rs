@@ -11,6 +11,7 @@ use tokio::task::JoinError;
 use super::files::WatchedFiles;
 use super::in_force::InForce;
 use super::jobs::{Ended, Work};
+use super::listeners::TlsFile;
 use super::process::Process;
 use super::reading::public_file::{self, ends};
 use crate::api::upkeep::Ending;
@@ -33,8 +34,8 @@ pub(super) enum Secret {
     ClientCredential(AppName, String),
     /// Of a caller or an admin.
     ApiKey(CallerName, String),
-    /// The certificate of a listener of this name that ends first.
-    ListenerCertificate(&'static str),
+    /// The file of the TLS of a listener of this name that ends first.
+    ListenerTls(&'static str, TlsFile),
     /// The client certificate for the store.
     StoreCertificate,
 }
@@ -66,7 +67,22 @@ fn say(secret: &Secret, days: u32) {
             tracing::warn!(%caller, key, days, "an API key {ends}; add the next one, and retire this one \
                                                 when it is used no more");
         }
-        Secret::ListenerCertificate(listener) => {
+        Secret::ListenerTls(listener, TlsFile::ClientCa) => {
+            tracing::warn!(
+                listener,
+                days,
+                "an authority of clients' certificates {ends}; add the next one to client_ca, and take this \
+                 one out when no client needs it"
+            );
+        }
+        Secret::ListenerTls(listener, TlsFile::ClientCrl) => {
+            tracing::warn!(
+                listener,
+                "a revocation list is out of date: certificates of its authority are refused; write the \
+                 next one over client_crl"
+            );
+        }
+        Secret::ListenerTls(listener, TlsFile::Certificate) => {
             tracing::warn!(
                 listener,
                 days,
@@ -122,8 +138,13 @@ impl Foresight {
             of: of.to_owned(),
             id: id.to_owned(),
         };
-        let listeners = self.in_force.certificate_expiries().into_iter();
-        all.extend(listeners.map(|(listener, at)| certificate(at, "listener", listener)));
+        // A revocation list is replaced by its authority, every few days.
+        let of_tls = self.in_force.tls_ends().into_iter();
+        all.extend(of_tls.filter_map(|((listener, file), at)| match file {
+            TlsFile::Certificate => Some(certificate(at, "listener", listener)),
+            TlsFile::ClientCa => Some(certificate(at, "client CA of listener", listener)),
+            TlsFile::ClientCrl => None,
+        }));
         if let Ok(StoreCertificates { client, ca }) = self.store_certificates().await {
             let known = [(client, "client"), (ca, "ca")].into_iter();
             all.extend(known.filter_map(|(at, id)| Some(certificate(at?, "store", id))));
@@ -174,8 +195,10 @@ impl Expiries {
     /// (The listeners' series are written by the part that puts certificates in force.)
     async fn check_certificates(&mut self, now: Timestamp) -> Ended {
         let Foresight { in_force, metrics, .. } = &*self.foresight;
-        for (listener, at) in in_force.certificate_expiries() {
-            self.warnings.check(Secret::ListenerCertificate(listener), Some(at), now);
+        for ((listener, file), at) in in_force.tls_ends() {
+            // A revocation list lives for days, so nothing is said before its end.
+            let at = Some(at).filter(|at| file != TlsFile::ClientCrl || *at <= now);
+            self.warnings.check(Secret::ListenerTls(listener, file), at, now);
         }
         let read = self.foresight.store_certificates().await;
         let StoreCertificates { client, ca } =

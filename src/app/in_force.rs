@@ -1,6 +1,5 @@
 //! The configuration in force, and what was built from it. A reload puts another one in its place.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
@@ -8,13 +7,12 @@ use arc_swap::ArcSwap;
 use super::apps::{self, Authorities};
 use super::callers::Roster;
 use super::core::{Core, broker_settings, engine_apps, engine_settings};
-use super::listeners::LiveTls;
+use super::listeners::{LiveListeners, TlsEnds};
 use super::process::Process;
 use super::reading::Replaceable;
 use super::reporting::level_of;
 use crate::broker::Broker;
 use crate::config::Config;
-use crate::domain::time::Timestamp;
 use crate::events::Events;
 use crate::refresh::Engine;
 use crate::telemetry::logging::LevelHandle;
@@ -26,7 +24,7 @@ pub(super) struct InForce {
     config: ArcSwap<Config>,
     authorities: ArcSwap<Authorities>,
     roster: Roster,
-    tls: LiveTls,
+    listeners: LiveListeners,
     level: Option<LevelHandle>,
     engine: Engine,
     broker: Arc<Broker>,
@@ -41,7 +39,7 @@ impl InForce {
         config: Config,
         authorities: Authorities,
         roster: Roster,
-        tls: LiveTls,
+        listeners: LiveListeners,
         level: Option<LevelHandle>,
         core: &Core,
         events: Arc<Events>,
@@ -51,7 +49,7 @@ impl InForce {
             config: ArcSwap::from_pointee(config),
             authorities: ArcSwap::from_pointee(authorities),
             roster,
-            tls,
+            listeners,
             level,
             engine: core.engine.clone(),
             broker: core.broker.clone(),
@@ -72,15 +70,15 @@ impl InForce {
         &self.roster
     }
 
-    /// When listeners' certificates expire, by the listeners' names.
-    pub(super) fn certificate_expiries(&self) -> BTreeMap<&'static str, Timestamp> {
-        self.tls.expiries()
+    /// When the files of listeners' TLS end.
+    pub(super) fn tls_ends(&self) -> TlsEnds {
+        self.listeners.ends()
     }
 
     /// Replaces the parts in force by `prepared`. `before` are the authorities beside which those were
     /// prepared.
     pub(super) fn take_up(&self, config: Config, prepared: Replaceable, before: &Authorities) {
-        let Replaceable { apps, tls, callers, admins, warnings: _ } = prepared;
+        let Replaceable { apps, listeners, callers, admins, warnings: _ } = prepared;
         // Apps before callers, so that nobody is granted an app that is not there yet. (A removed app is
         // therefore "not found" a moment before its rules are gone.)
         let (apps, authorities) = apps::install(apps, before);
@@ -96,7 +94,7 @@ impl InForce {
         }
         self.authorities.store(Arc::new(authorities));
         self.roster.succeed_by(callers, admins);
-        self.tls.replace(tls, &self.metrics);
+        self.listeners.replace(listeners, &self.metrics);
         if let Some(level) = &self.level {
             level.set(level_of(config.log.level));
         }

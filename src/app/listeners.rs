@@ -1,24 +1,23 @@
-//! The configured listeners: prepares their TLS, binds them, and replaces their TLS.
+//! The configured listeners: prepares their TLS, binds them, and replaces their TLS and what they accept.
+
+mod tls_files;
 
 use parking_lot::Mutex;
-use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use rustls::ServerConfig;
-
 use super::findings::Findings;
-use super::reading::public_file::{self, ends};
 use super::start_error::StartError;
-use crate::config::{self, ListenConfig, Listener};
-use crate::domain::time::Timestamp;
-use crate::listener::{
-    Address, Bound, Limits, ListenerConfig, Room, Tls, TlsError, check_socket, tls_server_config,
-};
+use crate::config::{ListenConfig, Listener};
+use crate::domain::auth_method::{AuthMethods, LiveAuthMethods};
+use crate::domain::time::Clock;
+use crate::listener::{Address, Bound, Limits, ListenerConfig, Room, Tls, check_socket};
 use crate::secret_file::SecretReader;
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::series::MOST_PAGE;
+use tls_files::ReadTls;
+pub(super) use tls_files::{TlsEnds, TlsFile};
 
 /// Browsers. A callback's form is a few KiB, and no other body is read.
 const PUBLIC: Limits = Limits { max_body: 16 * 1024, ..Limits::DEFAULT };
@@ -49,27 +48,28 @@ const _: () = assert!(MOST_PAGE + OPS.max_header_bytes <= OPS.max_held / 2);
 const MOST_MEMORY: usize =
     PUBLIC.most_memory() + LOCAL.most_memory() + ADMIN.most_memory() + OPS.most_memory();
 
-/// The TLS of every listener, read and checked, in the order public, ops, local, admin. `None` for a plain
-/// one.
-pub(super) struct PreparedTls(Vec<Option<ReadTls>>);
-
-struct ReadTls {
-    name: &'static str,
-    config: ServerConfig,
-    expires_at: Option<Timestamp>,
+/// The TLS of every listener, read and checked, in the order public, ops, local, admin; `None` for a plain
+/// one. And what those of callers and operators accept.
+pub(super) struct PreparedListeners {
+    tls: Vec<Option<ReadTls>>,
+    accept: Vec<AuthMethods>,
 }
 
-/// The TLS in force, in the same order, and when the first certificate of each name expires.
-pub(super) struct LiveTls {
+/// What is in force, in the same order, and when the first file of each kind and name ends.
+pub(super) struct LiveListeners {
     tls: Vec<Option<Tls>>,
-    expiries: Mutex<BTreeMap<&'static str, Timestamp>>,
+    accept: Vec<LiveAuthMethods>,
+    ends: Mutex<TlsEnds>,
 }
+
+/// A listener with what it accepts.
+pub(super) type Accepting = (Bound, LiveAuthMethods);
 
 /// Every listener, bound but not yet served.
 pub(super) struct BoundListeners {
     pub(super) public: Bound,
-    pub(super) local: Vec<Bound>,
-    pub(super) admin: Vec<Bound>,
+    pub(super) local: Vec<Accepting>,
+    pub(super) admin: Vec<Accepting>,
     pub(super) ops: Bound,
 }
 
@@ -84,40 +84,46 @@ impl BoundListeners {
     pub(super) fn addresses(&self) -> Addresses {
         Addresses {
             public: self.public.tcp_address().expect("the public listener is TCP"),
-            local: self.local.iter().filter_map(Bound::tcp_address).collect(),
+            local: self.local.iter().filter_map(|(bound, _)| bound.tcp_address()).collect(),
             ops: self.ops.tcp_address().expect("the ops listener is TCP"),
         }
     }
 }
 
-/// Reads every listener's certificate and key. `None` if one of them is wrong.
+/// Reads every listener's TLS. `None` if one of them is wrong.
 pub(super) fn prepare(
     config: &ListenConfig,
     secrets: &SecretReader,
-    now: Timestamp,
+    clock: &Arc<dyn Clock>,
     findings: &mut Findings<'_>,
-) -> Option<PreparedTls> {
-    let internal =
-        |name: &'static str, listeners: &[Listener]| -> Vec<(&'static str, String, Option<config::Tls>)> {
-            let tls = |(at, listener): (usize, &Listener)| match listener {
-                Listener::Unix { .. } => (name, String::new(), None),
-                Listener::Tcp { tls, .. } => (name, format!("listen.{name}[{at}].tls"), tls.clone()),
+) -> Option<PreparedListeners> {
+    let internal = |name: &'static str, listeners: &[Listener]| {
+        let tls = |(at, listener): (usize, &Listener)| {
+            let tls = match listener {
+                Listener::Unix { .. } => None,
+                Listener::Tcp { tls, .. } => tls.clone(),
             };
-            listeners.iter().enumerate().map(tls).collect()
+            (name, format!("listen.{name}[{at}].tls"), tls, listener.accept().need_certificate())
         };
+        listeners.iter().enumerate().map(tls).collect::<Vec<_>>()
+    };
     let all = [
-        ("public", "listen.public.tls".to_owned(), config.public.tls.clone()),
-        ("ops", "listen.ops.tls".to_owned(), config.ops.tls.clone()),
+        ("public", "listen.public.tls".to_owned(), config.public.tls.clone(), false),
+        ("ops", "listen.ops.tls".to_owned(), config.ops.tls.clone(), false),
     ];
     let all = all.into_iter().chain(internal("local", &config.local)).chain(internal("admin", &config.admin));
     // All of them, so that every mistake is found.
     let read: Vec<Option<Option<ReadTls>>> = all
-        .map(|(name, key, tls)| match tls {
+        .map(|(name, key, tls, needs_certificate)| match tls {
             None => Some(None),
-            Some(tls) => read(name, &key, &tls, secrets, now, findings).map(Some),
+            Some(tls) => {
+                tls_files::read(name, &key, &tls, needs_certificate, secrets, clock, findings).map(Some)
+            }
         })
         .collect();
-    read.into_iter().collect::<Option<Vec<_>>>().map(PreparedTls)
+    let tls = read.into_iter().collect::<Option<Vec<_>>>()?;
+    let accept = config.local.iter().chain(&config.admin).map(Listener::accept).collect();
+    Some(PreparedListeners { tls, accept })
 }
 
 /// Checks the places of Unix sockets, without making any. A warning names those who could put a socket of
@@ -139,61 +145,71 @@ pub(super) fn check_sockets(config: &ListenConfig, secrets: &SecretReader, findi
     }
 }
 
-impl PreparedTls {
-    /// Of several listeners of one name, the one that ends first counts.
-    fn expiries(&self) -> BTreeMap<&'static str, Timestamp> {
-        let mut expiries = BTreeMap::new();
-        for tls in self.0.iter().flatten() {
-            if let Some(at) = tls.expires_at {
-                let first = expiries.entry(tls.name).or_insert(at);
-                *first = at.min(*first);
+impl PreparedListeners {
+    fn ends(&self) -> TlsEnds {
+        let mut ends = TlsEnds::new();
+        for tls in self.tls.iter().flatten() {
+            for (file, at) in &tls.ends {
+                let first = ends.entry((tls.name, *file)).or_insert(*at);
+                *first = *at.min(first);
             }
         }
-        expiries
+        ends
     }
 }
 
-impl LiveTls {
-    /// Puts the certificates in force for new connections. (A running daemon keeps its listeners, and which
-    /// of them have TLS.)
-    pub(super) fn replace(&self, prepared: PreparedTls, metrics: &Metrics) {
-        *self.expiries.lock() = prepared.expiries();
-        for (live, prepared) in self.tls.iter().zip(prepared.0) {
+impl LiveListeners {
+    /// Puts TLS in force for new connections, and what is accepted for the next requests. (A running daemon
+    /// keeps its listeners, and which of them have TLS.)
+    pub(super) fn replace(&self, prepared: PreparedListeners, metrics: &Metrics) {
+        *self.ends.lock() = prepared.ends();
+        for (live, prepared) in self.tls.iter().zip(prepared.tls) {
             if let (Some(live), Some(prepared)) = (live, prepared) {
-                live.replace(prepared.config);
+                live.replace(prepared.settings);
             }
+        }
+        for (live, accept) in self.accept.iter().zip(prepared.accept) {
+            live.replace(accept);
         }
         self.show(metrics);
     }
 
     fn show(&self, metrics: &Metrics) {
-        for (name, at) in self.expiries() {
-            metrics.tls_certificate_expiry(name, at);
+        let ends = self.ends();
+        for name in ["public", "ops", "local", "admin"] {
+            let of = |file| ends.get(&(name, file)).copied();
+            if let Some(at) = of(TlsFile::Certificate) {
+                metrics.tls_certificate_expiry(name, at);
+            }
+            metrics.tls_client_ca_expiry(name, of(TlsFile::ClientCa));
+            metrics.tls_client_crl_expiry(name, of(TlsFile::ClientCrl));
         }
     }
 
-    /// When the certificates expire, by the listeners' names.
-    pub(super) fn expiries(&self) -> BTreeMap<&'static str, Timestamp> {
-        self.expiries.lock().clone()
+    /// When the files of TLS end.
+    pub(super) fn ends(&self) -> TlsEnds {
+        self.ends.lock().clone()
     }
 }
 
 /// Binds every listener.
 pub(super) fn bind(
     config: &ListenConfig,
-    prepared: PreparedTls,
+    prepared: PreparedListeners,
     metrics: &Metrics,
-) -> Result<(BoundListeners, LiveTls), StartError> {
-    let expiries = Mutex::new(prepared.expiries());
-    let take = |prepared: ReadTls| Tls::new(prepared.config);
-    let live = LiveTls { tls: prepared.0.into_iter().map(|tls| tls.map(take)).collect(), expiries };
+) -> Result<(BoundListeners, LiveListeners), StartError> {
+    let ends = Mutex::new(prepared.ends());
+    let tls = prepared.tls.into_iter().map(|tls| tls.map(|tls| Tls::new(tls.settings))).collect();
+    let accept = prepared.accept.into_iter().map(LiveAuthMethods::new).collect();
+    let live = LiveListeners { tls, accept, ends };
     live.show(metrics);
     let mut tls = live.tls.iter().cloned();
     let mut next = || tls.next().flatten();
     let public = tcp("public", PUBLIC, config.public.address, next())?;
     let ops = tcp("ops", OPS, config.ops.address, next())?;
-    let local = every("local", LOCAL, &config.local, &mut next)?;
-    let admin = every("admin", ADMIN, &config.admin, &mut next)?;
+    let mut accept = live.accept.iter().cloned();
+    let local = every("local", LOCAL, &config.local, &mut next)?.into_iter().zip(accept.by_ref()).collect();
+    let admin = every("admin", ADMIN, &config.admin, &mut next)?.into_iter().zip(accept).collect();
     Ok((BoundListeners { public, local, admin, ops }, live))
 }
 
@@ -242,33 +258,6 @@ fn internal(
         bound.unix_mode = *mode;
     }
     Bound::bind(bound).map_err(|error| StartError::chain(&error))
-}
-
-fn read(
-    name: &'static str,
-    key: &str,
-    tls: &config::Tls,
-    secrets: &SecretReader,
-    now: Timestamp,
-    findings: &mut Findings<'_>,
-) -> Option<ReadTls> {
-    let (of_certificate, of_key) = (format!("{key}.certificate"), format!("{key}.key"));
-    let certificate = public_file::read(&tls.certificate, secrets);
-    let certificate = certificate.map_err(|problem| findings.file(&of_certificate, problem)).ok();
-    let private = secrets.read(&tls.key).map_err(|error| findings.file(&of_key, error)).ok();
-    let (certificate, private) = (certificate?, private?);
-    let config = tls_server_config(&certificate, &private, None)
-        .map_err(|error| {
-            let (key, file, pem) = match error {
-                TlsError::Key => (&of_key, &tls.key, &**private),
-                _ => (&of_certificate, &tls.certificate, &*certificate),
-            };
-            findings.file(key, public_file::pem_problem(pem, file, error));
-        })
-        .ok()?;
-    let expires_at = ends(&certificate).first().copied();
-    public_file::warn_of_a_certificate_s_time(&of_certificate, &tls.certificate, &certificate, now, findings);
-    Some(ReadTls { name, config, expires_at })
 }
 
 #[cfg(test)]

@@ -78,7 +78,7 @@ impl Daemon {
 
         let everything = reading::everything(&loaded, &files.by(&process))?;
         let Everything { keyring, store, replaceable } = everything;
-        let Replaceable { apps, tls, callers, admins, warnings } = replaceable;
+        let Replaceable { apps, listeners, callers, admins, warnings } = replaceable;
         files.say(&warnings);
 
         let config = loaded.config;
@@ -86,11 +86,12 @@ impl Daemon {
         let stored = store::start(store, &config.store, &keyring, &reporting, &process.ports)?;
         let roster = Roster::new(callers, admins);
         let (core, authorities) = Core::start(apps, &roster, &stored, &reporting, &config, &process).await?;
-        let (listeners, tls) = listeners::bind(&config.listen, tls, &process.metrics)?;
+        let (listeners, live) = listeners::bind(&config.listen, listeners, &process.metrics)?;
         let addresses = listeners.addresses();
 
         let Reporting { events, .. } = reporting;
-        let in_force = InForce::new(config, authorities, roster, tls, level, &core, events.clone(), &process);
+        let in_force =
+            InForce::new(config, authorities, roster, live, level, &core, events.clone(), &process);
         let in_force = Arc::new(in_force);
         let reloader =
             Reloader::new(&process, files.clone(), keyring.clone(), in_force.clone(), events.clone());

@@ -17,7 +17,7 @@ use super::apps::{self, Authorities, PreparedApps};
 use super::environment::Environment;
 use super::findings::{By, Findings};
 pub use super::findings::{Checked, Refused};
-use super::listeners::{self, PreparedTls};
+use super::listeners::{self, PreparedListeners};
 use super::process::Ports;
 use super::{callers, store};
 use crate::callers::Callers;
@@ -32,7 +32,7 @@ use crate::telemetry::metrics::Metrics;
 /// The parts of a configuration that a reload replaces.
 pub(super) struct Replaceable {
     pub(super) apps: PreparedApps,
-    pub(super) tls: PreparedTls,
+    pub(super) listeners: PreparedListeners,
     pub(super) callers: Callers,
     pub(super) admins: Callers,
     pub(super) warnings: Vec<Mistake>,
@@ -106,10 +106,10 @@ fn replaceable_with(
     let secrets = by.environment.secrets();
     let apps = apps::prepare(config, &secrets, by, before, findings);
     advice::check(config, &apps, findings);
-    let tls = listeners::prepare(&config.listen, &secrets, by.ports.clock.now(), findings);
+    let listeners = listeners::prepare(&config.listen, &secrets, &by.ports.clock, findings);
     let callers = callers::build(config, &apps, keyring, by, findings);
     let (callers, admins) = callers?;
-    Some(Replaceable { apps, tls: tls?, callers, admins, warnings: Vec::new() })
+    Some(Replaceable { apps, listeners: listeners?, callers, admins, warnings: Vec::new() })
 }
 
 /// Checks that nobody else may have written the configuration's own file, since it grants all rights.

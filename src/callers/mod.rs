@@ -1,11 +1,12 @@
 //! Authentication: the internal services that may use the local API, and how each proves its identity.
+//! (The listener verifies a client certificate; here its names find their caller.)
 //!
 //! May know: `domain`, `policy`, `keyring`, `secret_file` and the file system (only for key files),
 //! aws-lc-rs, tracing. It knows no HTTP, store or authority.
 //!
 //! Invariants:
-//! 1. An explicit credential decides alone: a bad API key on a Unix socket is refused, and the peer is not
-//!    taken instead.
+//! 1. An explicit credential decides alone: a bad API key on a Unix socket or beside a client certificate is
+//!    refused, and the peer is not taken instead.
 //! 2. An API key is never stored, only its hash, from which nobody finds 256 random bits (B9).
 //! 3. An unknown caller, an unknown key and a wrong key cost the same work and look the same outside (B3,
 //!    B9).
@@ -20,6 +21,7 @@
 
 pub mod api_key;
 mod file_check;
+mod identities;
 pub mod key_file;
 mod key_index;
 pub mod limit;
@@ -27,14 +29,17 @@ pub mod limit;
 pub mod properties;
 mod unix_user;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+pub use identities::Identity;
 pub use unix_user::{UnixUser, UnknownUnixUser};
 
+use crate::domain::auth_method::{AuthMethod, AuthMethods};
+use crate::domain::certificate_names::CertificateNames;
 use crate::domain::id::CallerName;
 use crate::domain::time::{Clock, Timestamp};
 use crate::keyring::{Hashed, Keyring};
@@ -42,6 +47,7 @@ use crate::policy::{CallerPolicy, Policies};
 use crate::secret_file::SecretReader;
 use api_key::PresentedKey;
 use file_check::{Checked, FileCheck};
+use identities::Identities;
 use key_file::{KeyFileError, KeyInfo};
 use key_index::KeyIndex;
 
@@ -53,8 +59,8 @@ const FILES_ANSWER_WITHIN: Duration = Duration::from_secs(1);
 pub struct CallerSetup {
     /// Its name and what it may do.
     pub policy: CallerPolicy,
-    /// The Unix users that are this caller.
-    pub unix_users: Vec<UnixUser>,
+    /// The Unix users and the names in client certificates that are this caller.
+    pub identities: Vec<Identity>,
     /// The files with the hashes of its API keys.
     pub api_key_files: Vec<PathBuf>,
     /// Token requests a second; bursts may be twice that.
@@ -93,19 +99,21 @@ pub enum Credential<'a> {
         /// The user's number.
         uid: u32,
     },
+    /// The names in a client certificate that the listener has verified.
+    Certificate(&'a CertificateNames),
+    /// A client certificate that was verified when the connection began and is not trusted any more.
+    DistrustedCertificate,
     /// No credential.
     None,
 }
 
-impl<'a> Credential<'a> {
-    /// Picks the credential that decides: the API key if there is one, otherwise the peer.
-    pub fn of(api_key: Option<&'a str>, peer_uid: Option<u32>) -> Self {
-        match (api_key, peer_uid) {
-            (Some(key), _) => Credential::ApiKey(key),
-            (None, Some(uid)) => Credential::UnixPeer { uid },
-            (None, None) => Credential::None,
-        }
-    }
+/// A caller, and how it proved that it is this one.
+#[derive(Debug, Clone)]
+pub struct Authenticated {
+    /// The caller.
+    pub caller: Arc<Caller>,
+    /// The proof.
+    pub method: AuthMethod,
 }
 
 /// Reason why authentication failed. The response is 401 in every case; only the audit log tells them apart.
@@ -117,12 +125,21 @@ pub enum AuthenticationFailure {
     /// The text has not the form of a key, or a wrong checksum.
     #[error("what was presented is no API key")]
     Malformed,
-    /// No caller has this key, or is this Unix user.
+    /// No caller has this key, is this Unix user, or has a name of the certificate.
     #[error("no caller has the credential presented")]
     Unknown,
     /// The key has expired.
     #[error("the API key presented has expired")]
     Expired,
+    /// The listener does not accept credentials of this kind.
+    #[error("the listener does not accept what was presented")]
+    NotAccepted,
+    /// The names in the client certificate are those of several callers.
+    #[error("the certificate presented names several callers")]
+    Ambiguous,
+    /// The client certificate is not trusted any more.
+    #[error("the certificate presented is not trusted any more")]
+    Distrusted,
 }
 
 impl AuthenticationFailure {
@@ -133,6 +150,9 @@ impl AuthenticationFailure {
             AuthenticationFailure::Malformed => "malformed",
             AuthenticationFailure::Unknown => "unknown",
             AuthenticationFailure::Expired => "expired",
+            AuthenticationFailure::NotAccepted => "not_accepted",
+            AuthenticationFailure::Ambiguous => "ambiguous",
+            AuthenticationFailure::Distrusted => "distrusted",
         }
     }
 }
@@ -146,11 +166,11 @@ pub enum CallersError {
         /// The name.
         caller: CallerName,
     },
-    /// One Unix user would be two callers.
-    #[error("the Unix user {uid} is both `{first}` and `{second}`; a user can be one caller only")]
-    SameUnixUser {
-        /// The user's number.
-        uid: u32,
+    /// One identity would be two callers.
+    #[error("{identity} is both `{first}` and `{second}`; it can be one caller only")]
+    SameIdentity {
+        /// The identity.
+        identity: Identity,
         /// The caller that has it.
         first: CallerName,
         /// The caller that wants it too.
@@ -200,7 +220,7 @@ impl Policies for ArcSwap<Callers> {
 /// All callers.
 pub struct Callers {
     by_name: BTreeMap<CallerName, Arc<Caller>>,
-    by_uid: HashMap<u32, Arc<Caller>>,
+    identities: Identities,
     keys: KeyIndex,
     file_check: FileCheck,
 }
@@ -218,19 +238,15 @@ impl Callers {
     ) -> Result<Self, Vec<CallersError>> {
         let mut errors = Vec::new();
         let mut by_name = BTreeMap::new();
-        let mut by_uid: HashMap<u32, Arc<Caller>> = HashMap::new();
+        let mut identities = Identities::default();
         let mut files = Vec::new();
         for setup in setups {
             let name = setup.policy.caller.clone();
             let limits =
                 Limits { rate_limit: setup.rate_limit, connection_rate_limit: setup.connection_rate_limit };
             let caller = Arc::new(Caller { name: name.clone(), policy: setup.policy, limits });
-            for UnixUser { uid } in setup.unix_users {
-                if let Some(first) = by_uid.get(&uid).filter(|first| first.name != name) {
-                    let first = first.name.clone();
-                    errors.push(CallersError::SameUnixUser { uid, first, second: name.clone() });
-                }
-                by_uid.insert(uid, caller.clone());
+            for identity in setup.identities {
+                errors.extend(identities.add(identity, &caller).err());
             }
             files.extend(setup.api_key_files.into_iter().map(|path| (name.clone(), path)));
             if by_name.insert(name.clone(), caller).is_some() {
@@ -239,7 +255,7 @@ impl Callers {
         }
         match KeyIndex::new(files, keyring, secrets, now) {
             Ok(keys) if errors.is_empty() => {
-                Ok(Callers { by_name, by_uid, keys, file_check: FileCheck::default() })
+                Ok(Callers { by_name, identities, keys, file_check: FileCheck::default() })
             }
             Ok(_) => Err(errors),
             Err(more) => {
@@ -266,23 +282,48 @@ impl Callers {
         }
     }
 
-    /// Authenticates a credential. It may have the key files checked and wait for that: once a second, and
-    /// for an unknown key.
+    /// Authenticates a credential at a listener that accepts these methods. It may have the key files checked
+    /// and wait for that: once a second, and for an unknown key.
+    ///
+    /// A user or certificate that does not count at this listener is no credential: nobody presented it to
+    /// be judged. An API key that does not count there is refused.
     ///
     /// # Errors
-    /// [`AuthenticationFailure`] if no caller has this credential.
+    /// [`AuthenticationFailure`] if no caller has this credential, or if it does not count at this listener.
     pub async fn authenticate(
         self: &Arc<Self>,
         presented: Credential<'_>,
+        accepted: AuthMethods,
+        clock: &dyn Clock,
+    ) -> Result<Authenticated, AuthenticationFailure> {
+        let by_certificate = accepted.iter().any(AuthMethod::needs_certificate);
+        match presented {
+            Credential::ApiKey(text) if accepted.contains(AuthMethod::ApiKeys) => {
+                let caller = self.by_api_key(text, clock).await?;
+                Ok(Authenticated { caller, method: AuthMethod::ApiKeys })
+            }
+            Credential::ApiKey(_) => Err(AuthenticationFailure::NotAccepted),
+            Credential::UnixPeer { uid } if accepted.contains(AuthMethod::UnixUser) => {
+                let caller = self.identities.of_uid(uid).ok_or(AuthenticationFailure::Unknown)?;
+                Ok(Authenticated { caller, method: AuthMethod::UnixUser })
+            }
+            Credential::Certificate(names) if by_certificate => {
+                let (caller, method) = self.identities.of_certificate(names, accepted)?;
+                Ok(Authenticated { caller, method })
+            }
+            Credential::DistrustedCertificate if by_certificate => Err(AuthenticationFailure::Distrusted),
+            Credential::UnixPeer { .. }
+            | Credential::Certificate(_)
+            | Credential::DistrustedCertificate
+            | Credential::None => Err(AuthenticationFailure::Missing),
+        }
+    }
+
+    async fn by_api_key(
+        self: &Arc<Self>,
+        text: &str,
         clock: &dyn Clock,
     ) -> Result<Arc<Caller>, AuthenticationFailure> {
-        let text = match presented {
-            Credential::ApiKey(text) => text,
-            Credential::UnixPeer { uid } => {
-                return self.by_uid.get(&uid).cloned().ok_or(AuthenticationFailure::Unknown);
-            }
-            Credential::None => return Err(AuthenticationFailure::Missing),
-        };
         let key = PresentedKey::parse(text).ok_or(AuthenticationFailure::Malformed)?;
         self.check_key_files(clock).await;
         let now = clock.now();

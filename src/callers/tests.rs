@@ -7,6 +7,7 @@ use zeroize::Zeroizing;
 use super::*;
 use crate::callers::api_key::{ApiKey, KeyHasher};
 use crate::callers::key_file::DEFAULT_LIFETIME;
+use crate::domain::certificate_names::{San, SpiffeId};
 use crate::domain::task::BoxFuture;
 use crate::keyring::SealingKey;
 use crate::system::SystemClock;
@@ -30,7 +31,7 @@ fn ring() -> Arc<Keyring> {
 fn setup(caller: &str, uids: &[u32], files: &[&Path]) -> CallerSetup {
     CallerSetup {
         policy: CallerPolicy::new(name(caller), vec![]),
-        unix_users: uids.iter().map(|&uid| UnixUser { uid }).collect(),
+        identities: uids.iter().map(|&uid| Identity::UnixUser(uid)).collect(),
         api_key_files: files.iter().map(|&path| path.to_owned()).collect(),
         rate_limit: Some(500),
         connection_rate_limit: None,
@@ -75,9 +76,19 @@ fn asked(
     credential: Credential<'_>,
     now: Timestamp,
 ) -> Result<String, AuthenticationFailure> {
+    proven(callers, credential, AuthMethods::all(), now).map(|(caller, _)| caller)
+}
+
+/// The same at a listener that accepts some methods, with the method.
+fn proven(
+    callers: &Arc<Callers>,
+    credential: Credential<'_>,
+    accepted: AuthMethods,
+    now: Timestamp,
+) -> Result<(String, AuthMethod), AuthenticationFailure> {
     let thread = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
-    let caller = thread.block_on(callers.authenticate(credential, &At(now)));
-    caller.map(|caller| caller.name.to_string())
+    let proven = thread.block_on(callers.authenticate(credential, accepted, &At(now)));
+    proven.map(|Authenticated { caller, method }| (caller.name.to_string(), method))
 }
 
 fn who(callers: &Arc<Callers>, key: &ApiKey, now: i64) -> Result<String, AuthenticationFailure> {
@@ -95,8 +106,9 @@ async fn a_key_file_that_does_not_answer_holds_up_no_thread_that_serves() {
     let clock = SystemClock::new();
     let stranger = ApiKey::generate(&name("a"), &SeededRandom::new(2));
     let ask = async |key: &ApiKey| {
-        let caller = callers.authenticate(Credential::ApiKey(key.expose()), &clock).await;
-        caller.map(|caller| caller.name.to_string())
+        let key = Credential::ApiKey(key.expose());
+        let proven = callers.authenticate(key, AuthMethods::all(), &clock).await;
+        proven.map(|proven| proven.caller.name.to_string())
     };
     let hangs = callers.keys.hang();
     for _ in 0..100 {
@@ -126,13 +138,81 @@ fn a_key_and_a_unix_user_are_their_caller_and_nothing_else_is_anyone() {
     assert_eq!(who(&callers, &key, expires_at), Err(AuthenticationFailure::Expired));
 
     let ask = |presented| asked(&callers, presented, at(NOW));
-    assert_eq!(ask(Credential::of(None, Some(3))), Ok("b".into()));
-    assert_eq!(ask(Credential::of(None, Some(4))), Err(AuthenticationFailure::Unknown));
-    assert_eq!(ask(Credential::of(None, None)), Err(AuthenticationFailure::Missing));
-    // An explicit credential decides alone, even an empty one.
-    assert_eq!(ask(Credential::of(Some(""), Some(3))), Err(AuthenticationFailure::Malformed));
-    assert_eq!(ask(Credential::of(Some(stranger.expose()), Some(1))), Err(AuthenticationFailure::Unknown));
-    assert_eq!(ask(Credential::of(Some(key.expose()), Some(3))), Ok("a".into()));
+    assert_eq!(ask(Credential::UnixPeer { uid: 3 }), Ok("b".into()));
+    assert_eq!(ask(Credential::UnixPeer { uid: 4 }), Err(AuthenticationFailure::Unknown));
+    assert_eq!(ask(Credential::None), Err(AuthenticationFailure::Missing));
+    assert_eq!(ask(Credential::ApiKey("")), Err(AuthenticationFailure::Malformed));
+}
+
+fn spiffe(id: &str) -> Identity {
+    Identity::Spiffe(SpiffeId::parse(id).expect("a SPIFFE id"))
+}
+
+fn san(name: &str) -> Identity {
+    Identity::San(San::parse(name).expect("a name"))
+}
+
+#[test]
+fn a_certificate_is_the_one_caller_that_its_names_name() {
+    use AuthMethod::{ApiKeys, San, Spiffe, UnixUser};
+    use AuthenticationFailure::{Ambiguous, Distrusted, Missing, NotAccepted, Unknown};
+    let named = |caller, identities| CallerSetup { identities, ..setup(caller, &[], &[]) };
+    let callers = callers(vec![
+        named("a", vec![spiffe("spiffe://t/a"), san("a.example"), san("a2.example")]),
+        named("b", vec![spiffe("spiffe://t/b"), san("urn:b")]),
+    ]);
+    let a = |method| Ok(("a".to_owned(), method));
+    for (dns, uris, accepted, expected) in [
+        (&[][..], &["spiffe://t/a"][..], &[Spiffe, San][..], a(Spiffe)),
+        (&[], &["spiffe://t/A"], &[Spiffe, San], Err(Unknown)),
+        (&["A.EXAMPLE"], &[], &[San], a(San)),
+        (&["sub.a.example"], &[], &[San], Err(Unknown)),
+        (&["*.example"], &[], &[San], Err(Unknown)),
+        (&[], &["urn:b"], &[San], Ok(("b".to_owned(), San))),
+        (&[], &["urn:B"], &[San], Err(Unknown)),
+        // Names of the same caller agree.
+        (&["a2.example", "a.example", "other.example"], &["spiffe://t/a"], &[Spiffe, San], a(Spiffe)),
+        (&["a.example"], &["spiffe://t/b"], &[Spiffe, San], Err(Ambiguous)),
+        (&["a.example"], &["urn:b"], &[San], Err(Ambiguous)),
+        // Two URIs make no SVID.
+        (&[], &["spiffe://t/a", "spiffe://t/b"], &[Spiffe, San], Err(Unknown)),
+        // A name that does not count here names nobody.
+        (&["a.example"], &["spiffe://t/b"], &[San], a(San)),
+        (&["a.example"], &[], &[Spiffe], Err(Unknown)),
+        (&["a.example"], &["spiffe://t/a"], &[ApiKeys], Err(Missing)),
+        (&[], &[], &[Spiffe, San], Err(Unknown)),
+    ] {
+        let names = CertificateNames::new(dns.iter().copied(), uris.iter().copied());
+        let accepted = accepted.iter().copied().collect();
+        let outcome = proven(&callers, Credential::Certificate(&names), accepted, at(NOW));
+        assert_eq!(outcome, expected, "{names:?} {accepted:?}");
+    }
+    let only = |methods: &[AuthMethod]| methods.iter().copied().collect::<AuthMethods>();
+    let ask = |presented, accepted| proven(&callers, presented, only(accepted), at(NOW));
+    assert_eq!(ask(Credential::DistrustedCertificate, &[San]), Err(Distrusted));
+    assert_eq!(ask(Credential::DistrustedCertificate, &[ApiKeys]), Err(Missing));
+    // A key that does not count is refused, whatever it is: it was presented to be judged.
+    assert_eq!(ask(Credential::ApiKey("x"), &[UnixUser]), Err(NotAccepted));
+    assert_eq!(ask(Credential::UnixPeer { uid: 1 }, &[ApiKeys]), Err(Missing));
+}
+
+#[test]
+fn one_identity_is_one_caller() {
+    let taken = |first: Identity, second: Identity| {
+        let named = |caller, identity| CallerSetup { identities: vec![identity], ..setup(caller, &[], &[]) };
+        let setups = vec![named("a", first), named("b", second)];
+        let read = Callers::new(setups, ring(), SecretReader::new(None), at(NOW));
+        read.err().map(|errors| errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))
+    };
+    let says = "the certificate name `a.example` is both `a` and `b`; it can be one caller only";
+    assert_eq!(taken(san("A.example"), san("a.example")).as_deref(), Some(says));
+    assert!(
+        taken(spiffe("spiffe://t/a"), spiffe("spiffe://t/a")).is_some_and(|said| said.contains("SPIFFE id"))
+    );
+    assert!(
+        taken(Identity::UnixUser(1), Identity::UnixUser(1)).is_some_and(|said| said.contains("Unix user 1"))
+    );
+    assert_eq!(taken(san("a.example"), san("b.example")), None);
 }
 
 #[test]

@@ -171,7 +171,7 @@ impl Endpoint {
         });
         unix.or_else(|| {
             listeners.iter().find_map(|listener| match listener {
-                Listener::Tcp { address, tls: None } => {
+                Listener::Tcp { address, tls: None, .. } => {
                     Some(Endpoint::Tcp { host: address.ip().to_string(), port: address.port() })
                 }
                 _ => None,
@@ -491,6 +491,7 @@ mod tests {
 
     use super::*;
     use crate::cli::testing::Scene;
+    use crate::domain::auth_method::AuthMethods;
 
     #[test]
     fn endpoints_are_on_this_machine() {
@@ -512,10 +513,12 @@ mod tests {
     #[test]
     fn the_first_socket_that_the_commands_can_use() {
         let address = "127.0.0.1:7070".parse().expect("an address");
-        let tls = Some(crate::config::Tls { certificate: "c".into(), key: "k".into() });
-        let unix = Listener::Unix { path: "s".into(), mode: 0o600 };
-        let plain = Listener::Tcp { address, tls: None };
-        let secure = Listener::Tcp { address, tls };
+        let accept = AuthMethods::all();
+        let (certificate, key) = ("c".into(), "k".into());
+        let tls = Some(crate::config::Tls { certificate, key, client_ca: None, client_crl: None });
+        let unix = Listener::Unix { path: "s".into(), mode: 0o600, accept };
+        let plain = Listener::Tcp { address, tls: None, accept };
+        let secure = Listener::Tcp { address, tls, accept };
         assert_eq!(Endpoint::of(&[plain.clone(), unix]), Some(Endpoint::Unix("s".into())));
         let tcp = Endpoint::Tcp { host: "127.0.0.1".into(), port: 7070 };
         assert_eq!(Endpoint::of(&[secure.clone(), plain]), Some(tcp));

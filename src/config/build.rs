@@ -16,6 +16,8 @@ use super::sections::*;
 use super::spec::nearest;
 use super::tree::{Entries, Value};
 use super::url::{HttpUrl, is_host_name, is_loopback_host, split_host_port};
+use crate::domain::auth_method::{AuthMethod, AuthMethods};
+use crate::domain::certificate_names::{San, SpiffeId};
 use crate::domain::clouds::cloud_of;
 use crate::domain::tenants::{Listed, Tenants};
 use crate::domain::text::is_guid;
@@ -308,6 +310,7 @@ fn listeners<'a>(
     for section in parent.sections(key) {
         let itself = section.itself();
         let tls = tls(&section);
+        let accept = accept(&section, tls.as_ref());
         match (section.text("unix"), section.node("address")) {
             (Some(_), Some(_)) => itself.mistake("has both `unix` and `address`: make two listeners of it"),
             (None, None) => {
@@ -337,7 +340,7 @@ fn listeners<'a>(
                     },
                 };
                 sockets.push(leaf.with(Socket::Unix(path.clone())));
-                all.push(Listener::Unix { path, mode });
+                all.push(Listener::Unix { path, mode, accept });
             }
             (None, Some(_)) => {
                 if let Some(mode) = section.text("mode") {
@@ -352,7 +355,7 @@ fn listeners<'a>(
                     );
                 }
                 sockets.push(leaf.with(Socket::Tcp(address)));
-                all.push(Listener::Tcp { address, tls });
+                all.push(Listener::Tcp { address, tls, accept });
             }
         }
     }
@@ -361,7 +364,50 @@ fn listeners<'a>(
 
 fn tls(section: &Section<'_>) -> Option<Tls> {
     let section = section.section("tls")?;
-    Some(Tls { certificate: section.path("certificate")?, key: section.path("key")? })
+    let (client_ca, client_crl) = (section.path("client_ca"), section.path("client_crl"));
+    if let (None, Some(leaf)) = (&client_ca, section.text("client_crl")) {
+        leaf.mistake("needs `client_ca` beside it");
+    }
+    Some(Tls { certificate: section.path("certificate")?, key: section.path("key")?, client_ca, client_crl })
+}
+
+/// Reads which ways to authenticate count at a listener: by default all that it can carry.
+fn accept(section: &Section<'_>, tls: Option<&Tls>) -> AuthMethods {
+    let is_unix = section.has("unix");
+    let has_client_ca = tls.is_some_and(|tls| tls.client_ca.is_some());
+    let problem = |method: AuthMethod| match method {
+        AuthMethod::UnixUser if !is_unix => {
+            Some("is for a Unix socket: over TCP the kernel does not say who calls")
+        }
+        AuthMethod::Spiffe | AuthMethod::San if is_unix => {
+            Some("needs a client certificate, and a Unix socket has no TLS")
+        }
+        AuthMethod::Spiffe | AuthMethod::San if !has_client_ca => {
+            Some("needs a client certificate: give `tls` a `client_ca`, the authorities to verify it by")
+        }
+        _ => None,
+    };
+    if !section.is_given("accept") {
+        return AuthMethod::ALL.into_iter().filter(|method| problem(*method).is_none()).collect();
+    }
+    section.not_empty("accept", "nobody could prove anything here; leave it out for all that can be carried");
+    let mut accepted = Vec::new();
+    for leaf in section.texts("accept") {
+        let Some(method) = AuthMethod::of_word(leaf.value) else { continue };
+        match problem(method) {
+            Some(problem) => leaf.mistake(format!("`{}` {problem}", leaf.value)),
+            None => accepted.push(method),
+        }
+    }
+    let accepted: AuthMethods = accepted.into_iter().collect();
+    if has_client_ca
+        && !accepted.iter().any(AuthMethod::needs_certificate)
+        && let Some(tls) = section.section("tls")
+        && let Some(leaf) = tls.text("client_ca")
+    {
+        leaf.warning("has no effect, since `accept` has neither `spiffe` nor `san`");
+    }
+    accepted
 }
 
 fn base_url(section: &Section<'_>) -> Option<String> {
@@ -675,13 +721,28 @@ fn authenticate(section: &Section<'_>) -> Vec<Authenticate> {
             }
             Some(item.resolve(leaf.value))
         });
-        match (user, keys) {
+        let spiffe = item.text("spiffe").and_then(|leaf| match SpiffeId::parse(leaf.value) {
+            Ok(id) => Some(Authenticate::Spiffe(id)),
+            Err(problem) => {
+                leaf.mistake(problem.to_string());
+                None
+            }
+        });
+        let san = item.text("san").and_then(|leaf| match San::parse(leaf.value) {
+            Ok(name) => Some(Authenticate::San(name)),
+            Err(problem) => {
+                leaf.mistake(problem.to_string());
+                None
+            }
+        });
+        let ways = [user.map(Authenticate::UnixUser), keys.map(Authenticate::ApiKeys), spiffe, san];
+        let mut ways = ways.into_iter().flatten();
+        match (ways.next(), ways.next()) {
             (Some(_), Some(_)) => itself.mistake("has two ways in one: put each in its own `{ }`"),
-            (Some(user), None) => all.push(Authenticate::UnixUser(user)),
-            (None, Some(path)) => all.push(Authenticate::ApiKeys(path)),
-            (None, None) => {
+            (Some(way), None) => all.push(way),
+            (None, _) => {
                 if !item.has_wrong_keys() {
-                    itself.mistake("needs `unix_user` or `api_keys`");
+                    itself.mistake("needs `unix_user`, `api_keys`, `spiffe` or `san`");
                 }
             }
         }

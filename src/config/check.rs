@@ -220,6 +220,7 @@ impl Kind {
             Self::List(item) => match item {
                 Self::Text => "a list of strings".to_owned(),
                 Self::Url => "a list of URLs in quotes".to_owned(),
+                Self::OneOf(words) => format!("a list of {}", one_of(words)),
                 _ => "a list of tables".to_owned(),
             },
             Self::Table(_) => "a table".to_owned(),

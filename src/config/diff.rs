@@ -28,7 +28,7 @@ pub fn needs_restart(running: &Config, new: &Config) -> Vec<&'static str> {
     .collect()
 }
 
-/// A listener without its TLS files, whose paths may change.
+/// A listener without its TLS files, whose paths may change, and without what it accepts.
 #[derive(PartialEq, Eq)]
 enum Socket<'a> {
     Unix(&'a Path, u32),
@@ -40,8 +40,8 @@ fn sockets(listeners: &[Listener]) -> Vec<Socket<'_>> {
     listeners
         .iter()
         .map(|listener| match listener {
-            Listener::Unix { path, mode } => Socket::Unix(path, *mode),
-            Listener::Tcp { address, tls } => Socket::Tcp(*address, tls.is_some()),
+            Listener::Unix { path, mode, .. } => Socket::Unix(path, *mode),
+            Listener::Tcp { address, tls, .. } => Socket::Tcp(*address, tls.is_some()),
         })
         .collect()
 }

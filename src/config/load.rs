@@ -149,6 +149,7 @@ mod tests {
     use super::*;
     use crate::config::*;
     use crate::domain::account::PERSONAL_TENANT;
+    use crate::domain::auth_method::{AuthMethod, AuthMethods};
     use crate::domain::tenants::Tenants;
 
     const APP: &str = r#"
@@ -158,6 +159,14 @@ authority = "https://login.microsoftonline.com/common/v2.0"
 scopes = ["offline_access", "openid", "Mail.Read"]
 credentials_dir = "credentials"
 "#;
+
+    fn on_unix() -> AuthMethods {
+        AuthMethods::from_iter([AuthMethod::UnixUser, AuthMethod::ApiKeys])
+    }
+
+    fn on_tcp() -> AuthMethods {
+        AuthMethods::from_iter([AuthMethod::ApiKeys])
+    }
 
     fn env(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
         pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
@@ -247,13 +256,17 @@ scopes = ["*"]
         assert_eq!(
             config.listen.local,
             [
-                Listener::Unix { path: "/run/tokenward/tokenward.sock".into(), mode: 0o666 },
-                Listener::Tcp { address: "127.0.0.1:7070".parse().unwrap(), tls: None },
+                Listener::Unix {
+                    path: "/run/tokenward/tokenward.sock".into(),
+                    mode: 0o666,
+                    accept: on_unix()
+                },
+                Listener::Tcp { address: "127.0.0.1:7070".parse().unwrap(), tls: None, accept: on_tcp() },
             ]
         );
         assert_eq!(
             config.listen.admin,
-            [Listener::Unix { path: "/run/tokenward/admin.sock".into(), mode: 0o600 }]
+            [Listener::Unix { path: "/run/tokenward/admin.sock".into(), mode: 0o600, accept: on_unix() }]
         );
         assert_eq!(config.listen.ops.address, "127.0.0.1:9464".parse().unwrap());
         assert_eq!(config.limits.lease.as_secs(), 30);
@@ -301,9 +314,13 @@ authenticate = [{ unix_user = "a" }]
         assert_eq!(
             config.listen.local,
             [
-                Listener::Unix { path: "/run/tokenward/tokenward.sock".into(), mode: 0o666 },
-                Listener::Tcp { address: "127.0.0.1:7171".parse().unwrap(), tls: None },
-                Listener::Tcp { address: "127.0.0.1:7272".parse().unwrap(), tls: None },
+                Listener::Unix {
+                    path: "/run/tokenward/tokenward.sock".into(),
+                    mode: 0o666,
+                    accept: on_unix()
+                },
+                Listener::Tcp { address: "127.0.0.1:7171".parse().unwrap(), tls: None, accept: on_tcp() },
+                Listener::Tcp { address: "127.0.0.1:7272".parse().unwrap(), tls: None, accept: on_tcp() },
             ]
         );
         assert_eq!(config.callers["mail-sync"].rate_limit, Some(7));
@@ -351,10 +368,11 @@ authenticate = [{ unix_user = "a" }]
             \"https://x.example/\"\n",
         )
         .config;
-        let tls = Tls { certificate: "/etc/tokenward/c.pem".into(), key: "/k.pem".into() };
+        let (certificate, key) = ("/etc/tokenward/c.pem".into(), "/k.pem".into());
+        let tls = Tls { certificate, key, client_ca: None, client_crl: None };
         assert_eq!(
             config.listen.local[0],
-            Listener::Tcp { address: "0.0.0.0:0".parse().unwrap(), tls: Some(tls) }
+            Listener::Tcp { address: "0.0.0.0:0".parse().unwrap(), tls: Some(tls), accept: on_tcp() }
         );
         assert_eq!(config.listen.public.base_url, "https://x.example");
     }

@@ -11,6 +11,8 @@ use std::time::Duration;
 use time::OffsetDateTime;
 
 use super::url::HttpUrl;
+use crate::domain::auth_method::AuthMethods;
+use crate::domain::certificate_names::{San, SpiffeId};
 use crate::domain::proxy::Routes;
 use crate::domain::tenants::Tenants;
 
@@ -182,6 +184,8 @@ pub enum Listener {
         path: PathBuf,
         /// Its permission bits: default 0666 for callers, 0600 for operators.
         mode: u32,
+        /// The ways to authenticate that count here.
+        accept: AuthMethods,
     },
     /// TCP. Without TLS the address is a loopback one.
     Tcp {
@@ -189,7 +193,18 @@ pub enum Listener {
         address: SocketAddr,
         /// Its TLS.
         tls: Option<Tls>,
+        /// The ways to authenticate that count here.
+        accept: AuthMethods,
     },
+}
+
+impl Listener {
+    /// Returns the ways to authenticate that count here.
+    pub fn accept(&self) -> AuthMethods {
+        match self {
+            Listener::Unix { accept, .. } | Listener::Tcp { accept, .. } => *accept,
+        }
+    }
 }
 
 /// The files of a listener's TLS.
@@ -199,6 +214,10 @@ pub struct Tls {
     pub certificate: PathBuf,
     /// PEM private key.
     pub key: PathBuf,
+    /// PEM authorities of clients' certificates; only for callers and operators.
+    pub client_ca: Option<PathBuf>,
+    /// Their revocation lists.
+    pub client_crl: Option<PathBuf>,
 }
 
 /// `[outbound]`, or the environment's settings where the section has none.
@@ -352,6 +371,10 @@ pub enum Authenticate {
     UnixUser(UnixUser),
     /// A file with the hashes of API keys.
     ApiKeys(PathBuf),
+    /// The SPIFFE id in a client certificate.
+    Spiffe(SpiffeId),
+    /// A DNS name or URI in a client certificate.
+    San(San),
 }
 
 /// A user of this machine.

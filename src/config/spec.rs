@@ -272,7 +272,8 @@ static LOCAL: Table = Table {
              by their user anyway.",
         ),
         key("address", Kind::Address, Optional, "Address and port. Anything but loopback needs `tls`."),
-        key("tls", Kind::Table(&TLS), Optional, "Serve TLS here."),
+        key("tls", Kind::Table(&INTERNAL_TLS), Optional, "Serve TLS here."),
+        key("accept", ACCEPT, Optional, ACCEPT_DOC),
     ],
 };
 
@@ -288,7 +289,8 @@ static ADMIN_LISTENER: Table = Table {
              names other users.",
         ),
         key("address", Kind::Address, Optional, "Address and port. Anything but loopback needs `tls`."),
-        key("tls", Kind::Table(&TLS), Optional, "Serve TLS here."),
+        key("tls", Kind::Table(&INTERNAL_TLS), Optional, "Serve TLS here."),
+        key("accept", ACCEPT, Optional, ACCEPT_DOC),
     ],
 };
 
@@ -305,14 +307,35 @@ static TLS: Table = Table {
     keys: &[
         key("certificate", Kind::Path, Required, "PEM certificate chain, the listener's own first."),
         key("key", Kind::Path, Required, "PEM private key."),
+    ],
+};
+
+static INTERNAL_TLS: Table = Table {
+    doc: "The TLS of a listener for callers or operators, who may prove themselves by a client certificate.",
+    keys: &[
+        key("certificate", Kind::Path, Required, "PEM certificate chain, the listener's own first."),
+        key("key", Kind::Path, Required, "PEM private key."),
         key(
             "client_ca",
-            Kind::Unsupported("let callers use `unix_user` or `api_keys`"),
+            Kind::Path,
             Optional,
-            "PEM authorities for callers' certificates.",
+            "PEM certificates of the authorities whose certificates clients may present. Each of them may \
+             name every caller. While one replaces another, have both. A certificate is optional unless \
+             `accept` leaves no other way; one that does not verify fails the handshake.",
+        ),
+        key(
+            "client_crl",
+            Kind::Path,
+            Optional,
+            "Revocation lists of the authorities in `client_ca` and of those below them: PEM, or one in DER. \
+             With it, a certificate without a current list of its issuer is refused.",
         ),
     ],
 };
+
+const ACCEPT: Kind = Kind::List(&Kind::OneOf(&["unix_user", "api_keys", "spiffe", "san"]));
+const ACCEPT_DOC: &str = "The words of `authenticate` that count here. Default: all that it can carry: \
+    `api_keys`, on a Unix socket also `unix_user`, and where `tls` has `client_ca` also `spiffe` and `san`.";
 
 static OUTBOUND: Table = Table {
     doc: "The way of all outgoing requests: direct, or through a forward proxy with CONNECT. The \
@@ -540,19 +563,22 @@ static AUTHENTICATE: Table = Table {
         ),
         key(
             "spiffe",
-            Kind::Unsupported("use `unix_user` or `api_keys`"),
+            Kind::Text,
             Optional,
-            "The SPIFFE id in a client certificate.",
+            "The SPIFFE id in a client certificate, `spiffe://contoso.com/mail-sync`; compared whole. Needs a \
+             listener with `client_ca`.",
         ),
         key(
             "san",
-            Kind::Unsupported("use `unix_user` or `api_keys`"),
+            Kind::Text,
             Optional,
-            "A DNS name in a client certificate.",
+            "A DNS name or a URI in a client certificate's subject alternative name, \
+             `mail-sync.contoso.com`; compared whole, and never with the common name. Needs a listener with \
+             `client_ca`.",
         ),
         key(
             "jwt",
-            Kind::Unsupported("use `unix_user` or `api_keys`"),
+            Kind::Unsupported("use `unix_user`, `api_keys`, `spiffe` or `san`"),
             Optional,
             "A JWT such as a Kubernetes service account's.",
         ),

@@ -11,9 +11,11 @@
 //! ([`verdict`]), because only a verdict may change a connection.
 
 pub mod account;
+pub mod auth_method;
 pub mod backoff;
 pub mod bucket;
 pub mod cause;
+pub mod certificate_names;
 pub mod choice;
 pub mod clouds;
 pub mod connection;

@@ -23,7 +23,7 @@ const AT_ONCE: u32 = 10;
 /// After a burst, one event of a kind is reported in this time.
 const EVERY: Duration = Duration::from_secs(6);
 /// Least time between two summaries of a kind.
-const SUM_EVERY: Duration = Duration::from_secs(5);
+const SUM_EVERY: Duration = Duration::from_secs(10);
 /// Peers that are counted one by one for a summary. A peer that sent more than a 64th of the events is always
 /// among them.
 const PEERS: usize = 64;
@@ -230,6 +230,7 @@ mod tests {
     use crate::domain::id::AppName;
     use crate::events::{Listener, Stranger};
     use crate::listener::RequestId;
+    use crate::telemetry::audit::Action;
 
     const KIND: Kind = Kind { stranger: Stranger::UnknownState, listener: Listener::Public };
 
@@ -249,12 +250,12 @@ mod tests {
 
     /// All possible kinds: browsers at their listener, the others at the callers' and operators' listeners.
     fn kinds() -> impl Iterator<Item = Kind> {
-        use Stranger::{ExpiredKey, NoCredential, NoKey, UnknownCredential};
-        Stranger::ALL.into_iter().flat_map(|stranger| {
-            let listeners: &[Listener] = match stranger {
-                NoCredential | NoKey | UnknownCredential | ExpiredKey => &[Listener::Local, Listener::Admin],
-                _ => &[Listener::Public],
-            };
+        let at = Timestamp::from_unix_millis(0);
+        Stranger::ALL.into_iter().flat_map(move |stranger| {
+            let of_callers =
+                Kind { stranger, listener: Listener::Local }.record(at).action == Action::Refused;
+            let listeners: &[Listener] =
+                if of_callers { &[Listener::Local, Listener::Admin] } else { &[Listener::Public] };
             listeners.iter().map(move |listener| Kind { stranger, listener: *listener })
         })
     }

@@ -55,6 +55,12 @@ pub enum Stranger {
     UnknownCredential,
     /// The API key has expired.
     ExpiredKey,
+    /// The listener does not accept credentials of this kind.
+    CredentialNotAccepted,
+    /// A client certificate has the names of several callers.
+    AmbiguousCertificate,
+    /// A client certificate is not trusted any more.
+    DistrustedCertificate,
     /// A callback cannot be parsed.
     MalformedCallback,
     /// A callback has an unknown `state`.
@@ -83,11 +89,14 @@ pub enum Stranger {
 
 impl Stranger {
     /// All reasons.
-    pub const ALL: [Stranger; 16] = [
+    pub const ALL: [Stranger; 19] = [
         Stranger::NoCredential,
         Stranger::NoKey,
         Stranger::UnknownCredential,
         Stranger::ExpiredKey,
+        Stranger::CredentialNotAccepted,
+        Stranger::AmbiguousCertificate,
+        Stranger::DistrustedCertificate,
         Stranger::MalformedCallback,
         Stranger::UnknownState,
         Stranger::AnotherBrowser,
@@ -109,6 +118,9 @@ impl Stranger {
             Stranger::NoKey => "credential_malformed",
             Stranger::UnknownCredential => "credential_unknown",
             Stranger::ExpiredKey => "credential_expired",
+            Stranger::CredentialNotAccepted => "credential_not_accepted",
+            Stranger::AmbiguousCertificate => "certificate_ambiguous",
+            Stranger::DistrustedCertificate => "certificate_distrusted",
             Stranger::MalformedCallback => "callback_malformed",
             Stranger::UnknownState => "callback_unknown_state",
             Stranger::AnotherBrowser => "callback_another_browser",
@@ -131,6 +143,9 @@ impl Stranger {
             Stranger::NoKey => AuthenticationFailure::Malformed.as_str(),
             Stranger::UnknownCredential => AuthenticationFailure::Unknown.as_str(),
             Stranger::ExpiredKey => AuthenticationFailure::Expired.as_str(),
+            Stranger::CredentialNotAccepted => AuthenticationFailure::NotAccepted.as_str(),
+            Stranger::AmbiguousCertificate => AuthenticationFailure::Ambiguous.as_str(),
+            Stranger::DistrustedCertificate => AuthenticationFailure::Distrusted.as_str(),
             Stranger::MalformedCallback => "malformed",
             Stranger::UnknownState => "unknown_state",
             Stranger::AnotherBrowser => "another_browser",
@@ -155,9 +170,13 @@ impl Stranger {
     /// Makes its audit record, without the peer.
     fn record(self, at: Timestamp) -> AuditEvent {
         let (action, outcome) = match self {
-            Stranger::NoCredential | Stranger::NoKey | Stranger::UnknownCredential | Stranger::ExpiredKey => {
-                (Action::Refused, "caller_unauthenticated")
-            }
+            Stranger::NoCredential
+            | Stranger::NoKey
+            | Stranger::UnknownCredential
+            | Stranger::ExpiredKey
+            | Stranger::CredentialNotAccepted
+            | Stranger::AmbiguousCertificate
+            | Stranger::DistrustedCertificate => (Action::Refused, "caller_unauthenticated"),
             _ => (Action::ConnectFailed, "refused"),
         };
         let mut event = AuditEvent::new(at, action, outcome);
@@ -173,6 +192,9 @@ impl From<AuthenticationFailure> for Stranger {
             AuthenticationFailure::Malformed => Stranger::NoKey,
             AuthenticationFailure::Unknown => Stranger::UnknownCredential,
             AuthenticationFailure::Expired => Stranger::ExpiredKey,
+            AuthenticationFailure::NotAccepted => Stranger::CredentialNotAccepted,
+            AuthenticationFailure::Ambiguous => Stranger::AmbiguousCertificate,
+            AuthenticationFailure::Distrusted => Stranger::DistrustedCertificate,
         }
     }
 }

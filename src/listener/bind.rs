@@ -15,6 +15,7 @@ use rustix::net::sockopt;
 use tokio::net::{TcpListener, TcpSocket, UnixListener, UnixStream};
 use tokio_rustls::TlsAcceptor;
 
+use super::client_certificate::{ClientCertificate, PeerCertificate};
 use super::connection::{self, Shared};
 use super::guard::Socket;
 use super::room::{Room, SOCKET_BUFFER};
@@ -341,38 +342,47 @@ fn admit(accepted: Accepted, tls: Option<&Tls>, room: &Arc<Room>, shared: &Arc<S
         Ok(place) => place,
         Err(reason) => return shared.metrics.connection_refused(reason),
     };
-    let tls = tls.map(Tls::current);
+    let tls = tls.cloned();
     let task = {
         let shared = Arc::clone(shared);
         async move {
             shared.metrics.connection_opened();
             let _open = Open { shared: &shared };
-            let mut peer = Peer { origin, tls: tls.is_some(), certificates: None };
+            let peer = Peer { origin, tls: tls.is_some(), certificate: PeerCertificate::None };
+            let mut certificate = None;
             let socket: Box<dyn Socket> = match (accepted, tls) {
                 (Accepted::Unix(stream), _) => Box::new(stream),
                 (Accepted::Tcp(stream, _), None) => Box::new(stream),
-                (Accepted::Tcp(stream, address), Some(config)) => {
+                (Accepted::Tcp(stream, address), Some(tls)) => {
                     let surroundings = &shared.surroundings;
-                    let accept = TlsAcceptor::from(config)
+                    let current = tls.current();
+                    let accept = TlsAcceptor::from(current.settings.config())
                         .accept_with(stream, |tls| tls.set_buffer_limit(Some(TLS_BUFFER)));
                     let handshake = tokio::select! {
-                        handshake = accept => handshake.map_err(|error| error.to_string()),
-                        () = surroundings.clock.sleep(shared.limits.tls_handshake) => Err("too \
-                            slow".to_owned()),
+                        handshake = accept => handshake.map_err(|error| (why(&error), error.to_string())),
+                        () = surroundings.clock.sleep(shared.limits.tls_handshake) => {
+                            Err((ConnectionRefusal::Handshake, "too slow".to_owned()))
+                        }
                         () = place.told() => {
                             return shared.metrics.connection_refused(ConnectionRefusal::GaveWay);
                         }
                         () = surroundings.shutdown.soft().cancelled() => return,
                     };
-                    match handshake {
-                        Ok(stream) => {
-                            peer.certificates = stream.get_ref().1.peer_certificates().map(|chain| {
-                                chain.iter().map(|certificate| certificate.clone().into_owned()).collect()
-                            });
-                            Box::new(stream)
+                    let verified = handshake.and_then(|stream| {
+                        if let Some(chain) = stream.get_ref().1.peer_certificates() {
+                            let clock = surroundings.clock.as_ref();
+                            let client = ClientCertificate::verified(chain, &tls, &current, clock);
+                            certificate = Some(client.ok_or((
+                                ConnectionRefusal::ClientCertificate,
+                                "the client's certificates are longer than 16 KiB".to_owned(),
+                            ))?);
                         }
-                        Err(error) => {
-                            shared.metrics.connection_refused(ConnectionRefusal::Handshake);
+                        Ok(stream)
+                    });
+                    match verified {
+                        Ok(stream) => Box::new(stream),
+                        Err((reason, error)) => {
+                            shared.metrics.connection_refused(reason);
                             tracing::debug!(
                                 listener = shared.name, peer = %address, error,
                                 "TLS handshake failed"
@@ -382,10 +392,21 @@ fn admit(accepted: Accepted, tls: Option<&Tls>, room: &Arc<Room>, shared: &Arc<S
                     }
                 }
             };
-            connection::serve(Arc::clone(&shared), socket, peer, place).await;
+            connection::serve(Arc::clone(&shared), socket, peer, certificate, place).await;
         }
     };
     shared.surroundings.tasks.spawn("connection", Box::pin(task));
+}
+
+/// Returns whether a handshake failed for the client's certificate, or for anything else.
+fn why(error: &io::Error) -> ConnectionRefusal {
+    let error = error.get_ref().and_then(|error| error.downcast_ref::<rustls::Error>());
+    match error {
+        Some(rustls::Error::InvalidCertificate(_) | rustls::Error::NoCertificatesPresented) => {
+            ConnectionRefusal::ClientCertificate
+        }
+        _ => ConnectionRefusal::Handshake,
+    }
 }
 
 /// Counts a connection as open while it lives, however its task ends.

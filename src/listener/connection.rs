@@ -18,6 +18,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
+use super::client_certificate::{ClientCertificate, PeerCertificate};
 use super::guard::{Guarded, Socket};
 use super::pulse::{Phase, Pulse};
 use super::room::Reservation;
@@ -58,15 +59,26 @@ enum End {
 }
 
 /// Serves one connection until it ends.
-pub(super) async fn serve(shared: Arc<Shared>, socket: Box<dyn Socket>, peer: Peer, place: Reservation) {
+pub(super) async fn serve(
+    shared: Arc<Shared>,
+    socket: Box<dyn Socket>,
+    peer: Peer,
+    certificate: Option<ClientCertificate>,
+    place: Reservation,
+) {
     let limits = &shared.limits;
     let pulse = Arc::new(Pulse::new(place, Arc::clone(&shared.surroundings.clock)));
+    if !pulse.certificate_kept(certificate.as_ref().map_or(0, ClientCertificate::kept)) {
+        return shared.metrics.connection_refused(ConnectionRefusal::GaveWay);
+    }
+    let certificate = certificate.map(Arc::new);
     let guarded = Guarded::new(socket, limits, Arc::clone(&pulse));
     let service = {
         let (shared, pulse) = (Arc::clone(&shared), Arc::clone(&pulse));
         service_fn(move |request: hyper::Request<Incoming>| {
             let (shared, pulse, peer) = (Arc::clone(&shared), Arc::clone(&pulse), peer.clone());
-            async move { Ok::<_, Infallible>(answer(&shared, request, peer, &pulse).await) }
+            let certificate = certificate.clone();
+            async move { Ok::<_, Infallible>(answer(&shared, request, peer, certificate, &pulse).await) }
         })
     };
     let mut connection = http1::Builder::new()
@@ -283,7 +295,8 @@ impl<'a> Timer<'a> {
 async fn answer(
     shared: &Shared,
     request: hyper::Request<Incoming>,
-    peer: Peer,
+    mut peer: Peer,
+    certificate: Option<Arc<ClientCertificate>>,
     pulse: &Arc<Pulse>,
 ) -> Response {
     let (head, incoming) = request.into_parts();
@@ -292,6 +305,10 @@ async fn answer(
     pulse.request_began();
     let request_id = RequestId::of(&head.headers, shared.surroundings.random.as_ref());
     let failed = Arc::new(AtomicBool::new(false));
+    if let Some(certificate) = certificate {
+        peer.certificate = certificate.now(shared.surroundings.clock.as_ref());
+        failed.store(peer.certificate == PeerCertificate::Distrusted, Ordering::Release);
+    }
     let length = head.uri.path_and_query().map_or(1, |target| target.as_str().len());
     let uri = head.uri.clone();
     let refuse = |refused| shared.handler.refuse(refused, Some(uri.path()), &request_id);

@@ -1,8 +1,8 @@
 //! Listeners: sockets, TLS, HTTP/1.1 and their limits. A [`Handler`] gets complete requests that are framed
 //! in exactly one way, with everything the socket knows about the peer.
 //!
-//! May know: `domain`'s ports, `telemetry`'s counters, `lifecycle`'s shutdown. It knows no route and no
-//! caller.
+//! May know: `domain`'s ports and the names in certificates, `telemetry`'s counters, `lifecycle`'s shutdown.
+//! It knows no route and no caller.
 //!
 //! Invariants:
 //! 1. No client can hold more than one connection's share of memory, or a connection for longer than the
@@ -13,12 +13,14 @@
 //! 3. A panic in a request becomes that request's 500 and has no other effect; its text stays inside (L4).
 //! 4. Every response has `X-Request-Id`, and `Cache-Control: no-store` unless the handler set another value.
 //! 5. A soft stop finishes current requests; a hard stop drops them.
+//! 6. A client certificate that is not trusted any more names nobody, and its connection ends.
 //!
 //! The one hard problem: hyper has one timer for "no request yet", "half a request" and "idle between
 //! requests" (`h1/conn.rs`, `poll_read_head` arms `header_read_timeout` whenever it waits for a head). These
 //! need three limits, so hyper's timer is off and `connection.rs` keeps time by watching the bytes.
 
 mod bind;
+mod client_certificate;
 mod connection;
 mod guard;
 mod pairs;
@@ -42,7 +44,6 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use http_body_util::{BodyExt, Full};
-use rustls::pki_types::CertificateDer;
 
 use self::pulse::Pulse;
 use crate::domain::random::{Random, random_bytes};
@@ -53,11 +54,12 @@ use crate::telemetry::audit::AuditEvent;
 use crate::telemetry::metrics::Metrics;
 
 pub use bind::{BindError, Bound, LocalAddress, check_socket};
+pub use client_certificate::PeerCertificate;
 pub use pairs::{BadPairs, MOST_PARAMETERS, Pairs};
 pub use path::{Dots, segments};
 pub use problem::{Problem, problem};
 pub use room::{IN_KERNEL, OWN_BYTES, PER_CONNECTION, Room};
-pub use tls::{Tls, TlsError, tls_server_config};
+pub use tls::{ClientTrust, Tls, TlsError, TlsSettings, revocation_lists, tls_settings};
 
 /// Address of a listener.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -200,9 +202,8 @@ pub struct Peer {
     pub origin: Origin,
     /// True if the connection has TLS that ends here.
     pub tls: bool,
-    /// The client certificates it proved to own, verified against the listener's client CA; its own comes
-    /// first.
-    pub certificates: Option<Arc<[CertificateDer<'static>]>>,
+    /// The client certificate that it proved to own, verified against the listener's client CA.
+    pub certificate: PeerCertificate,
 }
 
 /// Origin of a connection.

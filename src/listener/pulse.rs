@@ -30,7 +30,8 @@ pub(super) struct Pulse {
     in_head: AtomicBool,
     clock: Arc<dyn Clock>,
     place: Reservation,
-    /// Bytes in memory for a head, a body and an answer.
+    /// Bytes in memory for the client's certificates, a head, a body and an answer.
+    certificate: AtomicUsize,
     head: AtomicUsize,
     /// Bytes of an incomplete head, which may follow a request.
     ahead: AtomicUsize,
@@ -51,6 +52,7 @@ impl Pulse {
             in_head: AtomicBool::new(false),
             clock,
             place,
+            certificate: AtomicUsize::new(0),
             head: AtomicUsize::new(0),
             ahead: AtomicUsize::new(0),
             body: AtomicUsize::new(0),
@@ -58,6 +60,11 @@ impl Pulse {
             untaken_since: AtomicU64::new(0),
             awaited: AtomicBool::new(false),
         }
+    }
+
+    /// Records the bytes kept for the client's certificates. Returns true if there is room for them.
+    pub(super) fn certificate_kept(&self, bytes: usize) -> bool {
+        self.keeps(&self.certificate, bytes)
     }
 
     /// Records that bytes arrived and how many of them are an unfinished head. Returns true if there is room
@@ -159,8 +166,8 @@ impl Pulse {
 
     fn keeps(&self, what: &AtomicUsize, bytes: usize) -> bool {
         what.store(bytes, Ordering::Relaxed);
-        let all =
-            [&self.head, &self.ahead, &self.body, &self.answer].map(|part| part.load(Ordering::Relaxed));
+        let all = [&self.certificate, &self.head, &self.ahead, &self.body, &self.answer]
+            .map(|part| part.load(Ordering::Relaxed));
         all.iter().sum::<usize>() <= OWN_BYTES && self.place.holds_its_own()
             || self.place.hold(all.iter().sum(), self.clock.monotonic())
     }

@@ -693,8 +693,12 @@ fn tls(settings: &Tls, limits: Limits) -> Served {
     serve(ListenerConfig { tls: Some(settings.clone()), limits, ..config })
 }
 
-fn settings(client_ca: Option<&[u8]>) -> rustls::ServerConfig {
-    tls_server_config(SERVER.0, SERVER.1, client_ca).expect("settings")
+fn trust(ca_pem: &[u8]) -> ClientTrust<'_> {
+    ClientTrust { ca_pem, crl: None, required: false }
+}
+
+fn settings(client_ca: Option<&[u8]>) -> TlsSettings {
+    tls_settings(SERVER.0, SERVER.1, client_ca.map(trust), Arc::new(SystemClock::new())).expect("settings")
 }
 
 /// Returns what a client reads from `/peer`, or its error.
@@ -704,7 +708,7 @@ async fn ask_over_tls(
     version: &'static rustls::SupportedProtocolVersion,
 ) -> Result<String, std::io::Error> {
     use rustls::pki_types::pem::PemObject;
-    use rustls::pki_types::{PrivateKeyDer, ServerName};
+    use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
     let mut roots = rustls::RootCertStore::empty();
     roots.add(CertificateDer::from_pem_slice(CA).expect("PEM")).expect("a CA");
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
@@ -737,14 +741,19 @@ async fn tls_is_1_3_alone_and_a_client_may_prove_itself() {
     use rustls::version::{TLS12, TLS13};
     let served = tls(&Tls::new(settings(Some(CA))), Limits::default());
     let answer = ask_over_tls(&served, None, &TLS13).await.expect("an answer");
-    assert!(answer.contains("tls: true, certificates: None"), "{answer}");
+    assert!(answer.contains("tls: true, certificate: None"), "{answer}");
     let answer = ask_over_tls(&served, Some(CLIENT), &TLS13).await.expect("an answer");
-    assert!(answer.contains("tls: true, certificates: Some(["), "{answer}");
+    assert!(answer.contains("tls: true, certificate: Trusted("), "{answer}");
     assert!(ask_over_tls(&served, None, &TLS12).await.is_err());
     // A server certificate does not authenticate a client.
     assert!(ask_over_tls(&served, Some(SERVER), &TLS13).await.is_err());
     served
-        .eventually("tokenward_http_connections_refused_total{listener=\"test\",reason=\"handshake\"} 2")
+        .eventually("tokenward_http_connections_refused_total{listener=\"test\",reason=\"handshake\"} 1")
+        .await;
+    served
+        .eventually(
+            "tokenward_http_connections_refused_total{listener=\"test\",reason=\"client_certificate\"} 1",
+        )
         .await;
     // Plain HTTP on a TLS port is no handshake.
     let mut plain = served.connect().await;
@@ -760,10 +769,10 @@ async fn tls_settings_are_replaced_while_it_listens() {
     let live = Tls::new(settings(None));
     let served = tls(&live, Limits::default());
     let answer = ask_over_tls(&served, Some(CLIENT), &TLS13).await.expect("an answer");
-    assert!(answer.contains("certificates: None"), "not asked for one: {answer}");
+    assert!(answer.contains("certificate: None"), "not asked for one: {answer}");
     live.replace(settings(Some(CA)));
     let answer = ask_over_tls(&served, Some(CLIENT), &TLS13).await.expect("an answer");
-    assert!(answer.contains("certificates: Some(["), "{answer}");
+    assert!(answer.contains("certificate: Trusted("), "{answer}");
 }
 
 #[tokio::test]
@@ -777,11 +786,16 @@ async fn a_client_that_never_shakes_hands_is_closed() {
 
 #[test]
 fn unusable_tls_files_are_told_apart_and_never_shown() {
-    let error = |certificate, key, ca| tls_server_config(certificate, key, ca).expect_err("unusable");
+    let error = |certificate, key, clients| {
+        tls_settings(certificate, key, clients, Arc::new(SystemClock::new())).expect_err("unusable")
+    };
     assert!(matches!(error(b"", SERVER.1, None), TlsError::Certificate));
     assert!(matches!(error(SERVER.1, SERVER.1, None), TlsError::Certificate));
     assert!(matches!(error(SERVER.0, b"secret", None), TlsError::Key));
-    assert!(matches!(error(SERVER.0, SERVER.1, Some(b"")), TlsError::ClientCa));
+    assert!(matches!(error(SERVER.0, SERVER.1, Some(trust(b""))), TlsError::ClientCa));
+    let with = |crl| Some(ClientTrust { crl: Some(crl), ..trust(CA) });
+    assert!(matches!(error(SERVER.0, SERVER.1, with(b"")), TlsError::ClientCrl));
+    assert!(matches!(error(SERVER.0, SERVER.1, with(b"\x30\x00")), TlsError::ClientVerifier(_)));
     assert!(matches!(error(SERVER.0, CLIENT.1, None), TlsError::Refused(_)), "a key of another certificate");
     let shown = format!("{:?}", error(SERVER.0, b"secret", None));
     assert!(!shown.contains("secret"), "{shown}");

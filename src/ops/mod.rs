@@ -87,7 +87,7 @@ mod tests {
     use http_body_util::BodyExt;
 
     use super::*;
-    use crate::listener::{Body, Origin, Peer, RequestId};
+    use crate::listener::{Body, Origin, Peer, PeerCertificate, RequestId};
     use crate::system::{SystemClock, SystemRandom};
 
     async fn ask(ops: &Ops, method: Method, path: &str) -> (u16, HeaderMap, String) {
@@ -97,7 +97,7 @@ mod tests {
             path: path.to_owned(),
             query: None,
             headers: HeaderMap::new(),
-            peer: Peer { origin, tls: false, certificates: None },
+            peer: Peer { origin, tls: false, certificate: PeerCertificate::None },
             request_id: RequestId::new(&SystemRandom::new()),
             body: Body::whole(""),
         };

@@ -375,7 +375,7 @@ fn who(request: &Request) -> Who<'_> {
 }
 
 fn of_browser(request_id: &RequestId, origin: Origin) -> Who<'_> {
-    Who { request_id, origin, listener: Listener::Public, dialect: NATIVE }
+    Who { request_id, origin, listener: Listener::Public, dialect: NATIVE, method: None }
 }
 
 /// Describes the scopes, without repetition.

@@ -294,6 +294,24 @@ impl Metrics {
         self.expiries.set(Expiring::TlsCertificate(listener), Some(at));
     }
 
+    /// Sets when the first authority of clients' certificates at listeners of this name expires; `None` if
+    /// there is none.
+    pub fn tls_client_ca_expiry(&self, listener: &'static str, at: Option<Timestamp>) {
+        self.expiries.set(Expiring::TlsClientCa(listener), at);
+        if at.is_none() {
+            self.all.tls_client_ca_expiry_seconds.end(&[Label::Word(listener)]);
+        }
+    }
+
+    /// Sets when the first revocation list of clients' certificates at listeners of this name is out of date;
+    /// `None` if there is none.
+    pub fn tls_client_crl_expiry(&self, listener: &'static str, at: Option<Timestamp>) {
+        self.expiries.set(Expiring::TlsClientCrl(listener), at);
+        if at.is_none() {
+            self.all.tls_client_crl_expiry_seconds.end(&[Label::Word(listener)]);
+        }
+    }
+
     /// Sets when a caller's API key expires.
     pub fn caller_key_expiry(&self, caller: &CallerName, key: &str, at: Timestamp) {
         self.expiries.set(Expiring::CallerKey(caller.clone(), key.to_owned()), Some(at));

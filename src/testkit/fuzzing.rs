@@ -5,8 +5,11 @@
 //! properties in `properties`.
 
 use std::path::Path;
+use std::sync::Arc;
 
+use crate::listener::ClientTrust;
 use crate::secret_file::{paste, shape};
+use crate::system::SystemClock;
 use crate::{
     api, authority, broker, callers, config, domain, keyring, listener, policy, public, repository, store,
 };
@@ -74,11 +77,16 @@ fn a_pem_file_is_refused_in_one_line(input: &[u8]) {
         let place = (usize::from(pair[0]) * 5 + at) % changed.len();
         changed[place] ^= pair[1];
     }
+    let tls = |pem: &[u8], clients: Option<ClientTrust<'_>>| {
+        let clock = Arc::new(SystemClock::new());
+        listener::tls_settings(pem, pem, clients, clock).err().map(|fault| fault.to_string())
+    };
     for pem in [input, &changed[..]] {
         let refusals = [
             authority::ClientCredential::certificate("fuzz", pem).err().map(|fault| fault.to_string()),
-            listener::tls_server_config(pem, pem, None).err().map(|fault| fault.to_string()),
-            listener::tls_server_config(GOOD, GOOD, Some(pem)).err().map(|fault| fault.to_string()),
+            tls(pem, None),
+            tls(GOOD, Some(ClientTrust { ca_pem: pem, crl: None, required: false })),
+            tls(GOOD, Some(ClientTrust { ca_pem: GOOD, crl: Some(pem), required: false })),
             shape::Misshapen::pem(pem, Path::new("app.pem")).map(|what| what.to_string()),
         ];
         for refusal in refusals.into_iter().flatten() {

@@ -55,7 +55,7 @@ async fn every_series_whose_labels_are_a_closed_set_is_there_at_0_from_the_start
     for outcome in ["ok", "failed"] {
         expect(format!("config_reloads_total{{outcome=\"{outcome}\"}}"));
     }
-    for reason in ["listener_full", "peer_full", "handshake", "too_slow", "malformed"] {
+    for reason in ["listener_full", "peer_full", "handshake", "too_slow", "malformed", "client_certificate"] {
         expect(format!("http_connections_refused_total{{listener=\"public\",reason=\"{reason}\"}}"));
     }
     for stranger in Stranger::ALL.map(Stranger::as_str) {

@@ -223,7 +223,28 @@ const LISTENERS: Table = &[
     ("[listen.ops]\ntls = { certificate = \"a\" }", "2:1: listen.ops.tls.key: is required"),
     (
         "[listen.ops]\ntls = { certificate = \"a\", key = \"b\", client_ca = \"c\" }",
-        "client_ca: not supported in this version",
+        "listen.ops.tls.client_ca: unknown key",
+    ),
+    (
+        "[[listen.local]]\naddress = \"127.0.0.1:1\"\naccept = [\"unix_user\"]",
+        "3:11: listen.local[0].accept[0]: `unix_user` is for a Unix socket",
+    ),
+    ("[[listen.local]]\nunix = \"/a\"\naccept = [\"spiffe\"]", "and a Unix socket has no TLS"),
+    (
+        "[[listen.admin]]\naddress = \"127.0.0.1:1\"\ntls = { certificate = \"a\", key = \"b\" }\naccept = \
+         [\"san\"]",
+        "listen.admin[0].accept[0]: `san` needs a client certificate: give `tls` a `client_ca`",
+    ),
+    ("[[listen.local]]\nunix = \"/a\"\naccept = []", "listen.local[0].accept: must not be empty"),
+    (
+        "[[listen.local]]\nunix = \"/a\"\naccept = [\"api_key\"]",
+        "listen.local[0].accept[0]: must be \"unix_user\", \"api_keys\", \"spiffe\" or \"san\" (did you mean \
+         `api_keys`?)",
+    ),
+    (
+        "[[listen.local]]\naddress = \"127.0.0.1:1\"\ntls = { certificate = \"a\", key = \"b\", client_crl = \
+         \"c\" }",
+        "listen.local[0].tls.client_crl: needs `client_ca` beside it",
     ),
     ("[listen.ops]\naddress = \":9464\"", "such as \"127.0.0.1:9464\""),
     ("[listen.ops]\naddress = \"localhost:9464\"", "must be an IP address"),
@@ -338,11 +359,16 @@ const RULES: Table = &[
 ];
 
 const WAYS: Table = &[
-    ("{ spiffe = \"spiffe://a/b\" }", "authenticate[0].spiffe: not supported in this version"),
-    ("{ san = \"a\" }", "authenticate[0].san: not supported in this version"),
+    ("{ spiffe = \"contoso.com/b\" }", "authenticate[0].spiffe: must begin with `spiffe://`"),
+    ("{ spiffe = \"spiffe://contoso.com\" }", "authenticate[0].spiffe: must name a workload"),
+    ("{ spiffe = \"spiffe://a/*\" }", "authenticate[0].spiffe: must have a path of segments"),
+    ("{ san = \"*.contoso.com\" }", "authenticate[0].san: must be one whole name"),
+    ("{ san = \"spiffe://a/b\" }", "authenticate[0].san: is a SPIFFE id: say `spiffe`"),
+    ("{ san = \"a b\" }", "authenticate[0].san: must be a DNS name"),
+    ("{ san = \"a\", spiffe = \"spiffe://a/b\" }", "authenticate[0]: has two ways in one"),
     ("{ jwt = { issuer = \"a\" } }", "authenticate[0].jwt: not supported in this version"),
     ("{ unix_user = \"a\", api_keys = \"b\" }", "authenticate[0]: has two ways in one"),
-    ("{}", "authenticate[0]: needs `unix_user` or `api_keys`"),
+    ("{}", "authenticate[0]: needs `unix_user`, `api_keys`, `spiffe` or `san`"),
     ("{ unix_user = -1 }", "is not a user id"),
     ("{ unix_user = \"a b\" }", "is not a user's name"),
 ];

@@ -20,11 +20,12 @@ use super::to_its_end::{Acts, ToItsEnd};
 use super::upkeep::Upkeep;
 use crate::broker::Broker;
 use crate::callers::{AuthenticationFailure, Credential, LiveCallers};
+use crate::domain::auth_method::{AuthMethod, LiveAuthMethods};
 use crate::domain::id::{ConnectionName, InvalidName};
 use crate::domain::task::{BoxFuture, Tasks};
 use crate::domain::time::Clock;
 use crate::events::{Events, Listener, NATIVE, Who};
-use crate::listener::{Body, Dots, Handler, Origin, Pairs, Request, RequestId, Response};
+use crate::listener::{Body, Dots, Handler, Pairs, Peer, Request, RequestId, Response};
 
 /// The API's document. Its paths are written from the table.
 pub const OPENAPI: &str = include_str!("../openapi-admin.json");
@@ -32,13 +33,15 @@ pub const OPENAPI: &str = include_str!("../openapi-admin.json");
 /// Method and path of every route.
 pub const ROUTES: [(&str, &str); TABLE.len()] = routes::listed(TABLE);
 
-/// The admin API.
+/// The admin API of one listener.
 pub struct AdminApi {
     broker: Arc<Broker>,
     callers: LiveCallers,
     admins: LiveCallers,
     /// Those who are admins without being named: root, and the daemon's own user.
     own_uids: Vec<u32>,
+    /// What the listener accepts.
+    accepted: LiveAuthMethods,
     clock: Arc<dyn Clock>,
     events: Arc<Events>,
     upkeep: Arc<dyn Upkeep>,
@@ -65,17 +68,20 @@ impl Api for AdminApi {
 }
 
 impl AdminApi {
-    /// The API over a broker and those who may use it. `own_uids` come over the Unix socket.
+    /// The API over a broker and those who may use it, at a listener that accepts these methods. `own_uids`
+    /// come over the Unix socket.
+    #[expect(clippy::too_many_arguments, reason = "one for each part that it asks")]
     pub fn new(
         broker: Arc<Broker>,
         callers: LiveCallers,
         admins: LiveCallers,
         own_uids: Vec<u32>,
+        accepted: LiveAuthMethods,
         clock: Arc<dyn Clock>,
         events: Arc<Events>,
         upkeep: Arc<dyn Upkeep>,
     ) -> Self {
-        AdminApi { broker, callers, admins, own_uids, clock, events, upkeep }
+        AdminApi { broker, callers, admins, own_uids, accepted, clock, events, upkeep }
     }
 
     /// Makes the handler of its requests. Each act is a task of its own.
@@ -108,9 +114,9 @@ impl AdminApi {
             return Ok(answer);
         }
         let origin = request.peer.origin;
-        let who = Who { request_id: id, origin, listener: Listener::Admin, dialect: NATIVE };
-        let admin = match self.authenticate(&request.headers, who.origin).await {
-            Ok(admin) => admin,
+        let who = Who { request_id: id, origin, listener: Listener::Admin, dialect: NATIVE, method: None };
+        let (admin, method) = match self.authenticate(&request.headers, &request.peer).await {
+            Ok(authenticated) => authenticated,
             Err(failure) => {
                 self.events.unauthenticated(who, failure);
                 return Err(Problem::unauthenticated());
@@ -119,23 +125,25 @@ impl AdminApi {
         let found = found?;
         let query = query.map_err(Problem::query)?;
         let route = found.route(&request.method).ok_or_else(|| found.other_method())?;
-        let call = Call { admin: &admin, query, body: request.body, who };
+        let call = Call { admin: &admin, query, body: request.body, who: who.proven_by(method) };
         route.run(self, call, &found.target).await
     }
 
     async fn authenticate(
         &self,
         headers: &HeaderMap,
-        origin: Origin,
-    ) -> Result<String, AuthenticationFailure> {
-        let credential = credential(headers, origin).ok_or(AuthenticationFailure::Malformed)?;
+        peer: &Peer,
+    ) -> Result<(String, AuthMethod), AuthenticationFailure> {
+        let credential = credential(headers, peer).ok_or(AuthenticationFailure::Malformed)?;
+        let accepted = self.accepted.current();
         if let Credential::UnixPeer { uid } = credential
             && self.own_uids.contains(&uid)
+            && accepted.contains(AuthMethod::UnixUser)
         {
-            return Ok(format!("uid:{uid}"));
+            return Ok((format!("uid:{uid}"), AuthMethod::UnixUser));
         }
-        let admin = self.admins.load_full().authenticate(credential, self.clock.as_ref()).await;
-        admin.map(|admin| admin.name.to_string())
+        let admin = self.admins.load_full().authenticate(credential, accepted, self.clock.as_ref()).await?;
+        Ok((admin.caller.name.to_string(), admin.method))
     }
 }
 

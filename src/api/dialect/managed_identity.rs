@@ -4,10 +4,11 @@
 use http::{HeaderMap, StatusCode};
 use serde::Serialize;
 
-use super::{only, uid};
+use super::only;
+use crate::api::credential_of_peer;
 use crate::api::problem::{Problem, json};
 use crate::callers::Credential;
-use crate::listener::{Origin, Response};
+use crate::listener::{Peer, Response};
 
 /// The header with the caller's API key; clients take it from `IDENTITY_HEADER`.
 const IDENTITY_HEADER: &str = "x-identity-header";
@@ -29,9 +30,9 @@ struct Refusal<'a> {
 }
 
 /// Reads the credential.
-pub(super) fn credential(headers: &HeaderMap, origin: Origin) -> Option<Credential<'_>> {
+pub(super) fn credential<'a>(headers: &'a HeaderMap, peer: &'a Peer) -> Option<Credential<'a>> {
     let key = only(headers, IDENTITY_HEADER)?.map(|value| value.to_str()).transpose().ok()?;
-    Some(Credential::of(key, uid(origin)))
+    Some(key.map_or_else(|| credential_of_peer(peer), Credential::ApiKey))
 }
 
 /// Writes a refusal.

@@ -21,7 +21,8 @@ use super::routes::{self, Api, Effect, Found, Route, Target};
 use super::to_its_end::{Acts, ToItsEnd};
 use crate::broker::{Broker, Refusal};
 use crate::callers::limit::{Admitted, Limiter};
-use crate::callers::{AuthenticationFailure, Caller, Credential, LiveCallers};
+use crate::callers::{Authenticated, AuthenticationFailure, Caller, Credential, LiveCallers};
+use crate::domain::auth_method::LiveAuthMethods;
 use crate::domain::id::{ConnectionName, InvalidName};
 use crate::domain::task::{BoxFuture, Tasks};
 use crate::domain::time::Clock;
@@ -34,11 +35,14 @@ pub const OPENAPI: &str = include_str!("../openapi.json");
 /// Method and path of every route.
 pub const ROUTES: [(&str, &str); TABLE.len()] = routes::listed(TABLE);
 
-/// The local API.
+/// The local API of one listener.
 pub struct LocalApi {
     broker: Arc<Broker>,
     callers: LiveCallers,
-    limiter: Limiter,
+    /// What the listener accepts.
+    accepted: LiveAuthMethods,
+    /// Counts for all listeners together.
+    limiter: Arc<Limiter>,
     clock: Arc<dyn Clock>,
     events: Arc<Events>,
 }
@@ -73,15 +77,16 @@ impl Call<'_> {
 }
 
 impl LocalApi {
-    /// The API over a broker and its callers.
+    /// The API over a broker and its callers, at a listener that accepts these methods.
     pub fn new(
         broker: Arc<Broker>,
         callers: LiveCallers,
-        limiter: Limiter,
+        accepted: LiveAuthMethods,
+        limiter: Arc<Limiter>,
         clock: Arc<dyn Clock>,
         events: Arc<Events>,
     ) -> Self {
-        LocalApi { broker, callers, limiter, clock, events }
+        LocalApi { broker, callers, accepted, limiter, clock, events }
     }
 
     /// Makes the handler of its requests. Each act is a task of its own.
@@ -113,10 +118,10 @@ impl LocalApi {
             return Ok(answer);
         }
         let (origin, word) = (request.peer.origin, dialect.as_str());
-        let who = Who { request_id: id, origin, listener: Listener::Local, dialect: word };
-        let credential = dialect.credential(&request.headers, origin);
-        let caller = match self.authenticate(credential).await {
-            Ok(caller) => caller,
+        let who = Who { request_id: id, origin, listener: Listener::Local, dialect: word, method: None };
+        let credential = dialect.credential(&request.headers, &request.peer);
+        let Authenticated { caller, method } = match self.authenticate(credential).await {
+            Ok(authenticated) => authenticated,
             Err(failure) => {
                 if let Err(BadUrl::Refused(problem)) = found {
                     return Err(*problem);
@@ -125,6 +130,7 @@ impl LocalApi {
                 return Err(Problem::unauthenticated());
             }
         };
+        let who = who.proven_by(method);
         let name = caller.name.clone();
         match self.limiter.admit(caller, self.clock.monotonic()) {
             Ok(admitted) => {
@@ -177,9 +183,10 @@ impl LocalApi {
     async fn authenticate(
         &self,
         credential: Option<Credential<'_>>,
-    ) -> Result<Arc<Caller>, AuthenticationFailure> {
+    ) -> Result<Authenticated, AuthenticationFailure> {
         let credential = credential.ok_or(AuthenticationFailure::Malformed)?;
-        self.callers.load_full().authenticate(credential, self.clock.as_ref()).await
+        let accepted = self.accepted.current();
+        self.callers.load_full().authenticate(credential, accepted, self.clock.as_ref()).await
     }
 }
 

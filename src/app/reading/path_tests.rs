@@ -28,6 +28,9 @@ const REDIS: &str = "[store]\nkind = \"redis\"\nurl = \"rediss+sentinel://127.0.
 const APP: &str = "[apps.a]\nclient_id = \"11111111-2222-3333-4444-555555555555\"\n\
                    authority = \"https://login.microsoftonline.com/common/v2.0\"\n\
                    scopes = [\"offline_access\"]\n";
+const CLIENTS: &str = "address = \"127.0.0.1:0\"\n\
+                       tls = { certificate = \"good\", key = \"good\", client_ca = \"CA\", \
+                       client_crl = \"CRL\" }\n";
 const TLS: &str = "address = \"127.0.0.1:0\"\ntls = { certificate = \"C\", key = \"K\" }\n";
 
 /// Each key that holds a path, with the reaction, and a configuration in which `PLACE` stands for the path.
@@ -41,6 +44,12 @@ fn rows() -> Vec<(&'static str, Said, String)> {
         format!("{head}\n{TLS}")
             .replace(&format!("\"{at}\""), "\"PLACE\"")
             .replace(&format!("\"{other}\""), "\"good\"")
+    };
+    let clients = |head: &str, at: &str| {
+        format!("{head}\n{CLIENTS}")
+            .replace(&format!("\"{at}\""), "\"PLACE\"")
+            .replace("\"CA\"", "\"good\"")
+            .replace("\"CRL\"", "\"good\"")
     };
     let credential =
         |kind: &str, rest: &str| app(&format!("credentials = [{{ id = \"a\", kind = \"{kind}\", {rest} }}]"));
@@ -58,9 +67,13 @@ fn rows() -> Vec<(&'static str, Said, String)> {
         ("listen.local[].unix", Warned, "[[listen.local]]\nunix = \"PLACE\"\n".to_owned()),
         ("listen.local[].tls.certificate", Refused, tls("[[listen.local]]", "C")),
         ("listen.local[].tls.key", Refused, tls("[[listen.local]]", "K")),
+        ("listen.local[].tls.client_ca", Refused, clients("[[listen.local]]", "CA")),
+        ("listen.local[].tls.client_crl", Refused, clients("[[listen.local]]", "CRL")),
         ("listen.admin[].unix", Warned, "[[listen.admin]]\nunix = \"PLACE\"\n".to_owned()),
         ("listen.admin[].tls.certificate", Refused, tls("[[listen.admin]]", "C")),
         ("listen.admin[].tls.key", Refused, tls("[[listen.admin]]", "K")),
+        ("listen.admin[].tls.client_ca", Refused, clients("[[listen.admin]]", "CA")),
+        ("listen.admin[].tls.client_crl", Refused, clients("[[listen.admin]]", "CRL")),
         ("listen.ops.tls.certificate", Refused, tls("[listen.ops]", "C")),
         ("listen.ops.tls.key", Refused, tls("[listen.ops]", "K")),
         (

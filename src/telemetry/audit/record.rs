@@ -10,6 +10,7 @@
 //! | `outcome` | `ok`, or the stable code of the error |
 //! | `reason` | the reason that goes with a code |
 //! | `caller` | the caller's or administrator's name |
+//! | `method` | how the caller proved who it is: `unix_user`, `api_keys`, `spiffe`, `san` |
 //! | `peer`, `peer_address`, `peer_uid` | `unix` or `tcp`, and where from |
 //! | `app`, `connection`, `tenant`, `object` | the connection and, by Entra's ids, its user; no username |
 //! | `scopes`, `expires_in` | what was handed out, and for how many seconds it lives |
@@ -75,6 +76,9 @@ pub struct AuditEvent {
     /// The caller.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub caller: Option<CallerName>,
+    /// How the caller or administrator proved who it is: a word of `authenticate`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub method: Option<&'static str>,
     /// Origin of the request: `unix` or `tcp`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub peer: Option<&'static str>,
@@ -125,6 +129,7 @@ impl AuditEvent {
             outcome,
             reason: None,
             caller: None,
+            method: None,
             peer: None,
             peer_address: None,
             peer_uid: None,

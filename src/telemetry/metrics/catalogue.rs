@@ -68,6 +68,11 @@ metrics! {
         credential_last_used_timestamp_seconds: Gauges["app", "credential"],
         /// Seconds until a listener's certificate expires; negative once it has.
         tls_certificate_expiry_seconds: Gauges["listener"],
+        /// Seconds until the first authority in a listener's client_ca expires; negative once it has.
+        tls_client_ca_expiry_seconds: Gauges["listener"],
+        /// Seconds until the first list in a listener's client_crl is out of date; negative once it is, and
+        /// then every certificate of its authority is refused.
+        tls_client_crl_expiry_seconds: Gauges["listener"],
         /// Seconds until a caller's API key expires; negative once it has.
         caller_key_expiry_seconds: Gauges["caller", "key"],
         /// When a caller's API key was last accepted.

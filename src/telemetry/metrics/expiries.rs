@@ -14,6 +14,8 @@ use crate::telemetry::series::{Known, Label};
 pub(super) enum Expiring {
     Credential(AppName, String),
     TlsCertificate(&'static str),
+    TlsClientCa(&'static str),
+    TlsClientCrl(&'static str),
     CallerKey(CallerName, String),
     StoreCertificate(&'static str),
 }
@@ -37,7 +39,10 @@ impl Expiries {
         self.0.lock().retain(|what, _| match what {
             Expiring::Credential(app, credential) => known.has(Label::Credential(app, credential)),
             Expiring::CallerKey(caller, key) => known.has(Label::CallerKey(caller, key)),
-            Expiring::TlsCertificate(_) | Expiring::StoreCertificate(_) => true,
+            Expiring::TlsCertificate(_)
+            | Expiring::TlsClientCa(_)
+            | Expiring::TlsClientCrl(_)
+            | Expiring::StoreCertificate(_) => true,
         });
     }
 
@@ -50,6 +55,12 @@ impl Expiries {
                 }
                 Expiring::TlsCertificate(listener) => {
                     all.tls_certificate_expiry_seconds.with(&[Label::Word(listener)])
+                }
+                Expiring::TlsClientCa(listener) => {
+                    all.tls_client_ca_expiry_seconds.with(&[Label::Word(listener)])
+                }
+                Expiring::TlsClientCrl(listener) => {
+                    all.tls_client_crl_expiry_seconds.with(&[Label::Word(listener)])
                 }
                 Expiring::CallerKey(caller, key) => all
                     .caller_key_expiry_seconds

@@ -47,16 +47,19 @@ pub enum ConnectionRefusal {
     Malformed,
     /// It had waited longest when others needed its room.
     GaveWay,
+    /// The client's certificate is not trusted, or there is none where one is needed.
+    ClientCertificate,
 }
 
 impl ConnectionRefusal {
-    const ALL: [ConnectionRefusal; 6] = [
+    const ALL: [ConnectionRefusal; 7] = [
         ConnectionRefusal::ListenerFull,
         ConnectionRefusal::PeerFull,
         ConnectionRefusal::Handshake,
         ConnectionRefusal::TooSlow,
         ConnectionRefusal::Malformed,
         ConnectionRefusal::GaveWay,
+        ConnectionRefusal::ClientCertificate,
     ];
 
     fn as_str(self) -> &'static str {
@@ -67,6 +70,7 @@ impl ConnectionRefusal {
             ConnectionRefusal::TooSlow => "too_slow",
             ConnectionRefusal::Malformed => "malformed",
             ConnectionRefusal::GaveWay => "gave_way",
+            ConnectionRefusal::ClientCertificate => "client_certificate",
         }
     }
 }

@@ -1,0 +1,492 @@
+//! Callers by client certificate, from outside: real TLS clients, real authorities, and the daemon's answer to
+//! each of them.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use http::{Method, header};
+use http_body_util::{BodyExt, Empty};
+use hyper_util::rt::TokioIo;
+use parking_lot::Mutex;
+use serde_json::Value;
+
+use crate::http_client::{self, Answer, exchange, request_unix};
+use crate::pki::{self, Authority, Identity, Leaf, connector, dial};
+use crate::world::{ALICE, Plan, World, free_port, write_secret};
+
+const SPIFFE_ID: &str = "spiffe://contoso.com/mail-sync";
+const TOKEN: &str = "/v1/apps/outlook/connections/user-1/token";
+
+/// A world with TLS listeners for callers.
+struct Scene {
+    world: World,
+    /// Issued what the listeners show.
+    server: Authority,
+    /// Accepts every method, and verifies by the authority `callers`.
+    port: u16,
+    callers: Authority,
+}
+
+/// A caller that may read tokens of any connection.
+fn reader(name: &str, ways: &str) -> String {
+    format!(
+        "[callers.{name}]\nauthenticate = [{ways}]\n[[callers.{name}.allow]]\napp = \"outlook\"\n\
+         connections = [\"*\"]\nbulk = true\nscopes = [\"*\"]\n"
+    )
+}
+
+fn plan(server: &Authority, files: &[(&'static str, String)]) -> Plan {
+    let Identity { chain, key } = pki::server(server);
+    let callers = [
+        reader("by-spiffe", &format!("{{ spiffe = \"{SPIFFE_ID}\" }}")),
+        reader("by-san", "{ san = \"Sync.Contoso.com\" }, { san = \"urn:contoso:sync\" }"),
+        reader("by-server-name", "{ san = \"localhost\" }"),
+    ];
+    let plan = Plan::default().sections(&callers.concat()).file("local.pem", &chain).file("local.key", &key);
+    files.iter().fold(plan, |plan, (name, content)| plan.file(name, content))
+}
+
+/// A listener, with the rest of its `tls` table and more lines.
+fn listener(port: u16, tls: &str, lines: &str) -> String {
+    format!(
+        "[[listen.local]]\naddress = \"127.0.0.1:{port}\"\ntls = {{ certificate = \"local.pem\", key = \
+         \"local.key\"{tls} }}\n{lines}\n"
+    )
+}
+
+impl Scene {
+    async fn start() -> Scene {
+        Scene::start_with(|plan, _| plan, ", client_ca = \"callers-ca.pem\"").await
+    }
+
+    /// With more for the plan, and with this TLS of the listener.
+    async fn start_with(more: impl FnOnce(Plan, &Authority) -> Plan, tls: &str) -> Scene {
+        let (server, callers) = (Authority::root("servers", 48), Authority::root("callers", 48));
+        let port = free_port();
+        let plan = plan(&server, &[("callers-ca.pem", callers.pem())]).sections(&listener(port, tls, ""));
+        let world = more(plan, &callers).start().await;
+        world.connect("user-1", ALICE).await;
+        Scene { world, server, port, callers }
+    }
+
+    /// Replaces a file of TLS, and waits until a reload has ended so.
+    async fn replace(&self, file: &str, content: impl AsRef<[u8]>, outcome: &str) {
+        let before = self.reloads(outcome).await;
+        let path = self.world.folder.path().join(file);
+        // As a careful writer does it, so that no half of a file is read.
+        let aside = self.world.folder.path().join("aside");
+        write_secret(&aside, "");
+        std::fs::write(&aside, content).expect("written");
+        std::fs::rename(&aside, path).expect("replaced");
+        self.world.until("a reload", async || self.reloads(outcome).await > before).await;
+    }
+
+    async fn reloads(&self, outcome: &str) -> u64 {
+        self.number(&format!("config_reloads_total{{outcome=\"{outcome}\"}}")).await
+    }
+
+    async fn number(&self, series: &str) -> u64 {
+        let shown = self.world.metrics().await;
+        let prefix = format!("tokenward_{series} ");
+        let value = shown.lines().find_map(|line| line.strip_prefix(&prefix)).unwrap_or("0");
+        value.parse().expect("a whole number")
+    }
+
+    /// Sends one request on a connection of its own. `Err` if TLS ends it.
+    async fn ask_at(
+        &self,
+        port: u16,
+        identity: Option<&Identity>,
+        key: Option<&str>,
+    ) -> Result<Answer, http_client::Failure> {
+        let stream = dial(&connector(&self.server.pem(), identity), port).await?;
+        let bearer = key.map(|key| format!("Bearer {key}"));
+        let headers: Vec<_> = bearer.iter().map(|bearer| ("authorization", bearer.as_str())).collect();
+        exchange(stream, Method::GET, &TOKEN.parse()?, "localhost", &headers, bytes::Bytes::new()).await
+    }
+
+    /// The caller and method of the last hand-out, as the audit has them.
+    fn last_caller(&self) -> (String, String) {
+        let line = self.last_record("token");
+        let text = |key: &str| line[key].as_str().unwrap_or_default().to_owned();
+        (text("caller"), text("method"))
+    }
+
+    fn last_record(&self, action: &str) -> Value {
+        let audit = std::fs::read_to_string(self.world.folder.path().join("audit.jsonl")).expect("audit");
+        let lines = audit.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+        lines.rev().find(|line| line["action"] == action).expect("a record")
+    }
+
+    async fn refused(&self, reason: &str) -> u64 {
+        self.number(&format!("http_connections_refused_total{{listener=\"local\",reason=\"{reason}\"}}"))
+            .await
+    }
+
+    /// Whether a client with this certificate alone gets a token: `None` if TLS ends it.
+    async fn is_served(&self, identity: &Identity) -> Option<bool> {
+        let answer = self.ask_at(self.port, Some(identity), None).await.ok()?;
+        Some(answer.status == 200)
+    }
+}
+
+/// The outcome of one request.
+#[derive(Debug, PartialEq)]
+enum Outcome {
+    /// A token for this caller, who proved itself by this method.
+    Served(&'static str, &'static str),
+    /// 401, with this reason in the audit.
+    Refused(&'static str),
+    /// The handshake failed for the certificate.
+    Ended,
+}
+
+#[tokio::test]
+async fn a_certificate_names_its_caller_or_is_refused() {
+    use Outcome::{Ended, Refused, Served};
+    let scene = Scene::start().await;
+    let (ca, other) = (&scene.callers, Authority::root("callers", 48));
+    let below = ca.below("team a", Some("contoso.com"));
+    let spiffe = || Leaf::new().uri(SPIFFE_ID);
+    let key = &scene.world.key;
+    let rows: Vec<(&str, Option<Identity>, Option<&str>, Outcome)> = vec![
+        ("right, by SPIFFE id", Some(ca.issue(spiffe())), None, Served("by-spiffe", "spiffe")),
+        (
+            "right, by DNS name",
+            Some(ca.issue(Leaf::new().dns("sync.CONTOSO.com"))),
+            None,
+            Served("by-san", "san"),
+        ),
+        ("right, by URI", Some(ca.issue(Leaf::new().uri("urn:contoso:sync"))), None, Served("by-san", "san")),
+        (
+            "right, below another authority",
+            Some(below.issue_with_chain(Leaf::new().dns("sync.contoso.com"))),
+            None,
+            Served("by-san", "san"),
+        ),
+        ("an authority is missing", Some(below.issue(Leaf::new().dns("sync.contoso.com"))), None, Ended),
+        ("wrong CA, of the same name", Some(other.issue(spiffe())), None, Ended),
+        ("self-signed", Some(spiffe().self_signed()), None, Ended),
+        ("expired", Some(ca.issue(spiffe().valid(-48, -1))), None, Ended),
+        ("not yet valid", Some(ca.issue(spiffe().valid(1, 48))), None, Ended),
+        ("wrong purpose", Some(ca.issue(spiffe().for_servers())), None, Ended),
+        (
+            "name constraints violated",
+            Some(below.issue_with_chain(Leaf::new().dns("localhost"))),
+            None,
+            Ended,
+        ),
+        (
+            "common name only",
+            Some(ca.issue(Leaf::new().common_name("sync.contoso.com"))),
+            None,
+            Refused("unknown"),
+        ),
+        ("a name of nobody", Some(ca.issue(Leaf::new().dns("other.contoso.com"))), None, Refused("unknown")),
+        ("a wildcard", Some(ca.issue(Leaf::new().dns("*.contoso.com"))), None, Refused("unknown")),
+        (
+            "a longer path",
+            Some(ca.issue(Leaf::new().uri(&format!("{SPIFFE_ID}/a")))),
+            None,
+            Refused("unknown"),
+        ),
+        (
+            "two SPIFFE ids",
+            Some(ca.issue(spiffe().uri("spiffe://contoso.com/other"))),
+            None,
+            Refused("unknown"),
+        ),
+        ("two callers named", Some(ca.issue(spiffe().dns("sync.contoso.com"))), None, Refused("ambiguous")),
+        ("no certificate, with an API key", None, Some(key), Served("mail-sync", "api_keys")),
+        ("no certificate, no key", None, None, Refused("missing")),
+        ("a certificate and a bad key", Some(ca.issue(spiffe())), Some("twk_bad"), Refused("malformed")),
+        (
+            "a certificate and another's key",
+            Some(ca.issue(spiffe())),
+            Some(key),
+            Served("mail-sync", "api_keys"),
+        ),
+    ];
+    let mut ended = 0;
+    for (what, identity, key, expected) in rows {
+        let outcome = match scene.ask_at(scene.port, identity.as_ref(), key).await {
+            Err(_) => Ended,
+            Ok(answer) if answer.status == 200 => match scene.last_caller() {
+                (caller, method) if (&*caller, &*method) == served(&expected) => {
+                    Served(served(&expected).0, served(&expected).1)
+                }
+                other => panic!("{what}: {other:?}"),
+            },
+            Ok(answer) => {
+                assert_eq!(answer.status, 401, "{what}: {}", answer.text());
+                assert_eq!(answer.json()["code"], "caller_unauthenticated", "{what}");
+                scene
+                    .world
+                    .until("the refusal is audited", async || {
+                        let record = scene.last_record("refused");
+                        matches!(expected, Refused(reason) if record["reason"] == reason)
+                    })
+                    .await;
+                match expected {
+                    Refused(reason) => Refused(reason),
+                    _ => panic!("{what}: refused"),
+                }
+            }
+        };
+        assert_eq!(outcome, expected, "{what}\n{}", scene.world.daemon.log());
+        ended += u64::from(outcome == Ended);
+    }
+    assert_eq!((scene.refused("client_certificate").await, scene.refused("handshake").await), (ended, 0));
+}
+
+fn served(outcome: &Outcome) -> (&'static str, &'static str) {
+    match outcome {
+        Outcome::Served(caller, method) => (caller, method),
+        Outcome::Refused(_) | Outcome::Ended => ("", ""),
+    }
+}
+
+#[tokio::test]
+async fn what_a_current_list_does_not_clear_is_refused() {
+    let below = Arc::new(Mutex::new(None));
+    let scene = {
+        let below = below.clone();
+        let more = move |plan: Plan, root: &Authority| {
+            let (listed, unlisted) = (root.below("listed", None), root.below("unlisted", None));
+            let lists = root.revoked(&[7], 24) + &listed.revoked(&[9], 24);
+            *below.lock() = Some((listed, unlisted));
+            plan.file("callers.crl", &lists)
+        };
+        Scene::start_with(more, ", client_ca = \"callers-ca.pem\", client_crl = \"callers.crl\"").await
+    };
+    let (listed, unlisted) = below.lock().take().expect("made");
+    let root = &scene.callers;
+    let leaf = |serial| Leaf::new().uri(SPIFFE_ID).serial(serial);
+    let good = root.issue(leaf(8));
+    for (what, identity, expected) in [
+        ("not revoked", good.clone(), Some(true)),
+        ("revoked", root.issue(leaf(7)), None),
+        ("not revoked, below another authority", listed.issue_with_chain(leaf(7)), Some(true)),
+        ("revoked by that one", listed.issue_with_chain(leaf(9)), None),
+        ("of an authority without a list", unlisted.issue_with_chain(leaf(8)), None),
+    ] {
+        assert_eq!(scene.is_served(&identity).await, expected, "{what}\n{}", scene.world.daemon.log());
+    }
+    assert_eq!(scene.refused("client_certificate").await, 3);
+
+    // Another authority of the same name has signed this list.
+    let other = Authority::root("callers", 48);
+    scene.replace("callers.crl", other.revoked(&[], 24), "ok").await;
+    assert_eq!(scene.is_served(&good).await, None, "a list that the authority has not signed");
+    // As authorities publish it.
+    scene.replace("callers.crl", root.revoked_der(&[7], 24), "ok").await;
+    assert_eq!(scene.is_served(&good).await, Some(true), "a list in DER");
+    scene.replace("callers.crl", root.revoked(&[1000], 24) + &listed.revoked(&[], 24), "ok").await;
+    assert_eq!(scene.is_served(&listed.issue_with_chain(leaf(7))).await, None, "the authority is revoked");
+
+    // What cannot be used changes nothing.
+    for bad in ["", "not a list", &good.chain, &Authority::root("others", 48).revoked(&[], 24)] {
+        scene.replace("callers.crl", bad, "failed").await;
+        assert_eq!(scene.is_served(&good).await, Some(true), "{bad}");
+    }
+    let log = scene.world.daemon.log();
+    assert!(log.contains("callers.crl has no list of `CN=callers`"), "{log}");
+
+    // A list that gets too old while the daemon runs.
+    scene.replace("callers.crl", root.revoked(&[], 1), "ok").await;
+    assert_eq!(scene.is_served(&good).await, Some(true));
+    scene.world.pass(Duration::from_secs(2 * 3600));
+    assert_eq!(scene.is_served(&good).await, None, "the list is out of date");
+    let shown = scene.world.metrics().await;
+    assert!(shown.contains("tokenward_tls_client_crl_expiry_seconds{listener=\"local\"} -3"), "{shown}");
+    assert!(shown.contains("tokenward_tls_client_ca_expiry_seconds{listener=\"local\"} 1"), "{shown}");
+}
+
+#[tokio::test]
+async fn a_listener_accepts_what_it_names() {
+    let (only_spiffe, no_keys) = (free_port(), free_port());
+    let admin = free_port();
+    let more = |plan: Plan, _: &Authority| {
+        let tls = ", client_ca = \"callers-ca.pem\"";
+        plan.sections(&listener(only_spiffe, tls, "accept = [\"spiffe\"]"))
+            .sections(&listener(no_keys, "", "accept = [\"api_keys\"]"))
+            .sections("[[listen.local]]\nunix = \"users.sock\"\naccept = [\"unix_user\"]\n")
+            .sections(&listener(admin, tls, "").replace("listen.local", "listen.admin"))
+            .sections("[admins.operator]\nauthenticate = [{ spiffe = \"spiffe://contoso.com/operator\" }]\n")
+    };
+    let scene = Scene::start_with(more, "").await;
+    let (ca, key) = (&scene.callers, Some(scene.world.key.as_str()));
+    let by_spiffe = ca.issue(Leaf::new().uri(SPIFFE_ID));
+    let by_san = ca.issue(Leaf::new().dns("sync.contoso.com"));
+    let ask = async |port, identity, key| match scene.ask_at(port, identity, key).await {
+        Ok(answer) => answer.status.as_u16(),
+        Err(_) => 0,
+    };
+    for (what, port, identity, key, expected) in [
+        ("a listener without client_ca asks for no certificate", scene.port, Some(&by_spiffe), None, 401),
+        ("and takes keys", scene.port, None, key, 200),
+        ("what it names", only_spiffe, Some(&by_spiffe), None, 200),
+        ("a name that does not count", only_spiffe, Some(&by_san), None, 401),
+        ("a key that does not count, beside a good certificate", only_spiffe, Some(&by_spiffe), key, 401),
+        ("no certificate where nothing else counts", only_spiffe, None, key, 0),
+        ("keys where they are named", no_keys, None, key, 200),
+    ] {
+        assert_eq!(ask(port, identity, key).await, expected, "{what}\n{}", scene.world.daemon.log());
+    }
+    // A key at a socket for users alone.
+    let socket = scene.world.folder.path().join("users.sock");
+    let bearer = format!("Bearer {}", scene.world.key);
+    let headers = [("authorization", bearer.as_str())];
+    let answer = request_unix(&socket, Method::GET, TOKEN, &headers, "").await.expect("an answer");
+    assert_eq!(answer.status, 401, "{}", answer.text());
+    scene
+        .world
+        .until("its reason is audited", async || scene.last_record("refused")["reason"] == "not_accepted")
+        .await;
+
+    // Operators, too.
+    let operator = ca.issue(Leaf::new().uri("spiffe://contoso.com/operator"));
+    for (identity, expected) in [(&operator, 200), (&by_spiffe, 401)] {
+        let stream = dial(&connector(&scene.server.pem(), Some(identity)), admin).await.expect("TLS");
+        let uri = "/admin/v1/status".parse().expect("a path");
+        let answer = exchange(stream, Method::GET, &uri, "localhost", &[], bytes::Bytes::new()).await;
+        let answer = answer.expect("an answer");
+        assert_eq!(answer.status, expected, "{}", answer.text());
+    }
+
+    // A change counts for the next request.
+    let file = scene.world.folder.path().join("tokenward.toml");
+    let config = std::fs::read_to_string(&file).expect("the configuration");
+    scene
+        .replace("tokenward.toml", config.replace("accept = [\"spiffe\"]", "accept = [\"san\"]"), "ok")
+        .await;
+    assert_eq!(ask(only_spiffe, Some(&by_san), None).await, 200);
+    assert_eq!(ask(only_spiffe, Some(&by_spiffe), None).await, 401);
+}
+
+/// A connection that stays open for several requests.
+struct Kept(hyper::client::conn::http1::SendRequest<Empty<bytes::Bytes>>);
+
+impl Kept {
+    async fn open(scene: &Scene, identity: &Identity) -> Kept {
+        let stream = dial(&connector(&scene.server.pem(), Some(identity)), scene.port).await.expect("TLS");
+        let (sender, connection) =
+            hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.expect("HTTP");
+        tokio::spawn(connection);
+        Kept(sender)
+    }
+
+    /// The status of the answer, and whether the connection ends with it.
+    async fn ask(&mut self, key: Option<&str>) -> (u16, bool) {
+        let mut request = http::Request::builder().uri(TOKEN).header(header::HOST, "localhost");
+        if let Some(key) = key {
+            request = request.header(header::AUTHORIZATION, format!("Bearer {key}"));
+        }
+        let request = request.body(Empty::new()).expect("a request");
+        let answer = self.0.send_request(request).await.expect("an answer");
+        let ends = answer.headers().get(header::CONNECTION).is_some_and(|value| value == "close");
+        let status = answer.status().as_u16();
+        answer.into_body().collect().await.expect("a body");
+        (status, ends)
+    }
+}
+
+/// Clients that ask without end, each request on a connection of its own.
+struct Load {
+    identity: Arc<Mutex<Identity>>,
+    served: Arc<AtomicUsize>,
+    failed: Arc<Mutex<Vec<String>>>,
+    stop: Arc<AtomicBool>,
+    clients: Vec<tokio::task::JoinHandle<()>>,
+}
+
+impl Load {
+    fn start(scene: &Scene, identity: Identity, clients: usize) -> Load {
+        let mut load = Load {
+            identity: Arc::new(Mutex::new(identity)),
+            served: Arc::default(),
+            failed: Arc::default(),
+            stop: Arc::default(),
+            clients: Vec::new(),
+        };
+        for _ in 0..clients {
+            let (identity, served, failed, stop) =
+                (load.identity.clone(), load.served.clone(), load.failed.clone(), load.stop.clone());
+            let (server_ca, port) = (scene.server.pem(), scene.port);
+            load.clients.push(tokio::spawn(async move {
+                while !stop.load(Ordering::SeqCst) {
+                    let identity = identity.lock().clone();
+                    let asked = async {
+                        let stream = dial(&connector(&server_ca, Some(&identity)), port).await?;
+                        let uri = TOKEN.parse()?;
+                        exchange(stream, Method::GET, &uri, "localhost", &[], bytes::Bytes::new()).await
+                    };
+                    match asked.await {
+                        Ok(answer) if answer.status == 200 => {
+                            served.fetch_add(1, Ordering::SeqCst);
+                        }
+                        Ok(answer) => failed.lock().push(answer.text()),
+                        Err(error) => failed.lock().push(error.to_string()),
+                    }
+                }
+            }));
+        }
+        load
+    }
+
+    /// Waits until every client has been served once more and has begun again.
+    async fn goes_on(&self, scene: &Scene) {
+        let enough = self.served.load(Ordering::SeqCst) + 3 * self.clients.len();
+        scene.world.until("the load goes on", async || self.served.load(Ordering::SeqCst) >= enough).await;
+    }
+
+    async fn end(self) -> (usize, Vec<String>) {
+        self.stop.store(true, Ordering::SeqCst);
+        for client in self.clients {
+            client.await.expect("a client");
+        }
+        (self.served.load(Ordering::SeqCst), std::mem::take(&mut *self.failed.lock()))
+    }
+}
+
+#[tokio::test]
+async fn authorities_are_replaced_under_load_and_an_untrusted_certificate_ends_its_connection() {
+    let scene = Scene::start().await;
+    let (old, new) = (&scene.callers, Authority::root("callers, from now on", 48));
+    let (by_old, by_new) = (old.issue(Leaf::new().uri(SPIFFE_ID)), new.issue(Leaf::new().uri(SPIFFE_ID)));
+    assert_eq!(scene.is_served(&by_new).await, None, "not trusted yet");
+    let load = Load::start(&scene, by_old.clone(), 4);
+    load.goes_on(&scene).await;
+
+    scene.replace("callers-ca.pem", old.pem() + &new.pem(), "ok").await;
+    load.goes_on(&scene).await;
+    assert_eq!(scene.is_served(&by_new).await, Some(true));
+    *load.identity.lock() = by_new.clone();
+    load.goes_on(&scene).await;
+    scene.replace("callers-ca.pem", "half a bundle", "failed").await;
+    load.goes_on(&scene).await;
+    assert_eq!(scene.is_served(&by_old).await, Some(true), "a bad file changes nothing");
+    let (mut kept, mut with_key) = (Kept::open(&scene, &by_old).await, Kept::open(&scene, &by_old).await);
+    assert_eq!((kept.ask(None).await, with_key.ask(None).await), ((200, false), (200, false)));
+    scene.replace("callers-ca.pem", new.pem(), "ok").await;
+    load.goes_on(&scene).await;
+    let (served, failed) = load.end().await;
+    assert!(served > 0 && failed.is_empty(), "{served} served, failed: {failed:?}");
+
+    assert_eq!(scene.is_served(&by_old).await, None, "no longer trusted");
+    assert_eq!(kept.ask(None).await, (401, true), "not on an open connection either");
+    let key = Some(scene.world.key.as_str());
+    assert_eq!(with_key.ask(key).await, (200, true), "a key decides alone, and the connection ends");
+    scene
+        .world
+        .until("its reason is audited", async || scene.last_record("refused")["reason"] == "distrusted")
+        .await;
+
+    // A certificate that expires while its connection is open.
+    let short = new.issue(Leaf::new().uri(SPIFFE_ID).valid(-1, 1));
+    let mut kept = Kept::open(&scene, &short).await;
+    assert_eq!(kept.ask(None).await, (200, false));
+    scene.world.pass(Duration::from_secs(2 * 3600));
+    assert_eq!(kept.ask(None).await, (401, true), "expired");
+}
