@@ -95,6 +95,22 @@ pub struct HandOut<'a> {
     pub elapsed: Duration,
 }
 
+/// A token of an app itself that is handed out.
+pub struct AppHandOut<'a> {
+    /// The caller that gets it.
+    pub caller: &'a CallerName,
+    /// The app.
+    pub app: &'a AppName,
+    /// The tenant that it is for.
+    pub tenant: &'a str,
+    /// The resource that it is for; `None` if the authority chose.
+    pub resource: Option<&'a str>,
+    /// The life it has left.
+    pub life: Duration,
+    /// How long the request took.
+    pub elapsed: Duration,
+}
+
 /// An object that a caller wants to read.
 pub struct Read {
     /// Kind of object.
@@ -178,6 +194,40 @@ impl Events {
             "a token was refused"
         );
         self.record(self.of(who, Action::Refused, code).caller(caller).key(key).0).await;
+    }
+
+    /// Reports that a token of an app itself was handed out.
+    pub async fn app_token_handed_out(&self, who: Who<'_>, out: AppHandOut<'_>) {
+        self.handles(out.app, out.caller, who.dialect).served(out.elapsed);
+        let mut event = self.of(who, Action::Token, "ok").caller(out.caller).0;
+        event.app = Some(out.app.clone());
+        event.tenant = Some(out.tenant.to_owned());
+        event.scopes = out.resource.map(|resource| format!("{resource}/.default")).into_iter().collect();
+        event.expires_in = Some(out.life.as_secs());
+        self.record(event).await;
+    }
+
+    /// Reports that a token of an app itself was refused with the contract's `code`. `tenant` is the one that
+    /// was asked for, if it is one.
+    pub async fn app_token_refused(
+        &self,
+        who: Who<'_>,
+        caller: &CallerName,
+        (app, tenant): (&AppName, Option<&str>),
+        code: &'static str,
+        elapsed: Duration,
+    ) {
+        self.metrics.token_request(Some(app), Some(caller), who.dialect, code, elapsed);
+        if !self.is_told(caller, Action::Refused, code) {
+            return;
+        }
+        tracing::info!(
+            request_id = %who.request_id, %caller, %app, tenant, code, "a token of an app itself was refused"
+        );
+        let mut event = self.of(who, Action::Refused, code).caller(caller).0;
+        event.app = Some(app.clone());
+        event.tenant = tenant.map(str::to_owned);
+        self.record(event).await;
     }
 
     /// Counts a caller's request, of any kind, that exceeded its rate limit.

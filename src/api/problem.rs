@@ -186,7 +186,7 @@ impl Problem {
             Refusal::ReauthorizationRequired { reason, answer } => {
                 return problem.reason(reason.as_str()).answer(answer);
             }
-            Refusal::ConnectionBlocked { reason, answer } => {
+            Refusal::ConnectionBlocked { reason, answer } | Refusal::TenantBlocked { reason, answer } => {
                 return problem.reason(reason.as_str()).answer(answer);
             }
             Refusal::AuthorityUnavailable { answer, .. }

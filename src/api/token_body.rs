@@ -1,5 +1,6 @@
 //! A token request as it comes, in a body or in a query, and the token that it asks for.
 
+use std::num::ParseIntError;
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
@@ -75,11 +76,7 @@ impl TokenBody {
         if resource.is_some() && *naming == ScopeNaming::Plain {
             return Err(Refusal::invalid("resource", "this app's authority has no resources; leave it out"));
         }
-        let min_ttl = self.min_ttl.unwrap_or(ORDINARY_MIN_TTL.as_secs());
-        if !MIN_TTL.contains(&min_ttl) {
-            let problem = format!("must be {} to {} seconds", MIN_TTL.start(), MIN_TTL.end());
-            return Err(Refusal::invalid("min_ttl", problem));
-        }
+        let min_ttl = min_ttl(self.min_ttl.map(Ok::<u64, ParseIntError>))?;
         if self.rejected.as_deref().is_some_and(|digest| !is_digest(digest)) {
             return Err(Refusal::invalid(
                 "rejected",
@@ -91,11 +88,23 @@ impl TokenBody {
             by: None,
             resource: resource.map(|resource| naming.resource(resource)),
             scopes,
-            min_ttl: Duration::from_secs(min_ttl),
+            min_ttl,
             rejected: self.rejected,
             claims: claims.map_err(|problem| Refusal::invalid("claims", problem.to_string()))?,
             cae: true,
         })
+    }
+}
+
+/// Reads a `min_ttl`; without one it is the ordinary one.
+pub(super) fn min_ttl(asked: Option<Result<u64, ParseIntError>>) -> Result<Duration, Refusal> {
+    match asked {
+        None => Ok(ORDINARY_MIN_TTL),
+        Some(Ok(seconds)) if MIN_TTL.contains(&seconds) => Ok(Duration::from_secs(seconds)),
+        Some(_) => {
+            let problem = format!("must be {} to {} seconds", MIN_TTL.start(), MIN_TTL.end());
+            Err(Refusal::invalid("min_ttl", problem))
+        }
     }
 }
 

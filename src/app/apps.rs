@@ -179,6 +179,7 @@ fn build(
             Provider::Entra => app.tenants.clone(),
             Provider::OpenId => Tenants::Everyone,
         },
+        home_tenant: authority.home_tenant().map(str::to_owned),
         authority,
         display_name: app.display_name.clone().unwrap_or_else(|| name.to_string()),
         support_contact: app.support_contact.clone(),

@@ -7,12 +7,13 @@ use arc_swap::ArcSwap;
 
 use super::apps::PreparedApps;
 use super::findings::{By, Findings};
+use super::rules::build_rule;
 use crate::callers::{CallerSetup, Callers, CallersError, Identity, KeyUse, LiveCallers, UnixUser, key_file};
-use crate::config::{self, Authenticate, Config, RuleConfig};
-use crate::domain::id::{AppName, CallerName};
+use crate::config::{self, Authenticate, Config};
+use crate::domain::id::CallerName;
 use crate::domain::time::Clock;
 use crate::keyring::{Hashed, Keyring};
-use crate::policy::{CallerPolicy, Pattern, Rule, RuleScopes};
+use crate::policy::{CallerPolicy, Rule};
 
 /// The callers and admins in force.
 pub(super) struct Roster {
@@ -219,60 +220,4 @@ fn look_at_keys(
             );
         }
     }
-}
-
-/// Warns of a pattern that probably means something else than its author thought.
-fn means_more(key: &str, pattern: &Pattern, findings: &mut Findings<'_>) {
-    if pattern.ends_within_a_word() {
-        let prefix = pattern.to_string();
-        let prefix = prefix.trim_end_matches('*');
-        findings.warning(
-            key,
-            format_args!(
-                "`{pattern}` means every name that begins with `{prefix}`, {prefix}b/… too: end the \
-                 prefix with a separator (`{prefix}/*`), or list the names"
-            ),
-        );
-    }
-    if pattern.is_every_personal_account() {
-        findings.warning(
-            key,
-            format_args!(
-                "`{pattern}` is the tenant of every personal Microsoft account, so this rule is \
-                 about all of them and not about one customer's"
-            ),
-        );
-    }
-}
-
-fn build_rule(
-    key: &str,
-    rule: &RuleConfig,
-    apps: &PreparedApps,
-    findings: &mut Findings<'_>,
-) -> Option<Rule> {
-    let app = AppName::parse(&rule.app);
-    let app = app.map_err(|error| findings.value(&format!("{key}.app"), error, None)).ok()?;
-    let patterns = rule.connections.iter().enumerate().map(|(at, pattern)| {
-        let pattern = Pattern::parse(pattern);
-        pattern.map_err(|error| findings.value(&format!("{key}.connections[{at}]"), error, None)).ok()
-    });
-    // All of them, so that every mistake is found.
-    let patterns: Vec<Option<Pattern>> = patterns.collect();
-    for (at, pattern) in patterns.iter().enumerate().filter_map(|(at, pattern)| Some((at, pattern.as_ref()?)))
-    {
-        means_more(&format!("{key}.connections[{at}]"), pattern, findings);
-    }
-    let connections = patterns.into_iter().collect::<Option<Vec<_>>>()?;
-    let known = apps.apps.get(&app)?;
-    let scopes = if rule.scopes.iter().any(|scope| scope == "*") {
-        RuleScopes::All
-    } else {
-        let scopes = known.authority.scope_naming().scopes(&rule.scopes.join(" "));
-        let no_scope = |scope| {
-            findings.value(&format!("{key}.scopes"), format_args!("{scope:?} is no scope"), None);
-        };
-        RuleScopes::Only(scopes.map_err(no_scope).ok()?)
-    };
-    Some(Rule { app, connections, scopes, connect: rule.connect, bulk: rule.bulk })
 }

@@ -21,6 +21,7 @@ pub mod reading;
 mod reload;
 mod replicas;
 mod reporting;
+mod rules;
 mod silence;
 mod start_error;
 mod stock;

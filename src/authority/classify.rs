@@ -126,8 +126,8 @@ const NUMBERS: &[(&[u32], Disposition, &str)] = &[
      "the authority requires the user to sign in"),
     // An administrator.
     (&[90094, 90095, 90099, 900941], Blocked(AdminConsentRequired), "an administrator must approve the app"),
-    (&[50105, 16000, 90072], Blocked(AssignmentRequired),
-     "the user must be assigned or invited by an administrator"),
+    (&[50105, 501051, 16000, 90072], Blocked(AssignmentRequired),
+     "the user, or the app itself, must be assigned or invited by an administrator"),
     (&[50057, 50053], Blocked(AccountDisabled), "the account is disabled or locked"),
     (&[53000, 53001, 530003], Blocked(DeviceRequired), "a managed device is required"),
     (&[50131, 53002, 53003, 53010, 53011, 530032, 530034, 530035, 500021, 500022, 500212, 500213, 1000031],
@@ -198,8 +198,7 @@ pub(super) fn token_error(
         (Disposition::RetryAfter(ours), _) => Disposition::RetryAfter(ours.max(retry_after)),
         (Unclear, _) if retry_after.is_some() => Disposition::RetryAfter(retry_after),
         (Blocked(AppNotInTenant | TenantGone), _) if question.one_tenant => Misconfigured,
-        // No user signed in, so there is none to send to a sign-in.
-        (Disposition::Reauthorize(..) | Blocked(_), Asked::ClientCredentials) => Misconfigured,
+        (disposition, Asked::ClientCredentials) => of_the_app(disposition, question.provider),
         // There is no grant yet: a verdict on a grant ends this attempt. One that needs a person stays.
         (Disposition::Reauthorize(InteractionRequired | GrantExpired | GrantRevoked, _), Asked::Redeem) => {
             Restart
@@ -211,6 +210,21 @@ pub(super) fn token_error(
         (other, _) => other,
     };
     conclusion
+}
+
+/// Returns the meaning of a refusal for a token of the app itself. No user signed in, so there is none to
+/// send to a sign-in: a consent, or a role at the resource, that is missing is an administrator's to give.
+fn of_the_app(disposition: Disposition, provider: Provider) -> Disposition {
+    match disposition {
+        Blocked(AppNotInTenant | TenantGone) => disposition,
+        Disposition::Reauthorize(ConsentRequired, _) | Blocked(AdminConsentRequired | AssignmentRequired)
+            if provider == Provider::Entra =>
+        {
+            Blocked(AdminConsentRequired)
+        }
+        Disposition::Reauthorize(..) | Blocked(_) => Misconfigured,
+        other => other,
+    }
 }
 
 /// Returns true if a rejection certainly concerns the credential. In an app of many tenants Entra also says
@@ -384,11 +398,14 @@ mod tests {
                 expect("redeem", says(Asked::Redeem, false));
                 expect("refresh_one_tenant", says(Asked::Refresh, true));
                 expect("client_credentials", says(Asked::ClientCredentials, false));
+                expect("client_credentials_home", says(Asked::ClientCredentials, true));
                 expect("refresh_openid", words(of(Asked::Refresh, Provider::OpenId, false)));
                 for provider in [Provider::Entra, Provider::OpenId] {
                     // No sign-in can correct a request without a user, and no redemption condemns a grant.
                     let own = of(Asked::ClientCredentials, provider, false);
-                    assert!(!own.is_verdict(), "{}", case["case"]);
+                    let is_of_a_tenant =
+                        matches!(own, Blocked(AppNotInTenant | TenantGone | AdminConsentRequired));
+                    assert!(!own.is_verdict() || is_of_a_tenant, "{}", case["case"]);
                     let redeemed = of(Asked::Redeem, provider, false);
                     assert!(!matches!(redeemed, Disposition::Reauthorize(_, Dead)), "{}", case["case"]);
                 }
@@ -436,8 +453,9 @@ mod tests {
                     let case = format!("{code} {error} {status}");
                     assert_eq!(says(false, Asked::Refresh), expected, "{case}");
                     assert_eq!(says(false, Asked::Redeem), expected, "{case}");
+                    assert_eq!(says(false, Asked::ClientCredentials), expected, "{case}");
                     assert_eq!(says(true, Asked::Refresh), "misconfigured", "{case}: of one tenant");
-                    assert_eq!(says(false, Asked::ClientCredentials), "misconfigured", "{case}: nobody's");
+                    assert_eq!(says(true, Asked::ClientCredentials), "misconfigured", "{case}: at home");
                 }
             }
         }

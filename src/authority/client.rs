@@ -19,7 +19,6 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 
-pub use self::app_token::ClientToken;
 pub use self::config::{AuthorityConfig, AuthorityConfigError, AuthorityParts, ResponseMode};
 use self::documents::Documents;
 use self::registration::Registration;
@@ -30,8 +29,8 @@ use super::clouds::Provider;
 use super::credential_set::CredentialSet;
 use super::http::HttpClient;
 use super::{
-    AdminConsentRequest, Authority, AuthorizeRequest, AuthorizeUrl, RedeemFailure, RedeemRequest,
-    RedirectError, RedirectRefusal, RefreshRequest, Refreshed, TokenAnswer,
+    AdminConsentRequest, AppTokenRequest, Authority, AuthorizeRequest, AuthorizeUrl, RedeemFailure,
+    RedeemRequest, RedirectError, RedirectRefusal, RefreshRequest, Refreshed, TokenAnswer,
 };
 use crate::domain::scope::ScopeNaming;
 use crate::domain::task::BoxFuture;
@@ -77,6 +76,11 @@ impl OpenIdAuthority {
     /// Returns the kind of authority.
     pub fn provider(&self) -> Provider {
         self.app.provider()
+    }
+
+    /// Returns the tenant in which the app is registered, by its id or domain, if it is known.
+    pub fn home_tenant(&self) -> Option<&str> {
+        self.app.home_tenant()
     }
 
     /// Returns the present credentials.
@@ -164,6 +168,17 @@ impl Authority for OpenIdAuthority {
         request: RefreshRequest<'a>,
     ) -> BoxFuture<'a, Result<Refreshed, AuthorityFailure>> {
         Box::pin(self.use_refresh_token(request))
+    }
+
+    fn app_token<'a>(
+        &'a self,
+        request: AppTokenRequest<'a>,
+    ) -> BoxFuture<'a, Result<TokenAnswer, AuthorityFailure>> {
+        Box::pin(self.get_app_token(request))
+    }
+
+    fn registration(&self) -> String {
+        format!("{} {}", self.app.config.client_id, self.app.config.authority)
     }
 
     fn admin_consent_url<'a>(

@@ -52,6 +52,15 @@ struct Script {
     token: Token,
 }
 
+/// Requests a token of the app itself for the Graph.
+async fn app_token(
+    authority: &OpenIdAuthority,
+    tenant: Option<&str>,
+) -> Result<TokenAnswer, AuthorityFailure> {
+    let graph = AppResource::parse(authority.scope_naming(), "https://graph.microsoft.com");
+    authority.app_token(AppTokenRequest { tenant, resource: graph.as_ref() }).await
+}
+
 struct World {
     server: Server,
     script: Arc<Mutex<Script>>,

@@ -48,9 +48,7 @@ mod wire;
 use std::time::Duration;
 
 pub use classify::{Asked, Conclusion};
-pub use client::{
-    AuthorityConfig, AuthorityConfigError, AuthorityParts, ClientToken, OpenIdAuthority, ResponseMode,
-};
+pub use client::{AuthorityConfig, AuthorityConfigError, AuthorityParts, OpenIdAuthority, ResponseMode};
 pub use client_auth::{
     AssertionAudience, AssertionFile, AssertionSource, CertificateFault, ClientCredential, SecretMethod,
 };
@@ -66,6 +64,7 @@ pub use url::UrlFault;
 pub use way_out::Outbound;
 
 use crate::domain::account::Account;
+use crate::domain::app_only::AppResource;
 use crate::domain::remarks::Remarks;
 use crate::domain::scope::{ScopeNaming, ScopeSet};
 use crate::domain::secret::{AccessToken, AuthorizationCode, CodeVerifier, RefreshToken};
@@ -100,6 +99,15 @@ pub trait Authority: Send + Sync {
         &'a self,
         request: RefreshRequest<'a>,
     ) -> BoxFuture<'a, Result<Refreshed, AuthorityFailure>>;
+
+    /// Requests a token for the app itself (RFC 6749 §4.4).
+    fn app_token<'a>(
+        &'a self,
+        request: AppTokenRequest<'a>,
+    ) -> BoxFuture<'a, Result<TokenAnswer, AuthorityFailure>>;
+
+    /// Returns a text that names the registration: a token of one is no token of another.
+    fn registration(&self) -> String;
 
     /// Returns the URL at which an administrator approves the app; `None` if the authority has no such page.
     fn admin_consent_url<'a>(
@@ -185,6 +193,15 @@ pub struct RefreshRequest<'a> {
     pub cae: bool,
 }
 
+/// A request for a token of the app itself.
+#[derive(Debug, Clone, Copy)]
+pub struct AppTokenRequest<'a> {
+    /// At Entra the tenant, by its id or domain.
+    pub tenant: Option<&'a str>,
+    /// The resource. Entra wants one; to other authorities it is sent as RFC 8707's `resource`.
+    pub resource: Option<&'a AppResource>,
+}
+
 /// A request for an administrator's approval.
 #[derive(Debug, Clone)]
 pub struct AdminConsentRequest {
@@ -242,7 +259,7 @@ pub struct TokenAnswer {
     pub refresh_token: Option<RefreshToken>,
     /// The token's scopes, in the authority's spelling; the requested ones if it named none.
     pub scopes: Vec<String>,
-    /// The account, from a validated `id_token`. Always present after a redemption.
+    /// The account, from a validated `id_token`. Always present after a redemption, never for the app itself.
     pub account: Option<Account>,
     /// Odd parts that were cut or ignored.
     pub remarks: Remarks,

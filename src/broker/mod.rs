@@ -4,7 +4,8 @@
 //! May know: `policy`, `refresh`, the repository, the `Authority` port, `domain`. It knows no HTTP.
 //!
 //! Invariants:
-//! 1. No token and no information about a connection leaves without a [`Permit`](crate::policy::Permit) (I2).
+//! 1. No token and no information about a connection leaves without a [`Permit`](crate::policy::Permit), and
+//!    no token of an app itself without an [`AppTokenPermit`](crate::policy::AppTokenPermit) (I2).
 //! 2. A connection is created or renewed only for the account that its session pinned or its starter
 //!    confirmed.
 //! 3. A right is judged when it is used (`rights`), and only operators undo an operator's pause or
@@ -16,6 +17,7 @@
 //! pins the account or leaves it to [`confirm`]).
 
 pub mod admin_consent;
+pub mod app_tokens;
 pub mod confirm;
 pub mod connect;
 mod consent_walk;
@@ -83,6 +85,8 @@ pub struct App {
     pub scopes: ScopeSet,
     /// Whose accounts may be connected.
     pub tenants: Tenants,
+    /// At Entra the tenant in which it is registered, by its id or domain, if that is known.
+    pub home_tenant: Option<String>,
     /// Allowed return URLs, compared exactly.
     pub return_urls: Vec<String>,
     /// The registered redirect URI.

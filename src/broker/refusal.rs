@@ -47,6 +47,13 @@ pub enum Refusal {
         /// The authority's answer.
         answer: AuthorityError,
     },
+    /// 409: the app itself gets no token in this tenant before an administrator of the tenant acts.
+    TenantBlocked {
+        /// The reason.
+        reason: BlockReason,
+        /// The authority's answer.
+        answer: AuthorityError,
+    },
     /// 409: the connection lacks these scopes.
     ScopeNotGranted {
         /// The missing scopes.
@@ -155,6 +162,7 @@ impl Refusal {
             Refusal::SessionNotFound => (404, "session_not_found", None),
             Refusal::ReauthorizationRequired { .. } => (409, "reauthorization_required", None),
             Refusal::ConnectionBlocked { .. } => (409, "connection_blocked", None),
+            Refusal::TenantBlocked { .. } => (409, "tenant_blocked", None),
             Refusal::ScopeNotGranted { .. } => (409, "scope_not_granted", None),
             Refusal::ConnectionPaused => (409, "connection_paused", None),
             Refusal::ConfirmationRejected { .. } => (409, "confirmation_rejected", None),
@@ -203,6 +211,15 @@ impl Refusal {
         }
     }
 
+    /// Makes the refusal for a failed request for a token of the app itself.
+    pub(crate) fn of_app_failure(failure: &Failure) -> Self {
+        match Refusal::of_failure(failure) {
+            Refusal::ConnectionBlocked { reason, answer } => Refusal::TenantBlocked { reason, answer },
+            Refusal::ConnectionNotFound => Refusal::AppNotFound,
+            refusal => refusal,
+        }
+    }
+
     /// Makes the refusal for failed work on a connection.
     pub(crate) fn of_failure(failure: &Failure) -> Self {
         match failure {
@@ -222,7 +239,7 @@ impl From<Denial> for Refusal {
         match denial {
             Denial::AppNotFound => Refusal::AppNotFound,
             Denial::ConnectionNotFound => Refusal::ConnectionNotFound,
-            Denial::ScopeForbidden { .. } | Denial::ActionForbidden { .. } => {
+            Denial::ScopeForbidden { .. } | Denial::ActionForbidden { .. } | Denial::AppTokenForbidden => {
                 Refusal::Forbidden { problem: denial.to_string() }
             }
         }
@@ -297,6 +314,12 @@ mod tests {
                 Refusal::ConnectionBlocked { reason: BlockReason::PolicyBlocked, answer: answer() },
                 409,
                 "connection_blocked",
+                None,
+            ),
+            (
+                Refusal::TenantBlocked { reason: BlockReason::AppNotInTenant, answer: answer() },
+                409,
+                "tenant_blocked",
                 None,
             ),
             (Refusal::ScopeNotGranted { scopes: vec![] }, 409, "scope_not_granted", None),

@@ -239,6 +239,9 @@ mod tests {
                 scopes: RuleScopes::All,
                 connect: false,
                 bulk: byte() % 2 == 0,
+                app_only: Vec::new(),
+                resources: Vec::new(),
+                app_only_since: None,
             };
             let rules: Vec<Rule> = (0..byte() % 4).map(|_| rule()).collect();
             let caller = CallerPolicy::new(CallerName::parse("harness").expect("a name"), rules.clone());

@@ -12,6 +12,8 @@ use std::time::Duration;
 use super::context::{Context, Leaf, Section, pair};
 use super::credentials_dir::is_credential_id;
 use super::outbound::outbound;
+use super::rule;
+use super::scope_list::scopes;
 use super::sections::*;
 use super::spec::nearest;
 use super::tree::{Entries, Value};
@@ -21,7 +23,6 @@ use crate::domain::certificate_names::{San, SpiffeId};
 use crate::domain::clouds::cloud_of;
 use crate::domain::tenants::{Listed, Tenants};
 use crate::domain::text::is_guid;
-use crate::policy::Pattern;
 
 /// Reads the whole configuration. It returns `None` only if a mistake was reported.
 pub(super) fn config(context: &Context, entries: &Entries, env: &BTreeMap<String, String>) -> Option<Config> {
@@ -564,22 +565,6 @@ fn lower_case(leaves: Vec<Leaf<'_, &str>>) -> Vec<String> {
 }
 
 /// Reads scopes in the grammar of RFC 6749 §3.3; a rule may also have `*`.
-fn scopes(section: &Section<'_>, wildcard: bool) -> Vec<String> {
-    let mut all = Vec::new();
-    for leaf in section.texts("scopes") {
-        let token = leaf.value.bytes().all(|b| b.is_ascii_graphic() && b != b'"' && b != b'\\');
-        if leaf.value.contains(' ') {
-            leaf.mistake("is several scopes in one string: make each an item of the list");
-        } else if !token {
-            leaf.mistake("is not a scope");
-        } else if leaf.value == "*" && !wildcard {
-            leaf.mistake("an app cannot ask for everything: name the scopes");
-        }
-        all.push(leaf.value.to_owned());
-    }
-    all
-}
-
 fn scopes_make_sense(section: &Section<'_>, scopes: &[String], entra: bool) {
     let Some(list) = section.node("scopes").filter(|_| !scopes.is_empty()) else { return };
     let has = |name: &str| scopes.iter().any(|scope| scope.eq_ignore_ascii_case(name));
@@ -690,7 +675,7 @@ fn caller(section: &Section<'_>, known_apps: &[&str]) -> Option<CallerConfig> {
         allow: section
             .sections("allow")
             .iter()
-            .filter_map(|rule_section| rule(rule_section, known_apps))
+            .filter_map(|section| rule::rule(section, known_apps))
             .collect(),
     })
 }
@@ -748,52 +733,6 @@ fn authenticate(section: &Section<'_>) -> Vec<Authenticate> {
         }
     }
     all
-}
-
-fn rule(section: &Section<'_>, known_apps: &[&str]) -> Option<RuleConfig> {
-    let app = section.text("app");
-    if let Some(leaf) = &app
-        && !known_apps.contains(&leaf.value)
-    {
-        let near = nearest(leaf.value, known_apps.iter().copied());
-        leaf.mistake_near("there is no such app", near);
-    }
-    let bulk = section.bool("bulk")?;
-    section.not_empty(
-        "connections",
-        "name connections, prefixes such as \"team-a/*\", or \"*\" with `bulk = true`",
-    );
-    let mut connections = Vec::new();
-    for leaf in section.texts("connections") {
-        match connection_pattern_problem(leaf.value) {
-            Some(problem) => leaf.mistake(problem),
-            None if leaf.value == "*" && !bulk => {
-                leaf.mistake(
-                    "every connection of the app at once needs `bulk = true` in the same rule, to \
-                    say that it is meant",
-                );
-            }
-            None => {}
-        }
-        connections.push(leaf.value.to_owned());
-    }
-    if bulk && !connections.iter().any(|pattern| pattern == "*") {
-        section.node("bulk")?.warning("has no effect without `connections = [\"*\"]`");
-    }
-    section.not_empty("scopes", "name scopes, or \"*\" for whatever was granted");
-    let scopes = scopes(section, true);
-    Some(RuleConfig {
-        app: app?.value.to_owned(),
-        connections,
-        scopes,
-        connect: section.bool("connect")?,
-        bulk,
-    })
-}
-
-/// Checks a pattern by the same rule that authorization uses.
-fn connection_pattern_problem(pattern: &str) -> Option<String> {
-    Pattern::parse(pattern).err().map(|error| error.to_string())
 }
 
 // === the rest ===

@@ -251,6 +251,21 @@ impl<'a> Section<'a> {
         items.iter().enumerate().map(leaf).collect()
     }
 
+    /// Reports a list that is absent or without items. (What has been reported already is not said twice.)
+    pub(super) fn required(&self, key: &str, why: &str) {
+        let full = join(&self.path, key);
+        let is_reported = |finding: &Finding| {
+            let is_meant = finding.nearest.as_deref() == Some(key) && finding.key.starts_with(&self.path);
+            finding.key == full || is_meant
+        };
+        if !self.has(key) && !self.context.mistakes.borrow().iter().any(is_reported) {
+            let problem = format!("is required: {why}");
+            let place = self.place.absent();
+            self.context.mistake(Finding { place, key: full, problem, nearest: None });
+        }
+        self.not_empty(key, why);
+    }
+
     /// Reports a list without items.
     pub(super) fn not_empty(&self, key: &str, why: &str) {
         if let Some(list) = self.node(key)

@@ -34,7 +34,9 @@ mod overrides;
 mod places;
 #[cfg(any(test, feature = "testkit"))]
 pub mod properties;
+mod rule;
 mod schema;
+mod scope_list;
 mod sections;
 mod spec;
 mod tree;

@@ -391,14 +391,20 @@ pub enum UnixUser {
 pub struct RuleConfig {
     /// Name of an existing app.
     pub app: String,
-    /// Exact names, prefixes that end in `*`, `tenant:{tid}`, or `*`. Never empty.
+    /// Exact names, prefixes that end in `*`, `tenant:{tid}`, or `*`. Empty only beside `app_only`.
     pub connections: Vec<String>,
-    /// Allowed scopes; `*` means all granted ones. Never empty.
+    /// Allowed scopes; `*` means all granted ones. Empty only without `connections`.
     pub scopes: Vec<String>,
     /// True if the caller may start and confirm connect sessions and delete connections; default false.
     pub connect: bool,
-    /// Confirms that `*` is intended; true whenever `connections` has it.
+    /// Confirms that `*` is intended; true whenever `connections` or `app_only` has it.
     pub bulk: bool,
+    /// Tenants in which the caller gets tokens of the app itself: ids, `home` or `*`.
+    pub app_only: Vec<String>,
+    /// Resources for which it gets them; `None` is the default.
+    pub resources: Option<Vec<String>>,
+    /// Since when it gets them.
+    pub app_only_since: Option<OffsetDateTime>,
 }
 
 /// `[admins.NAME]`.

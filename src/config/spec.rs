@@ -592,17 +592,18 @@ static RULE: Table = Table {
         key(
             "connections",
             TEXTS,
-            Required,
-            "Exact names, prefixes such as `team-a/*`, `tenant:{tid}` (allows to see and renew existing \
-             connections, not to make one), or `*` together with `bulk = true`.",
+            Optional,
+            "Required, unless the rule has `app_only`. Exact names, prefixes such as `team-a/*`, \
+             `tenant:{tid}` (allows to see and renew existing connections, not to make one), or `*` together \
+             with `bulk = true`.",
         ),
         key(
             "scopes",
             TEXTS,
-            Required,
-            "Allowed scopes; `*` means all granted ones. They decide who gets a connection's token, not \
-             what the token can do: a token of Entra carries every scope granted for its resource. To keep \
-             scopes apart, register another application.",
+            Optional,
+            "Required with `connections`. Allowed scopes; `*` means all granted ones. They decide who gets \
+             a connection's token, not what the token can do: a token of Entra carries every scope granted \
+             for its resource. To keep scopes apart, register another application.",
         ),
         key(
             "connect",
@@ -610,7 +611,34 @@ static RULE: Table = Table {
             Default("false"),
             "True if the caller may start and confirm connect sessions and delete connections.",
         ),
-        key("bulk", Kind::Bool, Default("false"), "Confirms that `connections = [\"*\"]` is intended."),
+        key(
+            "app_only",
+            TEXTS,
+            Default("[]"),
+            "Tenants in which the caller gets tokens of the app itself (client credentials): tenant ids, \
+             `home` for the app's own tenant, or `*` together with `bulk = true`. Such a token is not a \
+             user's: it can do everything that the app was given in that tenant.",
+        ),
+        key(
+            "resources",
+            TEXTS,
+            Optional,
+            "With `app_only`: the resources that those tokens may be for; default Microsoft Graph at Entra. \
+             Other authorities get it as `resource` (RFC 8707).",
+        ),
+        key(
+            "app_only_since",
+            Kind::Instant,
+            Optional,
+            "With `app_only`: since when the rule gives it. `tokenward revoke` ends what it gave before; \
+             an instant after the revocation gives it again.",
+        ),
+        key(
+            "bulk",
+            Kind::Bool,
+            Default("false"),
+            "Confirms that `connections = [\"*\"]` or `app_only = [\"*\"]` is intended.",
+        ),
     ],
 };
 

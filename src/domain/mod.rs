@@ -11,6 +11,7 @@
 //! ([`verdict`]), because only a verdict may change a connection.
 
 pub mod account;
+pub mod app_only;
 pub mod auth_method;
 pub mod backoff;
 pub mod bucket;

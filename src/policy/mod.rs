@@ -6,8 +6,8 @@
 //! 1. Only what a rule allows is allowed (default deny). A caller's rights are the union of its matching
 //!    rules. No rule takes rights away, so the order of rules does not matter.
 //! 2. `*` without `bulk` matches nothing, even if the configuration let it through (B5).
-//! 3. Only this room makes a permit ([`Permit`], [`Provisional`], [`ConnectPermit`], [`AppPermit`]), so each
-//!    one proves a decision. The use cases demand one as an argument.
+//! 3. Only this room makes a permit ([`Permit`], [`Provisional`], [`ConnectPermit`], [`AppPermit`],
+//!    [`AppTokenPermit`]), so each one proves a decision. The use cases demand one as an argument.
 //! 4. All denials of what a caller may not see are alike, whether it exists or not: the answer depends on
 //!    rules alone.
 //! 5. A right from a property of a connection (its tenant) allows to see and renew that connection. Only a
@@ -18,6 +18,7 @@
 //! [`Provisional`] permit becomes a [`Permit`] with the tenant. Without a tenant, such a rule matches
 //! nothing.
 
+mod app_only;
 mod lookup;
 mod pattern;
 #[cfg(any(test, feature = "testkit"))]
@@ -25,11 +26,14 @@ pub mod properties;
 
 use std::sync::Arc;
 
+pub use app_only::{AppTenants, AppTokenPermit};
 pub use lookup::Lookup;
 pub use pattern::{Pattern, PatternError};
 
+use crate::domain::app_only::AppResource;
 use crate::domain::id::{AppName, CallerName, ConnectionKey};
 use crate::domain::scope::{Scope, ScopeSet};
+use crate::domain::time::Timestamp;
 
 /// One `[[callers.NAME.allow]]`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -42,8 +46,14 @@ pub struct Rule {
     pub scopes: RuleScopes,
     /// True if the caller may start and confirm connect sessions and delete connections.
     pub connect: bool,
-    /// True if a `*` among `connections` is intended.
+    /// True if a `*` among `connections` or in `app_only` is intended.
     pub bulk: bool,
+    /// The tenants in which it gives tokens of the app itself.
+    pub app_only: Vec<AppTenants>,
+    /// The resources for which it gives them.
+    pub resources: Vec<AppResource>,
+    /// Since when it gives them: what was revoked later is not given.
+    pub app_only_since: Option<Timestamp>,
 }
 
 /// The scopes that a rule gives.
@@ -76,6 +86,13 @@ pub enum Denial {
         /// The refused action: [`CONNECT`].
         action: &'static str,
     },
+    /// The rules name the app, but give no token of the app itself in this tenant and for this resource (403
+    /// `caller_forbidden`).
+    #[error(
+        "no rule of this caller gives a token of the app itself (app_only) in this tenant and for this \
+        resource"
+    )]
+    AppTokenForbidden,
 }
 
 /// The action that `connect = true` allows, as [`Denial::ActionForbidden`] names it.
@@ -145,7 +162,7 @@ impl CallerPolicy {
 
     /// Returns true if the caller may know that the app exists.
     pub fn knows_app(&self, app: &AppName) -> bool {
-        self.of_app(app).any(|rule| rule.effective().next().is_some())
+        self.of_app(app).any(|rule| rule.effective().next().is_some() || rule.app_tenants().next().is_some())
     }
 
     /// Judges whether the caller may connect any account to the app.
@@ -405,6 +422,9 @@ mod tests {
             scopes: if given == "*" { RuleScopes::All } else { RuleScopes::Only(scopes(given)) },
             connect: false,
             bulk: false,
+            app_only: Vec::new(),
+            resources: Vec::new(),
+            app_only_since: None,
         }
     }
 
@@ -571,6 +591,7 @@ mod tests {
             Denial::ConnectionNotFound => "connection",
             Denial::ActionForbidden { .. } => "action",
             Denial::ScopeForbidden { .. } => "scope",
+            Denial::AppTokenForbidden => "app token",
         }
     }
 

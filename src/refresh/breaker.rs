@@ -76,8 +76,9 @@ struct Breaker {
     calls: Option<Lanes>,
     /// Of the whole app: the tenant for which it was rejected since the last success.
     rejected_for: Option<String>,
-    /// Of a tenant: the connection that was throttled since the last success.
-    throttled_for: Option<ConnectionName>,
+    /// Of a tenant: the connection that was throttled since the last success; `Some(None)` for the app
+    /// itself.
+    throttled_for: Option<Option<ConnectionName>>,
     /// When a grant last worked, as monotonic time.
     worked_at: Option<Duration>,
     /// Of the whole app: when the cause of a rejection was corrected, as monotonic time.
@@ -306,19 +307,19 @@ impl Breakers {
         }
     }
 
-    /// How long a connection's tenant is throttled after the connection was told to wait for `asked`. One
-    /// connection's answer may be about its user alone.
+    /// How long a tenant is throttled after a connection, or the app itself (`None`), was told to wait for
+    /// `asked`. One connection's answer may be about its user alone.
     pub(super) fn throttled_for_one(
         &self,
         app: &AppName,
         tenant: Option<&str>,
-        connection: &ConnectionName,
+        connection: Option<&ConnectionName>,
         asked: Duration,
     ) -> Duration {
         let mut parts = self.parts();
         let part = (app.clone(), Some(tenant.unwrap_or_default().to_owned()));
-        let told = parts.of(part).throttled_for.get_or_insert_with(|| connection.clone());
-        if told == connection { asked.min(LONGEST_FOR_ONE) } else { asked }
+        let told = parts.of(part).throttled_for.get_or_insert_with(|| connection.cloned());
+        if told.as_ref() == connection { asked.min(LONGEST_FOR_ONE) } else { asked }
     }
 
     /// Whether the app was corrected since then: then an earlier call says nothing about it.
@@ -333,6 +334,12 @@ impl Breakers {
         let part = (app.clone(), Some(tenant.unwrap_or_default().to_owned()));
         parts.of(part.clone()).worked_at = Some(now);
         close(&mut parts, &[(app.clone(), None), part]);
+    }
+
+    /// The app got a token of its own in this tenant: both work. (No grant did.)
+    pub(super) fn answered(&self, app: &AppName, tenant: Option<&str>) {
+        let part = (app.clone(), Some(tenant.unwrap_or_default().to_owned()));
+        close(&mut self.parts(), &[(app.clone(), None), part]);
     }
 
     /// When a grant of this tenant last worked, as monotonic time.
@@ -506,12 +513,15 @@ mod tests {
         let scene = Scene::new();
         let name = |text| ConnectionName::parse(text).expect("a name");
         let held = |connection, asked| {
-            scene.breakers.throttled_for_one(&app(), Some("t"), &name(connection), at(asked)).as_secs()
+            scene.breakers.throttled_for_one(&app(), Some("t"), Some(&name(connection)), at(asked)).as_secs()
         };
         assert_eq!((held("one", 30), held("one", 3600), held("one", 3600)), (30, 60, 60));
         scene.ended("t", 0, Ended::Answered);
         assert_eq!((held("two", 3600), held("one", 3600), held("two", 3600)), (60, 3600, 60));
-        assert_eq!(scene.breakers.throttled_for_one(&app(), Some("other"), &name("one"), at(3600)), at(60));
+        assert_eq!(
+            scene.breakers.throttled_for_one(&app(), Some("other"), Some(&name("one")), at(3600)),
+            at(60)
+        );
     }
 
     /// What each end of a call may close, and for whom: only what is said here.

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::app_token::{self, AppTokenKey, AppTokens, NoAppToken, ServedAppToken};
 use super::failure::Failure;
 use super::fly::wait;
 use super::look::{look, start_read};
@@ -34,6 +35,7 @@ const READS_AT_ONCE: usize = 64;
 pub struct Engine {
     pub(super) ports: Arc<Ports>,
     pub(super) slots: Arc<Slots>,
+    app_tokens: Arc<AppTokens>,
     sweep: Arc<Sweep>,
 }
 
@@ -45,13 +47,15 @@ impl Engine {
         let slots = Arc::new(Slots::new(settings.most_bytes));
         let nonce = LeaseNonce(random_bytes(deps.random.as_ref()));
         let sweep = Arc::new(Sweep::new(nonce, deps.clock.monotonic()));
-        Engine { ports: Arc::new(Ports::new(apps, deps, settings)), slots, sweep }
+        let app_tokens = Arc::default();
+        Engine { ports: Arc::new(Ports::new(apps, deps, settings)), slots, app_tokens, sweep }
     }
 
     /// Replaces the apps and the settings. Work under way ends as it began.
     pub fn reconfigure(&self, apps: BTreeMap<AppName, EngineApp>, settings: Settings) {
         self.slots.keep_at_most(settings.most_bytes);
         self.ports.reconfigure(apps, settings);
+        self.app_tokens.keep_only(|app| self.ports.knows_app(app));
     }
 
     /// A token for `key`. `want` says what the caller may have of the connection; it is called again whenever
@@ -71,6 +75,16 @@ impl Engine {
             self.slots.give_back(key, slot);
         }
         served
+    }
+
+    /// A token of the app itself, for the caller `by`.
+    pub async fn serve_app_token(
+        &self,
+        key: &AppTokenKey,
+        by: &CallerName,
+        min_ttl: Duration,
+    ) -> Result<ServedAppToken, NoAppToken> {
+        app_token::serve(&self.ports, &self.app_tokens, key, by, min_ttl).await
     }
 
     /// The connection as it stands, without its secrets.
@@ -111,6 +125,7 @@ impl Engine {
     /// it answered before.
     pub fn app_is_mended(&self, app: &AppName) {
         self.ports.breakers.forgive_app(app, self.ports.monotonic());
+        self.app_tokens.app_is_mended(app);
         // (The same cause may be behind an unclear refusal.)
         for slot in self.slots.all() {
             slot.state().troubles.app_is_mended();
@@ -132,7 +147,9 @@ impl Engine {
     /// store answers.)
     pub fn learn_revocations(&self, list: Vec<Revocation>) {
         self.ports.store_answered();
-        self.ports.revoked.learn(list);
+        for revocation in self.ports.revoked.learn(list, self.ports.monotonic()) {
+            self.app_tokens.revoke(&revocation);
+        }
     }
 
     /// The known revocations.
@@ -143,6 +160,13 @@ impl Engine {
     /// Whether the revocations are known.
     pub fn knows_revocations(&self) -> bool {
         self.ports.revoked.is_known()
+    }
+
+    /// Whether the revocations were read within `serve_cached_for`. A replica that has not reached the store
+    /// for longer hands out no token of an app itself.
+    pub fn knows_revocations_of_late(&self) -> bool {
+        let within = self.ports.settings().serve_cached_for;
+        self.ports.revoked.is_known_since(self.ports.monotonic(), within)
     }
 
     /// Whether there is a revocation that fits.

@@ -1,4 +1,5 @@
-//! The refresh engine: a live access token for a connection, with as few calls to the authority as possible.
+//! The refresh engine: a live access token for a connection, or for the app itself, with as few calls to the
+//! authority as possible.
 //!
 //! It knows `domain`, the repository and the `Authority` port. It knows nothing of HTTP, callers or policies:
 //! what a caller may have comes in as a function of the connection ([`Engine::serve`]).
@@ -11,6 +12,7 @@
 //! | `renewals`, `turn`, `lease`, `tenant` | the occasions for a renewal; tenant's turn, lease; a tenant |
 //! | `grant`, `call`, `answer` | one use of a grant; the call itself; what an answer makes of it (pure) |
 //! | `durable` | makes an answer durable before it is served |
+//! | `app_token` | tokens of the app itself: kept in memory, one call at a time for each |
 //! | `schedule`, `due`, `sweep` | when a connection is due; renews due connections |
 //! | `slot/` | the memory of a connection and its troubles (pure), flights, and all slots |
 //!
@@ -35,6 +37,7 @@
 //! done.
 
 mod answer;
+mod app_token;
 mod backoff;
 mod breaker;
 mod budget;
@@ -73,6 +76,7 @@ mod unclear;
 mod way;
 
 pub(crate) use answer::held_token;
+pub use app_token::{AppTokenKey, NoAppToken, ServedAppToken};
 pub use claims::{Claims, ClaimsProblem};
 #[cfg(test)]
 pub(crate) use combination::Combination;

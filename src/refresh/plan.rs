@@ -102,20 +102,35 @@ pub fn next<'a>(
         // The reporter never gets the token back that it reported.
         return if may_try { Step::Renew { fallback: None } } else { Step::Refuse(why_not(profile)) };
     }
-    match (freshness, token) {
-        (Freshness::Fresh, Some(token)) => {
-            // A verdict may be outdated: if it may be tried again, that happens behind the answer.
-            let is_doubted = profile.status() != Status::Active && !token.is_ended_by_renewal();
-            let due = token.refresh_at.is_some_and(|at| at <= now) || is_doubted;
-            // (A token for a caller's challenge is renewed when the challenge comes again.)
-            Step::Serve { token, renew: due && may_try && token.got_for.is_none() }
-        }
+    // A verdict may be outdated: if it may be tried again, that happens behind the answer. (A token for a
+    // caller's challenge is renewed when the challenge comes again.)
+    let due = token.is_some_and(|token| {
+        let is_doubted = profile.status() != Status::Active && !token.is_ended_by_renewal();
+        (token.refresh_at.is_some_and(|at| at <= now) || is_doubted) && token.got_for.is_none()
+    });
+    of_token(token, want.min_ttl, now, may_try, failing, due)
+        .unwrap_or_else(|| Step::Refuse(why_not(profile)))
+}
+
+/// Decides by the token alone; `None` if there is none to serve and none may be got. `may_try`: the authority
+/// may be called. `due`: a token with life enough is renewed behind the answer.
+pub(super) fn of_token(
+    token: Option<&HeldToken>,
+    min_ttl: Duration,
+    now: Timestamp,
+    may_try: bool,
+    failing: bool,
+    due: bool,
+) -> Option<Step<'_>> {
+    let freshness = token.map_or(Freshness::Expired, |token| token.freshness(now, min_ttl));
+    Some(match (freshness, token) {
+        (Freshness::Fresh, Some(token)) => Step::Serve { token, renew: due && may_try },
         (Freshness::Short, Some(token)) if !may_try => Step::Serve { token, renew: false },
         (Freshness::Short, Some(token)) if failing => Step::Serve { token, renew: true },
         (Freshness::Short, Some(token)) => Step::Renew { fallback: Some(token) },
         _ if may_try => Step::Renew { fallback: None },
-        _ => Step::Refuse(why_not(profile)),
-    }
+        _ => return None,
+    })
 }
 
 /// The cached token that a request is about: the one that answers its challenge. A request without a
@@ -161,7 +176,7 @@ pub(super) fn force(tokens: &[HeldToken], want: &Want, now: Timestamp) -> Option
 
 /// Whether a token would be renewed by now without any request: it is in the last fifth of its life (as in
 /// [`due`](super::due)), or the authority said so.
-fn is_due(token: &HeldToken, now: Timestamp) -> bool {
+pub(super) fn is_due(token: &HeldToken, now: Timestamp) -> bool {
     let life = token.expires_at.since(token.issued_at);
     token.life_left(now) <= life / 5 || token.refresh_at.is_some_and(|at| at <= now)
 }

@@ -1,5 +1,7 @@
 //! Operators' revocations. Until they are known nothing is handed out or refreshed.
 
+use std::time::Duration;
+
 use parking_lot::RwLock;
 
 use crate::domain::connection::Profile;
@@ -9,20 +11,42 @@ use crate::domain::revocation::{self, Revocation};
 /// The known revocations; `None` before they were read.
 #[derive(Default)]
 pub(super) struct Revoked {
-    known: RwLock<Option<Vec<Revocation>>>,
+    known: RwLock<Option<Known>>,
+}
+
+struct Known {
+    list: Vec<Revocation>,
+    /// Monotonic time of the last read.
+    read_at: Duration,
+    /// Grows when one becomes known.
+    learnt: u64,
 }
 
 impl Revoked {
-    /// Adds revocations. Known ones stay in force, in whatever order they arrive.
-    pub(super) fn learn(&self, list: Vec<Revocation>) {
+    /// Adds revocations that were read at `now` (monotonic), and returns those that were not known. Known
+    /// ones stay in force, in whatever order they arrive.
+    pub(super) fn learn(&self, list: Vec<Revocation>, now: Duration) -> Vec<Revocation> {
         let mut known = self.known.write();
-        let known = known.get_or_insert_default();
-        for revocation in list {
-            if !known.contains(&revocation) {
-                known.push(revocation);
-            }
+        let known = known.get_or_insert_with(|| Known { list: Vec::new(), read_at: now, learnt: 0 });
+        known.read_at = known.read_at.max(now);
+        let new: Vec<Revocation> =
+            list.into_iter().filter(|revocation| !known.list.contains(revocation)).collect();
+        if !new.is_empty() {
+            known.learnt += 1;
+            known.list.extend(new.iter().cloned());
+            revocation::keep_newest(&mut known.list);
         }
-        revocation::keep_newest(known);
+        new
+    }
+
+    /// A number that grows when one becomes known.
+    pub(super) fn learnt(&self) -> u64 {
+        self.known.read().as_ref().map_or(0, |known| known.learnt)
+    }
+
+    /// Whether they were read within this time.
+    pub(super) fn is_known_since(&self, now: Duration, within: Duration) -> bool {
+        self.known.read().as_ref().is_some_and(|known| now.saturating_sub(known.read_at) <= within)
     }
 
     /// Whether the revocations are known.
@@ -32,12 +56,12 @@ impl Revoked {
 
     /// The known ones.
     pub(super) fn list(&self) -> Vec<Revocation> {
-        self.known.read().clone().unwrap_or_default()
+        self.known.read().as_ref().map(|known| known.list.clone()).unwrap_or_default()
     }
 
     /// Whether there is one that fits.
     pub(super) fn any(&self, is_meant: impl Fn(&Revocation) -> bool) -> bool {
-        self.known.read().iter().flatten().any(is_meant)
+        self.known.read().iter().flat_map(|known| &known.list).any(is_meant)
     }
 
     /// Whether a connection is revoked.

@@ -293,7 +293,7 @@ impl Request {
 }
 
 /// How long a request waits for a renewal.
-fn patience(has_fallback: bool, caller_wait: Duration) -> Duration {
+pub(super) fn patience(has_fallback: bool, caller_wait: Duration) -> Duration {
     if has_fallback { PATIENCE_WITH_FALLBACK.min(caller_wait) } else { caller_wait }
 }
 

@@ -26,19 +26,23 @@ pub(super) struct Turn {
 }
 
 /// Waits for one of the tenant's permits, as long as a call may take. A call that the budget paid for first
-/// waits for one of the spare permits, so it never stands before a caller without a token. If such a caller
-/// joins it, it goes on at once.
-pub(super) async fn turn(ports: &Ports, at: At<'_>, tenant: Option<&str>, is_budgeted: bool) -> Option<Turn> {
-    let lanes = ports.breakers.lanes(&at.key.app, tenant);
+/// waits for one of the spare permits, so it never stands before a caller without a token: its `hurried` ends
+/// when such a caller joins it, and it goes on at once.
+pub(super) async fn turn(
+    ports: &Ports,
+    app: &AppName,
+    tenant: Option<&str>,
+    hurried: Option<impl Future<Output = ()>>,
+) -> Option<Turn> {
+    let lanes = ports.breakers.lanes(app, tenant);
     let taken = async {
-        let spare = if is_budgeted {
-            tokio::select! {
+        let spare = match hurried {
+            Some(hurried) => tokio::select! {
                 biased;
                 spare = lanes.spare.acquire_owned() => Some(spare.ok()?),
-                () = at.slot.hurried() => None,
-            }
-        } else {
-            None
+                () = hurried => None,
+            },
+            None => None,
         };
         Some(Turn { _spare: spare, _call: lanes.calls.acquire_owned().await.ok()? })
     };
@@ -82,7 +86,7 @@ async fn tell_throttle(ports: &Ports, app: &AppName, tenant: Option<&str>, asked
     }
 }
 
-/// Tells the tenant's breaker how a call ended that began at `began` (monotonic).
+/// Tells the tenant's breaker how a call for a connection ended that began at `began` (monotonic).
 pub(super) async fn call_ended(
     ports: &Ports,
     at: At<'_>,
@@ -97,39 +101,61 @@ pub(super) async fn call_ended(
         return;
     };
     let ended = match &failure {
-        Failure::Authority(failure) => meaning(ports, at, want, tenant, began, failure),
+        Failure::Authority(failure) => match meaning(ports, app, began, failure, want.claims.is_some()) {
+            Ended::Throttled(asked) => throttled(ports, at, tenant, asked, failure),
+            ended => ended,
+        },
         Failure::NotNow(_) | Failure::NotFound | Failure::Repository(_) => Ended::Nothing,
     };
-    ports.breakers.ended(app, tenant, ports.monotonic(), ended, &Arc::new(failure));
+    tell(ports, app, tenant, ended, Arc::new(failure)).await;
+}
+
+/// Tells the tenant's breaker how a call for a token of the app itself ended that began at `began`
+/// (monotonic). It shows that tenant and app work, but of no grant that it does.
+pub(super) async fn app_call_ended(
+    ports: &Ports,
+    app: &AppName,
+    tenant: Option<&str>,
+    began: Duration,
+    failure: Option<&AuthorityFailure>,
+) {
+    let Some(failure) = failure else { return ports.breakers.answered(app, tenant) };
+    let ended = match meaning(ports, app, began, failure, false) {
+        Ended::Throttled(asked) => {
+            let throttled = ports.breakers.throttled_for_one(app, tenant, None, asked);
+            Ended::Throttled(backoff::wait(1, Some(throttled), ports.random()))
+        }
+        ended => ended,
+    };
+    tell(ports, app, tenant, ended, Arc::new(Failure::Authority(failure.clone()))).await;
+}
+
+async fn tell(ports: &Ports, app: &AppName, tenant: Option<&str>, ended: Ended, failure: Arc<Failure>) {
+    ports.breakers.ended(app, tenant, ports.monotonic(), ended, &failure);
     if let Ended::Throttled(asked) = ended {
         tell_throttle(ports, app, tenant, asked).await;
     }
 }
 
-/// The meaning of a failed call beyond its connection.
+/// The meaning of a failed call beyond what it was for. `is_challenge`: it was made for a caller's challenge.
 fn meaning(
     ports: &Ports,
-    at: At<'_>,
-    want: &Want,
-    tenant: Option<&str>,
+    app: &AppName,
     began: Duration,
     failure: &AuthorityFailure,
+    is_challenge: bool,
 ) -> Ended {
     match (failure.disposition, failure.answer.status) {
         (Disposition::Reauthorize(..) | Disposition::Blocked(_), _) => Ended::Answered,
-        (Disposition::RetryAfter(Some(asked)), Some(429)) => throttled(ports, at, tenant, asked, failure),
-        (Disposition::NextCredential, _) if ports.breakers.is_mended_since(&at.key.app, began) => {
-            Ended::Nothing
-        }
+        (Disposition::RetryAfter(Some(asked)), Some(429)) => Ended::Throttled(asked),
+        (Disposition::NextCredential, _) if ports.breakers.is_mended_since(app, began) => Ended::Nothing,
         (Disposition::NextCredential, _) => Ended::AppRejected,
         // An answer is no outage, whatever it says: ended grants must not look like one.
         (_, _) if failure.answer.is_refusal() => Ended::Refused,
         // An unusable answer is none either.
         (_, Some(200..=299)) => Ended::Refused,
         // A failure after a caller's challenge says nothing about other calls.
-        (Disposition::RetryAfter(_) | Disposition::OutcomeUnknown, _) if want.claims.is_some() => {
-            Ended::Nothing
-        }
+        (Disposition::RetryAfter(_) | Disposition::OutcomeUnknown, _) if is_challenge => Ended::Nothing,
         (Disposition::RetryAfter(_) | Disposition::OutcomeUnknown, _) => Ended::Failed,
         (
             Disposition::Misconfigured
@@ -161,6 +187,6 @@ fn throttled(
     if is_forced {
         return Ended::Nothing;
     }
-    let held = ports.breakers.throttled_for_one(&at.key.app, tenant, &at.key.connection, asked);
+    let held = ports.breakers.throttled_for_one(&at.key.app, tenant, Some(&at.key.connection), asked);
     Ended::Throttled(backoff::wait(1, Some(held), random))
 }

@@ -13,6 +13,7 @@ use super::plan::Want;
 use super::ports::Ports;
 use super::slot::At;
 use super::{durable, tenant};
+use crate::domain::id::AppName;
 use crate::domain::not_now::NotNow;
 use crate::repository::Connection;
 
@@ -21,8 +22,8 @@ use crate::repository::Connection;
 const UNTOLD: Duration = Duration::from_secs(1);
 /// Shortest pause between two requests for a lease that is about to end.
 const SHORTEST_WAIT: Duration = Duration::from_millis(20);
-/// Longest wait for the tenant's probe, which another connection makes.
-const PATIENCE_WITH_PROBE: Duration = Duration::from_secs(2);
+/// Longest wait for the tenant's probe, which another call makes.
+pub(super) const PATIENCE_WITH_PROBE: Duration = Duration::from_secs(2);
 
 /// Takes the connection's lease and uses its grant, if that is still `needed` then; otherwise it returns the
 /// connection. While another replica has the lease, this waits for that replica's message. `permit` is spent
@@ -59,13 +60,14 @@ pub(super) async fn with_lease(
         if let Some(throttled) = at.state().troubles.throttled(monotonic) {
             return Err(throttled.failure.clone());
         }
-        await_probe(ports, at, tenant, probe_deadline).await;
+        await_probe(ports, &key.app, tenant, probe_deadline).await;
         if let Some((left, failure)) = ports.breakers.refuses(&key.app, tenant, ports.monotonic()) {
             note_trouble(ports, at, want, &failure, Some(left));
             return Err(failure);
         }
         // Before the lease, so that no holder of a lease waits for its tenant's turn.
-        let Some(turn) = tenant::turn(ports, at, tenant, permit.is_some()).await else {
+        let spare = permit.map(|_| at.slot.hurried());
+        let Some(turn) = tenant::turn(ports, &key.app, tenant, spare).await else {
             return Err(noted(ports, at, want, NotNow::Crowded.into()));
         };
         let (taken, ()) =
@@ -105,13 +107,12 @@ pub(super) async fn with_lease(
 }
 
 /// Waits, until `until` (monotonic), for the tenant's probe to end.
-async fn await_probe(ports: &Ports, at: At<'_>, tenant: Option<&str>, until: Duration) {
-    let key = at.key;
+pub(super) async fn await_probe(ports: &Ports, app: &AppName, tenant: Option<&str>, until: Duration) {
     let mut now = ports.monotonic();
     while now < until
-        && let Some(ended) = ports.breakers.probe(&key.app, tenant, now)
+        && let Some(ended) = ports.breakers.probe(app, tenant, now)
     {
-        tracing::debug!(app = %key.app, connection = %key.connection, "waits for another connection's try");
+        tracing::debug!(%app, tenant, "a call waits for the tenant's probe");
         tokio::select! {
             biased;
             () = ended => {}

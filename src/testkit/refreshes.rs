@@ -1,10 +1,10 @@
-//! A fake authority that is only asked to refresh.
+//! A fake authority that is only asked for tokens.
 
 use std::sync::Arc;
 
 use crate::authority::{
-    AdminConsentRequest, Authority, AuthorizeRequest, AuthorizeUrl, RedeemFailure, RedeemRequest,
-    RefreshRequest, Refreshed, TokenAnswer,
+    AdminConsentRequest, AppTokenRequest, Authority, AuthorizeRequest, AuthorizeUrl, RedeemFailure,
+    RedeemRequest, RefreshRequest, Refreshed, TokenAnswer,
 };
 use crate::domain::scope::ScopeNaming;
 use crate::domain::task::BoxFuture;
@@ -16,9 +16,17 @@ pub(crate) trait Refreshes: Send + Sync {
         &'a self,
         request: RefreshRequest<'a>,
     ) -> BoxFuture<'a, Result<Refreshed, AuthorityFailure>>;
+
+    /// Answers a request for a token of the app itself.
+    fn app_token<'a>(
+        &'a self,
+        _request: AppTokenRequest<'a>,
+    ) -> BoxFuture<'a, Result<TokenAnswer, AuthorityFailure>> {
+        Box::pin(async { Err(not_asked("getting a token of the app's own")) })
+    }
 }
 
-/// An authority that answers refreshes as it is told, and has no page for a browser.
+/// An authority that answers as it is told, and has no page for a browser.
 pub(crate) struct OnlyRefreshes<T> {
     pub(crate) naming: ScopeNaming,
     pub(crate) may_replay: bool,
@@ -38,14 +46,14 @@ impl<T: Refreshes> Authority for OnlyRefreshes<T> {
         &'a self,
         _request: &'a AuthorizeRequest,
     ) -> BoxFuture<'a, Result<AuthorizeUrl, AuthorityFailure>> {
-        Box::pin(async { Err(no_browser()) })
+        Box::pin(async { Err(not_asked("answering a browser")) })
     }
 
     fn redeem<'a>(
         &'a self,
         _request: RedeemRequest<'a>,
     ) -> BoxFuture<'a, Result<TokenAnswer, RedeemFailure>> {
-        Box::pin(async { Err(no_browser().into()) })
+        Box::pin(async { Err(not_asked("answering a browser").into()) })
     }
 
     fn refresh<'a>(
@@ -53,6 +61,17 @@ impl<T: Refreshes> Authority for OnlyRefreshes<T> {
         request: RefreshRequest<'a>,
     ) -> BoxFuture<'a, Result<Refreshed, AuthorityFailure>> {
         self.answers.refresh(request)
+    }
+
+    fn app_token<'a>(
+        &'a self,
+        request: AppTokenRequest<'a>,
+    ) -> BoxFuture<'a, Result<TokenAnswer, AuthorityFailure>> {
+        self.answers.app_token(request)
+    }
+
+    fn registration(&self) -> String {
+        "the only one".to_owned()
     }
 
     fn admin_consent_url<'a>(
@@ -63,10 +82,10 @@ impl<T: Refreshes> Authority for OnlyRefreshes<T> {
     }
 }
 
-fn no_browser() -> AuthorityFailure {
+fn not_asked(doing: &'static str) -> AuthorityFailure {
     AuthorityFailure {
-        doing: "answering a browser",
-        cause: "there is no browser".into(),
+        doing,
+        cause: "this authority is not asked for that".into(),
         disposition: Disposition::Bug,
         answer: AuthorityError::default(),
         claims: None,

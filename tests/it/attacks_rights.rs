@@ -180,6 +180,8 @@ fn every_route_is_a_door_that_is_tried() {
         // an_administrators_answer_counts_for_those_who_may_ask_for_it_now
         ("POST", "/v1/admin-consent-sessions"),
         ("GET", "/v1/admin-consent-sessions/{id}"),
+        // app_tokens::an_operators_revocation_ends_what_the_rule_gave_before_it
+        ("GET", "/v1/apps/{app}/token"),
         // It is anybody's.
         ("GET", "/openapi.json"),
     ];

@@ -35,7 +35,7 @@ const DOCUMENTS: [&str; 14] = [
 ];
 
 /// Every stable code of the contract with the statuses it comes with.
-const CODES: [(&str, &[u16]); 21] = [
+const CODES: [(&str, &[u16]); 22] = [
     ("invalid_request", &[400, 414]),
     ("caller_unauthenticated", &[401]),
     ("caller_forbidden", &[403]),
@@ -47,6 +47,7 @@ const CODES: [(&str, &[u16]); 21] = [
     ("method_not_allowed", &[]),
     ("reauthorization_required", &[409]),
     ("connection_blocked", &[409]),
+    ("tenant_blocked", &[409]),
     ("scope_not_granted", &[409]),
     ("connection_paused", &[409]),
     ("confirmation_rejected", &[409]),

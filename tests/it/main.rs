@@ -24,6 +24,7 @@ mod setup;
 mod world;
 
 mod admin_routes;
+mod app_tokens;
 mod asvs;
 mod attacks_api;
 mod attacks_authority;

@@ -356,6 +356,15 @@ const RULES: Table = &[
     ),
     ("app = \"outlook\"\nconnections = [\"a\", \"*\"]\nscopes = [\"*\"]", "connections[1]: every connection"),
     ("app = \"outlook\"\nconnections = [\"a\"]\nscopes = [\"a b\"]", "several scopes in one string"),
+    ("app = \"outlook\"\nscopes = [\"a\"]", "allow[0].connections: is required"),
+    ("app = \"outlook\"", "allow[0].connections: is required"),
+    ("app = \"outlook\"\napp_only = [\"home\"]\nscopes = [\"a\"]", "allow[0].connections: is required"),
+    ("app = \"outlook\"\napp_only = [\"home\"]\nconnections = [\"a\"]", "allow[0].scopes: is required"),
+    ("app = \"outlook\"\napp_only = [\"contoso.com\"]", "app_only[0]: must be a tenant's id"),
+    ("app = \"outlook\"\napp_only = [\"Home\"]", "did you mean `home`"),
+    ("app = \"outlook\"\napp_only = [\"*\"]", "app_only[0]: tokens of the app itself in every tenant need"),
+    ("app = \"outlook\"\napp_only = [\"home\"]\nresources = []", "resources: must not be empty"),
+    ("app = \"outlook\"\napp_only = [\"home\"]\napp_only_since = \"now\"", "app_only_since: must be a date"),
 ];
 
 const WAYS: Table = &[

@@ -25,6 +25,11 @@ pub(super) const TOKEN: &[Example] = &[
     ),
 ];
 
+pub(super) const APP_TOKEN: &str = r#"
+{"access_token": "eyJ0eXAiOiJKV1QiLCJub25jZSI6…", "token_type": "Bearer", "expires_in": 3540,
+"expires_at": "2026-11-23T10:21:23Z", "app": "outlook",
+"tenant": "34e60b8e-a5b5-43c9-a67e-a85b7dd8768b", "resource": "https://graph.microsoft.com"}"#;
+
 pub(super) const TOKEN_REQUEST: &[Example] = &[
     (
         "refused",

@@ -8,13 +8,16 @@ use serde::Serialize;
 use super::{Call, LocalApi, entity_tag};
 use crate::api::problem::{Problem, json};
 use crate::api::shapes::{AccountShape, ConnectionShape, ExplainShape, SessionShape};
-use crate::api::token_body::TokenBody;
+use crate::api::token_body::{TokenBody, min_ttl};
 use crate::api::{body, code_of, list_request, no_content, page_shape};
 use crate::broker::Refusal;
+use crate::broker::app_tokens::AppToken;
 use crate::broker::inspect::Shown;
 use crate::callers::limit::Admitted;
+use crate::domain::app_only::AppTenant;
 use crate::domain::id::{AppName, ConnectionKey, SessionId};
-use crate::events::{HandOut, Who};
+use crate::domain::scope::LONGEST_SCOPE;
+use crate::events::{AppHandOut, HandOut, Who};
 use crate::listener::{Pairs, Response};
 use crate::refresh::Served;
 
@@ -45,6 +48,53 @@ impl LocalApi {
     ) -> Result<Response, Problem> {
         let asked = TokenBody::read(&body::read(call.body).await?)?;
         self.hand_out((call.admitted, call.who), key, asked, wants_link(&call.query)).await
+    }
+
+    /// `GET /v1/apps/{app}/token`
+    pub(super) async fn app_token(&self, call: Call<'_>, app: &AppName) -> Result<Response, Problem> {
+        let (caller, begun) = (call.caller(), self.clock.monotonic());
+        let tenant = call.query.value("tenant");
+        let outcome = match asked_of_app(&call.query) {
+            Ok((resource, min_ttl)) => {
+                let permit = self.broker.may_have_app_token(&caller.policy, app, tenant, resource);
+                match permit {
+                    Ok(permit) => self.broker.app_token(permit, min_ttl).await,
+                    Err(refusal) => Err(refusal),
+                }
+            }
+            Err(refusal) => Err(refusal),
+        };
+        let elapsed = self.clock.monotonic().saturating_sub(begun);
+        match outcome {
+            Ok(AppToken { token, tenant, resource, source }) => {
+                let life = token.life_left(self.clock.now());
+                let (caller, resource) = (&caller.name, resource.as_deref());
+                let out = AppHandOut { caller, app, tenant: &tenant, resource, life, elapsed };
+                self.events.app_token_handed_out(call.who, out).await;
+                let shape = AppTokenShape {
+                    access_token: token.access_token.expose(),
+                    token_type: "Bearer",
+                    expires_in: life.as_secs(),
+                    expires_at: token.expires_at.rfc3339(),
+                    app: app.as_str(),
+                    tenant: &tenant,
+                    resource,
+                };
+                let mut response = json(StatusCode::OK, &shape);
+                let headers = response.headers_mut();
+                headers.insert(header::ETAG, entity_tag::of(&[&token.digest]));
+                headers.insert(SOURCE, HeaderValue::from_static(source.as_str()));
+                Ok(entity_tag::unless_known(response, call.headers.get_all(header::IF_NONE_MATCH)))
+            }
+            Err(refusal) => {
+                let problem = Problem::of(refusal);
+                let tenant = tenant.filter(|tenant| AppTenant::parse(tenant).is_ok());
+                self.events
+                    .app_token_refused(call.who, &caller.name, (app, tenant), problem.code, elapsed)
+                    .await;
+                Err(problem)
+            }
+        }
     }
 
     /// `GET …/connections/{connection}`
@@ -296,6 +346,15 @@ impl LocalApi {
     }
 }
 
+/// Reads what a token of the app itself is to be for, and its `min_ttl`.
+fn asked_of_app(query: &Pairs) -> Result<(Option<&str>, Duration), Refusal> {
+    let resource = query.value("resource");
+    if resource.is_some_and(|resource| resource.len() > LONGEST_SCOPE) {
+        return Err(Refusal::invalid("resource", "is longer than any resource's name"));
+    }
+    Ok((resource, min_ttl(query.value("min_ttl").map(str::parse::<u64>))?))
+}
+
 /// Whether a refusal is to bring a connect link.
 fn wants_link(query: &Pairs) -> bool {
     query.value("connect") == Some("1")
@@ -309,6 +368,18 @@ fn wait_of(query: &Pairs) -> Result<Duration, Problem> {
             Err(_) => Err(Problem::invalid("wait", "must be whole seconds, at most 60")),
         },
     }
+}
+
+#[derive(Serialize)]
+struct AppTokenShape<'a> {
+    access_token: &'a str,
+    token_type: &'static str,
+    expires_in: u64,
+    expires_at: String,
+    app: &'a str,
+    tenant: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    resource: Option<&'a str>,
 }
 
 #[derive(Serialize)]

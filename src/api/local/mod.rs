@@ -153,6 +153,10 @@ impl LocalApi {
                     Ok(found @ Found { target: Target::Connection(key), .. }) if found.hands_out() => {
                         self.events.refused(who, &name, key, problem.code, Duration::ZERO).await;
                     }
+                    Ok(found @ Found { target: Target::App(app), .. }) if found.hands_out() => {
+                        let about = (app, None);
+                        self.events.app_token_refused(who, &name, about, problem.code, Duration::ZERO).await;
+                    }
                     other => {
                         let about = other.as_ref().map_or((None, None), |found| found.target.about());
                         self.events.over_its_rate(who, &name, about, problem.code).await;

@@ -75,6 +75,32 @@ pub(super) const TABLE: &[Route<LocalApi>] = &[
     },
     Route {
         method: "GET",
+        path: "/v1/apps/{app}/token",
+        handler: Run::App(|api, call, app| Box::pin(api.app_token(call, app))),
+        permission: Permission::HasScopes,
+        effect: Effect::HandsOut,
+        doc: Doc {
+            id: "appToken",
+            tag: "tokens",
+            summary: "An access token of the app itself",
+            description: "For work without a user (client credentials). Needs a rule with `app_only` for \
+             the tenant, and with the resource in `resources`. The token can do everything that the app \
+             was given in that tenant. It is kept in memory and renewed ahead of its end; one that still \
+             lives is handed out when its renewal fails or takes longer than 3 s.",
+            query: &["app_tenant", "app_resource", "min_ttl", "If-None-Match"],
+            answer: (200, "A token that works now."),
+            content: Some(Content::one("AppToken", examples::APP_TOKEN)),
+            problems: &[
+                (304, "NotModified"),
+                (404, "AppNotFound"),
+                (409, "TenantBlocked"),
+                (503, "Unavailable"),
+            ],
+            ..Doc::PLAIN
+        },
+    },
+    Route {
+        method: "GET",
         path: "/v1/apps/{app}/connections/{connection}/explain",
         handler: Run::Connection(|api, call, key| Box::pin(api.explain(call, key))),
         permission: Permission::Sees,

@@ -64,6 +64,11 @@ pub(super) fn of(refusal: &Refusal) -> Words {
             format!("the user's organisation does not let this connection work ({reason})"),
             format!("{}; tokenward tries again by itself", administrator_s_part(*reason)),
         ),
+        Refusal::TenantBlocked { reason, .. } => words(
+            "An administrator of the tenant must act",
+            format!("the app gets no token of its own in this tenant ({reason})"),
+            format!("{}; tokenward tries again by itself", tenant_administrator_s_part(*reason)),
+        ),
         Refusal::ScopeNotGranted { scopes } => words(
             "A scope was not granted",
             format!("the user has not granted {}", scopes.join(" ")),
@@ -261,6 +266,24 @@ fn administrator_s_part(reason: BlockReason) -> &'static str {
         BlockReason::TenantGone => {
             "the authority does not know the user's tenant any more; where that stays so, delete the \
              connection"
+        }
+    }
+}
+
+fn tenant_administrator_s_part(reason: BlockReason) -> &'static str {
+    match reason {
+        BlockReason::AppNotInTenant => {
+            "the app is absent, disabled or not licensed in the tenant: an administrator must approve or \
+             enable it there (POST /v1/admin-consent-sessions makes the link)"
+        }
+        BlockReason::TenantGone => "the authority does not know the tenant: check its id",
+        BlockReason::AdminConsentRequired
+        | BlockReason::AssignmentRequired
+        | BlockReason::AccountDisabled
+        | BlockReason::DeviceRequired
+        | BlockReason::PolicyBlocked => {
+            "an administrator of the tenant must give the app its permissions at the resource: POST \
+             /v1/admin-consent-sessions makes the link"
         }
     }
 }

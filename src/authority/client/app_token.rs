@@ -1,47 +1,45 @@
 //! Tokens for the app itself (RFC 6749 §4.4).
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use super::OpenIdAuthority;
-use super::answered::Tokens;
 use super::failure::ours;
 use super::token_call::{TokenCall, plain};
 use crate::authority::classify::Asked;
+use crate::authority::clouds::Provider;
 use crate::authority::credential_set::Member;
+use crate::authority::{AppTokenRequest, TokenAnswer};
+use crate::domain::app_only::AppResource;
 use crate::domain::scope::ScopeSet;
-use crate::domain::secret::AccessToken;
-use crate::domain::time::Timestamp;
 use crate::domain::verdict::{AuthorityFailure, Disposition};
 
-/// A token for the app itself (RFC 6749 §4.4).
-pub struct ClientToken {
-    /// The access token, which is opaque.
-    pub access_token: AccessToken,
-    /// When the request began: its life counts from here.
-    pub requested_at: Timestamp,
-    /// Its life.
-    pub expires_in: Duration,
-}
-
 impl OpenIdAuthority {
-    /// Requests a token for the app itself, from `tenant` (a tenant's id or domain) if this is an Entra
-    /// authority for several tenants.
-    pub async fn client_credentials(
+    /// Requests a token of the app itself. At Entra it comes from the tenant's token endpoint and is for all
+    /// that the app may do with the resource there (`/.default`). Elsewhere there is one token endpoint, and
+    /// a resource is named as in RFC 8707.
+    pub(super) async fn get_app_token(
         &self,
-        scopes: &ScopeSet,
-        tenant: Option<&str>,
-    ) -> Result<ClientToken, AuthorityFailure> {
-        self.client_token(scopes, tenant, self.credentials().candidates(self.parts.clock.now()), true).await
+        request: AppTokenRequest<'_>,
+    ) -> Result<TokenAnswer, AuthorityFailure> {
+        let AppTokenRequest { tenant, resource } = request;
+        let (scopes, indicator) = match self.provider() {
+            Provider::Entra => {
+                let scope = resource.map(AppResource::default_scope);
+                (self.app.naming.scopes_lossy(scope.as_deref()), None)
+            }
+            Provider::OpenId => (ScopeSet::default(), resource.map(AppResource::as_str)),
+        };
+        let wanted = Wanted { scopes, resource: indicator, tenant };
+        self.client_token(wanted, self.credentials().candidates(self.parts.clock.now()), true).await
     }
 
     pub(super) async fn client_token(
         &self,
-        scopes: &ScopeSet,
-        tenant: Option<&str>,
+        wanted: Wanted<'_>,
         candidates: Vec<Arc<Member>>,
         is_use: bool,
-    ) -> Result<ClientToken, AuthorityFailure> {
+    ) -> Result<TokenAnswer, AuthorityFailure> {
+        let Wanted { scopes, resource, tenant } = wanted;
         let doing = "getting a token of the app's own";
         let metadata = self.documents.metadata(doing).await?;
         let endpoint = self
@@ -52,10 +50,23 @@ impl OpenIdAuthority {
         if !scopes.is_empty() {
             fields.push(("scope", plain(scopes.wire())));
         }
+        if let Some(resource) = resource {
+            fields.push(("resource", plain(resource)));
+        }
         let tenant = tenant.map(str::to_owned);
         let asked = Asked::ClientCredentials;
         let call = TokenCall { doing, asked, endpoint, fields, candidates, is_use, tenant, account: None };
-        let Tokens { success, requested_at, .. } = self.token_call(&metadata, call).await?.usable(doing)?;
-        Ok(ClientToken { access_token: success.access_token, requested_at, expires_in: success.expires_in })
+        let tokens = self.token_call(&metadata, call).await?.usable(doing)?;
+        // No capability is declared, so resources send no challenge.
+        Ok(tokens.answer(None, Vec::new(), &scopes, &self.app.config, false))
     }
+}
+
+/// What a token of the app's own is to be for.
+pub(super) struct Wanted<'a> {
+    pub(super) scopes: ScopeSet,
+    /// RFC 8707's `resource`.
+    pub(super) resource: Option<&'a str>,
+    /// At Entra the tenant, by its id or domain; `None` for the one of the authority's URL.
+    pub(super) tenant: Option<&'a str>,
 }

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::OpenIdAuthority;
+use super::app_token::Wanted;
 use super::failure::ours;
 use crate::authority::clouds::Provider;
 use crate::authority::credential_set::Member;
@@ -71,7 +72,8 @@ impl OpenIdAuthority {
             let cause = "the authority offers apps no token of their own (client_credentials)".to_owned();
             return Err(ours(doing, Disposition::CallerFault, cause));
         }
-        let asked = self.client_token(&scopes, tenant, vec![member.clone()], false).await;
+        let wanted = Wanted { scopes, resource: None, tenant };
+        let asked = self.client_token(wanted, vec![member.clone()], false).await;
         match asked {
             Ok(_) => Ok(()),
             Err(failure) => {

@@ -86,15 +86,27 @@ impl Registration {
     pub(super) fn proof_request(&self) -> Option<(ScopeSet, Option<&str>)> {
         match &self.expected.tenant {
             None => Some((ScopeSet::default(), None)),
-            Some(path) => {
-                let home = self.config.home_tenant.as_deref();
-                let own = path.is_one_tenant().then(|| path.as_str());
-                let tenant = home.or(own)?;
+            Some(_) => {
+                let tenant = self.home_tenant()?;
                 let ScopeNaming::Entra { graph } = &self.naming else { return None };
                 let default = format!("{graph}/.default");
                 Some((self.naming.scopes_lossy([default.as_str()]), Some(tenant)))
             }
         }
+    }
+
+    /// Returns the tenant in which the app is registered: `home_tenant`, or the authority's only one.
+    pub(super) fn home_tenant(&self) -> Option<&str> {
+        let path = self.expected.tenant.as_ref()?;
+        let own = path.is_one_tenant().then(|| path.as_str());
+        self.config.home_tenant.as_deref().or(own)
+    }
+
+    /// Returns true if only the operator can correct what is wrong in this tenant: it is the app's own, or
+    /// the only one.
+    pub(super) fn is_its_own(&self, tenant: Option<&str>) -> bool {
+        let is_home = |tenant: &str| self.home_tenant().is_some_and(|home| home.eq_ignore_ascii_case(tenant));
+        self.one_tenant || tenant.is_some_and(is_home)
     }
 
     /// Returns the token endpoint on another tenant's path. Only Entra has tenants in paths.

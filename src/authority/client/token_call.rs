@@ -146,8 +146,11 @@ impl OpenIdAuthority {
 
     /// Returns the question that a refusal of this call answers.
     fn question_of(&self, call: &TokenCall) -> Question {
-        // A proof is sent to the app's own tenant: no other tenant's state affects the answer.
-        let one_tenant = self.app.one_tenant || (call.asked == Asked::ClientCredentials && !call.is_use);
+        let one_tenant = match call.asked {
+            // In the app's own tenant no other tenant's state affects the answer.
+            Asked::ClientCredentials => self.app.is_its_own(call.tenant.as_deref()),
+            Asked::Redeem | Asked::Refresh => self.app.one_tenant,
+        };
         Question { asked: call.asked, provider: self.provider(), one_tenant }
     }
 

@@ -40,9 +40,7 @@ async fn credentials_are_replaced_live_and_keep_their_proof() {
     assert_eq!(request.field("grant_type"), Some("client_credentials"));
     assert_eq!(request.field("scope"), Some("https://graph.microsoft.com/.default"));
     assert!(world.authority.prove_credential("other").await.is_none());
-    let naming = world.authority.scope_naming();
-    let scopes = naming.scopes("https://graph.microsoft.com/.default").expect("scopes");
-    let failure = failed(world.authority.client_credentials(&scopes, Some("a/../b")).await);
+    let failure = failed(app_token(&world.authority, Some("a/../b")).await);
     assert_eq!(failure.disposition, Disposition::CallerFault);
 }
 

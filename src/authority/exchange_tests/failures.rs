@@ -200,8 +200,7 @@ async fn a_server_that_is_not_there_was_sent_nothing() {
         observer: world.ledger.clone(),
     };
     let authority = OpenIdAuthority::new(config, vec![secret("one", "s")], parts).expect("a config");
-    let scopes = authority.scope_naming().scopes("Mail.Read").expect("scopes");
-    let failure = failed(authority.client_credentials(&scopes, None).await);
+    let failure = failed(app_token(&authority, None).await);
     assert_eq!(failure.disposition, LATER, "{failure}");
 }
 

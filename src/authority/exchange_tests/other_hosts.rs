@@ -58,8 +58,7 @@ async fn a_document_that_names_another_token_host_leads_no_secret_there() {
     );
 
     // A secret that was never sent goes to the named host: the second one was never needed before.
-    let scopes = world.authority.scope_naming().scopes("User.Read").expect("scopes");
-    world.authority.client_credentials(&scopes, Some(TENANT_A)).await.expect("a token");
+    app_token(&world.authority, Some(TENANT_A)).await.expect("a token");
     let secrets: Vec<_> =
         other.seen().iter().map(|seen| seen.field("client_secret").map(str::to_owned)).collect();
     assert_eq!(secrets, [Some("t".to_owned())]);
@@ -86,8 +85,7 @@ async fn a_certificate_needs_no_word_and_a_grant_and_an_assertion_of_others_do()
     lead_to(&with_certificate, &other).await;
     is_held_back(with_certificate.refresh().await);
     assert!(other.seen().is_empty());
-    let scopes = with_certificate.authority.scope_naming().scopes("User.Read").expect("scopes");
-    let own = with_certificate.authority.client_credentials(&scopes, Some(TENANT_A)).await;
+    let own = app_token(&with_certificate.authority, Some(TENANT_A)).await;
     own.expect("what it signs is for that endpoint alone");
     assert_eq!(other.seen().len(), 1);
 
@@ -99,7 +97,7 @@ async fn a_certificate_needs_no_word_and_a_grant_and_an_assertion_of_others_do()
     });
     of_issuer.redeem().await.expect("tokens");
     lead_to(&of_issuer, &other).await;
-    is_held_back(of_issuer.authority.client_credentials(&scopes, Some(TENANT_A)).await);
+    is_held_back(app_token(&of_issuer.authority, Some(TENANT_A)).await);
     assert_eq!(other.seen().len(), 1);
 
     struct Projected;
@@ -112,7 +110,7 @@ async fn a_certificate_needs_no_word_and_a_grant_and_an_assertion_of_others_do()
     let federated = world(vec![ClientCredential::federated("pod", Arc::new(Projected))], &other);
     federated.redeem().await.expect("tokens");
     lead_to(&federated, &other).await;
-    is_held_back(federated.authority.client_credentials(&scopes, Some(TENANT_A)).await);
+    is_held_back(app_token(&federated.authority, Some(TENANT_A)).await);
     assert_eq!(other.seen().len(), 1);
 }
 
@@ -128,11 +126,10 @@ async fn nothing_is_sent_before_it_is_known_what_was_remembered() {
     };
     let config = world.config.clone();
     let authority = OpenIdAuthority::new(config, vec![secret("one", "s")], parts).expect("a config");
-    let scopes = authority.scope_naming().scopes("User.Read").expect("scopes");
-    let failure = failed(authority.client_credentials(&scopes, Some(TENANT_A)).await);
+    let failure = failed(app_token(&authority, Some(TENANT_A)).await);
     assert_eq!(failure.disposition, LATER, "{failure}");
     assert!(world.token_requests().is_empty());
-    let asked = authority.client_credentials(&scopes, Some(TENANT_A));
+    let asked = app_token(&authority, Some(TENANT_A));
     let (answer, ()) = tokio::join!(asked, async {
         tokio::task::yield_now().await;
         known.take_up(&TokenHosts::default());

@@ -143,10 +143,7 @@ impl Troubles {
             return false;
         }
         let failures = self.failures(&want.resource) + 1;
-        let wait = left.unwrap_or_else(|| match failure.is_unclear() {
-            true => backoff::wait_unclear(failures, random),
-            false => backoff::wait(failures, asked(failure), random),
-        });
+        let wait = left.unwrap_or_else(|| next_try_after(failure, failures, random));
         let trouble = Trouble { until: now + wait, failures, failure: failure.clone(), about };
         self.by_resource.insert(want.resource.clone(), trouble);
         true
@@ -219,6 +216,14 @@ impl Troubles {
     /// Refusals in a row that said nothing tokenward knows; `None` begins anew.
     pub(in crate::refresh) fn set_unclear(&mut self, unclear: Option<(SignIn, Unclear)>) {
         self.unclear = unclear;
+    }
+}
+
+/// How long the next try waits after this many failures in a row.
+pub(in crate::refresh) fn next_try_after(failure: &Failure, failures: u32, random: &dyn Random) -> Duration {
+    match failure.is_unclear() {
+        true => backoff::wait_unclear(failures, random),
+        false => backoff::wait(failures, asked(failure), random),
     }
 }
 

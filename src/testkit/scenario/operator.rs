@@ -88,6 +88,7 @@ impl Cluster {
             support_contact: None,
             scopes: ScopeSet::default(),
             tenants: Tenants::Everyone,
+            home_tenant: None,
             return_urls: Vec::new(),
             redirect_uri: String::new(),
         };

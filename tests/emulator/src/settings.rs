@@ -81,6 +81,9 @@ pub struct Settings {
     pub admin_approval: AdminApproval,
     /// In automatic mode, the administrator presses Cancel on the admin consent page.
     pub admin_declines: bool,
+    /// An app gets tokens of its own only in tenants whose administrator consented to it (AADSTS7000229
+    /// elsewhere). Off: in every tenant.
+    pub app_only_needs_consent: bool,
 }
 
 impl Default for Settings {
@@ -99,6 +102,7 @@ impl Default for Settings {
             consent_policy: ConsentPolicy::UserAllowed,
             admin_approval: AdminApproval::Page,
             admin_declines: false,
+            app_only_needs_consent: false,
         }
     }
 }

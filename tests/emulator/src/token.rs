@@ -258,6 +258,13 @@ impl State {
         let TenantPath::Tenant(tenant) = path else {
             return Err(AadError::new(50059));
         };
+        let is_there = self.directory.tenant_mut(tenant).consents.contains_key(client_id);
+        if self.settings.app_only_needs_consent && !is_there {
+            let message = format!(
+                "The client application {client_id} is missing service principal in the tenant {tenant}."
+            );
+            return Err(AadError::because(7000229, message).with_error("unauthorized_client"));
+        }
         let text = request.form.get("scope").ok_or_else(|| missing("scope"))?;
         let scopes = Scopes::parse(text).map_err(|bad| bad_scope(&bad))?;
         let mut named = scopes.iter();
