@@ -4,7 +4,7 @@
 CARGO ?= cargo
 # Most tests wait on sockets and clocks: more of them than cores may do so at once.
 export RUST_TEST_THREADS ?= 8
-.PHONY: quickstart build quick test check fmt lint structure docs deny bench image image-test deploy-check tools providers soak soak-short flood simulate baseline model rotation rotation-rewrap drill fuzz linear-work
+.PHONY: quickstart build quick test check fmt lint structure docs deny bench image image-test deploy-check tools providers soak soak-short flood simulate baseline model rotation rotation-rewrap drill fuzz linear-work policy
 
 quickstart:
 	$(CARGO) run --example quickstart
@@ -53,6 +53,10 @@ tools:
 providers:
 	@scripts/tools.sh providers
 	$(CARGO) test --test it -- providers:: --include-ignored --nocapture
+
+# A million random questions to the policy, compared with the reference evaluator; `make test` asks twenty thousand.
+policy:
+	$(CARGO) test --lib policy::reference_tests -- --include-ignored
 
 deploy-check:
 	scripts/check-deploy.sh

@@ -10,6 +10,7 @@ pub(super) mod credentials;
 mod path_tests;
 pub(super) mod public_file;
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -20,12 +21,16 @@ pub use super::findings::{Checked, Refused};
 use super::listeners::{self, PreparedListeners};
 use super::process::Ports;
 use super::{callers, store};
+use crate::broker::App;
 use crate::callers::Callers;
 use crate::config::{AuditSink, Config, Loaded, Mistake};
+use crate::domain::id::{AppName, CallerName};
 use crate::domain::random::Random;
+use crate::domain::scope::ScopeNaming;
 use crate::domain::time::Clock;
 use crate::journal::files as journal_files;
 use crate::keyring::{Keyring, files as keyring_files};
+use crate::policy::CallerPolicy;
 use crate::secret_file::SecretReader;
 use crate::telemetry::metrics::Metrics;
 
@@ -93,6 +98,43 @@ pub fn check(
     match everything(loaded, &by) {
         Ok(read) => Checked { mistakes: Vec::new(), warnings: read.replaceable.warnings },
         Err(refused) => Checked { mistakes: refused.errors.mistakes, warnings: refused.warnings },
+    }
+}
+
+/// The rules of a configuration, for questions about them.
+pub struct Rules {
+    /// Every caller's.
+    pub policies: BTreeMap<CallerName, CallerPolicy>,
+    /// How the authority of each app names scopes.
+    pub naming: BTreeMap<AppName, ScopeNaming>,
+}
+
+/// Reads the rules that a reload would take up now.
+///
+/// # Errors
+/// Every mistake, as for `check`.
+pub fn rules(
+    loaded: &Loaded,
+    environment: &Environment,
+    clock: Arc<dyn Clock>,
+    random: Arc<dyn Random>,
+) -> Result<Rules, Refused> {
+    let ports = Ports::new(clock, random);
+    let metrics = Arc::new(Metrics::new(env!("CARGO_PKG_VERSION")));
+    let by = By { environment, ports: &ports, metrics: &metrics };
+    let mut findings = Findings::new(&loaded.places);
+    configuration(&by, &mut findings);
+    let keyring = keyring(&loaded.config, &by, &mut findings);
+    let none = Authorities::new();
+    match replaceable_with(&loaded.config, &by, keyring.as_ref(), &none, &mut findings) {
+        Some(read) if findings.mistakes() == 0 => {
+            let naming = |app: &App| app.authority.scope_naming().clone();
+            Ok(Rules {
+                policies: read.callers.iter().map(|one| (one.name.clone(), one.policy.clone())).collect(),
+                naming: read.apps.apps.iter().map(|(name, app)| (name.clone(), naming(app))).collect(),
+            })
+        }
+        _ => Err(findings.refused()),
     }
 }
 

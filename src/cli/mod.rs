@@ -26,6 +26,7 @@ mod credentials;
 mod init;
 mod keyring;
 mod output;
+mod policy;
 mod reload;
 mod revoke;
 mod status;
@@ -116,6 +117,7 @@ fn dispatch(cli: Cli, world: &mut World) -> Result<ExitCode, Failure> {
         Command::Reload(args) => reload::run(&args, &config, world),
         Command::Revoke(args) => revoke::run(&args, &config, world),
         Command::Store(command) => store::run(&command, &config, world),
+        Command::Policy(command) => policy::run(&command, &config, world),
     }?;
     Ok(ExitCode::SUCCESS)
 }
@@ -179,6 +181,12 @@ enum Command {
     #[command(after_help = "Example:\n  tokenward revoke --app outlook --tenant \
             11111111-2222-3333-4444-555555555555")]
     Revoke(revoke::Args),
+    /// Ask what the rules in the configuration allow
+    #[command(
+        subcommand,
+        after_help = "Example:\n  tokenward policy test mail-sync outlook team-a/user-7 Mail.Read"
+    )]
+    Policy(policy::Command),
     /// Adopt the present store
     #[command(subcommand, after_help = "Example:\n  tokenward store adopt")]
     Store(store::Command),

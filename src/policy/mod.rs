@@ -19,14 +19,20 @@
 //! nothing.
 
 mod app_only;
+mod decision;
 mod lookup;
 mod pattern;
 #[cfg(any(test, feature = "testkit"))]
 pub mod properties;
+#[cfg(test)]
+mod reference;
+#[cfg(test)]
+mod reference_tests;
 
 use std::sync::Arc;
 
 pub use app_only::{AppTenants, AppTokenPermit};
+pub use decision::Decision;
 pub use lookup::Lookup;
 pub use pattern::{Pattern, PatternError};
 
@@ -344,7 +350,12 @@ impl Permit {
     }
 
     fn gives(&self, scope: &Scope) -> bool {
-        self.matching().any(|rule| rule.scopes.give(scope))
+        self.given_by(scope).is_some()
+    }
+
+    /// Returns the first rule that gives the scope.
+    fn given_by(&self, scope: &Scope) -> Option<usize> {
+        self.matching.iter().copied().find(|&at| self.rules[at].scopes.give(scope))
     }
 
     /// Returns the union of the listed scopes; `None` if a rule gives all.

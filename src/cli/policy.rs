@@ -1,0 +1,164 @@
+//! `policy`: what the rules in the configuration allow.
+
+use serde_json::json;
+
+use super::args::{app_name, caller_name, connection_name};
+use super::{ConfigPath, Exit, Failure, World};
+use crate::app::Environment;
+use crate::app::reading;
+use crate::domain::account::tenant_id;
+use crate::domain::id::{AppName, CallerName, ConnectionKey, ConnectionName};
+use crate::policy::{Decision, Denial};
+
+#[derive(clap::Subcommand)]
+pub(super) enum Command {
+    /// Say whether a caller gets a token of a connection, and which rule decides. 0 is yes, 1 is no
+    #[command(after_help = "Example:\n  tokenward policy test mail-sync outlook team-a/user-7 Mail.Read")]
+    Test(TestArgs),
+}
+
+#[derive(clap::Args)]
+pub(super) struct TestArgs {
+    /// The caller, as in [callers.CALLER]
+    #[arg(value_name = "CALLER", value_parser = caller_name)]
+    caller: CallerName,
+    /// The app, as in [apps.APP]
+    #[arg(value_name = "APP", value_parser = app_name)]
+    app: AppName,
+    /// The connection's name; it need not exist
+    #[arg(value_name = "CONNECTION", value_parser = connection_name)]
+    connection: ConnectionName,
+    /// The scopes, separated by spaces
+    #[arg(value_name = "SCOPE", required_unless_present = "connect", conflicts_with = "connect")]
+    scope: Option<String>,
+    /// Ask for the right to connect, confirm and delete instead
+    #[arg(long)]
+    connect: bool,
+    /// The tenant id of the connection's account, for rules with `tenant:`
+    #[arg(long, value_name = "TENANT_ID", value_parser = tenant_id)]
+    tenant: Option<String>,
+    /// Print {allowed, code?, detail?, rules: [{rule, file, line}]}
+    #[arg(long)]
+    json: bool,
+}
+
+pub(super) fn run(command: &Command, config: &ConfigPath, world: &mut World) -> Result<(), Failure> {
+    let Command::Test(args) = command;
+    let loaded = config.load(world)?;
+    let environment = Environment::of_process(&world.env).as_owner_of(&loaded.config.sealing.keyring);
+    let rules = reading::rules(&loaded, &environment, world.clock.clone(), world.random.clone());
+    let rules = rules.map_err(|refused| config.failure(&refused.errors))?;
+    let unknown = |noun: &str, name: &str| Failure::usage(format!("there is no {noun} {name} in it"));
+    let policy = rules.policies.get(&args.caller).ok_or_else(|| unknown("caller", args.caller.as_str()))?;
+    let naming = rules.naming.get(&args.app).ok_or_else(|| unknown("app", args.app.as_str()))?;
+    let key = ConnectionKey { app: args.app.clone(), connection: args.connection.clone() };
+    let decision = match &args.scope {
+        None => policy.decide_connect(&key, args.tenant.as_deref()),
+        Some(scope) => {
+            let asked = naming.scopes_asked(scope).map_err(|why| Failure::usage(format!("SCOPE {why}")))?;
+            policy.decide(&key, args.tenant.as_deref(), &asked)
+        }
+    };
+    let (denial, at) = match decision {
+        Decision::Yes { rules } => (None, rules),
+        Decision::No { denial, rules } => (Some(denial), rules),
+    };
+    let places: Vec<_> = at
+        .iter()
+        .map(|at| format!("callers.{}.allow[{at}]", args.caller))
+        .map(|rule| (loaded.places.mistake(&rule, ""), rule))
+        .collect();
+    if args.json {
+        let rules: Vec<_> = places
+            .iter()
+            .map(|(place, rule)| json!({ "rule": rule, "file": place.file, "line": place.line }))
+            .collect();
+        let mut said = json!({ "allowed": denial.is_none(), "rules": rules });
+        if let Some(denial) = &denial {
+            said["code"] = code(denial).into();
+            said["detail"] = denial.to_string().into();
+        }
+        world.output.json(&said)?;
+    } else {
+        let rules =
+            places.iter().map(|(place, rule)| format!("{}:{}: {rule}", place.file.display(), place.line));
+        let rules: Vec<String> = rules.collect();
+        let first = match &denial {
+            None => "yes, by".to_owned(),
+            Some(denial) if rules.is_empty() => format!("no ({}): {denial}", code(denial)),
+            Some(denial) => format!("no ({}): {denial}; the connection is covered by", code(denial)),
+        };
+        world.output.data(&std::iter::once(first).chain(rules).collect::<Vec<_>>().join("\n"))?;
+    }
+    match denial {
+        None => Ok(()),
+        Some(_) => Err(Failure::silent(Exit::Failed)),
+    }
+}
+
+/// The code that the API refuses with.
+fn code(denial: &Denial) -> &'static str {
+    match denial {
+        Denial::AppNotFound => "app_not_found",
+        Denial::ConnectionNotFound => "connection_not_found",
+        Denial::ScopeForbidden { .. } | Denial::ActionForbidden { .. } | Denial::AppTokenForbidden => {
+            "caller_forbidden"
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use crate::cli::testing::Scene;
+
+    /// From line 9 on, rules of one caller.
+    const RULES: &str = "[apps.outlook]\nclient_id = \"11111111-2222-3333-4444-555555555555\"\n\
+        authority = \"https://login.microsoftonline.com/common/v2.0\"\n\
+        scopes = [\"offline_access\", \"openid\", \"Mail.Read\"]\n[callers.sync]\n\
+        authenticate = [{ unix_user = 0 }]\n\
+        [[callers.sync.allow]]\napp = \"outlook\"\nconnections = [\"team-a/*\"]\nscopes = [\"Mail.Read\"]\n\
+        [[callers.sync.allow]]\napp = \"outlook\"\n\
+        connections = [\"tenant:aaaaaaaa-2222-3333-4444-555555555555\"]\nscopes = [\"*\"]\nconnect = true\n";
+
+    #[test]
+    fn the_answer_names_the_rule_and_its_line() {
+        let scene = Scene::new();
+        let config = scene.file("t.toml", &format!("sealing.keyring = \"ring\"\n{RULES}"), 0o600);
+        scene.run(&["keyring", "add", "--config", &config]);
+        let ask = |args: &[&str]| {
+            let args = [&["policy", "test", "--config", config.as_str()], args].concat();
+            scene.run(&args)
+        };
+        let tenant = "--tenant=AAAAAAAA-2222-3333-4444-555555555555";
+        for (args, exit, words) in [
+            (&["sync", "outlook", "team-a/1", "Mail.Read"][..], 0, "t.toml:8: callers.sync.allow[0]"),
+            (&["sync", "outlook", "team-a/1", "https://graph.microsoft.com/mail.read"], 0, "allow[0]"),
+            (&["sync", "outlook", "team-a/1", "Mail.Send"], 1, "gives Mail.Send"),
+            (&["sync", "outlook", "team-a/1", "Mail.Send", tenant], 0, "t.toml:12: callers.sync.allow[1]"),
+            (&["sync", "outlook", "team-a/1", "--connect"], 1, "caller_forbidden"),
+            (&["sync", "outlook", "b", "--connect", tenant], 0, "allow[1]"),
+            (&["sync", "outlook", "b", "Mail.Read"], 1, "connection_not_found"),
+        ] {
+            let said = ask(args);
+            assert_eq!(said.code, exit, "{args:?}: {} {}", said.out, said.err);
+            assert!(said.out.contains(words), "{args:?}: {}", said.out);
+        }
+        for args in [
+            &["nobody", "outlook", "b", "Mail.Read"][..],
+            &["sync", "nothing", "b", "Mail.Read"],
+            &["sync", "outlook", "b", "a\"b"],
+            &["sync", "outlook", "b"],
+            &["sync", "outlook", "b c", "Mail.Read"],
+        ] {
+            let said = ask(args);
+            assert_eq!((said.code, said.out.as_str()), (2, ""), "{args:?}: {}", said.err);
+        }
+        let said = ask(&["sync", "outlook", "team-a/1", "Mail.Send", "--json"]);
+        let said = said.json();
+        assert_eq!((&said["allowed"], &said["code"]), (&json!(false), &json!("caller_forbidden")), "{said}");
+        assert_eq!(said["rules"][0]["rule"], "callers.sync.allow[0]");
+        assert_eq!(said["rules"][0]["line"], 8);
+    }
+}
