@@ -13,7 +13,7 @@ use crate::authority::{AuthorityEvent, AuthorityObserver, Endpoint};
 use crate::broker::revoke::Meant;
 use crate::broker::rewrap::Progress;
 use crate::broker::sign_in::Finished;
-use crate::broker::{FailureReason, Mender, SessionFailure, SessionState};
+use crate::broker::{FailureReason, Mender, Refusal, SessionFailure, SessionState};
 use crate::callers::{AuthenticationFailure, Callers};
 use crate::domain::account::Account;
 use crate::domain::auth_method::AuthMethod;
@@ -22,6 +22,7 @@ use crate::domain::connection::Status;
 use crate::domain::id::{AppName, CallerName, ConnectionKey, ConnectionName, SessionId};
 use crate::domain::revocation::Revocation;
 use crate::domain::time::{Clock, Timestamp};
+use crate::domain::token::HeldToken;
 use crate::keyring::Replaced;
 use crate::lifecycle::Readiness;
 use crate::listener::{Origin, RequestId};
@@ -87,8 +88,8 @@ pub struct HandOut<'a> {
     pub caller: &'a CallerName,
     /// Its connection.
     pub key: &'a ConnectionKey,
-    /// Its scopes.
-    pub scopes: &'a [String],
+    /// The token.
+    pub token: &'a HeldToken,
     /// The life it has left.
     pub life: Duration,
     /// How long the request took.
@@ -105,6 +106,8 @@ pub struct AppHandOut<'a> {
     pub tenant: &'a str,
     /// The resource that it is for; `None` if the authority chose.
     pub resource: Option<&'a str>,
+    /// The token.
+    pub token: &'a HeldToken,
     /// The life it has left.
     pub life: Duration,
     /// How long the request took.
@@ -133,6 +136,8 @@ pub struct Events {
     /// Counters of each (app, caller, dialect), resolved once.
     handles: RwLock<BTreeMap<AppName, BTreeMap<CallerName, OfDialects>>>,
     strangers: crowd::Crowd,
+    /// Whether a token is handed out only if a sink took its record.
+    is_fail_closed: bool,
     /// Limits the records of callers' refusals by action and code, so that one caller pushes out nobody
     /// else's records.
     refusals: Sampler<(CallerName, Action, &'static str)>,
@@ -143,7 +148,15 @@ impl Events {
     pub fn new(metrics: Arc<Metrics>, audit: Arc<dyn Audit>, clock: Arc<dyn Clock>) -> Self {
         metrics.expect_strangers(Stranger::ALL.into_iter().map(Stranger::as_str));
         let (strangers, refusals) = (crowd::Crowd::default(), Sampler::default());
-        Events { metrics, audit, clock, handles: RwLock::default(), strangers, refusals }
+        let (handles, is_fail_closed) = (RwLock::default(), false);
+        Events { metrics, audit, clock, handles, strangers, is_fail_closed, refusals }
+    }
+
+    /// Sets whether a token is handed out only if a sink took its record.
+    #[must_use]
+    pub fn fail_closed(mut self, is_fail_closed: bool) -> Self {
+        self.is_fail_closed = is_fail_closed;
+        self
     }
 
     /// Sets the configured apps and callers. New series begin at 0, and series of removed names end.
@@ -167,13 +180,34 @@ impl Events {
         }
     }
 
-    /// Reports that a token was handed out.
-    pub async fn handed_out(&self, who: Who<'_>, out: HandOut<'_>) {
-        self.handles(&out.key.app, out.caller, who.dialect).served(out.elapsed);
-        let mut event = self.of(who, Action::Token, "ok").caller(out.caller).key(out.key).0;
-        event.scopes = out.scopes.to_vec();
-        event.expires_in = Some(out.life.as_secs());
-        self.record(event).await;
+    /// Reports that a token is handed out. It may leave after that.
+    ///
+    /// # Errors
+    /// No sink took the record, and the configuration demands one: the token must not leave.
+    pub async fn handed_out(&self, who: Who<'_>, out: HandOut<'_>) -> Result<(), Refusal> {
+        let HandOut { caller, key, token, life, elapsed } = out;
+        let mut event = self.of(who, Action::Token, "ok").caller(caller).key(key).0;
+        event.scopes.clone_from(&token.scopes);
+        if !self.may_leave(event, token, life).await {
+            let refusal = Refusal::AuditUnavailable;
+            let code = refusal.outside().code;
+            // The sink may write the record after all. Then this refusal follows it.
+            if let Some(event) = self.refusal(who, (caller, key), code, elapsed) {
+                drop(self.audit.record(event));
+            }
+            return Err(refusal);
+        }
+        self.handles(&key.app, caller, who.dialect).served(elapsed);
+        Ok(())
+    }
+
+    /// Records that a token is handed out. Returns false if no sink took the record and the configuration
+    /// demands one.
+    async fn may_leave(&self, mut event: AuditEvent, token: &HeldToken, life: Duration) -> bool {
+        event.expires_in = Some(life.as_secs());
+        event.token_sha256 = Some(token.digest.clone());
+        event.uti.clone_from(&token.uti);
+        self.audit.record(event).await == Recorded::Written || !self.is_fail_closed
     }
 
     /// Reports that a token was refused with the contract's `code`.
@@ -185,26 +219,49 @@ impl Events {
         code: &'static str,
         elapsed: Duration,
     ) {
+        if let Some(event) = self.refusal(who, (caller, key), code, elapsed) {
+            self.record(event).await;
+        }
+    }
+
+    /// Counts and logs the refusal of a token, and returns its record unless it goes into a sum.
+    fn refusal(
+        &self,
+        who: Who<'_>,
+        (caller, key): (&CallerName, &ConnectionKey),
+        code: &'static str,
+        elapsed: Duration,
+    ) -> Option<AuditEvent> {
         self.metrics.token_request(Some(&key.app), Some(caller), who.dialect, code, elapsed);
         if !self.is_told(caller, Action::Refused, code) {
-            return;
+            return None;
         }
         tracing::info!(
             request_id = %who.request_id, %caller, app = %key.app, connection = %key.connection, code,
             "a token was refused"
         );
-        self.record(self.of(who, Action::Refused, code).caller(caller).key(key).0).await;
+        Some(self.of(who, Action::Refused, code).caller(caller).key(key).0)
     }
 
-    /// Reports that a token of an app itself was handed out.
-    pub async fn app_token_handed_out(&self, who: Who<'_>, out: AppHandOut<'_>) {
-        self.handles(out.app, out.caller, who.dialect).served(out.elapsed);
+    /// Reports that a token of an app itself is handed out. It may leave after that.
+    ///
+    /// # Errors
+    /// No sink took the record, and the configuration demands one: the token must not leave.
+    pub async fn app_token_handed_out(&self, who: Who<'_>, out: AppHandOut<'_>) -> Result<(), Refusal> {
         let mut event = self.of(who, Action::Token, "ok").caller(out.caller).0;
         event.app = Some(out.app.clone());
         event.tenant = Some(out.tenant.to_owned());
         event.scopes = out.resource.map(|resource| format!("{resource}/.default")).into_iter().collect();
-        event.expires_in = Some(out.life.as_secs());
-        self.record(event).await;
+        if !self.may_leave(event, out.token, out.life).await {
+            let refusal = Refusal::AuditUnavailable;
+            let (about, code) = ((out.app, Some(out.tenant)), refusal.outside().code);
+            if let Some(event) = self.app_refusal(who, out.caller, about, code, out.elapsed) {
+                drop(self.audit.record(event));
+            }
+            return Err(refusal);
+        }
+        self.handles(out.app, out.caller, who.dialect).served(out.elapsed);
+        Ok(())
     }
 
     /// Reports that a token of an app itself was refused with the contract's `code`. `tenant` is the one that
@@ -217,9 +274,23 @@ impl Events {
         code: &'static str,
         elapsed: Duration,
     ) {
+        if let Some(event) = self.app_refusal(who, caller, (app, tenant), code, elapsed) {
+            self.record(event).await;
+        }
+    }
+
+    /// Counts and logs the refusal of an app's token, and returns its record unless it goes into a sum.
+    fn app_refusal(
+        &self,
+        who: Who<'_>,
+        caller: &CallerName,
+        (app, tenant): (&AppName, Option<&str>),
+        code: &'static str,
+        elapsed: Duration,
+    ) -> Option<AuditEvent> {
         self.metrics.token_request(Some(app), Some(caller), who.dialect, code, elapsed);
         if !self.is_told(caller, Action::Refused, code) {
-            return;
+            return None;
         }
         tracing::info!(
             request_id = %who.request_id, %caller, %app, tenant, code, "a token of an app itself was refused"
@@ -227,7 +298,7 @@ impl Events {
         let mut event = self.of(who, Action::Refused, code).caller(caller).0;
         event.app = Some(app.clone());
         event.tenant = tenant.map(str::to_owned);
-        self.record(event).await;
+        Some(event)
     }
 
     /// Counts a caller's request, of any kind, that exceeded its rate limit.
@@ -326,6 +397,7 @@ impl Events {
     fn note(&self, who: Who<'_>, stranger: Stranger, app: Option<&AppName>) {
         let kind = Kind { stranger, listener: who.listener };
         let mut event = kind.record(self.clock.now()).from_request(who.origin, who.request_id);
+        event.door = Some(door(who));
         event.app = app.cloned();
         if self.audit.note(event) == Noted::NoRoom {
             self.strangers.leave_out(kind, who.origin, self.clock.monotonic());
@@ -694,12 +766,13 @@ impl Events {
         let mut event =
             AuditEvent::new(self.clock.now(), action, outcome).from_request(who.origin, who.request_id);
         event.method = who.method.map(AuthMethod::as_str);
+        event.door = Some(door(who));
         Draft(event)
     }
 
     /// Waits until the record is written, so that an answer sent afterwards is always audited, even if the
-    /// process is killed. The stream itself counts and logs a lost record. Requests are served all the same:
-    /// in this version a blocked sink does not cause an outage.
+    /// process is killed. The stream itself counts and logs a lost record. What is done is answered all the
+    /// same.
     async fn record(&self, event: AuditEvent) {
         match self.audit.record(event).await {
             Recorded::Written | Recorded::Lost => {}
@@ -721,6 +794,15 @@ impl Events {
         let mut known = self.handles.write();
         let of_caller = known.entry(app.clone()).or_default().entry(caller.clone()).or_default();
         of_caller.entry(dialect).or_insert(handles).clone()
+    }
+}
+
+/// What a request came through.
+fn door(who: Who<'_>) -> &'static str {
+    match who.listener {
+        Listener::Local => who.dialect,
+        Listener::Public => "browser",
+        Listener::Admin => "admin",
     }
 }
 

@@ -207,7 +207,8 @@ impl Problem {
             | Refusal::SameTokenAgain
             | Refusal::StoreNearlyFull
             | Refusal::RecordDamaged
-            | Refusal::StoreUnavailable => {}
+            | Refusal::StoreUnavailable
+            | Refusal::AuditUnavailable => {}
         }
         problem
     }

@@ -83,7 +83,7 @@ impl Daemon {
         files.say(&warnings);
 
         let config = loaded.config;
-        let reporting = Reporting::open(&config.audit.sink, &process)?;
+        let reporting = Reporting::open(&config.audit, &process)?;
         let stored = store::start(store, &config.store, &keyring, &reporting, &process.ports)?;
         let roster = Roster::new(callers, admins);
         let (core, authorities) = Core::start(apps, &roster, &stored, &reporting, &config, &process).await?;

@@ -11,6 +11,7 @@ mod path_tests;
 pub(super) mod public_file;
 
 use std::collections::BTreeMap;
+use std::os::unix::fs::FileTypeExt as _;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -175,23 +176,34 @@ fn lasting(config: &Config, secrets: &SecretReader, findings: &mut Findings<'_>)
         findings.file("store.journal", error);
     }
     listeners::check_sockets(&config.listen, secrets, findings);
-    if let AuditSink::File(path) = &config.audit.sink {
-        file_to_append(path, findings);
+    for (place, sink) in config.audit.sinks.iter().enumerate() {
+        // The first is `path`, the others are the items of `also`.
+        let key = place.checked_sub(1).map_or("audit.path".to_owned(), |item| format!("audit.also[{item}]"));
+        match sink {
+            AuditSink::File(path) => file_to_append(&key, path, findings),
+            AuditSink::Syslog(path) | AuditSink::Journald(path) => {
+                let kind = std::fs::metadata(path).map(|metadata| metadata.file_type().is_socket());
+                if !kind.unwrap_or(false) {
+                    let problem = "there is no socket; records for it are lost until its daemon runs";
+                    findings.warning(&key, format_args!("{}: {problem}", path.display()));
+                }
+            }
+            AuditSink::Stdout | AuditSink::Stderr => {}
+        }
     }
 }
 
 /// Checks that the file, or the directory for it, exists.
-fn file_to_append(path: &Path, findings: &mut Findings<'_>) {
-    const KEY: &str = "audit.path";
+fn file_to_append(key: &str, path: &Path, findings: &mut Findings<'_>) {
     let parent = match path.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent,
         _ => Path::new("."),
     };
     if path.is_dir() {
-        findings.file(KEY, format_args!("{} is a directory; give the path of a file", path.display()));
+        findings.file(key, format_args!("{} is a directory; give the path of a file", path.display()));
     } else if !parent.is_dir() {
         findings.file(
-            KEY,
+            key,
             format_args!("there is no directory {}; make it, owned by the daemon's user", parent.display()),
         );
     }

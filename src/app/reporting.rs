@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use super::process::Process;
 use super::start_error::StartError;
-use crate::config::{AuditSink, LogConfig, LogFormat, LogLevel};
+use crate::config::{AuditConfig, AuditSink, LogConfig, LogFormat, LogLevel};
 use crate::events::{Counters, Events};
-use crate::telemetry::audit::{self, Audit, AuditWriter};
+use crate::telemetry::audit::{self, AuditSinks};
 use crate::telemetry::logging::{self, LevelHandle};
 
 /// What rooms report to.
@@ -17,19 +17,26 @@ pub(super) struct Reporting {
 
 impl Reporting {
     /// Opens the audit stream.
-    pub(super) fn open(sink: &AuditSink, process: &Process) -> Result<Self, StartError> {
+    pub(super) fn open(config: &AuditConfig, process: &Process) -> Result<Self, StartError> {
         let (clock, metrics) = (&process.ports.clock, &process.metrics);
-        let sink = match sink {
-            AuditSink::Stdout => audit::AuditSink::Stdout,
-            AuditSink::Stderr => audit::AuditSink::Stderr,
-            AuditSink::File(path) => audit::AuditSink::File(path.clone()),
-        };
-        let audit = AuditWriter::open(&sink, clock.clone(), metrics.clone());
-        let audit: Arc<dyn Audit> = Arc::new(audit.map_err(|error| StartError::chain(&error))?);
+        let sinks: Vec<_> = config.sinks.iter().map(sink_of).collect();
+        let audit = AuditSinks::open(&sinks, clock, metrics).map_err(|error| StartError::chain(&error))?;
         Ok(Reporting {
-            events: Arc::new(Events::new(metrics.clone(), audit, clock.clone())),
+            events: Arc::new(
+                Events::new(metrics.clone(), audit, clock.clone()).fail_closed(config.fail_closed),
+            ),
             counters: Arc::new(Counters::new(metrics.clone(), clock.clone(), process.readiness.clone())),
         })
+    }
+}
+
+fn sink_of(sink: &AuditSink) -> audit::AuditSink {
+    match sink {
+        AuditSink::Stdout => audit::AuditSink::Stdout,
+        AuditSink::Stderr => audit::AuditSink::Stderr,
+        AuditSink::File(path) => audit::AuditSink::File(path.clone()),
+        AuditSink::Syslog(path) => audit::AuditSink::Syslog(path.clone()),
+        AuditSink::Journald(path) => audit::AuditSink::Journald(path.clone()),
     }
 }
 

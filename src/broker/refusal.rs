@@ -123,6 +123,8 @@ pub enum Refusal {
     RecordDamaged,
     /// 503: the store is unavailable.
     StoreUnavailable,
+    /// 503: no sink of the audit took the record of the hand-out, and the configuration demands one.
+    AuditUnavailable,
 }
 
 /// The outside form of a refusal, for every API.
@@ -138,6 +140,8 @@ pub struct Outside {
 
 /// Time until the next try when the store does not answer: it may answer any moment.
 const STORE: Duration = Duration::from_secs(1);
+/// Time until the next try when no sink of the audit takes records. A try costs none of them anything.
+const AUDIT: Duration = Duration::from_secs(2);
 /// Time until the next try when the authority is down and did not name one: its outages are short or long.
 const AUTHORITY: Duration = Duration::from_secs(2);
 /// Time until the next try when it is unlikely to end otherwise.
@@ -188,6 +192,7 @@ impl Refusal {
             Refusal::StoreNearlyFull => (503, "store_unavailable", Some(OPERATOR)),
             Refusal::RecordDamaged => (503, "record_damaged", Some(OPERATOR)),
             Refusal::StoreUnavailable => (503, "store_unavailable", Some(STORE)),
+            Refusal::AuditUnavailable => (503, "audit_unavailable", Some(AUDIT)),
         };
         // No `Retry-After` is zero.
         let seconds = |after: Duration| after.as_secs_f64().ceil().max(1.0) as u64;
@@ -355,6 +360,7 @@ mod tests {
             (Refusal::AppCredentialRejected { answer: answer() }, 503, "app_credential_rejected", Some(5)),
             (Refusal::AppRejected { answer: answer() }, 503, "app_rejected", Some(5)),
             (Refusal::RecordDamaged, 503, "record_damaged", Some(60)),
+            (Refusal::AuditUnavailable, 503, "audit_unavailable", Some(2)),
             (Refusal::StoreNearlyFull, 503, "store_unavailable", Some(60)),
             (Refusal::StoreUnavailable, 503, "store_unavailable", Some(1)),
         ];

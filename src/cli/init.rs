@@ -489,7 +489,7 @@ mod tests {
         assert_eq!(system.store, default.store);
         assert_eq!(system.listen, default.listen);
         assert_eq!(system.sealing, default.sealing);
-        assert_eq!(system.audit.sink, config::AuditSink::File(SYSTEM_AUDIT.into()));
+        assert_eq!(system.audit.sinks, [config::AuditSink::File(SYSTEM_AUDIT.into())]);
         assert_eq!(system.apps[APP].client_id, "a\"b");
         assert_eq!(system.apps[APP].home_tenant.as_deref(), Some("contoso.com"));
         assert_eq!(system.apps[APP].scopes, ["offline_access", "openid", "Mail.Read"]);

@@ -3,9 +3,9 @@
 //! Purpose: parse the arguments, use the configuration's files or the daemon's APIs once, and print words,
 //! data and an exit code: 0 done, 1 failed, 2 wrong usage or configuration.
 //!
-//! May know: `config`, `app::reading`, the files of `keyring` and `callers`, and the wire shapes of the local
-//! and the admin API. Never the store or the broker: everything about connections is asked of the running
-//! daemon, as every client asks it. `serve` is passed in.
+//! May know: `config`, `app::reading`, the files of `keyring` and `callers`, the check of the audit's files,
+//! and the wire shapes of the local and the admin API. Never the store or the broker: everything about
+//! connections is asked of the running daemon, as every client asks it. `serve` is passed in.
 //!
 //! Invariants:
 //! 1. Data goes to standard output and words to standard error, both only through [`Output`].
@@ -17,6 +17,7 @@
 //! beside its message, and the daemon's own hints are passed on.
 
 mod args;
+mod audit;
 mod callers;
 mod check;
 mod client;
@@ -118,6 +119,7 @@ fn dispatch(cli: Cli, world: &mut World) -> Result<ExitCode, Failure> {
         Command::Revoke(args) => revoke::run(&args, &config, world),
         Command::Store(command) => store::run(&command, &config, world),
         Command::Policy(command) => policy::run(&command, &config, world),
+        Command::Audit(command) => audit::run(&command, world),
     }?;
     Ok(ExitCode::SUCCESS)
 }
@@ -190,6 +192,9 @@ enum Command {
     /// Adopt the present store
     #[command(subcommand, after_help = "Example:\n  tokenward store adopt")]
     Store(store::Command),
+    /// Check the files of the audit stream
+    #[command(subcommand, after_help = "Example:\n  tokenward audit verify /var/log/tokenward/audit.jsonl*")]
+    Audit(audit::Command),
 }
 
 /// The configuration file for this command.

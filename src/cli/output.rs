@@ -83,6 +83,24 @@ impl Output {
         }
     }
 
+    /// Shows how far a long command is, in place of what it showed before, if standard error is a terminal.
+    pub(super) fn progress(&mut self, text: &str) {
+        if self.watched {
+            self.dotted = true;
+            // Our own sequence, so it is not escaped: it clears the rest of the line (ECMA-48).
+            let text = printable(text, false);
+            let _ = write!(self.err, "\r{text}\u{1b}[K").and_then(|()| self.err.flush());
+        }
+    }
+
+    /// Takes standard input, to be read as data. There is nothing in it the second time.
+    pub(super) fn take_input(&mut self) -> Box<dyn Read> {
+        match self.input.take() {
+            Some(input) => Box::new(input),
+            None => Box::new(io::empty()),
+        }
+    }
+
     fn end_dots(&mut self) {
         if std::mem::take(&mut self.dotted) {
             let _ = writeln!(self.err);

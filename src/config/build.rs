@@ -9,6 +9,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use super::audit::audit;
 use super::context::{Context, Leaf, Section, pair};
 use super::credentials_dir::is_credential_id;
 use super::outbound::outbound;
@@ -776,13 +777,4 @@ fn log(section: &Section<'_>) -> Option<LogConfig> {
         level: section.choice("level", &levels)?,
         format: section.choice("format", &[("json", LogFormat::Json), ("text", LogFormat::Text)])?,
     })
-}
-
-fn audit(section: &Section<'_>) -> Option<AuditConfig> {
-    let sink = match section.text("path")?.value {
-        "stdout" => AuditSink::Stdout,
-        "stderr" => AuditSink::Stderr,
-        _ => AuditSink::File(section.path("path")?),
-    };
-    Some(AuditConfig { sink })
 }

@@ -7,7 +7,7 @@ use std::path::Path;
 use super::sections::{Config, Listener};
 
 /// Returns the sections of the new configuration that need a restart: the sockets, the store's address and
-/// the place of the audit log. If the list is empty, the whole configuration can be applied.
+/// the sinks of the audit log. If the list is empty, the whole configuration can be applied.
 pub fn needs_restart(running: &Config, new: &Config) -> Vec<&'static str> {
     let (old_listen, new_listen) = (&running.listen, &new.listen);
     [
@@ -21,7 +21,7 @@ pub fn needs_restart(running: &Config, new: &Config) -> Vec<&'static str> {
         ("store.journal", running.store.journal != new.store.journal),
         ("sealing.keyring", running.sealing != new.sealing),
         ("log.format", running.log.format != new.log.format),
-        ("audit.path", running.audit != new.audit),
+        ("audit", running.audit != new.audit),
     ]
     .into_iter()
     .filter_map(|(name, changed)| changed.then_some(name))

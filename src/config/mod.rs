@@ -18,6 +18,7 @@
 //! the table (`check`), and bad values are removed. The typed reading that follows (`build`) therefore meets
 //! only values of the right kind, and only judges their meaning.
 
+mod audit;
 mod build;
 mod check;
 mod context;

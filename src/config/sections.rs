@@ -43,7 +43,7 @@ pub struct Config {
     pub limits: LimitsConfig,
     /// `[log]`: the log's level and format.
     pub log: LogConfig,
-    /// `[audit]`: the audit log's sink.
+    /// `[audit]`: the audit log's sinks.
     pub audit: AuditConfig,
 }
 
@@ -477,8 +477,11 @@ pub enum LogFormat {
 /// `[audit]`.
 #[derive(Debug, Clone, PartialEq)]
 pub struct AuditConfig {
-    /// Destination of its JSON lines; default standard output, while logs go to standard error.
-    pub sink: AuditSink,
+    /// Destinations of its JSON lines, `path` first and then those of `also`; never empty, no two the same.
+    /// Default standard output, while logs go to standard error.
+    pub sinks: Vec<AuditSink>,
+    /// Whether a token is handed out only if a sink took its record; default false.
+    pub fail_closed: bool,
 }
 
 /// Destination of the audit log.
@@ -490,4 +493,8 @@ pub enum AuditSink {
     Stderr,
     /// Appended to this file.
     File(PathBuf),
+    /// A syslog daemon at this Unix datagram socket, in RFC 5424.
+    Syslog(PathBuf),
+    /// journald at this Unix datagram socket, in its own protocol.
+    Journald(PathBuf),
 }

@@ -121,7 +121,7 @@ pub(super) static ROOT: Table = Table {
         ),
         key("limits", Kind::Table(&LIMITS), SECTION, "Limits of time and size."),
         key("log", Kind::Table(&LOG), SECTION, "What is logged, on standard error."),
-        key("audit", Kind::Table(&AUDIT), SECTION, "The audit log's sink."),
+        key("audit", Kind::Table(&AUDIT), SECTION, "The audit log's sinks."),
     ],
 };
 
@@ -748,8 +748,26 @@ static LOG: Table = Table {
 
 static AUDIT: Table = Table {
     doc: "The audit log: one JSON line for each token handed out, each connection made and each \
-        administrative act.",
-    keys: &[key("path", Kind::Path, Default(r#""stdout""#), "A file to append to, or `stdout` or `stderr`.")],
+        administrative act. A sink is a file to append to, `stdout`, `stderr`, `syslog` (RFC 5424 at \
+        `/dev/log`; another socket is `syslog:/path`) or `journald` (its own protocol; `journald:/path`). \
+        See [The audit stream](audit.md).",
+    keys: &[
+        key("path", Kind::Path, Default(r#""stdout""#), "The sink."),
+        key(
+            "also",
+            Kind::List(&Kind::Path),
+            Optional,
+            "Further sinks, at most three. Every record goes to each; one that is stuck or full stops no \
+             other.",
+        ),
+        key(
+            "fail_closed",
+            Kind::Bool,
+            Default("false"),
+            "A token is handed out only if at least one sink took its record within 250 ms; otherwise 503 \
+             `audit_unavailable`.",
+        ),
+    ],
 };
 
 impl Table {

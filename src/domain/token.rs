@@ -13,6 +13,8 @@ pub struct HeldToken {
     pub access_token: AccessToken,
     /// Lower-case hex SHA-256 of the token. A caller reports a refused token by this digest.
     pub digest: String,
+    /// The token's `uti` claim, unverified and for the audit only, if it is a JWT that has one.
+    pub uti: Option<String>,
     /// When we asked for it: its life counts from the start of the request, not from the answer.
     pub issued_at: Timestamp,
     /// When it expires.
@@ -85,6 +87,7 @@ mod tests {
         HeldToken {
             access_token: AccessToken::new("t"),
             digest: String::new(),
+            uti: None,
             issued_at: Timestamp::from_unix_seconds(0),
             expires_at: Timestamp::from_unix_seconds(life),
             refresh_at: None,

@@ -5,6 +5,7 @@ use std::time::Duration;
 use super::due;
 use super::kept::{drop_oldest, is_in_place_of};
 use super::plan::Want;
+use super::uti::unverified_uti;
 use crate::authority::TokenAnswer;
 use crate::domain::connection::{Attempt, Status};
 use crate::domain::digest::sha256_hex;
@@ -57,6 +58,7 @@ pub(crate) fn held_token(answer: TokenAnswer, resource: Option<String>) -> HeldT
     };
     HeldToken {
         digest,
+        uti: unverified_uti(&answer.access_token),
         issued_at: answer.requested_at,
         expires_at: answer.requested_at.plus(answer.expires_in),
         refresh_at: Some(refresh_at),

@@ -115,6 +115,7 @@ mod tests {
         HeldToken {
             access_token: AccessToken::new("t"),
             digest: String::new(),
+            uti: None,
             issued_at: at(0),
             expires_at: at(life),
             refresh_at: refresh_at.map(at),

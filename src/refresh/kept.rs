@@ -59,6 +59,7 @@ mod tests {
             tokens.push(HeldToken {
                 access_token: AccessToken::new("t"),
                 digest: number.to_string(),
+                uti: None,
                 issued_at: Timestamp::from_unix_seconds(0),
                 expires_at: Timestamp::from_unix_seconds(3600),
                 refresh_at: None,

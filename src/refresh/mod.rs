@@ -73,6 +73,7 @@ mod tests;
 mod turn;
 mod turns;
 mod unclear;
+mod uti;
 mod way;
 
 pub(crate) use answer::held_token;

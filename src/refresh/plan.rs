@@ -234,6 +234,7 @@ mod tests {
         vec![HeldToken {
             access_token: AccessToken::new("t"),
             digest: "d1".into(),
+            uti: None,
             issued_at: at(0),
             expires_at: at(LIFE),
             refresh_at: None,
@@ -360,6 +361,7 @@ mod tests {
         let reader = CallerName::parse("reader").ok();
         let own = HeldToken {
             digest: "d2".into(),
+            uti: None,
             answers_claims: Some(step_up("c1").digest().into()),
             got_for: sync.clone(),
             refresh_at: Some(at(1800)),

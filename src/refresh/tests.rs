@@ -181,6 +181,7 @@ impl Scene {
         let token = HeldToken {
             access_token: AccessToken::new("access-0"),
             digest: sha256_hex(b"access-0"),
+            uti: None,
             issued_at: Timestamp::from_unix_millis(
                 now.unix_millis() - i64::try_from((LIFE - life_left).as_millis()).expect("small"),
             ),

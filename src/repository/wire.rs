@@ -22,6 +22,8 @@ struct TokenWire<'a> {
     #[serde(borrow)]
     access_token: Cow<'a, str>,
     digest: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    uti: Option<String>,
     issued_at: Timestamp,
     expires_at: Timestamp,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -94,6 +96,7 @@ impl<'a> TokenWire<'a> {
         TokenWire {
             access_token: Cow::Borrowed(token.access_token.expose()),
             digest: token.digest.clone(),
+            uti: token.uti.clone(),
             issued_at: token.issued_at,
             expires_at: token.expires_at,
             refresh_at: token.refresh_at,
@@ -111,6 +114,7 @@ impl<'a> TokenWire<'a> {
         HeldToken {
             access_token: AccessToken::new(self.access_token),
             digest: self.digest,
+            uti: self.uti,
             issued_at: self.issued_at,
             expires_at: self.expires_at,
             refresh_at: self.refresh_at,
@@ -177,6 +181,7 @@ mod tests {
         let token = HeldToken {
             access_token: AccessToken::new("eyJ0.AbC-_~+/=="),
             digest: "d".into(),
+            uti: Some("u".into()),
             issued_at: Timestamp::from_unix_seconds(1),
             expires_at: Timestamp::from_unix_seconds(2),
             refresh_at: None,

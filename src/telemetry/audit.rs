@@ -1,5 +1,6 @@
 //! The audit stream: who got a token for which connection and scope, who connected, and every administrative
-//! act. It has one JSON object in each line, apart from the log.
+//! act. It has one JSON object in each line, apart from the log. It may have several sinks; each gets every
+//! record, and has a thread, numbers and a chain of its own.
 //!
 //! Invariants:
 //! 1. No record ever has a token, code, secret or username; the types have no field for one.
@@ -8,7 +9,9 @@
 //! 3. A request waits at most [`PATIENCE`] for its record. Then the record is counted as lost, once, and
 //!    logged. It is still written if the sink recovers.
 //! 4. Queued records are written in order, also when the process stops in order.
-//! 5. Records of strangers (requests without a proven right) have a lane of their own, with its own room.
+//! 5. A sink that is stuck delays only the requests that wait while it gets stuck, as long as another one
+//!    takes their records.
+//! 6. Records of strangers (requests without a proven right) have a lane of their own, with its own room.
 //!    They take no place from others, no other record's write waits for more than `CHUNK` of them, and nobody
 //!    waits for theirs. If the lane is full, the sender learns it and counts the event for a summary.
 //!
@@ -22,8 +25,10 @@ mod chain;
 mod queue;
 mod record;
 mod sink;
+mod sinks;
 #[cfg(test)]
 mod tests;
+mod verify;
 mod writer;
 
 use std::time::Duration;
@@ -32,10 +37,16 @@ use parking_lot::Mutex;
 
 use crate::domain::task::BoxFuture;
 
-pub use chain::{Flaw, Verified, verify};
 pub use record::{Action, AuditEvent};
-pub use sink::{AuditError, AuditSink};
+pub use sink::{AuditError, AuditSink, JOURNALD, SYSLOG};
+pub use sinks::AuditSinks;
+pub use verify::{First, Flaw, Joined, Last, Verified, What, join, unpacked, verify};
 pub use writer::AuditWriter;
+
+/// Returns true for the text of a chain.
+pub fn is_chain(text: &str) -> bool {
+    chain::is_chain(text)
+}
 
 /// Longest wait of a request for its record.
 pub const PATIENCE: Duration = Duration::from_millis(250);
@@ -44,7 +55,7 @@ pub const PATIENCE: Duration = Duration::from_millis(250);
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[must_use = "an act that must be audited fails if its record was not written"]
 pub enum Recorded {
-    /// The operating system has it.
+    /// The operating system has it, of one sink at least.
     Written,
     /// It was not written, or not yet; it is counted and logged.
     Lost,

@@ -14,7 +14,7 @@ use prometheus::{IntCounter, Registry, TextEncoder};
 use self::catalogue::Catalogue;
 use self::declare::Register;
 use self::expiries::{Expiries, Expiring};
-pub use self::handles::{ConnectionRefusal, ListenerMetrics, TokenRequestHandles};
+pub use self::handles::{AuditSinkMetrics, ConnectionRefusal, ListenerMetrics, TokenRequestHandles};
 use crate::domain::cause::Cause;
 use crate::domain::connection::Status;
 use crate::domain::credential::CredentialState;
@@ -407,7 +407,12 @@ impl Metrics {
         self.all.job_last_run_successful.with(&job).set(is_success.into());
     }
 
-    /// Audit records were lost.
+    /// Counts of a sink of the audit; `is_only` where there is no other.
+    pub fn audit_sink(&self, sink: &str, is_only: bool) -> AuditSinkMetrics {
+        AuditSinkMetrics::new(&self.all, sink, is_only)
+    }
+
+    /// Audit records were taken by no sink.
     pub fn audit_lost(&self, records: u64) {
         self.all.audit_lost_total.inc_by(records);
     }

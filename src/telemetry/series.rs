@@ -49,12 +49,15 @@ pub enum Label<'a> {
     CallerKey(&'a CallerName, &'a str),
     /// A key of the keyring, by its id.
     SealingKey(&'a str),
+    /// A sink of the audit, as the configuration spells it.
+    AuditSink(&'a str),
 }
 
 impl Label<'_> {
     fn is_name(&self) -> bool {
         match self {
-            Label::Word(_) | Label::Status(_) => false,
+            // (A sink of the audit is configured, too. There are few, and none goes while the process runs.)
+            Label::Word(_) | Label::Status(_) | Label::AuditSink(_) => false,
             Label::App(_)
             | Label::Caller(_)
             | Label::Credential(..)
@@ -77,6 +80,8 @@ pub struct Names {
     pub caller_keys: BTreeSet<(CallerName, String)>,
     /// Keys in the keyring.
     pub sealing_keys: BTreeSet<String>,
+    /// Sinks of the audit.
+    pub audit_sinks: BTreeSet<String>,
 }
 
 impl Names {
@@ -94,6 +99,7 @@ impl Names {
                 (self.caller_keys.contains(&(caller.clone(), key.to_owned())), Cow::Borrowed(key))
             }
             Label::SealingKey(key) => (self.sealing_keys.contains(key), Cow::Borrowed(key)),
+            Label::AuditSink(sink) => (self.audit_sinks.contains(sink), Cow::Borrowed(sink)),
         };
         if is_known { text } else { Cow::Borrowed(UNKNOWN) }
     }
@@ -168,7 +174,7 @@ impl Subject {
         for label in labels.iter().zip(values).filter(|(_, value)| *value != UNKNOWN).map(|(label, _)| label)
         {
             match *label {
-                Label::Word(_) | Label::Status(_) => {}
+                Label::Word(_) | Label::Status(_) | Label::AuditSink(_) => {}
                 Label::App(app) => subject.app = Some(app.clone()),
                 Label::Caller(caller) => subject.caller = Some(caller.clone()),
                 Label::Credential(app, credential) => {

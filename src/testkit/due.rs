@@ -125,6 +125,7 @@ async fn connect(repository: Repository, clock: Arc<SimClock>, count: usize) {
         let token = HeldToken {
             access_token: AccessToken::new("a"),
             digest: String::new(),
+            uti: None,
             issued_at: now,
             expires_at: now.plus(Duration::from_secs(10 * 3600)),
             refresh_at: Some(due_at),

@@ -35,7 +35,7 @@ const DOCUMENTS: [&str; 14] = [
 ];
 
 /// Every stable code of the contract with the statuses it comes with.
-const CODES: [(&str, &[u16]); 22] = [
+const CODES: [(&str, &[u16]); 23] = [
     ("invalid_request", &[400, 414]),
     ("caller_unauthenticated", &[401]),
     ("caller_forbidden", &[403]),
@@ -58,6 +58,7 @@ const CODES: [(&str, &[u16]); 22] = [
     ("app_rejected", &[503]),
     ("record_damaged", &[503]),
     ("store_unavailable", &[503]),
+    ("audit_unavailable", &[503]),
     ("overloaded", &[503]),
 ];
 

@@ -282,7 +282,7 @@ async fn strangers_neither_fill_the_audit_nor_hold_up_who_has_rights() {
     assert_eq!(named, told("reason", "missing").1);
     // Of those with rights, each by itself.
     world.until("every hand-out is in the audit", async || told("action", "token") == (HAND_OUTS, 0)).await;
-    let found = audit::verify(sink.text().as_bytes(), None).expect("read");
+    let found = audit::verify(sink.text().as_bytes()).expect("read");
     assert_eq!(found.flaws, [], "the chain goes through all of it");
     let metrics = world.metrics().await;
     assert_eq!(value(&metrics, "tokenward_audit_lost_total"), 0);

@@ -31,6 +31,7 @@ mod attacks_authority;
 mod attacks_connect;
 mod attacks_identity;
 mod attacks_rights;
+mod audit;
 mod bearers;
 mod blast_radius;
 mod bounded;

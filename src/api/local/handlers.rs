@@ -69,8 +69,9 @@ impl LocalApi {
             Ok(AppToken { token, tenant, resource, source }) => {
                 let life = token.life_left(self.clock.now());
                 let (caller, resource) = (&caller.name, resource.as_deref());
-                let out = AppHandOut { caller, app, tenant: &tenant, resource, life, elapsed };
-                self.events.app_token_handed_out(call.who, out).await;
+                let token = &*token;
+                let out = AppHandOut { caller, app, tenant: &tenant, resource, token, life, elapsed };
+                self.events.app_token_handed_out(call.who, out).await.map_err(Problem::of)?;
                 let shape = AppTokenShape {
                     access_token: token.access_token.expose(),
                     token_type: "Bearer",
@@ -280,10 +281,9 @@ impl LocalApi {
             Ok(served) => {
                 let now = self.clock.now();
                 let life = served.token.life_left(now);
-                let scopes = &served.token.scopes;
-                self.events
-                    .handed_out(who, HandOut { caller: &caller.name, key, scopes, life, elapsed })
-                    .await;
+                let token = &served.token;
+                let out = HandOut { caller: &caller.name, key, token, life, elapsed };
+                self.events.handed_out(who, out).await.map_err(Problem::of)?;
                 Ok((served, life))
             }
             Err(refusal) => {

@@ -157,6 +157,12 @@ pub(super) fn of(refusal: &Refusal) -> Words {
             "tokenward cannot reach its store, and what was asked for is not held in memory",
             "try again after the time in Retry-After; nothing was lost",
         ),
+        Refusal::AuditUnavailable => words(
+            "The audit log takes no records now",
+            "no token is handed out whose record no sink of the audit log takes",
+            "try again after the time in Retry-After; if it lasts, the operator must mend a sink of the \
+             audit log (its disk, its syslog daemon); the daemon's log says what fails",
+        ),
     }
 }
 

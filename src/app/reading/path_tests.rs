@@ -111,6 +111,11 @@ fn rows() -> Vec<(&'static str, Said, String)> {
             Nothing("it grants nothing, and its chain tells what was changed"),
             "[audit]\npath = \"PLACE\"\n".to_owned(),
         ),
+        (
+            "audit.also[]",
+            Nothing("it grants nothing, and its chain tells what was changed"),
+            "[audit]\nalso = [\"PLACE\"]\n".to_owned(),
+        ),
     ]
 }
 

@@ -28,6 +28,7 @@ fn token(issued: u64, life: u64) -> HeldToken {
     HeldToken {
         access_token: AccessToken::new("t"),
         digest: String::new(),
+        uti: None,
         issued_at: at(issued).0,
         expires_at: at(issued + life).0,
         refresh_at: None,

@@ -11,9 +11,11 @@
 //! | `reason` | the reason that goes with a code |
 //! | `caller` | the caller's or administrator's name |
 //! | `method` | how the caller proved who it is: `unix_user`, `api_keys`, `spiffe`, `san` |
+//! | `door` | what the request came through: a dialect of the local API, `browser` or `admin` |
 //! | `peer`, `peer_address`, `peer_uid` | `unix` or `tcp`, and where from |
 //! | `app`, `connection`, `tenant`, `object` | the connection and, by Entra's ids, its user; no username |
 //! | `scopes`, `expires_in` | what was handed out, and for how many seconds it lives |
+//! | `token_sha256`, `uti` | which token: its SHA-256, and the id that Entra's logs have of it |
 //! | `session` | the connect session: the first 16 hex digits of its id's SHA-256, for the id is a link |
 //! | `detail` | subject of an administrative act, `{"credential": "2026-11"}`; in a sum: `peers`, `most` |
 //! | `suppressed` | a sum: how many requests this record stands for; it has no `peer` and `request_id` |
@@ -79,6 +81,9 @@ pub struct AuditEvent {
     /// How the caller or administrator proved who it is: a word of `authenticate`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub method: Option<&'static str>,
+    /// The door that the request came through: a dialect's word, or `browser` or `admin`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub door: Option<&'static str>,
     /// Origin of the request: `unix` or `tcp`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub peer: Option<&'static str>,
@@ -106,6 +111,12 @@ pub struct AuditEvent {
     /// Seconds of life left in the token.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub expires_in: Option<u64>,
+    /// Lower-case hex SHA-256 of the token.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub token_sha256: Option<String>,
+    /// The token's `uti` claim, unverified.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub uti: Option<String>,
     /// The connect session.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub session: Option<SessionMark>,
@@ -130,6 +141,7 @@ impl AuditEvent {
             reason: None,
             caller: None,
             method: None,
+            door: None,
             peer: None,
             peer_address: None,
             peer_uid: None,
@@ -139,6 +151,8 @@ impl AuditEvent {
             object: None,
             scopes: Vec::new(),
             expires_in: None,
+            token_sha256: None,
+            uti: None,
             session: None,
             detail: BTreeMap::new(),
             suppressed: None,

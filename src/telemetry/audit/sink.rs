@@ -1,13 +1,26 @@
-//! Where lines are written: standard output, standard error, or a file that may be moved away.
+//! Where lines are written. A sink takes whole lines, or says how many of them it took.
 
-use std::fs::{File, OpenOptions};
-use std::io::{self, Read, Seek, SeekFrom, Write};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+mod datagram;
+mod descriptor;
+mod file;
+mod rotated;
+#[cfg(test)]
+mod tests;
+
+use std::fmt;
+use std::io;
 use std::path::{Path, PathBuf};
 
-use super::chain::split_chain;
+use self::datagram::{Datagrams, Form};
+use self::descriptor::Descriptor;
+use self::file::AppendedFile;
 
-/// Destination of an [`AuditWriter`](super::AuditWriter).
+/// Where syslog daemons listen.
+pub const SYSLOG: &str = "/dev/log";
+/// Where journald listens.
+pub const JOURNALD: &str = "/run/systemd/journal/socket";
+
+/// Destination of an [`AuditWriter`](super::AuditWriter). Its text is how the configuration spells it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum AuditSink {
     /// Appends to this file (0600). A moved file is created again, so that it can be rotated.
@@ -16,116 +29,94 @@ pub enum AuditSink {
     Stdout,
     /// Standard error, between the log's lines.
     Stderr,
+    /// A syslog daemon at this Unix datagram socket: RFC 5424, facility `authpriv`.
+    Syslog(PathBuf),
+    /// journald at this Unix datagram socket, in its own protocol.
+    Journald(PathBuf),
 }
 
 impl AuditSink {
-    /// Opens it.
+    /// Opens it. Only a file can fail here: a daemon behind a socket may come later.
     pub(super) fn open(&self) -> Result<Box<dyn Sink>, AuditError> {
+        let failed = |source| AuditError { sink: self.clone(), source };
         Ok(match self {
-            AuditSink::Stdout => Box::new(Stdout),
-            AuditSink::Stderr => Box::new(Stderr),
-            AuditSink::File(path) => {
-                let failed = |source| AuditError { path: path.clone(), source };
-                Box::new(AppendedFile::open(path).map_err(failed)?)
-            }
+            AuditSink::Stdout => Box::new(Descriptor::stdout().map_err(failed)?),
+            AuditSink::Stderr => Box::new(Descriptor::stderr().map_err(failed)?),
+            AuditSink::File(path) => Box::new(AppendedFile::open(path).map_err(failed)?),
+            AuditSink::Syslog(socket) => Box::new(Datagrams::new(socket, Form::syslog())),
+            AuditSink::Journald(socket) => Box::new(Datagrams::new(socket, Form::Journal)),
         })
     }
 }
 
-/// Error when an audit stream is opened.
+impl fmt::Display for AuditSink {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let socket = |f: &mut fmt::Formatter<'_>, word: &str, path: &Path, usual: &str| {
+            if path == Path::new(usual) { f.write_str(word) } else { write!(f, "{word}:{}", path.display()) }
+        };
+        match self {
+            AuditSink::File(path) => write!(f, "{}", path.display()),
+            AuditSink::Stdout => f.write_str("stdout"),
+            AuditSink::Stderr => f.write_str("stderr"),
+            AuditSink::Syslog(path) => socket(f, "syslog", path, SYSLOG),
+            AuditSink::Journald(path) => socket(f, "journald", path, JOURNALD),
+        }
+    }
+}
+
+/// Error when an audit sink is opened.
 #[derive(Debug, thiserror::Error)]
-#[error("cannot open the audit log {}", .path.display())]
+#[error("cannot open the audit log {sink}")]
 pub struct AuditError {
-    /// Its path.
-    path: PathBuf,
+    /// The sink.
+    sink: AuditSink,
     /// What failed.
     #[source]
     source: io::Error,
 }
 
 pub(super) trait Sink: Send {
-    /// Writes whole lines, or fails; a partial write must not spoil later lines.
-    fn write(&mut self, lines: &[u8]) -> io::Result<()>;
+    /// Writes whole lines. What it could not write must not spoil later lines.
+    fn write(&mut self, lines: &[u8]) -> Result<(), Failed>;
 
-    /// Returns the chain of the last line written before this process's life.
+    /// Returns the chain of the last line written before this process's life, if the sink can be read.
     fn last_chain(&mut self) -> Option<String> {
         None
     }
 }
 
-struct Stdout;
+/// A write that failed.
+#[derive(Debug)]
+pub(super) struct Failed {
+    /// Bytes of the whole lines that it took all the same, from the beginning.
+    pub(super) kept: usize,
+    pub(super) error: io::Error,
+}
 
-impl Sink for Stdout {
-    fn write(&mut self, lines: &[u8]) -> io::Result<()> {
-        let mut stdout = io::stdout().lock();
-        stdout.write_all(lines)?;
-        stdout.flush()
+impl Failed {
+    /// After these bytes of `lines`.
+    fn after(lines: &[u8], bytes: usize, error: io::Error) -> Self {
+        let whole = lines[..bytes].iter().rposition(|byte| *byte == b'\n');
+        Failed { kept: whole.map_or(0, |newline| newline + 1), error }
     }
 }
 
-struct Stderr;
-
-impl Sink for Stderr {
-    fn write(&mut self, lines: &[u8]) -> io::Result<()> {
-        io::stderr().lock().write_all(lines)
+impl From<io::Error> for Failed {
+    fn from(error: io::Error) -> Self {
+        Failed { kept: 0, error }
     }
 }
 
-struct AppendedFile {
-    path: PathBuf,
-    file: File,
-    identity: (u64, u64),
-    /// True if the last write stopped within a line.
-    torn: bool,
-}
-
-impl AppendedFile {
-    fn open(path: &Path) -> io::Result<Self> {
-        let mut file = OpenOptions::new()
-            .read(true)
-            .append(true)
-            .create(true)
-            .mode(0o600)
-            .custom_flags(i32::try_from(rustix::fs::OFlags::NOFOLLOW.bits()).unwrap_or(0))
-            .open(path)?;
-        let metadata = file.metadata()?;
-        let mut torn = false;
-        if metadata.len() > 0 {
-            let mut last = [0];
-            file.seek(SeekFrom::End(-1))?;
-            file.read_exact(&mut last)?;
-            torn = last != *b"\n";
+/// Writes as much as it takes, and says how much that was if it was not all.
+fn write_counted(to: &mut impl io::Write, bytes: &[u8]) -> Result<(), (usize, io::Error)> {
+    let mut done = 0;
+    while done < bytes.len() {
+        match to.write(&bytes[done..]) {
+            Ok(0) => return Err((done, io::ErrorKind::WriteZero.into())),
+            Ok(more) => done += more,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err((done, error)),
         }
-        Ok(AppendedFile { path: path.to_owned(), file, identity: (metadata.dev(), metadata.ino()), torn })
     }
-}
-
-impl Sink for AppendedFile {
-    fn write(&mut self, lines: &[u8]) -> io::Result<()> {
-        let same = std::fs::metadata(&self.path)
-            .is_ok_and(|metadata| (metadata.dev(), metadata.ino()) == self.identity);
-        if !same {
-            *self = Self::open(&self.path)?;
-        }
-        let before = self.file.metadata()?.len();
-        let newline: &[u8] = if self.torn { b"\n" } else { b"" };
-        let written = self.file.write_all(newline).and_then(|()| self.file.write_all(lines));
-        self.torn = match &written {
-            Ok(()) => false,
-            // All or nothing: a partial write would break the chain for the next line.
-            Err(_) => self.file.set_len(before).is_err() || self.torn,
-        };
-        written
-    }
-
-    fn last_chain(&mut self) -> Option<String> {
-        // A record is far shorter than this.
-        const TAIL: u64 = 64 * 1024;
-        let length = self.file.metadata().ok()?.len();
-        self.file.seek(SeekFrom::Start(length.saturating_sub(TAIL))).ok()?;
-        let mut tail = Vec::new();
-        Read::by_ref(&mut self.file).take(TAIL).read_to_end(&mut tail).ok()?;
-        let tail = String::from_utf8_lossy(&tail);
-        tail.lines().rev().find_map(|line| split_chain(line).map(|(_, chain)| chain.to_owned()))
-    }
+    Ok(())
 }

@@ -1,11 +1,11 @@
 //! Tests of the audit stream.
-use std::fs::File;
 use std::io;
 use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
 use std::sync::Arc;
 
 use super::queue::{CHUNK, STRANGERS};
-use super::sink::Sink;
+use super::sink::{Failed, Sink};
 use super::*;
 use crate::domain::id::{AppName, CallerName, ConnectionName, SessionId};
 use crate::domain::time::{Clock, Timestamp};
@@ -42,6 +42,21 @@ impl Clock for Patient {
 
 fn parts() -> (Arc<Patient>, Arc<Metrics>) {
     (Arc::default(), Arc::new(Metrics::new("test")))
+}
+
+/// Opens a writer to a file, the only sink.
+fn to_file(path: &Path) -> AuditWriter {
+    let (clock, metrics) = parts();
+    AuditWriter::open(&AuditSink::File(path.to_owned()), clock, metrics.audit_sink("file", true))
+        .expect("open")
+}
+
+/// Checks that a log is whole from the first line of its chain on, and returns the number of its lines.
+fn whole(log: &str) -> u64 {
+    let found = verify(log.as_bytes()).expect("read");
+    assert_eq!((&found.flaws[..], &found.torn[..]), (&[][..], &[][..]));
+    assert!(found.first.is_some_and(|first| first.begins_a_chain()));
+    found.lines
 }
 
 fn lost(metrics: &Metrics) -> String {
@@ -86,8 +101,7 @@ async fn everything_taken_is_in_the_file_when_the_writer_is_dropped_and_the_chai
     let directory = tempfile::tempdir().expect("a directory");
     let path = directory.path().join("audit.log");
     for life in 0..2 {
-        let (clock, metrics) = parts();
-        let writer = AuditWriter::open(&AuditSink::File(path.clone()), clock, metrics).expect("open");
+        let writer = to_file(&path);
         for each in 0..1000 {
             assert_eq!(writer.record(event(&format!("user-{life}-{each}"))).await, Recorded::Written);
         }
@@ -95,46 +109,88 @@ async fn everything_taken_is_in_the_file_when_the_writer_is_dropped_and_the_chai
     }
     assert_eq!(std::fs::metadata(&path).expect("there").permissions().mode() & 0o777, 0o600);
     let log = std::fs::read_to_string(&path).expect("text");
-    let found = verify(log.as_bytes(), Some(&"0".repeat(64))).expect("read");
-    assert_eq!((found.lines, &found.flaws[..]), (2000, &[][..]));
-
-    // Each removed, changed, swapped or added line shows.
-    let lines: Vec<&str> = log.lines().collect();
-    let flaws = |lines: &[&str]| verify(lines.join("\n").as_bytes(), None).expect("read").flaws;
-    let mut removed = lines.clone();
-    removed.remove(500);
-    assert!(flaws(&removed).contains(&Flaw::Broken { line: 501 }));
-    let changed = lines[500].replace("user-0-500", "user-0-501");
-    let mut altered = lines.clone();
-    altered[500] = &changed;
-    assert_eq!(flaws(&altered), [Flaw::Broken { line: 501 }]);
-    let mut swapped = lines.clone();
-    swapped.swap(500, 501);
-    assert!(flaws(&swapped).contains(&Flaw::Broken { line: 501 }));
-    let mut added = lines.clone();
-    added.insert(500, "{}");
-    assert_eq!(flaws(&added), [Flaw::Unreadable { line: 501 }]);
+    assert_eq!(whole(&log), 2000);
 }
 
 #[tokio::test]
 async fn a_rotated_file_is_made_anew_and_a_torn_line_stays_alone() {
     let directory = tempfile::tempdir().expect("a directory");
     let path = directory.path().join("audit.log");
-    std::fs::write(&path, "{\"torn\":").expect("written");
-    let (clock, metrics) = parts();
-    let writer = AuditWriter::open(&AuditSink::File(path.clone()), clock, metrics).expect("open");
+    std::fs::write(&path, "{\"seq\":9,\"at\":").expect("written");
+    let writer = to_file(&path);
     assert_eq!(writer.record(event("user-1")).await, Recorded::Written);
     let text = std::fs::read_to_string(&path).expect("text");
-    assert!(text.starts_with("{\"torn\":\n{\"seq\":1,"), "{text}");
+    assert!(text.starts_with("{\"seq\":9,\"at\":\n{\"seq\":1,"), "{text}");
     std::fs::rename(&path, directory.path().join("audit.log.1")).expect("rotated");
     let _ = writer.record(event("user-2")).await;
     drop(writer);
     let text = std::fs::read_to_string(&path).expect("a new file");
     assert!(text.contains("user-2") && !text.contains("user-1"), "{text}");
-    let before =
-        verify(File::open(directory.path().join("audit.log.1")).expect("there"), None).expect("read");
-    let after = verify(text.as_bytes(), before.last_chain.as_deref()).expect("read");
-    assert_eq!(after.flaws, [], "the chain goes on in the new file");
+    let moved = std::fs::read(directory.path().join("audit.log.1")).expect("there");
+    let files = [verify(text.as_bytes()), verify(&moved[..])].map(|file| file.expect("read"));
+    assert_eq!((&files[1].torn[..], &files[1].flaws[..]), (&[1][..], &[][..]));
+    assert_eq!(join(&files, None), Joined { order: vec![1, 0], flaws: vec![] }, "the chain goes on");
+}
+
+#[tokio::test]
+async fn a_file_that_is_moved_while_no_process_writes_has_the_chain_for_the_next_one() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = directory.path().join("audit.log");
+    let moved = ["audit.log-20261123.gz", "audit.log.1"].map(|name| directory.path().join(name));
+    for (life, moved) in moved.iter().enumerate() {
+        let writer = to_file(&path);
+        assert_eq!(writer.record(event(&format!("user-{life}"))).await, Recorded::Written);
+        drop(writer);
+        std::fs::rename(&path, moved).expect("moved");
+        if life == 0 {
+            let lines = std::fs::read(moved).expect("read");
+            let file = std::fs::File::create(moved).expect("made");
+            let mut packed = flate2::write::GzEncoder::new(file, flate2::Compression::default());
+            io::Write::write_all(&mut packed, &lines).and_then(|()| packed.try_finish()).expect("packed");
+        }
+        // Names that are no moved files of this one.
+        std::fs::write(directory.path().join("audit.log.d"), "").expect("written");
+        std::fs::write(directory.path().join("audit.logs"), "{}").expect("written");
+    }
+    let writer = to_file(&path);
+    assert_eq!(writer.record(event("user-2")).await, Recorded::Written);
+    drop(writer);
+    let read = |path: &Path| verify(unpacked(path, std::fs::File::open(path).expect("there"))).expect("read");
+    let files = [&path, &moved[1], &moved[0]].map(|path| read(path));
+    assert_eq!(join(&files, None), Joined { order: vec![2, 1, 0], flaws: vec![] });
+}
+
+#[tokio::test]
+async fn the_chain_goes_on_from_the_lines_that_a_failed_write_left() {
+    /// Keeps one line of each write but the last.
+    #[derive(Clone, Default)]
+    struct KeepsOne(Arc<Mutex<Vec<u8>>>);
+    impl Sink for KeepsOne {
+        fn write(&mut self, lines: &[u8]) -> Result<(), Failed> {
+            let text = std::str::from_utf8(lines).expect("text");
+            if text.contains("last") {
+                self.0.lock().extend_from_slice(lines);
+                return Ok(());
+            }
+            let first = text.find('\n').expect("a line") + 1;
+            self.0.lock().extend_from_slice(&lines[..first]);
+            Err(Failed { kept: first, error: io::ErrorKind::StorageFull.into() })
+        }
+    }
+    let kept = KeepsOne::default();
+    let counts = parts().1.audit_sink("keeps one", true);
+    let clock = Arc::new(SystemClock::new());
+    let writer = AuditWriter::start(Box::new(kept.clone()), "keeps one".to_owned(), 8, clock, counts);
+    for _ in 0..3 {
+        let all = [1, 2, 3].map(|each| writer.record(event(&format!("user-{each}"))));
+        for one in all {
+            assert_eq!(one.await, Recorded::Lost);
+        }
+    }
+    assert_eq!(writer.record(event("last")).await, Recorded::Written);
+    let found = verify(&kept.0.lock()[..]).expect("read");
+    assert!(found.flaws.iter().all(|flaw| matches!(flaw.what, What::Lost { .. })), "{:?}", found.flaws);
+    assert!(found.lines > 3, "{found:?}");
 }
 
 /// Writes one batch whenever it is told to, and reports the sizes of the batches. It fails on demand.
@@ -144,10 +200,10 @@ struct Told {
 }
 
 impl Sink for Told {
-    fn write(&mut self, lines: &[u8]) -> io::Result<()> {
+    fn write(&mut self, lines: &[u8]) -> Result<(), Failed> {
         let _ = self.begun.send(lines.iter().filter(|byte| **byte == b'\n').count());
         // Without further orders it runs freely.
-        self.go_on.recv().unwrap_or(Ok(()))
+        Ok(self.go_on.recv().unwrap_or(Ok(()))?)
     }
 }
 
@@ -165,7 +221,7 @@ fn told(room: usize) -> Teller {
     let (go_on, told) = std::sync::mpsc::channel();
     let (began, begun) = tokio::sync::mpsc::unbounded_channel();
     let sink = Box::new(Told { go_on: told, begun: began });
-    let writer = AuditWriter::start(sink, room, clock, Arc::clone(&metrics));
+    let writer = AuditWriter::start(sink, "told".to_owned(), room, clock, metrics.audit_sink("told", true));
     Teller { writer, metrics, patience, go_on, begun }
 }
 
@@ -313,8 +369,7 @@ async fn strangers_take_no_room_and_others_wait_for_no_more_than_a_chunk_of_thei
 async fn the_chain_and_the_numbers_go_through_both_lanes() {
     let directory = tempfile::tempdir().expect("a directory");
     let path = directory.path().join("audit.log");
-    let (clock, metrics) = parts();
-    let writer = AuditWriter::open(&AuditSink::File(path.clone()), clock, metrics).expect("open");
+    let writer = to_file(&path);
     for each in 0..100 {
         assert_eq!(writer.note(event("stranger")), Noted::Taken);
         let mut sum = event("sum");
@@ -323,8 +378,7 @@ async fn the_chain_and_the_numbers_go_through_both_lanes() {
     }
     drop(writer);
     let log = std::fs::read_to_string(&path).expect("text");
-    let found = verify(log.as_bytes(), Some(&"0".repeat(64))).expect("read");
-    assert_eq!((found.lines, &found.flaws[..]), (200, &[][..]));
+    assert_eq!(whole(&log), 200);
     assert!(log.contains(r#""suppressed":100"#), "{log}");
 }
 
@@ -354,8 +408,7 @@ async fn a_full_disk_is_counted_once_and_its_requests_are_told() {
 async fn what_was_recorded_is_written_in_order_by_whoever_waits_or_not() {
     let directory = tempfile::tempdir().expect("a directory");
     let path = directory.path().join("audit.log");
-    let (clock, metrics) = parts();
-    let writer = AuditWriter::open(&AuditSink::File(path.clone()), clock, metrics).expect("open");
+    let writer = to_file(&path);
     for each in 0..300 {
         let recording = writer.record(event(&format!("user-{each}")));
         if each % 3 == 0 {
@@ -367,19 +420,20 @@ async fn what_was_recorded_is_written_in_order_by_whoever_waits_or_not() {
     drop(writer);
     let log = std::fs::read_to_string(&path).expect("text");
     assert!(log.lines().enumerate().all(|(each, line)| line.contains(&format!("\"user-{each}\""))));
-    assert_eq!(verify(log.as_bytes(), Some(&"0".repeat(64))).expect("read").flaws, []);
+    whole(&log);
 }
 
 #[tokio::test]
 async fn a_writer_that_is_gone_takes_nothing_and_keeps_nobody() {
     struct Panics;
     impl Sink for Panics {
-        fn write(&mut self, _: &[u8]) -> io::Result<()> {
+        fn write(&mut self, _: &[u8]) -> Result<(), Failed> {
             panic!("as it was meant");
         }
     }
     let (clock, metrics) = (Arc::new(SystemClock::new()), parts().1);
-    let writer = AuditWriter::start(Box::new(Panics), 8, clock, Arc::clone(&metrics));
+    let counts = metrics.audit_sink("panics", true);
+    let writer = AuditWriter::start(Box::new(Panics), "panics".to_owned(), 8, clock, counts);
     assert_eq!(writer.record(event("user-1")).await, Recorded::Lost);
     assert_eq!(writer.record(event("user-2")).await, Recorded::Lost);
     assert_eq!(lost(&metrics), "2");

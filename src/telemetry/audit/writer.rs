@@ -2,17 +2,18 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
 
-use super::chain::append;
+use super::chain::{append, beginning, last_chain};
 use super::queue::{Batch, Put, Queue, Reader, WakesWriter};
-use super::sink::{AuditError, AuditSink, Sink};
+use super::sink::{AuditError, AuditSink, Failed, Sink};
 use super::{Audit, AuditEvent, Noted, PATIENCE, Recorded};
 use crate::domain::task::BoxFuture;
 use crate::domain::time::Clock;
-use crate::telemetry::metrics::Metrics;
+use crate::telemetry::metrics::AuditSinkMetrics;
 
 /// Cause of a lost record that nobody could wait for any longer.
 const TOO_SLOW: &str = "the sink does not keep up";
@@ -22,12 +23,21 @@ const QUEUE: usize = 4096;
 /// How long a stop waits for a sink that does not take the rest.
 const FLUSH: Duration = Duration::from_secs(2);
 
-/// Writes records from a thread of its own.
+/// Writes records to one sink, from a thread of its own.
 pub struct AuditWriter {
     queue: Arc<Queue>,
     ended: Mutex<std::sync::mpsc::Receiver<()>>,
     clock: Arc<dyn Clock>,
-    metrics: Arc<Metrics>,
+    state: Arc<SinkState>,
+}
+
+/// What is known of a sink.
+struct SinkState {
+    /// As the configuration spells it.
+    name: String,
+    metrics: AuditSinkMetrics,
+    /// True after a request waited in vain, until the sink takes records again.
+    is_stuck: AtomicBool,
 }
 
 impl fmt::Debug for AuditWriter {
@@ -38,22 +48,28 @@ impl fmt::Debug for AuditWriter {
 
 impl AuditWriter {
     /// Opens the sink and starts the thread.
-    pub fn open(sink: &AuditSink, clock: Arc<dyn Clock>, metrics: Arc<Metrics>) -> Result<Self, AuditError> {
-        Ok(Self::start(sink.open()?, QUEUE, clock, metrics))
+    pub fn open(
+        sink: &AuditSink,
+        clock: Arc<dyn Clock>,
+        metrics: AuditSinkMetrics,
+    ) -> Result<Self, AuditError> {
+        Ok(Self::start(sink.open()?, sink.to_string(), QUEUE, clock, metrics))
     }
 
     pub(super) fn start(
         sink: Box<dyn Sink>,
+        name: String,
         room: usize,
         clock: Arc<dyn Clock>,
-        metrics: Arc<Metrics>,
+        metrics: AuditSinkMetrics,
     ) -> Self {
         let queue = Arc::new(Queue::new(room));
+        let state = Arc::new(SinkState { name, metrics, is_stuck: AtomicBool::new(false) });
         let (done, ended) = std::sync::mpsc::channel();
-        let (reader, counted) = (Reader(Arc::clone(&queue)), Arc::clone(&metrics));
+        let (reader, seen) = (Reader(Arc::clone(&queue)), Arc::clone(&state));
         let thread = std::thread::Builder::new().name("audit".to_owned());
         let spawned = thread.spawn(move || {
-            write_all(&reader, sink, &counted);
+            write_all(&reader, sink, &seen);
             // The receiver may be gone.
             let _ = done.send(());
         });
@@ -61,7 +77,12 @@ impl AuditWriter {
             // The queue has no reader, so every record will be counted as lost.
             tracing::error!(%error, "the audit thread could not be started");
         }
-        AuditWriter { queue, ended: Mutex::new(ended), clock, metrics }
+        AuditWriter { queue, ended: Mutex::new(ended), clock, state }
+    }
+
+    /// Returns true after a request waited in vain, until the sink takes records again.
+    pub(super) fn is_stuck(&self) -> bool {
+        self.state.is_stuck.load(Ordering::Relaxed)
     }
 
     /// Waits until the batch is written, or patience ends.
@@ -71,12 +92,18 @@ impl AuditWriter {
             outcome = batch.written.wait() => Some(*outcome),
             () = patience => None,
         };
-        in_time.or_else(|| batch.give_up()).unwrap_or_else(|| self.lost(TOO_SLOW))
+        in_time.or_else(|| batch.give_up()).unwrap_or_else(|| self.too_slow())
+    }
+
+    fn too_slow(&self) -> Recorded {
+        self.state.is_stuck.store(true, Ordering::Relaxed);
+        self.state.metrics.failing(true);
+        self.lost(TOO_SLOW)
     }
 
     fn lost(&self, why: &'static str) -> Recorded {
-        self.metrics.audit_lost(1);
-        tracing::error!(why, "an audit record was lost");
+        self.state.metrics.lost(1);
+        tracing::error!(why, sink = self.state.name, "an audit record was lost");
         Recorded::Lost
     }
 }
@@ -130,7 +157,7 @@ impl Waiting<'_> {
     /// Counts the record as lost, once.
     fn give_up(mut self) -> Recorded {
         drop(self.event.take());
-        self.writer.lost(TOO_SLOW)
+        self.writer.too_slow()
     }
 }
 
@@ -159,36 +186,37 @@ impl Drop for AuditWriter {
 }
 
 /// The writer's thread: it writes all waiting records at once, then some of strangers, and repeats.
-fn write_all(queue: &Reader, mut sink: Box<dyn Sink>, metrics: &Metrics) {
-    let chain = sink.last_chain().unwrap_or_else(|| "0".repeat(64));
-    let mut stream = Stream { sink, chain, seq: 0, lines: Vec::new(), failing: false };
+fn write_all(queue: &Reader, mut sink: Box<dyn Sink>, state: &SinkState) {
+    let chain = sink.last_chain().unwrap_or_else(beginning);
+    let mut stream = Stream { sink, chain, seq: 0, lines: Vec::new(), failing: false, state };
     let (mut events, mut strangers) = (Vec::new(), Vec::new());
     while let Some(batch) = queue.take(&mut events, &mut strangers) {
         if !events.is_empty() {
             let records = events.len() as u64;
             let outcome = stream.write(&mut events);
-            batch.finish(outcome, records, |lost| metrics.audit_lost(lost));
+            batch.finish(outcome, records, |lost| state.metrics.lost(lost));
         }
         if !strangers.is_empty() {
             let records = strangers.len() as u64;
             if stream.write(&mut strangers) == Recorded::Lost {
-                metrics.audit_lost(records);
+                state.metrics.lost(records);
             }
         }
     }
 }
 
 /// The lines of one process's life.
-struct Stream {
+struct Stream<'a> {
     sink: Box<dyn Sink>,
     /// Chain value of the last written line.
     chain: String,
     seq: u64,
     lines: Vec<u8>,
     failing: bool,
+    state: &'a SinkState,
 }
 
-impl Stream {
+impl Stream<'_> {
     /// Writes these records with one write, and empties the list.
     fn write(&mut self, events: &mut Vec<AuditEvent>) -> Recorded {
         let records = events.len();
@@ -198,17 +226,28 @@ impl Stream {
             self.seq += 1;
             append(&mut self.lines, self.seq, &event, &mut chain);
         }
+        let SinkState { name, metrics, is_stuck } = self.state;
         match self.sink.write(&self.lines) {
             Ok(()) => {
                 self.chain = chain;
-                if std::mem::take(&mut self.failing) {
-                    tracing::info!("the audit log can be written again");
+                metrics.written(records as u64);
+                if is_stuck.swap(false, Ordering::Relaxed) | std::mem::take(&mut self.failing) {
+                    metrics.failing(false);
+                    tracing::info!(sink = name, "the audit log can be written again");
                 }
                 Recorded::Written
             }
-            Err(error) => {
+            Err(Failed { kept, error }) => {
+                // The next line follows from the last one that is there. (Those count as lost all the same:
+                // this is rare, and nobody may rely on them.)
+                self.chain =
+                    last_chain(&self.lines[..kept]).unwrap_or_else(|| std::mem::take(&mut self.chain));
                 if !std::mem::replace(&mut self.failing, true) {
-                    tracing::error!(%error, records, "audit records were lost; trying on with the next ones");
+                    metrics.failing(true);
+                    tracing::error!(
+                        %error, sink = name, records,
+                        "audit records were lost; trying on with the next ones"
+                    );
                 }
                 Recorded::Lost
             }

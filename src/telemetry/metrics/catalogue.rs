@@ -112,8 +112,14 @@ metrics! {
         job_last_run_timestamp_seconds: Gauges["job_name"],
         /// 1 if the last run of a job did all that it was to do, else 0; `tokenward status` has the reason.
         job_last_run_successful: IntGauges["job_name"],
-        /// Audit records that could not be written, or not before their request was answered.
+        /// Audit records that no sink took, or not before their request was answered.
         audit_lost_total: IntCounter,
+        /// Audit records that a sink took.
+        audit_records_total: Counters["sink"],
+        /// Audit records that a sink did not take, or not in time.
+        audit_records_lost_total: Counters["sink"],
+        /// 1 while a sink of the audit takes no records: its last write failed, or does not end.
+        audit_sink_failing: IntGauges["sink"],
         /// Refusals that are in the audit stream as part of a sum only: more of one kind within a second than
         /// are told one by one.
         audit_suppressed_total: IntCounter,

@@ -32,6 +32,46 @@ impl TokenRequestHandles {
     }
 }
 
+/// Counts of one sink of the audit.
+#[derive(Debug, Clone)]
+pub struct AuditSinkMetrics {
+    written: IntCounter,
+    lost: IntCounter,
+    /// Of all sinks together, where there is no other.
+    lost_everywhere: Option<IntCounter>,
+    failing: IntGauge,
+}
+
+impl AuditSinkMetrics {
+    pub(super) fn new(all: &Catalogue, sink: &str, is_only: bool) -> Self {
+        let name = [Label::AuditSink(sink)];
+        AuditSinkMetrics {
+            written: all.audit_records_total.with(&name),
+            lost: all.audit_records_lost_total.with(&name),
+            lost_everywhere: is_only.then(|| all.audit_lost_total.clone()),
+            failing: all.audit_sink_failing.with(&name),
+        }
+    }
+
+    /// The sink took records.
+    pub fn written(&self, records: u64) {
+        self.written.inc_by(records);
+    }
+
+    /// The sink did not take records, or not in time.
+    pub fn lost(&self, records: u64) {
+        self.lost.inc_by(records);
+        if let Some(everywhere) = &self.lost_everywhere {
+            everywhere.inc_by(records);
+        }
+    }
+
+    /// The sink takes no records, or takes them again.
+    pub fn failing(&self, is_failing: bool) {
+        self.failing.set(i64::from(is_failing));
+    }
+}
+
 /// Why a connection was refused or closed before a request came through.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ConnectionRefusal {

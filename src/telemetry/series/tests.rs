@@ -46,6 +46,7 @@ fn every_kind_of_name_is_looked_up_and_ends_with_its_configuration() {
         credentials: [(one.clone(), "2026".to_owned())].into(),
         caller_keys: [(who.clone(), "k1".to_owned())].into(),
         sealing_keys: ["s1".to_owned()].into(),
+        audit_sinks: BTreeSet::from(["file".to_owned()]),
     };
     let labels = [
         Label::App(&one),

@@ -190,7 +190,7 @@ pub async fn run(drill: &Drill, folder: &Path, say: impl Fn(String)) -> io::Resu
     replica.stop().await;
 
     let audit_records = strike_out_audited(&replica.audit(), &mut numbers)?;
-    let verified = audit::verify(fs::File::open(replica.audit())?, None)?;
+    let verified = audit::verify(fs::File::open(replica.audit())?)?;
     let due = (drill.span.as_secs() / drill.token_life.as_secs().max(1)).saturating_sub(SLACK);
     let refreshed = |user: &str| {
         calls.iter().filter(|call| call.refresh && call.user.as_deref() == Some(user)).count() as u64

@@ -108,7 +108,7 @@ pub async fn run(soak: &Soak, folder: &Path, say: impl Fn(String)) -> io::Result
     let (mut audited, mut audit_flaws) = (Vec::new(), Vec::new());
     for replica in &world.replicas {
         read_audit(replica.index, &replica.audit(), &numbers, &mut audited)?;
-        let verified = audit::verify(File::open(replica.audit())?, None)?;
+        let verified = audit::verify(File::open(replica.audit())?)?;
         let of = replica.index;
         audit_flaws.extend(verified.flaws.iter().map(|flaw| format!("replica {of}: {flaw:?}")));
     }

@@ -1,0 +1,95 @@
+//! Several sinks at once.
+
+use std::fmt;
+use std::sync::Arc;
+
+use futures_util::stream::{FuturesUnordered, StreamExt as _};
+
+use super::sink::{AuditError, AuditSink};
+use super::writer::AuditWriter;
+use super::{Audit, AuditEvent, Noted, Recorded};
+use crate::domain::task::BoxFuture;
+use crate::domain::time::Clock;
+use crate::telemetry::metrics::Metrics;
+
+/// Writes every record to each of several sinks.
+///
+/// A request waits until every sink has its record, but for those that are stuck, and until one sink at least
+/// has it. The wait for each sink has its own end, so that it is never longer than for one.
+pub struct AuditSinks {
+    writers: Vec<AuditWriter>,
+    metrics: Arc<Metrics>,
+}
+
+impl fmt::Debug for AuditSinks {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("AuditSinks")
+    }
+}
+
+impl AuditSinks {
+    /// Opens the sinks and starts their threads.
+    ///
+    /// # Errors
+    /// A file cannot be opened.
+    pub fn open(
+        sinks: &[AuditSink],
+        clock: &Arc<dyn Clock>,
+        metrics: &Arc<Metrics>,
+    ) -> Result<Arc<dyn Audit>, AuditError> {
+        metrics.rename(|names| names.audit_sinks = sinks.iter().map(ToString::to_string).collect());
+        let open = |sink: &AuditSink| {
+            let counts = metrics.audit_sink(&sink.to_string(), sinks.len() == 1);
+            AuditWriter::open(sink, clock.clone(), counts)
+        };
+        Ok(match sinks {
+            [one] => Arc::new(open(one)?),
+            several => {
+                let writers = several.iter().map(open).collect::<Result<Vec<_>, _>>()?;
+                Arc::new(AuditSinks { writers, metrics: metrics.clone() })
+            }
+        })
+    }
+
+    #[cfg(test)]
+    pub(super) fn of(writers: Vec<AuditWriter>, metrics: Arc<Metrics>) -> Self {
+        AuditSinks { writers, metrics }
+    }
+}
+
+impl Audit for AuditSinks {
+    fn record(&self, event: AuditEvent) -> BoxFuture<'_, Recorded> {
+        let mut begun: Vec<(bool, BoxFuture<'_, Recorded>)> = Vec::with_capacity(self.writers.len());
+        for writer in &self.writers {
+            begun.push((writer.is_stuck(), writer.record(event.clone())));
+        }
+        Box::pin(async move {
+            let mut sound = begun.iter().filter(|(is_stuck, _)| !is_stuck).count();
+            let each = begun.into_iter().map(async |(is_stuck, record)| (is_stuck, record.await));
+            let mut waiting: FuturesUnordered<_> = each.collect();
+            let mut outcome = Recorded::Lost;
+            while let Some((is_stuck, recorded)) = waiting.next().await {
+                sound -= usize::from(!is_stuck);
+                if recorded == Recorded::Written {
+                    outcome = Recorded::Written;
+                }
+                // (What a stuck sink still has to write is in its queue.)
+                if outcome == Recorded::Written && sound == 0 {
+                    break;
+                }
+            }
+            if outcome == Recorded::Lost {
+                self.metrics.audit_lost(1);
+            }
+            outcome
+        })
+    }
+
+    fn note(&self, event: AuditEvent) -> Noted {
+        let taken = self.writers.iter().filter(|writer| writer.note(event.clone()) == Noted::Taken).count();
+        if taken > 0 { Noted::Taken } else { Noted::NoRoom }
+    }
+}
+
+#[cfg(test)]
+mod tests;

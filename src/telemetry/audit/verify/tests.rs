@@ -1,0 +1,182 @@
+use super::*;
+use crate::domain::time::Timestamp;
+use crate::telemetry::audit::chain::append;
+use crate::telemetry::audit::{Action, AuditEvent};
+
+/// Lines of lives of the daemon, with so many records each.
+fn log(lives: &[u64]) -> Vec<String> {
+    let (mut chain, mut lines) = (beginning(), Vec::new());
+    for records in lives {
+        for seq in 1..=*records {
+            let mut event = AuditEvent::new(Timestamp::from_unix_seconds(0), Action::Token, "ok");
+            event.expires_in = Some(seq);
+            append(&mut lines, seq, &event, &mut chain);
+        }
+    }
+    String::from_utf8(lines).expect("text").lines().map(str::to_owned).collect()
+}
+
+fn checked(lines: &[impl AsRef<str>]) -> Verified {
+    let text: String = lines.iter().map(|line| format!("{}\n", line.as_ref())).collect();
+    verify(text.as_bytes()).expect("read")
+}
+
+fn flaw(line: u64, what: What) -> Flaw {
+    Flaw { line, what }
+}
+
+#[test]
+fn a_whole_log_has_no_flaw_and_says_what_it_has() {
+    let lines = log(&[3, 4]);
+    let found = checked(&lines);
+    assert_eq!((found.lines, found.starts, &found.flaws[..], &found.torn[..]), (7, 2, &[][..], &[][..]));
+    assert!(found.first.as_ref().is_some_and(First::begins_a_chain));
+    assert_eq!(found.last_chain(), split_chain(&lines[6]).map(|(_, chain)| chain));
+    let later = checked(&lines[1..]);
+    assert!(later.flaws.is_empty() && !later.first.expect("a record").begins_a_chain());
+    assert_eq!(checked(&[""; 0]), Verified::default());
+}
+
+#[test]
+fn every_change_is_found_and_named_with_its_line() {
+    type Change = fn(&mut Vec<String>);
+    let cases: [(&str, Change, &[Flaw]); 13] = [
+        (
+            "its number",
+            |lines| lines[4] = lines[4].replace(":5,", ":6,"),
+            &[flaw(5, What::Removed { lines: 1 }), flaw(6, What::OutOfOrder)],
+        ),
+        ("its text alone", |lines| lines[4] = lines[4].replace("token", "admin"), &[flaw(5, What::Changed)]),
+        (
+            "with its chain made anew",
+            |lines| {
+                let (_, before) = split_chain(&lines[3]).expect("a line");
+                let open = split_chain(&lines[4]).expect("a line").0.replace("token", "admin");
+                lines[4] = format!("{open},\"chain\":\"{}\"}}", link(before, &open));
+            },
+            &[flaw(6, What::Changed)],
+        ),
+        ("one removed", |lines| drop(lines.remove(4)), &[flaw(5, What::Removed { lines: 1 })]),
+        ("three removed", |lines| drop(lines.drain(4..7)), &[flaw(5, What::Removed { lines: 3 })]),
+        ("a life's last", |lines| drop(lines.remove(9)), &[flaw(10, What::BrokenAtStart)]),
+        ("a life's first", |lines| drop(lines.remove(10)), &[flaw(11, What::OutOfOrder)]),
+        (
+            "swapped",
+            |lines| lines.swap(4, 5),
+            &[
+                flaw(5, What::Removed { lines: 1 }),
+                flaw(6, What::OutOfOrder),
+                flaw(7, What::Removed { lines: 1 }),
+            ],
+        ),
+        ("a line twice", |lines| lines.insert(5, lines[4].clone()), &[flaw(6, What::OutOfOrder)]),
+        ("a foreign line", |lines| lines.insert(4, "{}".into()), &[flaw(5, What::Unreadable)]),
+        (
+            "a torn line amid a life",
+            |lines| lines.insert(4, "{\"seq\":5,".into()),
+            &[flaw(5, What::Unreadable)],
+        ),
+        (
+            "a line that is too long",
+            |lines| lines.insert(4, "{\"seq\":".repeat(LONGEST_LINE / 4)),
+            &[flaw(5, What::Unreadable)],
+        ),
+        ("another log's", |lines| lines.extend(log(&[2])), &[flaw(21, What::NewChain)]),
+    ];
+    for (case, change, flaws) in cases {
+        let mut lines = log(&[10, 10]);
+        change(&mut lines);
+        assert_eq!(checked(&lines).flaws, flaws, "{case}");
+    }
+}
+
+#[test]
+fn every_line_that_is_taken_out_or_altered_shows() {
+    let lines = log(&[5, 5, 5]);
+    // (Not the first, which is believed, and not the last, after which nothing comes.)
+    for place in 1..14 {
+        let mut removed = lines.clone();
+        removed.remove(place);
+        assert_ne!(checked(&removed).flaws, [], "without line {}", place + 1);
+        let mut altered = lines.clone();
+        altered[place] = altered[place].replace("\"ok\"", "\"no\"");
+        assert_ne!(checked(&altered).flaws, [], "line {} altered", place + 1);
+    }
+}
+
+#[test]
+fn records_that_the_sink_did_not_take_are_a_gap_in_a_whole_chain() {
+    let mut lines = log(&[4]);
+    let chain = split_chain(&lines[3]).expect("a line").1.to_owned();
+    let (mut more, mut chain) = (Vec::new(), chain);
+    let event = AuditEvent::new(Timestamp::from_unix_seconds(0), Action::Token, "ok");
+    append(&mut more, 8, &event, &mut chain);
+    lines.push(String::from_utf8(more).expect("text").trim().to_owned());
+    assert_eq!(checked(&lines).flaws, [flaw(5, What::Lost { records: 3 })]);
+}
+
+#[test]
+fn a_line_torn_by_the_end_of_a_process_is_no_flaw() {
+    let lines = log(&[3, 3]);
+    for torn in ["{", "{\"seq\":4", "{\"seq\":4,\"at\":\"2026-"] {
+        let mut between = lines.clone();
+        between.insert(3, torn.to_owned());
+        let found = checked(&between);
+        assert_eq!((&found.flaws[..], &found.torn[..]), (&[][..], &[4][..]), "{torn}");
+        // At the end of a file it has no newline.
+        let text = format!("{}\n{torn}", lines.join("\n"));
+        let found = verify(text.as_bytes()).expect("read");
+        assert_eq!((&found.flaws[..], &found.torn[..]), (&[][..], &[7][..]), "{torn}");
+    }
+    // Two cannot be, nor can one after which the chain breaks.
+    let mut two = lines.clone();
+    two.splice(3..3, ["{\"seq\":4".to_owned(), "{\"seq\":5".to_owned()]);
+    assert_eq!(checked(&two).flaws, [flaw(4, What::Unreadable), flaw(5, What::Unreadable)]);
+    let mut cut = lines.clone();
+    cut[2] = "{\"seq\":3".to_owned();
+    assert_eq!(checked(&cut).flaws, [flaw(3, What::Unreadable), flaw(4, What::BrokenAtStart)]);
+}
+
+#[test]
+fn files_are_put_into_the_order_of_the_chain() {
+    let lines = log(&[4, 4, 4]);
+    let parts = [&lines[0..3], &lines[3..8], &lines[8..8], &lines[8..12]].map(checked);
+    let given = |places: &[usize]| places.iter().map(|place| parts[*place].clone()).collect::<Vec<_>>();
+    assert_eq!(join(&given(&[3, 0, 2, 1]), None), Joined { order: vec![1, 3, 0], flaws: vec![] });
+    // (The times of all lines are the same here: nothing but the chain says what comes first.)
+    assert_eq!(join(&given(&[1, 3]), None), Joined { order: vec![0, 1], flaws: vec![] });
+
+    // A file is missing, or was cut.
+    let unlinked = join(&given(&[0, 3]), None);
+    assert_eq!(unlinked.flaws, [(1, flaw(1, What::Unlinked))]);
+    // Another log's file is none of these.
+    let other = [parts[0].clone(), checked(&log(&[7]))];
+    assert_eq!(join(&other, None).flaws, [(1, flaw(1, What::NewChain))]);
+    // The same file twice.
+    assert_eq!(join(&given(&[0, 1, 1]), None).flaws, [(2, flaw(1, What::Unlinked))]);
+
+    // What an earlier check printed.
+    let known = parts[0].last_chain();
+    assert_eq!(join(&given(&[3, 1]), known), Joined { order: vec![1, 0], flaws: vec![] });
+    assert_eq!(join(&given(&[3]), known).flaws, [(0, flaw(1, What::Unlinked))]);
+    assert_eq!(join(&given(&[0]), known).flaws, [(0, flaw(1, What::NewChain))]);
+}
+
+#[test]
+fn records_lost_between_two_files_are_a_gap() {
+    let lines = log(&[3]);
+    let mut chain = split_chain(&lines[2]).expect("a line").1.to_owned();
+    let mut more = Vec::new();
+    let event = AuditEvent::new(Timestamp::from_unix_seconds(0), Action::Token, "ok");
+    append(&mut more, 6, &event, &mut chain);
+    let files = [checked(&lines), verify(&more[..]).expect("read")];
+    assert_eq!(join(&files, None).flaws, [(1, flaw(1, What::Lost { records: 2 }))]);
+}
+
+#[test]
+fn garbage_is_read_to_its_end() {
+    for text in [&b"\n\n\n"[..], b"\xff\xfe\n", b"{\"seq\":1}", b"\0", &[b'a'; 3 * LONGEST_LINE]] {
+        let found = verify(text).expect("read");
+        assert!(found.first.is_none() && found.flaws.len() + found.torn.len() > 0, "{:?}", found.lines);
+    }
+}

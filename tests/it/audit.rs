@@ -1,0 +1,439 @@
+//! The audit stream from outside: its sinks, what `audit verify` finds, and that each act is one record.
+
+use std::collections::BTreeSet;
+use std::io::Read as _;
+use std::os::unix::net::UnixDatagram;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use std::sync::Arc;
+
+use http::Method;
+use parking_lot::Mutex;
+use serde_json::{Value, json};
+
+use crate::http_client::{Answer, request, request_unix};
+use crate::world::{ALICE, Plan, Process, World, text};
+
+fn verify(arguments: &[&str], files: &[&Path]) -> Output {
+    let command = ["audit", "verify"];
+    let mut program = Command::new(env!("CARGO_BIN_EXE_tokenward"));
+    program.args(command).args(arguments).args(files).output().expect("it ends")
+}
+
+fn printed(output: &Output) -> (Option<i32>, Value) {
+    let json = serde_json::from_slice(&output.stdout);
+    (output.status.code(), json.unwrap_or_else(|_| panic!("{}", String::from_utf8_lossy(&output.stderr))))
+}
+
+/// Has the daemon start again with other settings of the audit.
+async fn restart_with(world: &mut World, settings: &str) {
+    assert_eq!(world.daemon.terminate(), Some(0), "{}", world.daemon.log());
+    std::fs::write(world.folder.path().join("environment"), settings).expect("written");
+    world.daemon = Process::start(world.folder.path()).await;
+}
+
+fn lines(path: &Path) -> Vec<Value> {
+    let text = std::fs::read_to_string(path).unwrap_or_default();
+    text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
+}
+
+fn request_id(answer: &Answer) -> &str {
+    answer.headers["x-request-id"].to_str().expect("text")
+}
+
+fn pack(path: &Path) -> PathBuf {
+    let packed = PathBuf::from(format!("{}.gz", path.display()));
+    let file = std::fs::File::create(&packed).expect("made");
+    let mut gz = flate2::write::GzEncoder::new(file, flate2::Compression::default());
+    std::io::Write::write_all(&mut gz, &std::fs::read(path).expect("read")).expect("packed");
+    gz.finish().expect("packed");
+    std::fs::remove_file(path).expect("removed");
+    packed
+}
+
+#[tokio::test]
+async fn a_log_is_verified_over_kills_rotations_and_packed_files_and_every_change_is_named() {
+    let mut world = Plan::default().start().await;
+    world.connect("user-1", ALICE).await;
+    let path = world.folder.path().join("audit.jsonl");
+    let moved = |name: &str| world.folder.path().join(name);
+    let (first, second, third) = (moved("audit.jsonl.3"), moved("audit.jsonl.2"), moved("audit.jsonl.1"));
+    world.access_token("user-1").await;
+    // While it runs, as logrotate does it.
+    std::fs::rename(&path, &first).expect("moved");
+    world.access_token("user-1").await;
+    world.daemon.kill();
+    // A kill may tear the last line.
+    let mut torn = std::fs::read_to_string(&path).expect("a log");
+    torn.push_str("{\"seq\":99,\"at\":\"2026-");
+    std::fs::write(&path, torn).expect("written");
+    world.daemon = Process::start(world.folder.path()).await;
+    world.access_token("user-1").await;
+    std::fs::rename(&path, &second).expect("moved");
+    world.access_token("user-1").await;
+    assert_eq!(world.daemon.terminate(), Some(0));
+    // While no process runs.
+    std::fs::rename(&path, &third).expect("moved");
+    world.daemon = Process::start(world.folder.path()).await;
+    world.access_token("user-1").await;
+    let first = pack(&first);
+    let all = [path.as_path(), &third, &second, &first];
+
+    let (code, found) = printed(&verify(&["--json"], &all));
+    assert_eq!((code, &found["whole"], &found["starts"]), (Some(0), &json!(true), &json!(3)), "{found:#}");
+    assert_eq!((&found["flaws"], &found["from_the_beginning"]), (&json!([]), &json!(true)));
+    assert_eq!(found["torn"][0]["file"], second.to_str().expect("text"), "{found:#}");
+    let order: Vec<&str> =
+        found["files"].as_array().expect("files").iter().map(|file| text(file, "file")).collect();
+    assert_eq!(order, [&first, &second, &third, &path].map(|file| file.to_str().expect("text")));
+    let said = verify(&[], &all);
+    assert!(String::from_utf8_lossy(&said.stdout).contains("\nwhole: "), "{said:?}");
+    assert!(said.stderr.is_empty(), "{said:?}");
+
+    // What an earlier check printed is where the later files begin.
+    let (_, before) = printed(&verify(&["--json"], &[&first, &second, &third]));
+    let chain = text(&before, "last_chain");
+    assert_eq!(printed(&verify(&["--json", "--after", chain], &[&path])).0, Some(0));
+    assert_eq!(printed(&verify(&["--json", "--after", chain], &[&third])).0, Some(1));
+    assert_eq!(verify(&["--after", "abc"], &[&path]).status.code(), Some(2));
+    assert_eq!(verify(&[], &[&moved("not-there")]).status.code(), Some(2));
+
+    // A missing file, a changed line, a removed one.
+    let (code, found) = printed(&verify(&["--json"], &[&first, &third, &path]));
+    assert_eq!((code, text(&found["flaws"][0], "what")), (Some(1), "unlinked"), "{found:#}");
+    assert_eq!(text(&found["flaws"][0], "file"), third.to_str().expect("text"));
+    let whole = std::fs::read_to_string(&second).expect("a log");
+    let hand_out = |line: &str| line.contains("\"action\":\"token\"");
+    let place =
+        whole.lines().collect::<Vec<_>>().iter().rposition(|line| hand_out(line)).expect("a hand-out");
+    let change = |change: &dyn Fn(&mut Vec<String>)| {
+        let mut lines: Vec<String> = whole.lines().map(str::to_owned).collect();
+        change(&mut lines);
+        std::fs::write(&second, lines.join("\n") + "\n").expect("written");
+        let said = verify(&[], &all);
+        std::fs::write(&second, &whole).expect("written");
+        (said.status.code(), String::from_utf8(said.stdout).expect("text"))
+    };
+    let (code, said) = change(&|lines| lines[place] = lines[place].replace("user-1", "user-2"));
+    let named = format!("{}:{}: changed: ", second.display(), place + 1);
+    assert!(code == Some(1) && said.contains(&named), "{said}");
+    let (code, said) = change(&|lines| drop(lines.remove(place)));
+    assert!(code == Some(1) && said.contains("not whole"), "{said}");
+    assert_eq!(change(&|_| {}).0, Some(0));
+}
+
+/// A daemon for datagrams, which reads while it is let.
+struct Journal(Arc<Mutex<Vec<String>>>, UnixDatagram);
+
+impl Journal {
+    fn bind(path: &Path) -> Self {
+        let socket = UnixDatagram::bind(path).expect("bound");
+        let (got, reader) = (Arc::new(Mutex::new(Vec::new())), socket.try_clone().expect("a handle"));
+        let kept = got.clone();
+        std::thread::spawn(move || {
+            let mut datagram = [0; 65536];
+            while let Ok(length) = reader.recv(&mut datagram) {
+                match String::from_utf8_lossy(&datagram[..length]).into_owned() {
+                    end if end.is_empty() => break,
+                    message => kept.lock().push(message),
+                }
+            }
+        });
+        Journal(got, socket)
+    }
+
+    fn has(&self, request_id: &str) -> bool {
+        self.0.lock().iter().any(|message| message.contains(request_id))
+    }
+}
+
+#[tokio::test]
+async fn each_of_several_sinks_has_every_record_and_none_hangs_another() {
+    let mut world = Plan::default().start().await;
+    world.connect("user-1", ALICE).await;
+    let folder = world.folder.path().to_owned();
+    let (syslog, journald) = (folder.join("syslog.sock"), folder.join("journald.sock"));
+    let (to_syslog, to_journald) = (Journal::bind(&syslog), Journal::bind(&journald));
+    std::fs::create_dir(folder.join("apart")).expect("made");
+    let also = [
+        "apart/audit.jsonl".to_owned(),
+        format!("syslog:{}", syslog.display()),
+        format!("journald:{}", journald.display()),
+    ];
+    let settings: Vec<String> = also
+        .iter()
+        .enumerate()
+        .map(|(item, sink)| format!("TOKENWARD__AUDIT__ALSO__{item}={sink}\n"))
+        .collect();
+    restart_with(&mut world, &settings.concat()).await;
+
+    let one = folder.join("audit.jsonl");
+    let apart = folder.join("apart/audit.jsonl");
+    let in_file = |path: &Path, id: &str| lines(path).iter().any(|line| line["request_id"] == id);
+    let mut tokens = BTreeSet::new();
+    for _ in 0..5 {
+        let answer = world.token("user-1").await;
+        assert_eq!(answer.status, 200);
+        let id = request_id(&answer);
+        assert!(in_file(&one, id) && in_file(&apart, id), "the files have it before it is answered");
+        world.until("the sockets' daemons have it", async || to_syslog.has(id) && to_journald.has(id)).await;
+        tokens.insert(text(&answer.json(), "access_token").to_owned());
+    }
+    for token in &tokens {
+        assert!(!to_syslog.has(token) && !to_journald.has(token), "a token is in a record");
+    }
+    let (code, found) = printed(&verify(&["--json"], &[&apart]));
+    assert_eq!((code, &found["from_the_beginning"]), (Some(0), &json!(true)), "each has a chain of its own");
+
+    // A folder is removed, and one daemon ends: the others go on, and who waits is answered.
+    std::fs::rename(folder.join("apart"), folder.join("away")).expect("moved");
+    for (socket, path) in [(&to_syslog.1, &syslog), (&to_journald.1, &journald)] {
+        std::fs::remove_file(path).expect("removed");
+        socket.shutdown(std::net::Shutdown::Both).expect("shut");
+    }
+    for _ in 0..5 {
+        let answer = world.token("user-1").await;
+        assert_eq!(answer.status, 200, "{}", answer.text());
+        assert!(in_file(&one, request_id(&answer)));
+    }
+    let metrics = world.metrics().await;
+    for (sink, failing) in
+        [(one.display().to_string(), 0), (apart.display().to_string(), 1), (also[1].clone(), 1)]
+    {
+        let series = format!("tokenward_audit_sink_failing{{sink=\"{sink}\"}} {failing}\n");
+        assert!(metrics.contains(&series), "{series}{metrics}");
+    }
+    assert!(metrics.contains("tokenward_audit_lost_total 0\n"), "{metrics}");
+
+    // They come back.
+    std::fs::rename(folder.join("away"), folder.join("apart")).expect("moved");
+    let to_syslog = Journal::bind(&syslog);
+    let answer = world.token("user-1").await;
+    assert!(in_file(&apart, request_id(&answer)));
+    world.until("syslog has it", async || to_syslog.has(request_id(&answer))).await;
+    let (code, found) = printed(&verify(&["--json"], &[&apart]));
+    assert_eq!((code, text(&found["flaws"][0], "what")), (Some(1), "lost"), "and the gap shows: {found:#}");
+    assert_eq!(found["flaws"].as_array().map(Vec::len), Some(1), "{found:#}");
+}
+
+#[tokio::test]
+async fn where_it_is_demanded_no_token_leaves_without_a_record() {
+    let mut world = Plan::default().start().await;
+    world.connect("user-1", ALICE).await;
+    let folder = world.folder.path().to_owned();
+
+    // By default a full disk stops nobody.
+    restart_with(&mut world, "TOKENWARD__AUDIT__PATH=/dev/full\n").await;
+    world.access_token("user-1").await;
+    let metrics = world.metrics().await;
+    assert!(metrics.contains("tokenward_audit_sink_failing{sink=\"/dev/full\"} 1\n"), "{metrics}");
+    assert!(!metrics.contains("tokenward_audit_lost_total 0\n"), "{metrics}");
+
+    let refused = async |world: &World, why: &str| {
+        let answer = world.token("user-1").await;
+        assert_eq!(answer.status, 503, "{why}: {}", answer.text());
+        assert_eq!(text(&answer.json(), "code"), "audit_unavailable", "{why}");
+        assert!(answer.headers.contains_key("retry-after") && !answer.text().contains("access_token"));
+    };
+    restart_with(&mut world, "TOKENWARD__AUDIT__PATH=/dev/full\nTOKENWARD__AUDIT__FAIL_CLOSED=true\n").await;
+    refused(&world, "the disk is full").await;
+    let metrics = world.metrics().await;
+    assert!(metrics.contains("outcome=\"audit_unavailable\"} 1\n"), "{metrics}");
+
+    // One sink that takes it is enough.
+    let settings = "TOKENWARD__AUDIT__PATH=/dev/full\nTOKENWARD__AUDIT__FAIL_CLOSED=true\n\
+                    TOKENWARD__AUDIT__ALSO__0=sink/audit.jsonl\n";
+    std::fs::create_dir(folder.join("sink")).expect("made");
+    restart_with(&mut world, settings).await;
+    world.access_token("user-1").await;
+    std::fs::rename(folder.join("sink"), folder.join("away")).expect("moved");
+    refused(&world, "its folder is gone").await;
+    std::fs::rename(folder.join("away"), folder.join("sink")).expect("moved");
+    let answer = world.token("user-1").await;
+    assert_eq!(answer.status, 200);
+    let log = folder.join("sink/audit.jsonl");
+    let handed_out = lines(&log).iter().filter(|line| line["action"] == "token").count();
+    assert_eq!(handed_out, 2, "the refused one has none");
+
+    // A pipe that nobody reads is full after some records, and takes them again when somebody reads.
+    let pipe = folder.join("pipe");
+    assert!(Command::new("mkfifo").arg(&pipe).status().expect("mkfifo").success());
+    let mut reader = std::fs::OpenOptions::new().read(true).write(true).open(&pipe).expect("a pipe");
+    let settings = format!("TOKENWARD__AUDIT__PATH={}\nTOKENWARD__AUDIT__FAIL_CLOSED=true\n", pipe.display());
+    restart_with(&mut world, &settings).await;
+    let mut served = 0;
+    while world.token("user-1").await.status == 200 {
+        served += 1;
+        assert!(served < 2000, "a pipe has room for 64 KiB");
+    }
+    assert!(served > 10, "{served}");
+    refused(&world, "nobody reads").await;
+    std::thread::spawn(move || {
+        let mut some = [0; 4096];
+        while reader.read(&mut some).is_ok_and(|count| count > 0) {}
+    });
+    world.until("it is read", async || world.token("user-1").await.status == 200).await;
+}
+
+/// What an act leaves: `refused` acts, too.
+struct Act {
+    method: &'static str,
+    route: &'static str,
+    path: String,
+    body: Value,
+}
+
+fn act(method: &'static str, route: &'static str, path: impl Into<String>, body: Value) -> Act {
+    Act { method, route, path: path.into(), body }
+}
+
+/// The rows of a table that hand something out or change something.
+fn acting(routes: &[(&'static str, &'static str)]) -> BTreeSet<(&'static str, &'static str)> {
+    let acts = |(method, route): &&(&str, &str)| *method != "GET" || route.ends_with("/token");
+    routes.iter().filter(acts).copied().collect()
+}
+
+/// Records with a request's id.
+async fn records(world: &World, id: &str) -> Vec<Value> {
+    let of = || {
+        let all = lines(&world.folder.path().join("audit.jsonl"));
+        all.into_iter().filter(|line| line["request_id"] == id).collect::<Vec<_>>()
+    };
+    world.until(&format!("a record of {id}"), async || !of().is_empty()).await;
+    of()
+}
+
+#[tokio::test]
+async fn every_act_of_every_route_is_one_record() {
+    const NAME: &str = "/v1/apps/{app}/connections/{connection}";
+    let world = Plan::default().start().await;
+    for name in ["one", "two"] {
+        world.connect(name, ALICE).await;
+    }
+    let session = world.start_session(json!({ "app": "outlook", "connection": "three" })).await;
+    let confirm = format!("/v1/connect-sessions/{}/confirm", text(&session, "id"));
+    let msi = "resource=https://graph.microsoft.com&api-version=2019-08-01";
+    let of = |name: &str, rest: &str| format!("/v1/apps/outlook/connections/{name}{rest}");
+    let mut acts = Vec::new();
+    for name in ["one", "nobody"] {
+        let session = json!({ "app": "outlook", "connection": name });
+        acts.push(act(
+            "GET",
+            "/v1/apps/{app}/connections/{connection}/token",
+            of(name, "/token"),
+            Value::Null,
+        ));
+        acts.push(act(
+            "POST",
+            "/v1/apps/{app}/connections/{connection}/token",
+            of(name, "/token"),
+            json!({}),
+        ));
+        acts.push(act("POST", "/v1/connect-sessions", "/v1/connect-sessions", session));
+        let path = of(name, &format!("/msi/token?{msi}"));
+        acts.push(act("GET", "/v1/apps/{app}/connections/{connection}/msi/token", path, Value::Null));
+        acts.push(act(
+            "GET",
+            "/msi/token",
+            format!("/msi/token?{msi}&client_id=outlook:{name}"),
+            Value::Null,
+        ));
+    }
+    acts.push(act("GET", "/v1/apps/{app}/token", "/v1/apps/outlook/token?tenant=home", Value::Null));
+    acts.push(act("POST", "/v1/connect-sessions/{id}/confirm", confirm, json!({ "code": "wrong" })));
+    let consent = json!({ "app": "outlook", "tenant": "11111111-2222-3333-4444-555555555555" });
+    acts.push(act("POST", "/v1/admin-consent-sessions", "/v1/admin-consent-sessions", consent));
+    for name in ["one", "nobody"] {
+        acts.push(act("DELETE", NAME, of(name, ""), Value::Null));
+    }
+    let tried: BTreeSet<_> = acts.iter().map(|act| (act.method, act.route)).collect();
+    let left: Vec<_> = acting(&tokenward::api::ROUTES).difference(&tried).copied().collect();
+    assert_eq!(left, [], "an act without a try here");
+    for Act { method, path, body, .. } in &acts {
+        let url = format!("{}{path}", world.daemon.local);
+        let bearer = format!("Bearer {}", world.key);
+        let credential = if path.contains("/msi/") {
+            ("x-identity-header", world.key.as_str())
+        } else {
+            ("authorization", bearer.as_str())
+        };
+        let body = if body.is_null() { String::new() } else { body.to_string() };
+        let headers = [credential, ("content-type", "application/json")];
+        let answer =
+            request(method.parse().expect("a method"), &url, &headers, body).await.expect("an answer");
+        let found = records(&world, request_id(&answer)).await;
+        assert_eq!(found.len(), 1, "{method} {path} {}: {found:#?}", answer.status);
+        let record = &found[0];
+        let (is_ok, is_done) =
+            (matches!(text(record, "outcome"), "ok" | "started"), answer.status.is_success());
+        assert_eq!(is_ok, is_done, "{method} {path}: {record}");
+        assert_eq!(text(record, "caller"), "mail-sync", "{record}");
+        assert_eq!(text(record, "door"), if path.contains("/msi/") { "msi" } else { "native" }, "{record}");
+        if record["action"] == "token" {
+            assert_eq!(text(record, "token_sha256").len(), 64, "{record}");
+        }
+    }
+    operators_acts(&world).await;
+}
+
+async fn operators_acts(world: &World) {
+    const NAME: &str = "/admin/v1/apps/{app}/connections/{connection}";
+    const CREDENTIALS: &str = "/admin/v1/apps/{app}/credentials";
+    let plain = |path: &'static str, body: Value| act("POST", path, path, body);
+    let mut acts = vec![
+        plain("/admin/v1/reload", Value::Null),
+        plain("/admin/v1/store/adopt", Value::Null),
+        plain("/admin/v1/keyring/rewrap", Value::Null),
+        plain("/admin/v1/keyring/promote", json!({ "key": "2026-11-23-d1166f" })),
+        plain("/admin/v1/keyring/retire", json!({ "key": "2026-11-23-d1166f" })),
+        plain("/admin/v1/revocations", json!({ "caller": "nobody-here", "even_if_unknown": true })),
+        act(
+            "POST",
+            "/admin/v1/apps/{app}/token-host/{host}/confirm",
+            "/admin/v1/apps/outlook/token-host/login.example.com/confirm",
+            Value::Null,
+        ),
+    ];
+    for (route, rest) in [
+        ("/verify", "verify"),
+        ("/{credential}/verify", "nobody/verify"),
+        ("/{credential}/promote", "nobody/promote"),
+        ("/{credential}/retire", "nobody/retire"),
+    ] {
+        let route = acting(&tokenward::api::admin::ROUTES)
+            .into_iter()
+            .map(|(_, known)| known)
+            .find(|known| *known == format!("{CREDENTIALS}{route}"));
+        acts.push(act(
+            "POST",
+            route.expect("a route"),
+            format!("/admin/v1/apps/outlook/credentials/{rest}"),
+            Value::Null,
+        ));
+    }
+    for name in ["two", "nobody"] {
+        let path = format!("/admin/v1/apps/outlook/connections/{name}");
+        acts.push(act("POST", NAME, path.clone(), Value::Null));
+        for paused in [true, false] {
+            acts.push(act("PATCH", NAME, path.clone(), json!({ "paused": paused })));
+        }
+        acts.push(act("DELETE", NAME, path, Value::Null));
+    }
+    let tried: BTreeSet<_> = acts.iter().map(|act| (act.method, act.route)).collect();
+    let left: Vec<_> = acting(&tokenward::api::admin::ROUTES).difference(&tried).copied().collect();
+    assert_eq!(left, [], "an act without a try here");
+    let socket = world.folder.path().join("admin.sock");
+    for Act { method, path, body, .. } in acts {
+        let method: Method = method.parse().expect("a method");
+        let body = if body.is_null() { String::new() } else { body.to_string() };
+        let answer = request_unix(&socket, method.clone(), &path, &[], body).await.expect("an answer");
+        let found = records(world, request_id(&answer)).await;
+        assert_eq!(found.len(), 1, "{method} {path} {}: {found:#?}", answer.status);
+        assert_eq!((text(&found[0], "action"), text(&found[0], "door")), ("admin", "admin"), "{}", found[0]);
+        assert!(
+            found[0]["detail"]["admin"].is_string() && found[0]["detail"]["act"].is_string(),
+            "{}",
+            found[0]
+        );
+    }
+}
