@@ -108,8 +108,8 @@ impl Problem {
             "the request carries no credential that is known here",
         )
         .hint(
-            "send an API key as `Authorization: Bearer twk_…`, or come over the Unix socket as a \
-         configured user",
+            "send an API key as `Authorization: Bearer twk_…`, come over the Unix socket as a configured \
+             user, or show a client certificate with a configured name where the listener asks for one",
         )
     }
 

@@ -11,7 +11,7 @@ use std::time::Duration;
 use time::OffsetDateTime;
 
 use super::url::HttpUrl;
-use crate::domain::auth_method::AuthMethods;
+use crate::domain::auth_method::{AuthMethod, AuthMethods};
 use crate::domain::certificate_names::{San, SpiffeId};
 use crate::domain::proxy::Routes;
 use crate::domain::tenants::Tenants;
@@ -375,6 +375,18 @@ pub enum Authenticate {
     Spiffe(SpiffeId),
     /// A DNS name or URI in a client certificate.
     San(San),
+}
+
+impl Authenticate {
+    /// Returns the method by which it proves who is calling.
+    pub fn method(&self) -> AuthMethod {
+        match self {
+            Authenticate::UnixUser(_) => AuthMethod::UnixUser,
+            Authenticate::ApiKeys(_) => AuthMethod::ApiKeys,
+            Authenticate::Spiffe(_) => AuthMethod::Spiffe,
+            Authenticate::San(_) => AuthMethod::San,
+        }
+    }
 }
 
 /// A user of this machine.

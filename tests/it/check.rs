@@ -346,6 +346,11 @@ fn what_was_probably_not_meant_is_a_warning_with_its_place() {
              the tenant of every personal Microsoft account",
         ),
         (
+            app(entra, scopes, &rule("\"*\"").replace("unix_user = 7", "spiffe = \"spiffe://a/b\"")),
+            "8:28: callers.sync.authenticate[0].spiffe: has no effect: no `[[listen.local]]` accepts \
+             `spiffe`; it needs one whose `tls` has a `client_ca`",
+        ),
+        (
             app(entra, r#""openid", "offline_access", "Mail.Raed""#, ""),
             "5:39: apps.a.scopes[2]: \"Mail.Raed\" is not well known (did you mean `Mail.Read`?)",
         ),

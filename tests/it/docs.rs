@@ -17,7 +17,7 @@ use crate::http_client::{Answer, Browser, request};
 use crate::world::{ALICE, BOB, Plan, World, text};
 
 /// Documents for readers of this repository.
-const DOCUMENTS: [&str; 14] = [
+const DOCUMENTS: [&str; 15] = [
     "README.md",
     "SEMANTICS.md",
     "ARCHITECTURE.md",
@@ -28,6 +28,7 @@ const DOCUMENTS: [&str; 14] = [
     "docs/app-registration.md",
     "docs/asvs.md",
     "docs/audit.md",
+    "docs/client-certificates.md",
     "docs/commands.md",
     "docs/configuration.md",
     "docs/mail-programs.md",

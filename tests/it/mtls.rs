@@ -26,6 +26,8 @@ struct Scene {
     /// Accepts every method, and verifies by the authority `callers`.
     port: u16,
     callers: Authority,
+    /// Trusted as `callers` is, and past its own date.
+    past: Authority,
 }
 
 /// A caller that may read tokens of any connection.
@@ -63,11 +65,13 @@ impl Scene {
     /// With more for the plan, and with this TLS of the listener.
     async fn start_with(more: impl FnOnce(Plan, &Authority) -> Plan, tls: &str) -> Scene {
         let (server, callers) = (Authority::root("servers", 48), Authority::root("callers", 48));
+        let past = Authority::root("callers, once", -1);
         let port = free_port();
-        let plan = plan(&server, &[("callers-ca.pem", callers.pem())]).sections(&listener(port, tls, ""));
+        let bundle = callers.pem() + &past.pem();
+        let plan = plan(&server, &[("callers-ca.pem", bundle)]).sections(&listener(port, tls, ""));
         let world = more(plan, &callers).start().await;
         world.connect("user-1", ALICE).await;
-        Scene { world, server, port, callers }
+        Scene { world, server, port, callers, past }
     }
 
     /// Replaces a file of TLS, and waits until a reload has ended so.
@@ -165,6 +169,15 @@ async fn a_certificate_names_its_caller_or_is_refused() {
             None,
             Served("by-san", "san"),
         ),
+        (
+            "right, of an authority past its date",
+            Some(scene.past.issue(Leaf::new().dns("sync.contoso.com"))),
+            None,
+            Served("by-san", "san"),
+        ),
+        ("certificates of more than 16 KiB", Some(ca.issue(many_names(2000))), None, Ended),
+        ("more than 64 names", Some(ca.issue(many_names(64))), None, Refused("unknown")),
+        ("64 names", Some(ca.issue(many_names(63))), None, Served("by-san", "san")),
         ("an authority is missing", Some(below.issue(Leaf::new().dns("sync.contoso.com"))), None, Ended),
         ("wrong CA, of the same name", Some(other.issue(spiffe())), None, Ended),
         ("self-signed", Some(spiffe().self_signed()), None, Ended),
@@ -240,6 +253,12 @@ async fn a_certificate_names_its_caller_or_is_refused() {
     assert_eq!((scene.refused("client_certificate").await, scene.refused("handshake").await), (ended, 0));
 }
 
+/// A caller's name and so many others.
+fn many_names(others: usize) -> Leaf {
+    let first = Leaf::new().dns("sync.contoso.com");
+    (0..others).fold(first, |leaf, number| leaf.dns(&format!("n{number}.example")))
+}
+
 fn served(outcome: &Outcome) -> (&'static str, &'static str) {
     match outcome {
         Outcome::Served(caller, method) => (caller, method),
@@ -292,6 +311,7 @@ async fn what_a_current_list_does_not_clear_is_refused() {
     }
     let log = scene.world.daemon.log();
     assert!(log.contains("callers.crl has no list of `CN=callers`"), "{log}");
+    assert!(log.contains("callers-ca.pem expired at"), "{log}");
 
     // A list that gets too old while the daemon runs.
     scene.replace("callers.crl", root.revoked(&[], 1), "ok").await;
@@ -300,7 +320,7 @@ async fn what_a_current_list_does_not_clear_is_refused() {
     assert_eq!(scene.is_served(&good).await, None, "the list is out of date");
     let shown = scene.world.metrics().await;
     assert!(shown.contains("tokenward_tls_client_crl_expiry_seconds{listener=\"local\"} -3"), "{shown}");
-    assert!(shown.contains("tokenward_tls_client_ca_expiry_seconds{listener=\"local\"} 1"), "{shown}");
+    assert!(shown.contains("tokenward_tls_client_ca_expiry_seconds{listener=\"local\"} -1"), "{shown}");
 }
 
 #[tokio::test]
@@ -489,4 +509,36 @@ async fn authorities_are_replaced_under_load_and_an_untrusted_certificate_ends_i
     assert_eq!(kept.ask(None).await, (200, false));
     scene.world.pass(Duration::from_secs(2 * 3600));
     assert_eq!(kept.ask(None).await, (401, true), "expired");
+}
+
+/// The commands of the guide, with other tools: OpenSSL makes the certificates, and curl shows them.
+#[tokio::test]
+async fn the_guide_s_commands_do_what_they_say() {
+    let guide = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/client-certificates.md"));
+    let guide = guide.expect("the guide");
+    let blocks = |language: &str| -> Vec<String> {
+        let begin = format!("```{language}\n");
+        let blocks = guide.split(&begin).skip(1).map(|rest| rest.split("```").next().unwrap_or_default());
+        blocks.map(str::to_owned).collect()
+    };
+    let (commands, settings) = (blocks("sh"), blocks("toml").concat());
+    let [make, ask] = &commands[..] else { panic!("{commands:?}") };
+    let run = |folder: &std::path::Path, script: &str| {
+        let mut bash = std::process::Command::new("bash");
+        let ran = bash.arg("-euc").arg(script).current_dir(folder).output().expect("bash");
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        (ran.status.success(), text(&ran.stdout), text(&ran.stderr))
+    };
+    let made = tempfile::tempdir().expect("a folder");
+    let (is_made, _, said) = run(made.path(), make);
+    assert!(is_made, "{said}");
+
+    let port = free_port();
+    let (folder, place) = (made.path().to_str().expect("UTF-8"), format!("127.0.0.1:{port}"));
+    let sections = settings.replace("/etc/tokenward/tls", folder).replace("10.0.0.5:7443", &place);
+    let world = Plan::default().sections(&sections).start().await;
+    world.connect("user-4711", ALICE).await;
+    let ask = ask.replace("https://tokens.contoso.com:7443", &format!("https://localhost:{port}"));
+    let (is_done, answer, said) = run(made.path(), &ask);
+    assert!(is_done && answer.contains("access_token"), "{answer}{said}{}", world.daemon.log());
 }

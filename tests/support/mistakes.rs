@@ -579,4 +579,14 @@ credentials_dir = "credentials""#,
         "[admins.b]\nauthenticate = [{ unix_user = 7 }]\n[admins.c]\nauthenticate = [{ unix_user = 7 }]",
         "5:31: admins.c.authenticate[0].unix_user: the Unix user 7 is both",
     ),
+    (
+        "[callers.b]\nauthenticate = [{ spiffe = \"spiffe://a/b\" }]\n[callers.c]\nauthenticate = [{ spiffe = \
+         \"spiffe://a/b\" }]",
+        "5:28: callers.c.authenticate[0].spiffe: the SPIFFE id `spiffe://a/b` is both `b` and `c`",
+    ),
+    (
+        "[callers.b]\nauthenticate = [{ san = \"A.example\" }]\n[callers.c]\nauthenticate = [{ san = \
+         \"a.example\" }]",
+        "5:25: callers.c.authenticate[0].san: the certificate name `a.example` is both `b` and `c`",
+    ),
 ];

@@ -2,7 +2,7 @@
 
 use crate::app::apps::PreparedApps;
 use crate::app::findings::Findings;
-use crate::config::{AppConfig, CallerConfig, Config};
+use crate::config::{AppConfig, Authenticate, CallerConfig, Config, Listener};
 use crate::domain::id::AppName;
 use crate::domain::scope::{Scope, ScopeNaming, ScopeSet};
 
@@ -87,6 +87,37 @@ pub(super) fn check(config: &Config, apps: &PreparedApps, findings: &mut Finding
         }
         for (caller, rules) in &config.callers {
             of_rules(name, &app.scopes, naming, caller, rules, findings);
+        }
+    }
+    let callers = config.callers.iter().map(|(name, one)| (format!("callers.{name}"), &one.authenticate));
+    let admins = config.admins.iter().map(|(name, one)| (format!("admins.{name}"), &one.authenticate));
+    not_accepted(callers, "local", &config.listen.local, findings);
+    not_accepted(admins, "admin", &config.listen.admin, findings);
+}
+
+/// Warns of a way to authenticate that no listener accepts.
+fn not_accepted<'a>(
+    those: impl Iterator<Item = (String, &'a Vec<Authenticate>)>,
+    kind: &str,
+    listeners: &[Listener],
+    findings: &mut Findings<'_>,
+) {
+    let is_accepted = |method| listeners.iter().any(|listener| listener.accept().contains(method));
+    for (key, ways) in those {
+        for (at, way) in ways.iter().enumerate() {
+            let method = way.method();
+            if is_accepted(method) {
+                continue;
+            }
+            let word = method.as_str();
+            let needs = match method.needs_certificate() {
+                true => "; it needs one whose `tls` has a `client_ca`",
+                false => "",
+            };
+            findings.warning(
+                &format!("{key}.authenticate[{at}].{word}"),
+                format_args!("has no effect: no `[[listen.{kind}]]` accepts `{word}`{needs}"),
+            );
         }
     }
 }
