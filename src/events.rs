@@ -94,6 +94,8 @@ pub struct HandOut<'a> {
     pub life: Duration,
     /// How long the request took.
     pub elapsed: Duration,
+    /// On whose word it was asked for, if a user's own token said it.
+    pub detail: BTreeMap<&'static str, String>,
 }
 
 /// A token of an app itself that is handed out.
@@ -185,9 +187,10 @@ impl Events {
     /// # Errors
     /// No sink took the record, and the configuration demands one: the token must not leave.
     pub async fn handed_out(&self, who: Who<'_>, out: HandOut<'_>) -> Result<(), Refusal> {
-        let HandOut { caller, key, token, life, elapsed } = out;
+        let HandOut { caller, key, token, life, elapsed, detail } = out;
         let mut event = self.of(who, Action::Token, "ok").caller(caller).key(key).0;
         event.scopes.clone_from(&token.scopes);
+        event.detail = detail;
         if !self.may_leave(event, token, life).await {
             let refusal = Refusal::AuditUnavailable;
             let code = refusal.outside().code;
@@ -208,6 +211,19 @@ impl Events {
         event.token_sha256 = Some(token.digest.clone());
         event.uti.clone_from(&token.uti);
         self.audit.record(event).await == Recorded::Written || !self.is_fail_closed
+    }
+
+    /// Reports that a token was refused with the contract's `code` before it was known whose it was to be.
+    pub async fn refused_unnamed(
+        &self,
+        who: Who<'_>,
+        caller: &CallerName,
+        app: Option<&AppName>,
+        code: &'static str,
+        elapsed: Duration,
+    ) {
+        self.metrics.token_request(app, Some(caller), who.dialect, code, elapsed);
+        self.over_its_rate(who, caller, (app, None), code).await;
     }
 
     /// Reports that a token was refused with the contract's `code`.

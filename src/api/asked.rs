@@ -74,6 +74,17 @@ impl From<BadUrl> for Problem {
     }
 }
 
+/// Parameters that hold a credential, or a user's token.
+const SECRET_PARAMETERS: [&str; 7] = [
+    "access_token",
+    "actor_token",
+    "api_key",
+    "authorization",
+    "client_assertion",
+    "client_secret",
+    "subject_token",
+];
+
 /// An escape hides nothing from those who read a log, so what was decoded counts.
 fn shows_credential(
     path: &str,
@@ -81,8 +92,7 @@ fn shows_credential(
     parameters: &[(Cow<'_, str>, Cow<'_, str>)],
 ) -> bool {
     let is_key = |text: &str| text.contains("twk_");
-    let is_name =
-        |name: &str| ["access_token", "api_key", "authorization"].contains(&&*name.to_ascii_lowercase());
+    let is_name = |name: &str| SECRET_PARAMETERS.contains(&&*name.to_ascii_lowercase());
     let in_path = match segments {
         Some(segments) => segments.iter().any(|segment| is_key(segment)),
         None => is_key(&percent_decode_str(path).decode_utf8_lossy()),

@@ -2,9 +2,11 @@
 //! The dialect decides where the credential stands, how an error is written, and the word in metrics.
 
 mod managed_identity;
+mod token_endpoint;
 
 use http::{HeaderMap, HeaderValue};
 
+pub(super) use self::token_endpoint::tell_not_to_store;
 use super::problem::Problem;
 use crate::callers::Credential;
 use crate::events::NATIVE;
@@ -17,6 +19,8 @@ pub(super) enum Dialect {
     Native,
     /// App Service's managed identity.
     ManagedIdentity,
+    /// The OAuth token endpoint (RFC 6749, RFC 8693).
+    TokenEndpoint,
 }
 
 impl Dialect {
@@ -27,6 +31,8 @@ impl Dialect {
             |own: &str| path.strip_prefix(own).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
         if below("/msi") || (path.starts_with("/v1/apps/") && path.ends_with("/msi/token")) {
             Dialect::ManagedIdentity
+        } else if below("/oauth2") {
+            Dialect::TokenEndpoint
         } else {
             Dialect::Native
         }
@@ -37,6 +43,7 @@ impl Dialect {
         match self {
             Dialect::Native => NATIVE,
             Dialect::ManagedIdentity => "msi",
+            Dialect::TokenEndpoint => "oauth2",
         }
     }
 
@@ -46,6 +53,7 @@ impl Dialect {
         match self {
             Dialect::Native => None,
             Dialect::ManagedIdentity => Some("identityHeader"),
+            Dialect::TokenEndpoint => Some("clientSecretBasic"),
         }
     }
 
@@ -55,15 +63,18 @@ impl Dialect {
         match self {
             Dialect::Native => None,
             Dialect::ManagedIdentity => Some("ManagedIdentityRefusal"),
+            Dialect::TokenEndpoint => Some("TokenEndpointRefusal"),
         }
     }
 
     /// Returns the credential that a request carries: its header's, which then decides alone, otherwise the
-    /// peer's. `None` if a header is there and is not what it should be.
+    /// peer's. `None` if a header is there and is not what it should be. The token endpoint's may stand in
+    /// the body, so it is read there (`LocalApi::client`).
     pub(super) fn credential<'a>(self, headers: &'a HeaderMap, peer: &'a Peer) -> Option<Credential<'a>> {
         match self {
             Dialect::Native => super::credential(headers, peer),
             Dialect::ManagedIdentity => managed_identity::credential(headers, peer),
+            Dialect::TokenEndpoint => None,
         }
     }
 
@@ -72,6 +83,7 @@ impl Dialect {
         match self {
             Dialect::Native => problem.response(request_id),
             Dialect::ManagedIdentity => managed_identity::refusal(&problem, request_id),
+            Dialect::TokenEndpoint => token_endpoint::refusal(&problem, request_id),
         }
     }
 }
@@ -99,6 +111,9 @@ mod tests {
             ("/v1/apps/outlook/connections/team%2Fa/msi/token", Dialect::ManagedIdentity),
             ("/v1/apps/{app}/connections/{connection}/msi/token", Dialect::ManagedIdentity),
             ("/v1/apps/{app}/connections/{connection}/token", Dialect::Native),
+            ("/oauth2/token", Dialect::TokenEndpoint),
+            ("/oauth2/tokens", Dialect::TokenEndpoint),
+            ("/oauth2token", Dialect::Native),
             ("/v1/connect-sessions", Dialect::Native),
         ] {
             assert_eq!(Dialect::of(path), dialect, "{path}");

@@ -37,6 +37,8 @@ impl Doc {
     };
 }
 
+const JSON: &str = "application/json";
+
 /// A request's body.
 pub enum Body {
     /// The route reads none.
@@ -47,8 +49,10 @@ pub enum Body {
     Required(Content),
 }
 
-/// A JSON body.
+/// A body.
 pub struct Content {
+    /// Its media type.
+    pub media_type: &'static str,
     /// Its name in `components`; empty for any object.
     pub schema: &'static str,
     /// Its examples, in JSON.
@@ -70,15 +74,20 @@ pub type Example = (&'static str, &'static str, &'static str);
 
 impl Content {
     /// Any object.
-    pub const ANY: Content = Content { schema: "", examples: Examples::None };
+    pub const ANY: Content = Content { media_type: JSON, schema: "", examples: Examples::None };
 
     /// A schema with one example, in JSON.
     pub const fn one(schema: &'static str, example: &'static str) -> Self {
-        Content { schema, examples: Examples::One(example) }
+        Content { media_type: JSON, schema, examples: Examples::One(example) }
+    }
+
+    /// A form, with one example in JSON.
+    pub const fn form(schema: &'static str, example: &'static str) -> Self {
+        Content { media_type: "application/x-www-form-urlencoded", ..Content::one(schema, example) }
     }
 
     /// A schema with several examples.
     pub const fn several(schema: &'static str, examples: &'static [Example]) -> Self {
-        Content { schema, examples: Examples::Several(examples) }
+        Content { media_type: JSON, schema, examples: Examples::Several(examples) }
     }
 }

@@ -29,6 +29,7 @@ mod routes;
 pub mod shapes;
 mod to_its_end;
 mod token_body;
+mod token_endpoint;
 pub mod upkeep;
 
 use bytes::Bytes;

@@ -106,7 +106,7 @@ fn of_content(content: &Content) -> (&'static str, String) {
             members.push(("examples", object(examples.iter().map(of_one))));
         }
     }
-    ("content", object([("application/json", object(members))]))
+    ("content", object([(content.media_type, object(members))]))
 }
 
 fn reference(kind: &str, name: &str) -> String {

@@ -24,23 +24,23 @@ pub struct Members {
     #[serde(skip_serializing_if = "Option::is_none")]
     parameter: Option<&'static str>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    reason: Option<&'static str>,
+    pub(super) reason: Option<&'static str>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    scopes: Vec<String>,
+    pub(super) scopes: Vec<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    retry_after: Option<u64>,
+    pub(super) retry_after: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     connect_url: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    error: Option<String>,
+    pub(super) error: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    suberror: Option<String>,
+    pub(super) suberror: Option<String>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    error_codes: Vec<u32>,
+    pub(super) error_codes: Vec<u32>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    trace_id: Option<String>,
+    pub(super) trace_id: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    correlation_id: Option<String>,
+    pub(super) correlation_id: Option<String>,
 }
 
 impl Problem {
@@ -61,6 +61,17 @@ impl Problem {
         self.more.trace_id = answer.trace_id;
         self.more.correlation_id = answer.correlation_id;
         self
+    }
+
+    /// Names the parameter that the refusal is about.
+    pub(super) fn about(mut self, parameter: &'static str) -> Self {
+        self.more.parameter = Some(parameter);
+        self
+    }
+
+    /// Returns the parameter that it is about.
+    pub(super) fn parameter(&self) -> Option<&'static str> {
+        self.more.parameter
     }
 
     /// Adds the link at which the user can mend it.

@@ -62,7 +62,7 @@ pub(super) type Outcome<'a> = BoxFuture<'a, Result<Response, Problem>>;
 /// How a handler is called: with what its path names.
 pub(super) enum Run<A: Api> {
     /// Before it is known who asks.
-    Open(fn() -> Response),
+    Open(fn(&A) -> Response),
     /// The path names nothing.
     Plain(for<'a> fn(&'a A, A::Call<'a>) -> Outcome<'a>),
     /// `{app}`
@@ -214,9 +214,9 @@ impl<A: Api> Found<A> {
 
     /// What anybody is answered, before it is known who asks. The path must be spelled as the table has it,
     /// without an escape.
-    pub(super) fn open(&self, method: &Method, path: &str) -> Option<Response> {
+    pub(super) fn open(&self, api: &A, method: &Method, path: &str) -> Option<Response> {
         match self.route(method)?.handler {
-            Run::Open(answer) if path == self.path => Some(answer()),
+            Run::Open(answer) if path == self.path => Some(answer(api)),
             _ => None,
         }
     }
@@ -243,7 +243,7 @@ impl<A: Api> Route<A> {
     pub(super) fn run<'a>(&self, api: &'a A, call: A::Call<'a>, target: &'a Target) -> Outcome<'a> {
         match (&self.handler, target) {
             (Run::Open(answer), _) => {
-                let answer = answer();
+                let answer = answer(api);
                 Box::pin(async { Ok(answer) })
             }
             (Run::Plain(run), Target::Nothing) => run(api, call),

@@ -1,5 +1,6 @@
 //! A token request as it comes, in a body or in a query, and the token that it asks for.
 
+use std::collections::BTreeMap;
 use std::num::ParseIntError;
 use std::ops::RangeInclusive;
 use std::time::Duration;
@@ -14,6 +15,7 @@ use serde_json::value::{RawValue, to_raw_value};
 use super::body::parse;
 use super::problem::Problem;
 use crate::broker::Refusal;
+use crate::domain::account::AccountId;
 use crate::domain::scope::{LONGEST_SCOPE, ScopeNaming, ScopeSet};
 use crate::listener::Pairs;
 use crate::refresh::plan::ORDINARY_MIN_TTL;
@@ -35,6 +37,20 @@ pub(super) struct TokenBody {
     scope: Option<String>,
     resource: Option<String>,
     min_ttl: Option<u64>,
+    /// The user on whose own token it is asked for. No body has it.
+    #[serde(skip)]
+    pub(super) user: Option<OfUser>,
+    /// Its client cannot answer claims challenges.
+    #[serde(skip)]
+    pub(super) without_cae: bool,
+}
+
+/// A user whose token was verified.
+pub(super) struct OfUser {
+    /// The account that the connection must have.
+    pub(super) account: AccountId,
+    /// For the audit.
+    pub(super) detail: BTreeMap<&'static str, String>,
 }
 
 impl TokenBody {
@@ -47,20 +63,21 @@ impl TokenBody {
 
     /// Reads a query.
     pub(super) fn of_query(query: &Pairs) -> Result<Self, Problem> {
-        let min_ttl = query.value("min_ttl").map(str::parse).transpose();
-        Ok(TokenBody {
-            scope: query.value("scope").map(str::to_owned),
-            resource: query.value("resource").map(str::to_owned),
-            min_ttl: min_ttl
-                .map_err(|_| Problem::invalid("min_ttl", "must be whole seconds, 60 to 86400"))?,
-            ..TokenBody::default()
-        })
+        TokenBody::plain(query.value("scope"), query.value("resource")).min_ttl(query.value("min_ttl"))
     }
 
     /// Makes the request of a dialect: a token for a resource, or for a scope's resource.
     pub(super) fn plain(scope: Option<&str>, resource: Option<&str>) -> Self {
         let [scope, resource] = [scope, resource].map(|text| text.map(str::to_owned));
         TokenBody { scope, resource, ..TokenBody::default() }
+    }
+
+    /// Sets the life that the token must have, in seconds.
+    pub(super) fn min_ttl(mut self, text: Option<&str>) -> Result<Self, Problem> {
+        let seconds = text.map(str::parse).transpose();
+        self.min_ttl =
+            seconds.map_err(|_| Problem::invalid("min_ttl", "must be whole seconds, 60 to 86400"))?;
+        Ok(self)
     }
 
     /// Returns the token that it asks for, in the words of the app's authority.
@@ -91,7 +108,7 @@ impl TokenBody {
             min_ttl,
             rejected: self.rejected,
             claims: claims.map_err(|problem| Refusal::invalid("claims", problem.to_string()))?,
-            cae: true,
+            cae: !self.without_cae,
         })
     }
 }

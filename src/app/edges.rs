@@ -17,6 +17,7 @@ pub(super) fn serve(listeners: BoundListeners, parts: &Parts) {
     let (broker, roster, tasks) = (&parts.core.broker, parts.in_force.roster(), &process.tasks);
     let (clock, random) = (&process.ports.clock, &process.ports.random);
 
+    let issuer = listeners.issuer(&parts.in_force.config().listen);
     let ops = Ops::new(process.metrics.clone(), process.readiness.clone(), clock.clone());
     listeners.ops.serve(Arc::new(ops), process.surroundings());
 
@@ -33,6 +34,7 @@ pub(super) fn serve(listeners: BoundListeners, parts: &Parts) {
             limiter.clone(),
             clock.clone(),
             events.clone(),
+            issuer.clone(),
         );
         listener.serve(local.handler(tasks.clone()), process.surroundings());
     }

@@ -81,6 +81,20 @@ pub(super) struct Addresses {
 }
 
 impl BoundListeners {
+    /// The URL at which callers reach the local API: as configured, or the address of the first TCP listener.
+    pub(super) fn issuer(&self, config: &ListenConfig) -> String {
+        let of_listener = |((bound, _), listener): (&Accepting, &Listener)| match listener {
+            Listener::Tcp { tls, .. } => {
+                let scheme = if tls.is_some() { "https" } else { "http" };
+                bound.tcp_address().map(|address| format!("{scheme}://{address}"))
+            }
+            Listener::Unix { .. } => None,
+        };
+        let configured = config.issuer.clone();
+        let of_listeners = || self.local.iter().zip(&config.local).find_map(of_listener);
+        configured.or_else(of_listeners).unwrap_or_else(|| "http://localhost".to_owned())
+    }
+
     pub(super) fn addresses(&self) -> Addresses {
         Addresses {
             public: self.public.tcp_address().expect("the public listener is TCP"),

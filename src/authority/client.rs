@@ -10,6 +10,7 @@ mod proof;
 mod redeem;
 mod refresh;
 mod registration;
+mod subject;
 mod token_call;
 mod transport;
 mod urls;
@@ -30,7 +31,8 @@ use super::credential_set::CredentialSet;
 use super::http::HttpClient;
 use super::{
     AdminConsentRequest, AppTokenRequest, Authority, AuthorizeRequest, AuthorizeUrl, RedeemFailure,
-    RedeemRequest, RedirectError, RedirectRefusal, RefreshRequest, Refreshed, TokenAnswer,
+    RedeemRequest, RedirectError, RedirectRefusal, RefreshRequest, Refreshed, Subject, SubjectRefusal,
+    TokenAnswer, UserToken, UserTokenKind,
 };
 use crate::domain::scope::ScopeNaming;
 use crate::domain::task::BoxFuture;
@@ -186,5 +188,17 @@ impl Authority for OpenIdAuthority {
         request: &'a AdminConsentRequest,
     ) -> BoxFuture<'a, Result<Option<String>, AuthorityFailure>> {
         Box::pin(std::future::ready(admin_consent_url(&self.app, request)))
+    }
+
+    fn is_audience_of(&self, token: &UserToken<'_>) -> bool {
+        token.0.names_audience(&self.app.config.client_id)
+    }
+
+    fn verify_user_token<'a>(
+        &'a self,
+        token: &'a UserToken<'a>,
+        kind: UserTokenKind,
+    ) -> BoxFuture<'a, Result<Subject, SubjectRefusal>> {
+        Box::pin(self.check_user_token(token, kind))
     }
 }

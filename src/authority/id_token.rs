@@ -5,6 +5,7 @@
 //! required claim of a wrong type is a fault; an optional one is ignored and named in a remark.
 
 mod fault;
+mod subject;
 #[cfg(test)]
 mod tests;
 
@@ -16,6 +17,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde_json::Value;
 
 pub use self::fault::IdTokenFault;
+pub use self::subject::{Delegate, Subject};
 use super::clouds::Provider;
 use super::discovery::Metadata;
 use super::jwks::{Algorithm, Key, KeySet};
@@ -43,22 +45,44 @@ pub(super) enum Renewal {
     Another,
 }
 
+/// Which token of a user it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum UserTokenKind {
+    /// An `id_token`.
+    IdToken,
+    /// An access token for the app's own API, as a JWT (RFC 9068; Entra's v2.0).
+    AccessToken,
+}
+
+impl UserTokenKind {
+    /// Returns its name in the audit log.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            UserTokenKind::IdToken => "id_token",
+            UserTokenKind::AccessToken => "access_token",
+        }
+    }
+}
+
 /// The expectations that a token is checked against.
 pub(super) struct Rules<'a> {
+    pub(super) kind: UserTokenKind,
     pub(super) provider: Provider,
     pub(super) metadata: &'a Metadata,
     pub(super) client_id: &'a str,
     pub(super) tenants: &'a Tenants,
     /// The flow's nonce; `None` for a refresh, whose token need not repeat it.
     pub(super) nonce: Option<&'a str>,
-    /// The access token in the same answer.
-    pub(super) access_token: &'a str,
+    /// The access token in the same answer; `None` if the token came alone.
+    pub(super) access_token: Option<&'a str>,
     pub(super) now: Timestamp,
 }
 
 /// A parsed token. Nothing of it is believed yet, except that its header can be used.
 pub(super) struct UnverifiedToken<'a> {
     kid: Option<String>,
+    /// `typ`, in lower case.
+    media_type: Option<String>,
     /// As in the header.
     algorithm: Option<String>,
     /// Fault of the header, if any; then only the claims can be checked.
@@ -90,8 +114,6 @@ impl<'a> UnverifiedToken<'a> {
         }
         let is_unfit = if header.0.contains_key("crit") {
             Some(IdTokenFault::Critical)
-        } else if text("typ").is_ok_and(|kind| kind.is_some_and(|kind| !kind.eq_ignore_ascii_case("jwt"))) {
-            Some(IdTokenFault::WrongType)
         } else {
             ["typ", "alg", "kid"].into_iter().find_map(|name| text(name).err())
         };
@@ -100,6 +122,7 @@ impl<'a> UnverifiedToken<'a> {
         let signature = decode(signature);
         Ok(UnverifiedToken {
             kid: owned("kid"),
+            media_type: owned("typ").map(|text| text.to_ascii_lowercase()),
             algorithm: owned("alg"),
             unfit: is_unfit.or(signature.as_ref().err().copied()),
             claims: object(decode(claims)?)?,
@@ -129,6 +152,9 @@ impl<'a> UnverifiedToken<'a> {
     pub(super) fn verify(&self, keys: Option<&KeySet>, rules: &Rules<'_>) -> Result<Account, IdTokenFault> {
         if let Some(fault) = self.unfit {
             return Err(fault);
+        }
+        if !rules.allow_type(self.media_type.as_deref()) {
+            return Err(IdTokenFault::WrongType);
         }
         let name = self.algorithm.as_deref().unwrap_or_default();
         let algorithm = Algorithm::parse(name).filter(|_| rules.allow_algorithm(name));
@@ -193,8 +219,8 @@ impl<'a> UnverifiedToken<'a> {
         {
             return Err(IdTokenFault::Nonce);
         }
-        if let Some(at_hash) = self.optional("at_hash") {
-            let hash = digest(algorithm.digest(), rules.access_token.as_bytes());
+        if let (Some(at_hash), Some(access_token)) = (self.optional("at_hash"), rules.access_token) {
+            let hash = digest(algorithm.digest(), access_token.as_bytes());
             let half = &hash.as_ref()[..hash.as_ref().len() / 2];
             if at_hash != URL_SAFE_NO_PAD.encode(half) {
                 return Err(IdTokenFault::AccessTokenHash);
@@ -229,7 +255,7 @@ impl<'a> UnverifiedToken<'a> {
         if ids.as_deref().is_some_and(|tid| !iss.ends_with(&format!("/{tid}/v2.0"))) {
             return Err(IdTokenFault::TenantId);
         }
-        self.check_audience(rules.client_id)?;
+        self.check_audience(rules)?;
         let (tid, oid) = match ids {
             None => (None, None),
             Some(tid) => {
@@ -266,17 +292,17 @@ impl<'a> UnverifiedToken<'a> {
         if issuer_fits && cloud_fits { Ok(()) } else { Err(IdTokenFault::KeyIssuer) }
     }
 
-    fn check_audience(&self, client_id: &str) -> Result<(), IdTokenFault> {
+    fn check_audience(&self, rules: &Rules<'_>) -> Result<(), IdTokenFault> {
         match self.claims.0.get("aud") {
             None | Some(Value::Null) => return Err(IdTokenFault::ClaimMissing),
             Some(Value::Array(audiences)) if audiences.is_empty() => return Err(IdTokenFault::ClaimMissing),
             Some(Value::String(audience)) if audience.is_empty() => return Err(IdTokenFault::ClaimMissing),
-            Some(Value::String(audience)) if audience == client_id => {}
+            Some(Value::String(audience)) if rules.is_audience(audience) => {}
             Some(Value::String(_)) => return Err(IdTokenFault::Audience),
             Some(Value::Array(audiences)) => {
                 let audiences = audiences.iter().map(Value::as_str).collect::<Option<Vec<_>>>();
                 let audiences = audiences.ok_or(IdTokenFault::ClaimType)?;
-                if !audiences.contains(&client_id) {
+                if !audiences.iter().any(|audience| rules.is_audience(audience)) {
                     return Err(IdTokenFault::Audience);
                 }
                 if audiences.len() != 1 {
@@ -285,8 +311,11 @@ impl<'a> UnverifiedToken<'a> {
             }
             Some(_) => return Err(IdTokenFault::ClaimType),
         }
-        match self.optional("azp") {
-            Some(party) if party != client_id => Err(IdTokenFault::AuthorizedParty),
+        match (rules.kind, self.optional("azp")) {
+            // An access token's `azp` is the app that got it for its user.
+            (UserTokenKind::IdToken, Some(party)) if party != rules.client_id => {
+                Err(IdTokenFault::AuthorizedParty)
+            }
             _ => Ok(()),
         }
     }
@@ -351,6 +380,25 @@ impl<'a> UnverifiedToken<'a> {
 }
 
 impl Rules<'_> {
+    /// Returns true for the app itself. Entra names an app's own API by its id or by its default URI.
+    fn is_audience(&self, audience: &str) -> bool {
+        audience == self.client_id
+            || (self.kind, self.provider) == (UserTokenKind::AccessToken, Provider::Entra)
+                && audience.strip_prefix("api://") == Some(self.client_id)
+    }
+
+    /// Returns true if a token of this kind may have this `typ`. Entra's access tokens say `JWT`, too; other
+    /// providers' are told from an `id_token` by it (RFC 9068 §2.1).
+    fn allow_type(&self, media_type: Option<&str>) -> bool {
+        let is_jwt = media_type.is_none_or(|name| name == "jwt");
+        let is_access_token = matches!(media_type, Some("at+jwt" | "application/at+jwt"));
+        match (self.kind, self.provider) {
+            (UserTokenKind::IdToken, _) => is_jwt,
+            (UserTokenKind::AccessToken, Provider::Entra) => is_jwt || is_access_token,
+            (UserTokenKind::AccessToken, Provider::OpenId) => is_access_token,
+        }
+    }
+
     /// The allow-list: RS256 for Entra; for other providers a known algorithm that the document names.
     fn allow_algorithm(&self, name: &str) -> bool {
         match self.provider {

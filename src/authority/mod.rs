@@ -55,7 +55,7 @@ pub use client_auth::{
 pub use client_credentials::ClientCredentials;
 pub use clouds::Provider;
 pub use credential_set::{CredentialReport, CredentialSet, Member};
-pub use id_token::IdTokenFault;
+pub use id_token::{Delegate, IdTokenFault, Subject, UserTokenKind};
 pub use observer::{AuthorityEvent, AuthorityObserver, Endpoint, Unobserved};
 pub use redirect::{RedirectError, RedirectRefusal};
 pub use roots::{Roots, RootsFault};
@@ -114,6 +114,46 @@ pub trait Authority: Send + Sync {
         &'a self,
         request: &'a AdminConsentRequest,
     ) -> BoxFuture<'a, Result<Option<String>, AuthorityFailure>>;
+
+    /// Returns true if a user's token says that it is for this app. Nothing of it is believed yet.
+    fn is_audience_of(&self, token: &UserToken<'_>) -> bool;
+
+    /// Verifies a user's token by this authority's keys, as a sign-in's `id_token` is verified.
+    fn verify_user_token<'a>(
+        &'a self,
+        token: &'a UserToken<'a>,
+        kind: UserTokenKind,
+    ) -> BoxFuture<'a, Result<Subject, SubjectRefusal>>;
+}
+
+/// A user's token that a caller presents. Nothing of it is believed yet.
+pub struct UserToken<'a>(id_token::UnverifiedToken<'a>);
+
+impl<'a> UserToken<'a> {
+    /// Reads a token in the form of a JWT.
+    ///
+    /// # Errors
+    /// The broken rule.
+    pub fn parse(text: &'a str) -> Result<Self, SubjectRefusal> {
+        let token = id_token::UnverifiedToken::parse(text);
+        token.map(UserToken).map_err(|fault| SubjectRefusal::Token(fault.to_string()))
+    }
+
+    /// Tells an access token from an `id_token` by the token's own words.
+    pub fn kind(&self) -> UserTokenKind {
+        self.0.claimed_kind()
+    }
+}
+
+/// Why a user's token is not believed.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum SubjectRefusal {
+    /// It breaks this rule.
+    #[error("the token breaks the rule {0}")]
+    Token(String),
+    /// The authority's documents could not be had.
+    #[error(transparent)]
+    Authority(#[from] AuthorityFailure),
 }
 
 /// An authorize request, besides the app's own settings.

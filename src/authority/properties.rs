@@ -17,7 +17,7 @@ use serde_json::{Value, json};
 use super::clouds::Provider;
 use super::discovery::Metadata;
 use super::http::HttpAnswer;
-use super::id_token::{Renewal, Rules, UnverifiedToken};
+use super::id_token::{Renewal, Rules, UnverifiedToken, UserTokenKind};
 use super::jwks::KeySet;
 use super::token_answer;
 use super::url::CheckedUrl;
@@ -99,12 +99,13 @@ fn judge(text: &str, is_signed: bool) {
     let claims: Value = serde_json::from_slice(&claims.expect("it was read")).expect("it was read");
     for Party { provider, metadata, owner } in &*PARTIES {
         let rules = Rules {
+            kind: UserTokenKind::IdToken,
             provider: *provider,
             metadata,
             client_id: CLIENT_ID,
             tenants: &TENANTS,
             nonce: None,
-            access_token: "a.b.c",
+            access_token: Some("a.b.c"),
             now: Timestamp::from_unix_seconds(NOW),
         };
         let verified = token.verify(Some(&KEYS), &rules);

@@ -24,6 +24,7 @@ mod consent_walk;
 mod credential_choices;
 pub mod credentials;
 pub mod disconnect;
+pub mod exchange;
 mod in_use;
 pub mod inspect;
 mod invitations;

@@ -1,6 +1,7 @@
 //! Handing out a token: find the connection, and serve one of its live tokens within the caller's rights.
 
 use super::{Broker, Refusal};
+use crate::domain::account::AccountId;
 use crate::domain::scope::{Scope, ScopeNaming, ScopeSet};
 use crate::policy::{Permit, Provisional};
 use crate::refresh::{Held, Served, Want};
@@ -13,11 +14,25 @@ impl Broker {
         permit: Provisional<'_>,
         ask: impl FnOnce(&ScopeNaming) -> Result<Want, Refusal>,
     ) -> Result<Served, Refusal> {
+        self.token_of(permit, None, ask).await
+    }
+
+    /// Hands out a token like [`Broker::token`], if the connection has this account.
+    pub async fn token_of(
+        &self,
+        permit: Provisional<'_>,
+        account: Option<&AccountId>,
+        ask: impl FnOnce(&ScopeNaming) -> Result<Want, Refusal>,
+    ) -> Result<Served, Refusal> {
         let app = self.app(&permit.key().app)?;
         let naming = app.naming();
         let asked = ask(naming)?;
         let want = |held: &Held| {
-            let permit = permit.of_tenant(held.connection.profile.account().tid.as_deref())?;
+            let own = held.connection.profile.account();
+            let permit = permit.of_tenant(own.tid.as_deref())?;
+            if account.is_some_and(|account| *account != own.id()) {
+                return Err(Refusal::invalid("subject_token", "is of another account than the connection"));
+            }
             permitted(&permit, naming, &asked, &held.granted)
         };
         Ok(self.deps.engine.serve(permit.key(), want).await?)

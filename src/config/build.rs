@@ -253,7 +253,8 @@ fn listen(section: &Section<'_>) -> Option<ListenConfig> {
     let mut sockets = Vec::new();
 
     let public_address = public_section.address("address");
-    let public_base_url = base_url(&public_section);
+    let public_base_url = host_url(&public_section, "base_url", "`/callback/{app}`");
+    let issuer = host_url(section, "issuer", "`/oauth2/token`");
     let public_tls = tls(&public_section);
     sockets.extend(public_address.as_ref().map(|leaf| leaf.with(Socket::Tcp(leaf.value))));
     section.not_empty("local", "callers could not reach the daemon; leave it out for the default");
@@ -271,6 +272,7 @@ fn listen(section: &Section<'_>) -> Option<ListenConfig> {
         }
     }
     Some(ListenConfig {
+        issuer,
         public: PublicListener {
             address: public_address?.value,
             base_url: public_base_url?,
@@ -412,11 +414,12 @@ fn accept(section: &Section<'_>, tls: Option<&Tls>) -> AuthMethods {
     accepted
 }
 
-fn base_url(section: &Section<'_>) -> Option<String> {
-    let leaf = section.text("base_url")?;
+/// Reads a URL that ends after its host and port, without a slash at the end. `path` is put behind it.
+fn host_url(section: &Section<'_>, key: &str, path: &str) -> Option<String> {
+    let leaf = section.text(key)?;
     let url = private_url(&leaf)?;
     if !matches!(url.path(), "" | "/") || url.query().is_some() {
-        leaf.mistake("must end after the host and port: `/callback/{app}` is put behind it");
+        leaf.mistake(format!("must end after the host and port: {path} is put behind it"));
         return None;
     }
     Some(leaf.value.trim_end_matches('/').to_owned())

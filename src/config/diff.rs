@@ -14,6 +14,7 @@ pub fn needs_restart(running: &Config, new: &Config) -> Vec<&'static str> {
         ("store", running.store.backend != new.store.backend),
         ("listen.public.address", old_listen.public.address != new_listen.public.address),
         ("listen.public.tls", old_listen.public.tls.is_some() != new_listen.public.tls.is_some()),
+        ("listen.issuer", old_listen.issuer != new_listen.issuer),
         ("listen.local", sockets(&old_listen.local) != sockets(&new_listen.local)),
         ("listen.admin", sockets(&old_listen.admin) != sockets(&new_listen.admin)),
         ("listen.ops.address", old_listen.ops.address != new_listen.ops.address),

@@ -145,6 +145,9 @@ pub struct SealingConfig {
 /// `[listen]`.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ListenConfig {
+    /// The URL at which callers reach the local API, without a slash at the end: the token endpoint's issuer.
+    /// Default: the address of the first TCP listener of `local`.
+    pub issuer: Option<String>,
     /// For browsers.
     pub public: PublicListener,
     /// For callers; never empty. Default `/run/tokenward/tokenward.sock` and `127.0.0.1:7070`.

@@ -226,6 +226,14 @@ static SEALING: Table = Table {
 static LISTEN: Table = Table {
     doc: "The sockets. A change needs a restart, except for the contents of the TLS files.",
     keys: &[
+        key(
+            "issuer",
+            Kind::Url,
+            Optional,
+            "The URL at which callers reach the local API. It is the issuer of the OAuth token endpoint \
+             (`{issuer}/oauth2/token`) and stands in its metadata. Default: the address of the first TCP \
+             listener of `local`.",
+        ),
         key("public", Kind::Table(&PUBLIC), SECTION, "For browsers only."),
         key(
             "local",

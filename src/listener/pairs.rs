@@ -73,6 +73,11 @@ impl Pairs {
         all
     }
 
+    /// Returns true if there is no parameter.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     /// Returns true if there is a parameter of this name, even an empty one.
     pub fn has(&self, name: &str) -> bool {
         self.0.contains_key(name)

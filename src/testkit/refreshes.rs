@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crate::authority::{
     AdminConsentRequest, AppTokenRequest, Authority, AuthorizeRequest, AuthorizeUrl, RedeemFailure,
-    RedeemRequest, RefreshRequest, Refreshed, TokenAnswer,
+    RedeemRequest, RefreshRequest, Refreshed, Subject, SubjectRefusal, TokenAnswer, UserToken, UserTokenKind,
 };
 use crate::domain::scope::ScopeNaming;
 use crate::domain::task::BoxFuture;
@@ -79,6 +79,18 @@ impl<T: Refreshes> Authority for OnlyRefreshes<T> {
         _request: &'a AdminConsentRequest,
     ) -> BoxFuture<'a, Result<Option<String>, AuthorityFailure>> {
         Box::pin(async { Ok(None) })
+    }
+
+    fn is_audience_of(&self, _token: &UserToken<'_>) -> bool {
+        false
+    }
+
+    fn verify_user_token<'a>(
+        &'a self,
+        _token: &'a UserToken<'a>,
+        _kind: UserTokenKind,
+    ) -> BoxFuture<'a, Result<Subject, SubjectRefusal>> {
+        Box::pin(async { Err(not_asked("checking a user's token").into()) })
     }
 }
 

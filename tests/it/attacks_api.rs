@@ -444,6 +444,7 @@ async fn no_path_opens_without_a_credential() {
         "/connect/a",
         "/callback/outlook",
         "/.well-known/openid-configuration",
+        "/.well-known",
         "/",
         token,
     ]

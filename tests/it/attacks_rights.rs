@@ -182,8 +182,11 @@ fn every_route_is_a_door_that_is_tried() {
         ("GET", "/v1/admin-consent-sessions/{id}"),
         // app_tokens::an_operators_revocation_ends_what_the_rule_gave_before_it
         ("GET", "/v1/apps/{app}/token"),
-        // It is anybody's.
+        // It asks for a token as GET does (token_exchange::a_pause_and_a_delete_hold_at_this_door_too).
+        ("POST", "/oauth2/token"),
+        // They are anybody's.
         ("GET", "/openapi.json"),
+        ("GET", "/.well-known/oauth-authorization-server"),
     ];
     let mut routes = tokenward::api::ROUTES.to_vec();
     tried.sort_unstable();

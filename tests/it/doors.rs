@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 
 use crate::attacks_rights::{operate, pause, reconfigure};
 use crate::http_client::{Answer, request};
+use crate::token_exchange;
 use crate::world::{ALICE, Kept, Plan, World};
 
 /// A way to ask for a token of a connection.
@@ -21,11 +22,11 @@ struct Door {
     status: fn(u16) -> u16,
 }
 
-struct Asked {
-    method: Method,
-    target: String,
-    headers: Vec<(&'static str, String)>,
-    body: String,
+pub(crate) struct Asked {
+    pub(crate) method: Method,
+    pub(crate) target: String,
+    pub(crate) headers: Vec<(&'static str, String)>,
+    pub(crate) body: String,
 }
 
 const DOORS: &[Door] = &[
@@ -58,6 +59,17 @@ const DOORS: &[Door] = &[
         code: "error",
         form: &["statusCode", "message", "correlationId", "error_description"],
         status: |status| if matches!(status, 404 | 409) { 403 } else { status },
+    },
+    Door {
+        name: "token exchange",
+        ask: |key, connection, scope| {
+            let subject = format!("outlook:{connection}");
+            let scope = scope.map(|scope| ("scope", scope));
+            token_exchange::asked(key, &subject, scope.as_slice())
+        },
+        code: "code",
+        form: &["error", "error_description", "request_id"],
+        status: |status| if matches!(status, 403 | 404 | 409) { 400 } else { status },
     },
 ];
 

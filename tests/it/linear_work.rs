@@ -8,6 +8,8 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use entra_emulator::{App, Emulator};
 use http::Method;
 use tokenward::app::{Daemon, Environment, Source};
@@ -26,6 +28,8 @@ const QUERY: usize = 8000;
 const FIELD: usize = 8000;
 const FORM: usize = 16 * 1024 - 16;
 const JSON: usize = 64 * 1024 - 16;
+/// Its client authenticates in another way, and its body is a form.
+const TOKEN_ENDPOINT: &str = "/oauth2/token";
 /// What is read into more than text is refused when it is longer, so this is the worst size of it.
 const CLAIMS: usize = 16 * 1024;
 
@@ -125,6 +129,10 @@ impl Listener {
                 add(Door::Chunks);
                 continue;
             }
+            if path == TOKEN_ENDPOINT {
+                add(Door::Form);
+                continue;
+            }
             let members = match path.rsplit('/').next().expect("a last part") {
                 "token" => {
                     vec![Door::Json(JSON, "scope"), Door::Json(CLAIMS, "claims"), Door::Json(JSON, "claims")]
@@ -196,7 +204,11 @@ impl Door {
         let (mut target, mut lines, mut body) = (route.to_owned(), String::new(), "");
         let mut fields =
             BTreeMap::from([("host", "localhost".to_owned()), ("connection", "close".to_owned())]);
-        if listener == Listener::Local {
+        if listener == Listener::Local && route == TOKEN_ENDPOINT {
+            // A key names its caller.
+            let client = format!("{}:{key}", key.split('_').nth(1).unwrap_or_default());
+            fields.insert("authorization", format!("Basic {}", STANDARD.encode(client)));
+        } else if listener == Listener::Local {
             fields.insert("authorization", format!("Bearer {key}"));
         }
         match self {

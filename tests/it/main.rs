@@ -73,6 +73,7 @@ mod sign_in_refusals;
 mod status;
 mod store_needs;
 mod sweep;
+mod token_exchange;
 mod token_hosts;
 mod trouble;
 mod upstream_load;

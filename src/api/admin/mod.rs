@@ -109,7 +109,7 @@ impl AdminApi {
             return Err(*problem);
         }
         if let Ok(found) = &found
-            && let Some(answer) = found.open(&request.method, &request.path)
+            && let Some(answer) = found.open(self, &request.method, &request.path)
         {
             return Ok(answer);
         }

@@ -12,7 +12,7 @@ pub(super) const TABLE: &[Route<AdminApi>] = &[
     Route {
         method: "GET",
         path: "/openapi.json",
-        handler: Run::Open(|| document(OPENAPI)),
+        handler: Run::Open(|_| document(OPENAPI)),
         permission: Permission::Anybody,
         effect: Effect::None,
         doc: Doc {

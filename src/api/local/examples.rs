@@ -136,3 +136,18 @@ pub(super) const ADMIN_CONSENT_STATE: &[Example] = &[
 pub(super) const MANAGED_IDENTITY_TOKEN: &str = r#"
 {"access_token": "eyJ0eXAiOiJKV1QiLCJub25jZSI6…", "expires_on": "1795432883",
 "resource": "https://graph.microsoft.com", "token_type": "Bearer", "client_id": "outlook:user-4711"}"#;
+
+pub(super) const TOKEN_EXCHANGE: &str = r#"
+{"grant_type": "urn:ietf:params:oauth:grant-type:token-exchange", "subject_token": "outlook:user-4711",
+"subject_token_type": "urn:tokenward:params:oauth:token-type:connection", "scope": "Mail.Read"}"#;
+
+pub(super) const EXCHANGED_TOKEN: &str = r#"
+{"access_token": "eyJ0eXAiOiJKV1QiLCJub25jZSI6…",
+"issued_token_type": "urn:ietf:params:oauth:token-type:access_token", "token_type": "Bearer",
+"expires_in": 4123, "scope": "openid profile Mail.Read"}"#;
+
+pub(super) const TOKEN_ENDPOINT_METADATA: &str = r#"
+{"issuer": "http://127.0.0.1:7070", "token_endpoint": "http://127.0.0.1:7070/oauth2/token",
+"token_endpoint_auth_methods_supported": ["client_secret_basic", "client_secret_post"],
+"grant_types_supported": ["urn:ietf:params:oauth:grant-type:token-exchange"],
+"response_types_supported": ["none"]}"#;

@@ -266,14 +266,16 @@ impl LocalApi {
         &self,
         (admitted, who): (&Admitted<'_>, Who<'_>),
         key: &ConnectionKey,
-        asked: TokenBody,
+        mut asked: TokenBody,
         connect: bool,
     ) -> Result<(Served, Duration), Problem> {
+        let (account, detail) =
+            asked.user.take().map_or_else(Default::default, |user| (Some(user.account), user.detail));
         let (caller, begun) = (admitted.caller(), self.clock.monotonic());
         let taken = admitted.take_for(key, begun);
         let permit = taken.map_err(|after| Refusal::RateLimited { retry_after: after.0 });
         let outcome = match permit.and_then(|()| Ok(caller.policy.may_see(key)?)) {
-            Ok(permit) => self.broker.token(permit, |naming| asked.want(naming)).await,
+            Ok(permit) => self.broker.token_of(permit, account.as_ref(), |naming| asked.want(naming)).await,
             Err(refusal) => Err(refusal),
         };
         let elapsed = self.clock.monotonic().saturating_sub(begun);
@@ -282,7 +284,7 @@ impl LocalApi {
                 let now = self.clock.now();
                 let life = served.token.life_left(now);
                 let token = &served.token;
-                let out = HandOut { caller: &caller.name, key, token, life, elapsed };
+                let out = HandOut { caller: &caller.name, key, token, life, elapsed, detail };
                 self.events.handed_out(who, out).await.map_err(Problem::of)?;
                 Ok((served, life))
             }
@@ -336,12 +338,8 @@ impl LocalApi {
         };
         let mut response = json(StatusCode::OK, &shape);
         let said = [&token.digest, shape.status, shape.reason.unwrap_or_default(), &shape.scope];
-        let headers = response.headers_mut();
-        headers.insert(header::ETAG, entity_tag::of(&said));
-        headers.insert(SOURCE, HeaderValue::from_static(served.source.as_str()));
-        if served.degraded {
-            response.headers_mut().insert(DEGRADED, HeaderValue::from_static("store"));
-        }
+        response.headers_mut().insert(header::ETAG, entity_tag::of(&said));
+        tell_source(&mut response, served);
         response
     }
 }
@@ -353,6 +351,15 @@ fn asked_of_app(query: &Pairs) -> Result<(Option<&str>, Duration), Refusal> {
         return Err(Refusal::invalid("resource", "is longer than any resource's name"));
     }
     Ok((resource, min_ttl(query.value("min_ttl").map(str::parse::<u64>))?))
+}
+
+/// Says where a served token came from, and which promise it does not keep.
+pub(super) fn tell_source(response: &mut Response, served: &Served) {
+    let headers = response.headers_mut();
+    headers.insert(SOURCE, HeaderValue::from_static(served.source.as_str()));
+    if served.degraded {
+        headers.insert(DEGRADED, HeaderValue::from_static("store"));
+    }
 }
 
 /// Whether a refusal is to bring a connect link.

@@ -5,6 +5,7 @@ mod examples;
 mod handlers;
 mod managed_identity;
 mod table;
+mod token_endpoint;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -45,6 +46,16 @@ pub struct LocalApi {
     limiter: Arc<Limiter>,
     clock: Arc<dyn Clock>,
     events: Arc<Events>,
+    /// The URL at which callers reach it: the token endpoint's issuer.
+    issuer: String,
+}
+
+/// Why nobody is known to ask.
+enum NoCaller {
+    /// What is presented is nobody's.
+    Unknown(AuthenticationFailure),
+    /// The body, in which the credential may be, cannot be had.
+    Body(Box<Problem>),
 }
 
 /// A request of a caller that was counted.
@@ -85,8 +96,9 @@ impl LocalApi {
         limiter: Arc<Limiter>,
         clock: Arc<dyn Clock>,
         events: Arc<Events>,
+        issuer: String,
     ) -> Self {
-        LocalApi { broker, callers, accepted, limiter, clock, events }
+        LocalApi { broker, callers, accepted, limiter, clock, events, issuer }
     }
 
     /// Makes the handler of its requests. Each act is a task of its own.
@@ -113,16 +125,23 @@ impl LocalApi {
     ) -> Result<Response, Problem> {
         let Asked { found, query } = asked;
         if let Ok(found) = &found
-            && let Some(answer) = found.open(&request.method, &request.path)
+            && let Some(answer) = found.open(self, &request.method, &request.path)
         {
             return Ok(answer);
         }
         let (origin, word) = (request.peer.origin, dialect.as_str());
         let who = Who { request_id: id, origin, listener: Listener::Local, dialect: word, method: None };
-        let credential = dialect.credential(&request.headers, &request.peer);
-        let Authenticated { caller, method } = match self.authenticate(credential).await {
-            Ok(authenticated) => authenticated,
-            Err(failure) => {
+        let known = match dialect {
+            Dialect::TokenEndpoint => self.client(&request.headers, &request.peer, request.body).await,
+            _ => {
+                let known = self.authenticate(dialect.credential(&request.headers, &request.peer)).await;
+                known.map(|known| (known, request.body)).map_err(NoCaller::Unknown)
+            }
+        };
+        let (Authenticated { caller, method }, body) = match known {
+            Ok(known) => known,
+            Err(NoCaller::Body(problem)) => return Err(*problem),
+            Err(NoCaller::Unknown(failure)) => {
                 if let Err(BadUrl::Refused(problem)) = found {
                     return Err(*problem);
                 }
@@ -136,7 +155,7 @@ impl LocalApi {
             Ok(admitted) => {
                 let found = found?;
                 let route = found.route(&request.method);
-                let rest = (request.headers, query, request.body);
+                let rest = (request.headers, query, body);
                 let outcome = self.serve(&admitted, &found, route, rest, who).await;
                 if let (Err(problem), Some(Route { effect: Effect::Reads(what), .. })) = (&outcome, route)
                     && problem.denies()
@@ -156,6 +175,10 @@ impl LocalApi {
                     Ok(found @ Found { target: Target::App(app), .. }) if found.hands_out() => {
                         let about = (app, None);
                         self.events.app_token_refused(who, &name, about, problem.code, Duration::ZERO).await;
+                    }
+                    Ok(found) if found.hands_out() => {
+                        // Whose token was asked for is not known, for nothing of the body was looked at.
+                        self.events.refused_unnamed(who, &name, None, problem.code, Duration::ZERO).await;
                     }
                     other => {
                         let about = other.as_ref().map_or((None, None), |found| found.target.about());

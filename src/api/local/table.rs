@@ -1,7 +1,7 @@
 //! The routes of the local API.
 
 use super::{LocalApi, OPENAPI};
-use super::{examples, managed_identity};
+use super::{examples, managed_identity, token_endpoint};
 use crate::api::doc::{Body, Content, Doc};
 use crate::api::document;
 use crate::api::routes::{Effect, Permission, Route, Run};
@@ -11,7 +11,7 @@ pub(super) const TABLE: &[Route<LocalApi>] = &[
     Route {
         method: "GET",
         path: "/openapi.json",
-        handler: Run::Open(|| document(OPENAPI)),
+        handler: Run::Open(|_| document(OPENAPI)),
         permission: Permission::Anybody,
         effect: Effect::None,
         doc: Doc {
@@ -25,6 +25,8 @@ pub(super) const TABLE: &[Route<LocalApi>] = &[
     },
     managed_identity::TOKEN_OF_CONNECTION,
     managed_identity::TOKEN,
+    token_endpoint::TOKEN,
+    token_endpoint::METADATA,
     Route {
         method: "GET",
         path: "/v1/apps/{app}/connections/{connection}/token",

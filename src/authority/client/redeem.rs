@@ -59,7 +59,7 @@ impl OpenIdAuthority {
         let rules = self.app.rules(
             &metadata,
             Some(request.nonce),
-            tokens.success.access_token.expose(),
+            Some(tokens.success.access_token.expose()),
             self.parts.clock.now(),
         );
         let keys = self.documents.keys_for(&metadata, keys, &token).await;

@@ -75,7 +75,7 @@ impl OpenIdAuthority {
     /// favour, so its signature is not checked.
     fn is_anothers(&self, id_token: &str, metadata: &Metadata, owner: &Account) -> bool {
         let Ok(token) = UnverifiedToken::parse(id_token) else { return false };
-        let rules = self.app.rules(metadata, None, "", self.parts.clock.now());
+        let rules = self.app.rules(metadata, None, None, self.parts.clock.now());
         matches!(token.judge_renewal(token.verify(None, &rules), &rules, owner), Renewal::Another)
     }
 
@@ -91,7 +91,8 @@ impl OpenIdAuthority {
     ) -> Result<(Option<Account>, Vec<String>), Option<String>> {
         let rule = |words: &str| format!("id_token {words}");
         let token = UnverifiedToken::parse(id_token).map_err(|fault| Some(rule(fault.as_str())))?;
-        let rules = self.app.rules(metadata, None, success.access_token.expose(), self.parts.clock.now());
+        let access_token = Some(success.access_token.expose());
+        let rules = self.app.rules(metadata, None, access_token, self.parts.clock.now());
         let verified = match self.documents.keys(doing, metadata).await {
             Ok(keys) => token.verify(Some(&*self.documents.keys_for(metadata, keys, &token).await), &rules),
             Err(_) => token.verify(None, &rules),

@@ -6,7 +6,7 @@ use super::config::{AuthorityConfig, AuthorityConfigError};
 use super::failure::ours;
 use crate::authority::clouds::{Provider, TenantPath, entra_authority_of, is_tenant_name};
 use crate::authority::discovery::{DOCUMENT_PATH, Expected, Metadata};
-use crate::authority::id_token::Rules;
+use crate::authority::id_token::{Rules, UserTokenKind};
 use crate::authority::url::CheckedUrl;
 use crate::authority::wire::{MAX_CLAIMS, Object};
 use crate::domain::clouds::{GRAPH, cloud_of};
@@ -136,10 +136,11 @@ impl Registration {
         &'a self,
         metadata: &'a Metadata,
         nonce: Option<&'a str>,
-        access_token: &'a str,
+        access_token: Option<&'a str>,
         now: Timestamp,
     ) -> Rules<'a> {
         Rules {
+            kind: UserTokenKind::IdToken,
             provider: self.provider(),
             metadata,
             client_id: &self.config.client_id,

@@ -69,6 +69,10 @@ faults! {
     TenantNotAllowed => "tenant_not_allowed",
     /// Entra: `oid` is not a GUID.
     ObjectId => "object_id",
+    /// A user's token that a caller presents is of another kind than it says, or an app's own.
+    AnotherKind => "another_kind",
+    /// `act` or `may_act` is not an object that names who acts (RFC 8693 §4.1, §4.4), or is nested too deep.
+    Actor => "actor",
 }
 
 impl IdTokenFault {

@@ -1,3 +1,5 @@
+mod subject;
+
 use serde_json::json;
 
 use super::*;
@@ -32,6 +34,7 @@ fn metadata(issuer: &str) -> Metadata {
 
 /// One authority and one token, both open to a test's changes.
 struct Trial {
+    kind: UserTokenKind,
     provider: Provider,
     metadata: Metadata,
     tenants: Tenants,
@@ -48,6 +51,7 @@ impl Trial {
         key["issuer"] = format!("{HOST}/{{tenantid}}/v2.0").into();
         key["cloud_instance_name"] = "microsoftonline.com".into();
         Trial {
+            kind: UserTokenKind::IdToken,
             provider: Provider::Entra,
             metadata: metadata(&format!("{HOST}/{{tenantid}}/v2.0")),
             tenants: Tenants::any_organization(),
@@ -124,12 +128,13 @@ impl Trial {
 
     fn rules(&self) -> Rules<'_> {
         Rules {
+            kind: self.kind,
             provider: self.provider,
             metadata: &self.metadata,
             client_id: CLIENT_ID,
             tenants: &self.tenants,
             nonce: self.nonce,
-            access_token: "jHkWEdUXMU1BwAsC4vtUsZwnNvTIxEl0z9K3vx5KF0Y",
+            access_token: Some("jHkWEdUXMU1BwAsC4vtUsZwnNvTIxEl0z9K3vx5KF0Y"),
             now: Timestamp::from_unix_seconds(self.now),
         }
     }

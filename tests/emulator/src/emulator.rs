@@ -323,6 +323,20 @@ impl Emulator {
         self.0.shared.state().settings.sign_in_as = Some(upn.into());
     }
 
+    /// A token of a user for an app's own users or API, signed like an `id_token`: with its claims, and with
+    /// those of `patch` (`null` takes one away). For tests that present a user's token to somebody else.
+    ///
+    /// # Errors
+    /// When there is no such user.
+    pub fn user_token(
+        &self,
+        upn: &str,
+        client_id: &str,
+        patch: &serde_json::Value,
+    ) -> Result<String, KnobError> {
+        self.0.shared.state().user_token(upn, client_id, patch).map_err(KnobError)
+    }
+
     /// Adds a user; replaces one of the same name.
     pub fn add_user(&self, user: User) {
         self.0.shared.state().directory.add_user(user);

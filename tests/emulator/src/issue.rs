@@ -169,6 +169,27 @@ impl State {
         self.sign_id_token(&user.tenant.clone(), &claims, &header_patch, signing)
     }
 
+    /// A user's token with the claims of an id token and those of `patch`.
+    pub(crate) fn user_token(&mut self, upn: &str, client_id: &str, patch: &Value) -> Result<String, String> {
+        let user = self.directory.account(upn).map(|account| account.user.clone());
+        let user = user.ok_or_else(|| format!("there is no user {upn}"))?;
+        let now = self.clock.now();
+        let mut claims = Map::from_iter([
+            ("aud".to_owned(), json!(client_id)),
+            ("iss".to_owned(), json!(self.issuer(&user.tenant))),
+            ("iat".to_owned(), json!(now.secs())),
+            ("nbf".to_owned(), json!(now.secs())),
+            ("exp".to_owned(), json!(now.plus(ID_TOKEN_LIFE).secs())),
+            ("ver".to_owned(), json!("2.0")),
+            ("tid".to_owned(), json!(user.tenant)),
+            ("oid".to_owned(), json!(user.oid)),
+            ("sub".to_owned(), json!(pairwise(client_id, &user))),
+            ("preferred_username".to_owned(), json!(user.upn)),
+        ]);
+        merge(&mut claims, patch.as_object().ok_or("the patch is no object")?);
+        Ok(self.sign_id_token(&user.tenant, &claims, &Map::new(), None))
+    }
+
     fn sign_id_token(
         &mut self,
         tenant: &str,
