@@ -1,11 +1,26 @@
 #!/usr/bin/env bash
 # Installs what the tests need and the machine lacks: redis-server, promtool, openssl, valgrind, and under target/interop a Python
-# venv and npm packages (tests/interop/README.md says which). With the argument `providers` also what only `make providers`
-# needs. Does nothing when all is there.
+# venv and npm packages (tests/interop/README.md says which). With the argument `providers` or `mail` also what only that target
+# of the Makefile needs. Does nothing when all is there.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 node_is_new_enough() { command -v node >/dev/null && [ "$(node -p 'parseInt(process.versions.node)')" -ge 20 ]; }
+
+# Installs Debian's packages. No service starts that one of them brings.
+install() {
+  local sudo=""; [ "$(id -u)" = 0 ] || sudo="sudo"
+  echo "installing: $*"
+  $sudo apt-get update -q
+  local policy=/usr/sbin/policy-rc.d
+  if [ ! -e "$policy" ]; then
+    printf '#!/bin/sh\nexit 101\n' | $sudo tee "$policy" >/dev/null
+    $sudo chmod 755 "$policy"
+    # shellcheck disable=SC2064  # the values of now
+    trap "$sudo rm -f $policy" EXIT
+  fi
+  DEBIAN_FRONTEND=noninteractive $sudo apt-get install -q -y --no-install-recommends "$@"
+}
 
 missing=()
 command -v redis-server >/dev/null || missing+=(redis-server)
@@ -17,12 +32,14 @@ command -v node >/dev/null || missing+=(nodejs)
 command -v npm >/dev/null || missing+=(npm)
 # Debian's python3 comes without what a venv is made with.
 python3 -c 'import ensurepip, venv' 2>/dev/null || missing+=(python3 python3-venv)
-if [ "${#missing[@]}" -gt 0 ]; then
-  echo "installing: ${missing[*]}"
-  sudo=""; [ "$(id -u)" = 0 ] || sudo="sudo"
-  $sudo apt-get update -q
-  DEBIAN_FRONTEND=noninteractive $sudo apt-get install -q -y --no-install-recommends "${missing[@]}"
+if [ "${1:-}" = mail ]; then
+  declare -A of=([mbsync]=isync [msmtp]=msmtp [neomutt]=neomutt [getmail]=getmail6 [aerc]=aerc [offlineimap]=offlineimap3)
+  of+=([dovecot]=dovecot-imapd [postfix]=postfix)
+  for program in "${!of[@]}"; do command -v "$program" >/dev/null || missing+=("${of[$program]}"); done
+  [ -e /usr/lib/dovecot/lmtp ] || missing+=(dovecot-lmtpd)
+  compgen -G "/usr/lib/*/sasl2/libkdexoauth2.so" >/dev/null || missing+=(libsasl2-modules-kdexoauth2)
 fi
+if [ "${#missing[@]}" -gt 0 ]; then install "${missing[@]}"; fi
 if ! node_is_new_enough; then
   echo "the interoperability tests need Node 20 or newer, here is $(node --version); install one from nodejs.org" >&2
   exit 1

@@ -35,11 +35,11 @@ pub(super) struct Args {
     /// Print the whole answer: the token with its expiry, scope, account and status
     #[arg(long, conflicts_with_all = ["sasl", "program"])]
     json: bool,
-    /// Print the initial response of this SASL mechanism, which IMAP, POP and SMTP take: Base64, one line
+    /// Print the initial response of this SASL mechanism, as IMAP, POP and SMTP take it: Base64, one line
     #[arg(long, value_name = "MECHANISM")]
     sasl: Option<Mechanism>,
-    /// Print what this mail program reads, and fail if the token is longer than it takes; with --sasl for
-    /// that mechanism, else for XOAUTH2
+    /// Print what this mail program reads, and fail if the token is longer than it takes with XOAUTH2, or
+    /// with the mechanism of --sasl
     #[arg(long = "for", value_name = "PROGRAM")]
     program: Option<Program>,
     /// The user name at the mail server; else the connection's account. A shared mailbox is named here

@@ -2,6 +2,11 @@
 //!
 //! What is here needs nothing but the daemon. `programs` has the programs themselves, which `make mail` installs.
 
+mod guide;
+mod limits;
+mod programs;
+mod servers;
+
 use std::fs::File;
 use std::io::Read as _;
 use std::os::fd::OwnedFd;
@@ -177,17 +182,18 @@ async fn a_token_that_a_program_would_cut_is_not_printed() {
     assert!(line.ends_with("; set neomutt to XOAUTH2, and leave --sasl out"), "{line}");
 }
 
-/// What is in parentheses after the code differs from run to run.
+/// A line of the command, without what differs from run to run: what is in parentheses after the words.
 fn without_details(line: &str) -> String {
-    let Some((before, rest)) = line.split_once(" (") else { return line.to_owned() };
+    let Some((before, rest)) = line.strip_prefix("error: ").and_then(|words| words.split_once(" (")) else {
+        return line.to_owned();
+    };
     // The reason stands in parentheses of its own before the code.
-    match rest.split_once(") (") {
-        Some((reason, rest)) => {
-            let after = rest.split_once(')').expect("closed").1;
-            format!("{before} ({reason}) (…){after}")
-        }
-        None => format!("{before} (…){}", rest.split_once(')').expect("closed").1),
-    }
+    let (reason, rest) = match rest.split_once(") (") {
+        Some((reason, rest)) => (format!(" ({reason})"), rest),
+        None => (String::new(), rest),
+    };
+    let after = rest.split_once(')').expect("closed").1;
+    format!("error: {before}{reason} (…){after}")
 }
 
 /// Each way in which there is no token, and the words for it, which the guide shows.

@@ -1,7 +1,7 @@
 //! The programs that `--for` knows: which form each one reads, and the longest token that it takes. Pure.
 //!
-//! `make mail` measures the limits with the programs themselves (`tests/it/mail/limits.rs`);
-//! `docs/mail-programs.md` has them in a table.
+//! `make mail` measures the limits of mbsync, msmtp, neomutt and getmail with the programs themselves
+//! (`tests/it/mail/limits.rs`). The others were measured by hand. `docs/mail-programs.md` has a table.
 
 use std::fmt;
 

@@ -215,6 +215,10 @@ impl State {
                 self.graph.throttles.push(Pending { user, left: times, what: retry_after_seconds });
                 done()
             }
+            // A form is what a server sends that introspects tokens (RFC 7662).
+            ("POST", ["inspect-token"]) if request.is_form() => {
+                Ok(self.inspect(request.form.get("token").unwrap_or_default()))
+            }
             ("POST", ["inspect-token"]) => Ok(self.inspect(&body::<Inspect>(request)?.token)),
             _ => Err((404, format!("no knob {} /_emulator{rest}", request.method))),
         }
@@ -278,7 +282,7 @@ impl State {
     fn inspect(&self, text: &str) -> Value {
         if let Some(token) = self.access_tokens.get(text) {
             return json!({
-                "kind": "access_token", "emu_user": token.upn, "emu_serial": token.serial,
+                "kind": "access_token", "username": token.upn, "emu_user": token.upn, "emu_serial": token.serial,
                 "emu_family": token.family, "emu_generation": token.generation, "client_id": token.client_id,
                 "tenant": token.tenant, "resource": token.resource, "scopes": token.scopes.full(),
                 "issued_at": token.issued_at.secs(), "expires_at": token.expires_at.secs(),
@@ -291,7 +295,7 @@ impl State {
                 "emu_family": token.family, "emu_generation": token.generation, "client_id": token.client_id,
                 "scopes": token.scopes.full(), "issued_at": token.issued_at.secs(), "used": token.used,
             }),
-            None => json!({ "kind": "unknown" }),
+            None => json!({ "kind": "unknown", "active": false }),
         }
     }
 }
