@@ -4,7 +4,7 @@
 CARGO ?= cargo
 # Most tests wait on sockets and clocks: more of them than cores may do so at once.
 export RUST_TEST_THREADS ?= 8
-.PHONY: quickstart build quick test check fmt lint structure docs deny bench image image-test deploy-check tools providers mail soak soak-short flood simulate baseline model rotation rotation-rewrap drill fuzz linear-work policy
+.PHONY: quickstart build quick test check fmt lint structure docs deny bench image image-test deploy-check tools providers mail soak soak-short flood simulate baseline model rotation rotation-rewrap drill fuzz linear-work policy azure-identity
 
 quickstart:
 	$(CARGO) run --example quickstart
@@ -63,6 +63,11 @@ policy:
 mail:
 	@scripts/tools.sh mail
 	$(CARGO) test --test it -- mail:: --include-ignored --nocapture
+
+# The example with Azure's SDK for Rust. It is built apart from the workspace (a minute the first time), without a TLS stack.
+azure-identity:
+	$(CARGO) build --locked --manifest-path examples/azure-identity/Cargo.toml --target-dir target/azure-identity
+	$(CARGO) test --test it -- managed_identity::the_sdk_for_rust --ignored
 
 deploy-check:
 	scripts/check-deploy.sh

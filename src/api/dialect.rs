@@ -67,6 +67,15 @@ impl Dialect {
         }
     }
 
+    /// Returns true if a refusal may have this status.
+    #[cfg(test)]
+    pub(super) const fn answers(self, status: u16) -> bool {
+        match self {
+            Dialect::ManagedIdentity => status != 400,
+            _ => true,
+        }
+    }
+
     /// Returns the credential that a request carries: its header's, which then decides alone, otherwise the
     /// peer's. `None` if a header is there and is not what it should be. The token endpoint's may stand in
     /// the body, so it is read there (`LocalApi::client`).

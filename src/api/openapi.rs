@@ -63,8 +63,11 @@ fn responses<A: Api>(route: &Route<A>, common: &[(u16, &str)]) -> String {
     let mut headers = vec![("X-Request-Id", header("RequestId")), ("Cache-Control", header("NoStore"))];
     if route.effect == Effect::HandsOut {
         headers.push(("Tokenward-Degraded", header("Degraded")));
-        if Dialect::of(route.path) == Dialect::Native {
+        let dialect = Dialect::of(route.path);
+        if dialect == Dialect::Native {
             headers.push(("ETag", header("EntityTag")));
+        }
+        if matches!(dialect, Dialect::Native | Dialect::ManagedIdentity) {
             headers.push(("Tokenward-Source", header("Source")));
         }
     }
@@ -82,6 +85,7 @@ fn responses<A: Api>(route: &Route<A>, common: &[(u16, &str)]) -> String {
     }
     bad.sort_unstable();
     bad.dedup_by_key(|(status, _)| *status);
+    bad.retain(|(status, _)| Dialect::of(route.path).answers(*status));
     if let Some(refusal) = Dialect::of(route.path).refusal_schema() {
         bad.iter_mut().for_each(|(_, name)| *name = refusal);
     }

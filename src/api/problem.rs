@@ -80,6 +80,11 @@ impl Problem {
         self
     }
 
+    /// Returns the link at which the user can mend it, if it was asked for.
+    pub(super) fn connect_url(&self) -> Option<&str> {
+        self.more.connect_url.as_deref()
+    }
+
     /// For operators: there is no connection, and an operator's pause holds its name.
     pub fn of_held_name(self, key: &ConnectionKey) -> Self {
         let ConnectionKey { app, connection } = key;
@@ -96,8 +101,8 @@ impl Problem {
 
     /// A query that is not read. Only names of our own are repeated in the answer.
     pub fn query(bad: BadPairs) -> Self {
-        const OURS: [&str; 8] =
-            ["scope", "resource", "min_ttl", "connect", "status", "tenant", "cursor", "wait"];
+        const OURS: [&str; 9] =
+            ["scope", "resource", "min_ttl", "connect", "status", "tenant", "cursor", "wait", "client_id"];
         let BadPairs::Repeated(name) = bad else {
             return Problem::invalid("query", format!("has more than {MOST_PARAMETERS} parameters"));
         };

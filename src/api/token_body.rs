@@ -125,7 +125,8 @@ pub(super) fn min_ttl(asked: Option<Result<u64, ParseIntError>>) -> Result<Durat
     }
 }
 
-fn is_digest(text: &str) -> bool {
+/// Returns true for a lower-case hex SHA-256.
+pub(super) fn is_digest(text: &str) -> bool {
     text.len() == 64 && text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
 }
 

@@ -249,7 +249,8 @@ impl Broker {
 }
 
 impl App {
-    fn naming(&self) -> &ScopeNaming {
+    /// Returns how its authority names scopes.
+    pub fn naming(&self) -> &ScopeNaming {
         self.authority.scope_naming()
     }
 }

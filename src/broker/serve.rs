@@ -1,18 +1,18 @@
 //! Handing out a token: find the connection, and serve one of its live tokens within the caller's rights.
 
-use super::{Broker, Refusal};
+use super::{App, Broker, Refusal};
 use crate::domain::account::AccountId;
 use crate::domain::scope::{Scope, ScopeNaming, ScopeSet};
 use crate::policy::{Permit, Provisional};
 use crate::refresh::{Held, Served, Want};
 
 impl Broker {
-    /// Hands out a token. `ask` reads the request in the words of the app's authority; its scopes and its
-    /// resource are what the caller asks for, and both may be left out.
+    /// Hands out a token. `ask` reads the request in the words of the app and its authority; its scopes and
+    /// its resource are what the caller asks for, and both may be left out.
     pub async fn token(
         &self,
         permit: Provisional<'_>,
-        ask: impl FnOnce(&ScopeNaming) -> Result<Want, Refusal>,
+        ask: impl FnOnce(&App) -> Result<Want, Refusal>,
     ) -> Result<Served, Refusal> {
         self.token_of(permit, None, ask).await
     }
@@ -22,11 +22,11 @@ impl Broker {
         &self,
         permit: Provisional<'_>,
         account: Option<&AccountId>,
-        ask: impl FnOnce(&ScopeNaming) -> Result<Want, Refusal>,
+        ask: impl FnOnce(&App) -> Result<Want, Refusal>,
     ) -> Result<Served, Refusal> {
         let app = self.app(&permit.key().app)?;
         let naming = app.naming();
-        let asked = ask(naming)?;
+        let asked = ask(&app)?;
         let want = |held: &Held| {
             let own = held.connection.profile.account();
             let permit = permit.of_tenant(own.tid.as_deref())?;

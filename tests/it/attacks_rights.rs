@@ -166,6 +166,7 @@ fn every_route_is_a_door_that_is_tried() {
     const CONNECTION: &str = "/v1/apps/{app}/connections/{connection}";
     let token = format!("{CONNECTION}/token");
     let explain = format!("{CONNECTION}/explain");
+    let of_identity = format!("{CONNECTION}/msi/token");
     let mut tried = vec![
         ("GET", token.as_str()),
         ("GET", explain.as_str()),
@@ -182,6 +183,9 @@ fn every_route_is_a_door_that_is_tried() {
         ("GET", "/v1/admin-consent-sessions/{id}"),
         // app_tokens::an_operators_revocation_ends_what_the_rule_gave_before_it
         ("GET", "/v1/apps/{app}/token"),
+        // They ask for a token as GET does (doors::the_same_trouble_is_told_at_every_door_in_its_own_form).
+        ("GET", "/msi/token"),
+        ("GET", of_identity.as_str()),
         // It asks for a token as GET does (token_exchange::a_pause_and_a_delete_hold_at_this_door_too).
         ("POST", "/oauth2/token"),
         // They are anybody's.

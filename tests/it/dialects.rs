@@ -63,12 +63,12 @@ async fn every_refusal_below_a_dialect_has_its_form() {
         (get.clone(), of_nobody, &known[..], 403, "connection_not_found"),
         (get.clone(), of_nobody, &[], 401, "caller_unauthenticated"),
         (get.clone(), of_nobody, &native, 401, "caller_unauthenticated"),
-        (get.clone(), "/msi/token?client_id=outlook:a", &known, 400, "invalid_request"),
-        (get.clone(), "/msi/token?resource=x&resource=y", &known, 400, "invalid_request"),
+        (get.clone(), "/msi/token?client_id=outlook:a", &known, 403, "invalid_request"),
+        (get.clone(), "/msi/token?resource=x&resource=y", &known, 403, "invalid_request"),
         (get.clone(), "/msi/token/", &known, 404, "not_found"),
         (get.clone(), "/msi", &known, 404, "not_found"),
         (Method::POST, of_nobody, &known, 405, "method_not_allowed"),
-        (get.clone(), &many, &known, 400, "invalid_request"),
+        (get.clone(), &many, &known, 403, "invalid_request"),
         (get, &long, &known, 414, "invalid_request"),
     ] {
         let (answered, body) = ask(&world, method, target, headers).await;

@@ -17,7 +17,7 @@ use crate::http_client::{Answer, Browser, request};
 use crate::world::{ALICE, BOB, Plan, World, text};
 
 /// Documents for readers of this repository.
-const DOCUMENTS: [&str; 15] = [
+const DOCUMENTS: [&str; 16] = [
     "README.md",
     "SEMANTICS.md",
     "ARCHITECTURE.md",
@@ -31,6 +31,7 @@ const DOCUMENTS: [&str; 15] = [
     "docs/client-certificates.md",
     "docs/commands.md",
     "docs/configuration.md",
+    "docs/managed-identity.md",
     "docs/mail-programs.md",
     "docs/providers.md",
 ];

@@ -58,7 +58,7 @@ const DOORS: &[Door] = &[
         },
         code: "error",
         form: &["statusCode", "message", "correlationId", "error_description"],
-        status: |status| if matches!(status, 404 | 409) { 403 } else { status },
+        status: |status| if matches!(status, 400 | 404 | 409) { 403 } else { status },
     },
     Door {
         name: "token exchange",

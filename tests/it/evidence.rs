@@ -16,6 +16,7 @@ use serde_json::{Value, json};
 use tokenward::telemetry::audit;
 
 use crate::http_client::{Browser, request, request_unix};
+use crate::msi;
 use crate::token_exchange;
 use crate::world::{ALICE, Kept, Plan, Process, READER, SYNC, World, alone, text};
 
@@ -440,6 +441,7 @@ async fn every_route_that_refuses_a_caller_leaves_a_line() {
         let verb = Method::from_bytes(method.as_bytes()).expect("a method");
         let answer = match route {
             "/oauth2/token" => token_exchange::of_nobody_s(&world).await,
+            route if route.ends_with("/msi/token") => msi::of_nobody_s(&world, &path).await,
             _ => world.api_as(&world.reader_key, verb, &path, body).await,
         };
         let status = answer.status.as_u16();
@@ -448,7 +450,9 @@ async fn every_route_that_refuses_a_caller_leaves_a_line() {
         let lines = audited(&world, |line| line["caller"] == READER);
         assert_eq!(lines.len(), before + 1, "{method} {route}: {:?}", &lines[before..]);
         let line = &lines[before];
-        assert_eq!(line["outcome"], answer.json()["code"], "{method} {route}: {line}");
+        let refusal = answer.json();
+        let code = refusal.get("code").unwrap_or(&refusal["error"]);
+        assert_eq!(line["outcome"], *code, "{method} {route}: {line}");
     }
     // However many they are.
     let refused = || audited(&world, |line| line["caller"] == READER && line["action"] == "read");

@@ -149,10 +149,10 @@ fn edit(world: &World, from: &str, to: &str) {
     std::fs::write(path, config.replace(from, to)).expect("written");
 }
 
-/// Connects `alice` at an authority that speaks TLS, which the tests' browser does not.
-async fn connect_over_tls(world: &World) {
-    world.entra.sign_in_as(ALICE);
-    let session = json!({ "app": "outlook", "connection": "alice", "login_hint": ALICE });
+/// Connects a user at an authority that speaks TLS, which the tests' browser does not.
+pub(crate) async fn connect_over_tls(world: &World, connection: &str, user: &str) {
+    world.entra.sign_in_as(user);
+    let session = json!({ "app": "outlook", "connection": connection, "login_hint": user });
     let session = world.start_session(session).await;
     let mut browser = Browser::default();
     let pressed = browser.post(text(&session, "connect_url"), "").await.expect("the button");
@@ -190,7 +190,7 @@ async fn everything_leaves_through_the_proxy_and_what_no_proxy_names_does_not() 
         .app_lines("refresh_token_reuse = \"never\"")
         .sections(&proxy.section());
     let world = plan.start().await;
-    connect_over_tls(&world).await;
+    connect_over_tls(&world, "alice", ALICE).await;
     let token = world.access_token("alice").await;
     let token = renewed(&world, &token).await;
     let through = proxy.targets();

@@ -8,18 +8,18 @@ use serde::Serialize;
 use super::{Call, LocalApi, entity_tag};
 use crate::api::problem::{Problem, json};
 use crate::api::shapes::{AccountShape, ConnectionShape, ExplainShape, SessionShape};
-use crate::api::token_body::{TokenBody, min_ttl};
+use crate::api::token_body::{OfUser, TokenBody, min_ttl};
 use crate::api::{body, code_of, list_request, no_content, page_shape};
-use crate::broker::Refusal;
 use crate::broker::app_tokens::AppToken;
 use crate::broker::inspect::Shown;
+use crate::broker::{App, Refusal};
 use crate::callers::limit::Admitted;
 use crate::domain::app_only::AppTenant;
 use crate::domain::id::{AppName, ConnectionKey, SessionId};
 use crate::domain::scope::LONGEST_SCOPE;
 use crate::events::{AppHandOut, HandOut, Who};
 use crate::listener::{Pairs, Response};
-use crate::refresh::Served;
+use crate::refresh::{Served, TokenSource, Want};
 
 /// The longest that a long poll may wait.
 const MOST_WAIT: u64 = 60;
@@ -52,9 +52,35 @@ impl LocalApi {
 
     /// `GET /v1/apps/{app}/token`
     pub(super) async fn app_token(&self, call: Call<'_>, app: &AppName) -> Result<Response, Problem> {
+        let asked = asked_of_app(&call.query);
+        let (AppToken { token, tenant, resource, source }, life) =
+            self.app_served(&call, app, call.query.value("tenant"), asked).await?;
+        let shape = AppTokenShape {
+            access_token: token.access_token.expose(),
+            token_type: "Bearer",
+            expires_in: life.as_secs(),
+            expires_at: token.expires_at.rfc3339(),
+            app: app.as_str(),
+            tenant: &tenant,
+            resource: resource.as_deref(),
+        };
+        let mut response = json(StatusCode::OK, &shape);
+        response.headers_mut().insert(header::ETAG, entity_tag::of(&[&token.digest]));
+        tell_source_of(&mut response, source);
+        Ok(entity_tag::unless_known(response, call.headers.get_all(header::IF_NONE_MATCH)))
+    }
+
+    /// Gets a token of the app itself for any dialect, counted and recorded. `asked` is the resource and the
+    /// `min_ttl`. Returns the token with the life it has left.
+    pub(super) async fn app_served(
+        &self,
+        call: &Call<'_>,
+        app: &AppName,
+        tenant: Option<&str>,
+        asked: Result<(Option<&str>, Duration), Refusal>,
+    ) -> Result<(AppToken, Duration), Problem> {
         let (caller, begun) = (call.caller(), self.clock.monotonic());
-        let tenant = call.query.value("tenant");
-        let outcome = match asked_of_app(&call.query) {
+        let outcome = match asked {
             Ok((resource, min_ttl)) => {
                 let permit = self.broker.may_have_app_token(&caller.policy, app, tenant, resource);
                 match permit {
@@ -66,26 +92,13 @@ impl LocalApi {
         };
         let elapsed = self.clock.monotonic().saturating_sub(begun);
         match outcome {
-            Ok(AppToken { token, tenant, resource, source }) => {
-                let life = token.life_left(self.clock.now());
-                let (caller, resource) = (&caller.name, resource.as_deref());
-                let token = &*token;
-                let out = AppHandOut { caller, app, tenant: &tenant, resource, token, life, elapsed };
+            Ok(served) => {
+                let life = served.token.life_left(self.clock.now());
+                let (caller, resource) = (&caller.name, served.resource.as_deref());
+                let token = &*served.token;
+                let out = AppHandOut { caller, app, tenant: &served.tenant, resource, token, life, elapsed };
                 self.events.app_token_handed_out(call.who, out).await.map_err(Problem::of)?;
-                let shape = AppTokenShape {
-                    access_token: token.access_token.expose(),
-                    token_type: "Bearer",
-                    expires_in: life.as_secs(),
-                    expires_at: token.expires_at.rfc3339(),
-                    app: app.as_str(),
-                    tenant: &tenant,
-                    resource,
-                };
-                let mut response = json(StatusCode::OK, &shape);
-                let headers = response.headers_mut();
-                headers.insert(header::ETAG, entity_tag::of(&[&token.digest]));
-                headers.insert(SOURCE, HeaderValue::from_static(source.as_str()));
-                Ok(entity_tag::unless_known(response, call.headers.get_all(header::IF_NONE_MATCH)))
+                Ok((served, life))
             }
             Err(refusal) => {
                 let problem = Problem::of(refusal);
@@ -264,18 +277,30 @@ impl LocalApi {
     /// Gets a token for any dialect, counted and recorded. Returns it with the life it has left.
     pub(super) async fn served(
         &self,
-        (admitted, who): (&Admitted<'_>, Who<'_>),
+        caller: (&Admitted<'_>, Who<'_>),
         key: &ConnectionKey,
         mut asked: TokenBody,
         connect: bool,
     ) -> Result<(Served, Duration), Problem> {
-        let (account, detail) =
-            asked.user.take().map_or_else(Default::default, |user| (Some(user.account), user.detail));
+        let user = asked.user.take();
+        self.served_as(caller, key, user, |app| asked.want(app.naming()), connect).await
+    }
+
+    /// The same for a request that only its app's words explain; `user` is whose token it must be.
+    pub(super) async fn served_as(
+        &self,
+        (admitted, who): (&Admitted<'_>, Who<'_>),
+        key: &ConnectionKey,
+        user: Option<OfUser>,
+        ask: impl FnOnce(&App) -> Result<Want, Refusal>,
+        connect: bool,
+    ) -> Result<(Served, Duration), Problem> {
+        let (account, detail) = user.map_or_else(Default::default, |user| (Some(user.account), user.detail));
         let (caller, begun) = (admitted.caller(), self.clock.monotonic());
         let taken = admitted.take_for(key, begun);
         let permit = taken.map_err(|after| Refusal::RateLimited { retry_after: after.0 });
         let outcome = match permit.and_then(|()| Ok(caller.policy.may_see(key)?)) {
-            Ok(permit) => self.broker.token_of(permit, account.as_ref(), |naming| asked.want(naming)).await,
+            Ok(permit) => self.broker.token_of(permit, account.as_ref(), ask).await,
             Err(refusal) => Err(refusal),
         };
         let elapsed = self.clock.monotonic().saturating_sub(begun);
@@ -355,15 +380,19 @@ fn asked_of_app(query: &Pairs) -> Result<(Option<&str>, Duration), Refusal> {
 
 /// Says where a served token came from, and which promise it does not keep.
 pub(super) fn tell_source(response: &mut Response, served: &Served) {
-    let headers = response.headers_mut();
-    headers.insert(SOURCE, HeaderValue::from_static(served.source.as_str()));
+    tell_source_of(response, served.source);
     if served.degraded {
-        headers.insert(DEGRADED, HeaderValue::from_static("store"));
+        response.headers_mut().insert(DEGRADED, HeaderValue::from_static("store"));
     }
 }
 
+/// Says where a token came from.
+pub(super) fn tell_source_of(response: &mut Response, source: TokenSource) {
+    response.headers_mut().insert(SOURCE, HeaderValue::from_static(source.as_str()));
+}
+
 /// Whether a refusal is to bring a connect link.
-fn wants_link(query: &Pairs) -> bool {
+pub(super) fn wants_link(query: &Pairs) -> bool {
     query.value("connect") == Some("1")
 }
 

@@ -1,20 +1,25 @@
 //! The routes of App Service's managed identity: an unmodified Azure SDK gets a connection's token with it.
 //! <https://learn.microsoft.com/azure/app-service/overview-managed-identity#rest-endpoint-reference>
 
+mod asked;
+
 use std::time::Duration;
 
 use http::StatusCode;
 use serde::Serialize;
 
+use self::asked::{Asked, Whose};
+use super::handlers::{tell_source, tell_source_of, wants_link};
 use super::{Call, LocalApi};
 use crate::api::doc::{Content, Doc};
 use crate::api::local::examples;
 use crate::api::problem::{Problem, json};
 use crate::api::routes::{Effect, Permission, Route, Run};
-use crate::api::token_body::TokenBody;
-use crate::domain::id::{AppName, ConnectionKey, ConnectionName};
+use crate::broker::App;
+use crate::domain::id::ConnectionKey;
+use crate::domain::token::HeldToken;
 use crate::listener::Response;
-use crate::refresh::Served;
+use crate::refresh::plan::ORDINARY_MIN_TTL;
 
 /// `GET /msi/token`
 pub(super) const TOKEN: Route<LocalApi> = Route {
@@ -26,9 +31,10 @@ pub(super) const TOKEN: Route<LocalApi> = Route {
     doc: Doc {
         id: "managedIdentityToken",
         tag: "managed identity",
-        summary: "An access token of the connection that `client_id` names, for an Azure SDK",
-        description: "Set `IDENTITY_ENDPOINT` to this URL and `IDENTITY_HEADER` to an API key.",
-        query: &["api-version", "msi-resource", "client_id"],
+        summary: "An access token of the connection or app that `client_id` names, for an Azure SDK",
+        description: "Set `IDENTITY_ENDPOINT` to this URL and `IDENTITY_HEADER` to an API key. The token is \
+         never one under continuous access evaluation, for no SDK passes a claims challenge on.",
+        query: &["api-version", "msi-resource", "client_id", "token_sha256_to_refresh", "connect"],
         answer: (200, "A token that works now."),
         content: Some(Content::one("ManagedIdentityToken", examples::MANAGED_IDENTITY_TOKEN)),
         ..Doc::PLAIN
@@ -47,7 +53,7 @@ pub(super) const TOKEN_OF_CONNECTION: Route<LocalApi> = Route {
         tag: "managed identity",
         summary: "An access token of one connection, for an Azure SDK",
         description: "Set `IDENTITY_ENDPOINT` to this URL and `IDENTITY_HEADER` to an API key.",
-        query: &["api-version", "msi-resource"],
+        query: &["api-version", "msi-resource", "token_sha256_to_refresh", "connect"],
         answer: (200, "A token that works now."),
         content: Some(Content::one("ManagedIdentityToken", examples::MANAGED_IDENTITY_TOKEN)),
         ..Doc::PLAIN
@@ -66,44 +72,37 @@ struct Token<'a> {
 }
 
 impl LocalApi {
-    /// Hands a token out to an Azure SDK. The path's connection beats `client_id`.
+    /// Hands a token out to an Azure SDK. `key` is the connection that the path names.
     async fn identity_token(&self, call: Call<'_>, key: Option<&ConnectionKey>) -> Result<Response, Problem> {
-        let named = match key {
-            Some(key) => key.clone(),
-            None => named(call.query.value("client_id").unwrap_or_default())?,
-        };
-        let resource = call.query.value("resource").filter(|resource| !resource.is_empty());
-        let resource = resource.ok_or_else(|| Problem::invalid("resource", "must name a resource"))?;
-        let asked = TokenBody::plain(None, Some(resource.strip_suffix("/.default").unwrap_or(resource)));
-        let (served, life) = self.served((call.admitted, call.who), &named, asked, false).await?;
-        Ok(self.identity_answer(&named, resource, &served, life))
+        let asked = Asked::read(&call.query, key)?;
+        match &asked.whose {
+            Whose::Connection(key) => {
+                let (caller, connect) = ((call.admitted, call.who), wants_link(&call.query));
+                let ask = |app: &App| asked.want(app.naming(), &app.scopes);
+                let (served, life) = self.served_as(caller, key, None, ask, connect).await?;
+                let mut response = self.identity_answer(&asked, &served.token, life);
+                tell_source(&mut response, &served);
+                Ok(response)
+            }
+            Whose::App(app) => {
+                let wanted = Ok((Some(asked.resource.as_str()), ORDINARY_MIN_TTL));
+                let (served, life) = self.app_served(&call, app, None, wanted).await?;
+                let mut response = self.identity_answer(&asked, &served.token, life);
+                tell_source_of(&mut response, served.source);
+                Ok(response)
+            }
+        }
     }
 
-    fn identity_answer(
-        &self,
-        key: &ConnectionKey,
-        resource: &str,
-        served: &Served,
-        life: Duration,
-    ) -> Response {
-        let expires_on = self.clock.now().plus(life).unix_millis() / 1000;
+    fn identity_answer(&self, asked: &Asked, token: &HeldToken, life: Duration) -> Response {
+        let expires_on = self.clock.now().plus(life).unix_seconds();
         let token = Token {
-            access_token: served.token.access_token.expose(),
+            access_token: token.access_token.expose(),
             expires_on: expires_on.to_string(),
-            resource,
+            resource: &asked.resource,
             token_type: "Bearer",
-            client_id: format!("{}:{}", key.app, key.connection),
+            client_id: asked.whose.to_string(),
         };
         json(StatusCode::OK, &token)
     }
-}
-
-/// Reads `{app}:{connection}`. An app's name has no colon.
-fn named(client_id: &str) -> Result<ConnectionKey, Problem> {
-    let problem = "must be {app}:{connection}, the connection whose token is asked for";
-    let (app, connection) =
-        client_id.split_once(':').ok_or_else(|| Problem::invalid("client_id", problem))?;
-    let app = AppName::parse(app).map_err(|_| Problem::invalid("client_id", problem))?;
-    let connection = ConnectionName::parse(connection).map_err(Problem::no_connection)?;
-    Ok(ConnectionKey { app, connection })
 }
