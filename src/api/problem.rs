@@ -101,8 +101,19 @@ impl Problem {
 
     /// A query that is not read. Only names of our own are repeated in the answer.
     pub fn query(bad: BadPairs) -> Self {
-        const OURS: [&str; 9] =
-            ["scope", "resource", "min_ttl", "connect", "status", "tenant", "cursor", "wait", "client_id"];
+        const OURS: [&str; 11] = [
+            "app",
+            "connection",
+            "scope",
+            "resource",
+            "min_ttl",
+            "connect",
+            "status",
+            "tenant",
+            "cursor",
+            "wait",
+            "client_id",
+        ];
         let BadPairs::Repeated(name) = bad else {
             return Problem::invalid("query", format!("has more than {MOST_PARAMETERS} parameters"));
         };

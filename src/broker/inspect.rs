@@ -9,7 +9,7 @@ use crate::domain::connection::{Attempt, Profile, Status};
 use crate::domain::id::{AppName, ConnectionKey, ConnectionName};
 use crate::domain::scope::ScopeNaming;
 use crate::domain::time::Timestamp;
-use crate::policy::{CallerPolicy, Lookup, Provisional};
+use crate::policy::{CallerPolicy, Decision, Lookup, Provisional};
 use crate::refresh::Held;
 use crate::repository::RepositoryError;
 
@@ -54,6 +54,21 @@ pub struct ShownPage {
 }
 
 impl Broker {
+    /// Decides, for an operator, what a caller's rules give it of a connection: a token with these scopes, or
+    /// without scopes the right to connect. A connection that is there counts with its tenant.
+    pub async fn decide(
+        &self,
+        policy: &CallerPolicy,
+        key: &ConnectionKey,
+        scope: Option<&str>,
+    ) -> Result<Decision, Refusal> {
+        let app = self.app(&key.app)?;
+        let tenant = if policy.needs_tenant(key) { self.tenant_of(key).await? } else { None };
+        let Some(scope) = scope else { return Ok(policy.decide_connect(key, tenant.as_deref())) };
+        let asked = app.naming().scopes_asked(scope).map_err(|why| Refusal::invalid("scope", why))?;
+        Ok(policy.decide(key, tenant.as_deref(), &asked))
+    }
+
     /// Returns a connection to a caller that may know of it.
     pub async fn show(&self, permit: Provisional<'_>) -> Result<Shown, Refusal> {
         let held = self.inspect(permit.key()).await?;

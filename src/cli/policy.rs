@@ -3,12 +3,15 @@
 use serde_json::json;
 
 use super::args::{app_name, caller_name, connection_name};
-use super::{ConfigPath, Exit, Failure, World};
+use super::client::{ReachArgs, read, target};
+use super::{ConfigPath, Exit, Failure, World, block_on};
+use crate::api::admin::wire::{PolicyDecision, rule_key};
 use crate::app::Environment;
-use crate::app::reading;
+use crate::app::reading::{self, Rules};
+use crate::config::Places;
 use crate::domain::account::tenant_id;
 use crate::domain::id::{AppName, CallerName, ConnectionKey, ConnectionName};
-use crate::policy::{Decision, Denial};
+use crate::policy::Decision;
 
 #[derive(clap::Subcommand)]
 pub(super) enum Command {
@@ -37,17 +40,39 @@ pub(super) struct TestArgs {
     /// The tenant id of the connection's account, for rules with `tenant:`
     #[arg(long, value_name = "TENANT_ID", value_parser = tenant_id)]
     tenant: Option<String>,
-    /// Print {allowed, code?, detail?, rules: [{rule, file, line}]}
+    /// Ask the running daemon, as an operator: the rules in force, and the tenant of the connection that is
+    /// there
+    #[arg(long, conflicts_with = "tenant")]
+    running: bool,
+    /// Print {allowed, code?, detail?, rules: [{rule, file?, line?}]}
     #[arg(long)]
     json: bool,
+    #[command(flatten)]
+    reach: ReachArgs,
+}
+
+/// The answer, from the files or from the daemon.
+struct Said {
+    /// Code and words of a refusal.
+    refused: Option<(String, String)>,
+    /// Keys of the rules that decided.
+    rules: Vec<String>,
 }
 
 pub(super) fn run(command: &Command, config: &ConfigPath, world: &mut World) -> Result<(), Failure> {
     let Command::Test(args) = command;
+    if args.running {
+        let said = ask_daemon(args, config, world)?;
+        return show(args, &said, None, world);
+    }
     let loaded = config.load(world)?;
     let environment = Environment::of_process(&world.env).as_owner_of(&loaded.config.sealing.keyring);
     let rules = reading::rules(&loaded, &environment, world.clock.clone(), world.random.clone());
     let rules = rules.map_err(|refused| config.failure(&refused.errors))?;
+    show(args, &ask_files(args, &rules)?, Some(&loaded.places), world)
+}
+
+fn ask_files(args: &TestArgs, rules: &Rules) -> Result<Said, Failure> {
     let unknown = |noun: &str, name: &str| Failure::usage(format!("there is no {noun} {name} in it"));
     let policy = rules.policies.get(&args.caller).ok_or_else(|| unknown("caller", args.caller.as_str()))?;
     let naming = rules.naming.get(&args.app).ok_or_else(|| unknown("app", args.app.as_str()))?;
@@ -59,51 +84,60 @@ pub(super) fn run(command: &Command, config: &ConfigPath, world: &mut World) -> 
             policy.decide(&key, args.tenant.as_deref(), &asked)
         }
     };
-    let (denial, at) = match decision {
+    let (refused, at) = match decision {
         Decision::Yes { rules } => (None, rules),
-        Decision::No { denial, rules } => (Some(denial), rules),
+        Decision::No { denial, rules } => (Some((denial.code().to_owned(), denial.to_string())), rules),
     };
-    let places: Vec<_> = at
-        .iter()
-        .map(|at| format!("callers.{}.allow[{at}]", args.caller))
-        .map(|rule| (loaded.places.mistake(&rule, ""), rule))
-        .collect();
-    if args.json {
-        let rules: Vec<_> = places
-            .iter()
-            .map(|(place, rule)| json!({ "rule": rule, "file": place.file, "line": place.line }))
-            .collect();
-        let mut said = json!({ "allowed": denial.is_none(), "rules": rules });
-        if let Some(denial) = &denial {
-            said["code"] = code(denial).into();
-            said["detail"] = denial.to_string().into();
-        }
-        world.output.json(&said)?;
-    } else {
-        let rules =
-            places.iter().map(|(place, rule)| format!("{}:{}: {rule}", place.file.display(), place.line));
-        let rules: Vec<String> = rules.collect();
-        let first = match &denial {
-            None => "yes, by".to_owned(),
-            Some(denial) if rules.is_empty() => format!("no ({}): {denial}", code(denial)),
-            Some(denial) => format!("no ({}): {denial}; the connection is covered by", code(denial)),
-        };
-        world.output.data(&std::iter::once(first).chain(rules).collect::<Vec<_>>().join("\n"))?;
-    }
-    match denial {
-        None => Ok(()),
-        Some(_) => Err(Failure::silent(Exit::Failed)),
-    }
+    Ok(Said { refused, rules: at.iter().map(|at| rule_key(&args.caller, *at)).collect() })
 }
 
-/// The code that the API refuses with.
-fn code(denial: &Denial) -> &'static str {
-    match denial {
-        Denial::AppNotFound => "app_not_found",
-        Denial::ConnectionNotFound => "connection_not_found",
-        Denial::ScopeForbidden { .. } | Denial::ActionForbidden { .. } | Denial::AppTokenForbidden => {
-            "caller_forbidden"
+fn ask_daemon(args: &TestArgs, config: &ConfigPath, world: &mut World) -> Result<Said, Failure> {
+    let client = args.reach.admin(config, world)?;
+    let path = target(
+        &["admin", "v1", "callers", args.caller.as_str(), "policy"],
+        &[
+            ("app", Some(args.app.as_str())),
+            ("connection", Some(args.connection.as_str())),
+            ("scope", args.scope.as_deref()),
+            ("connect", args.connect.then_some("1")),
+        ],
+    );
+    let answer = block_on(async { Ok(client.get(&path).await?) })?;
+    let PolicyDecision { allowed, code, detail, rules } = read(&answer)?;
+    let refused = (!allowed).then(|| (code.unwrap_or_default(), detail.unwrap_or_default()));
+    Ok(Said { refused, rules })
+}
+
+fn show(args: &TestArgs, said: &Said, places: Option<&Places>, world: &mut World) -> Result<(), Failure> {
+    let place = |rule: &String| places.map(|places| places.mistake(rule, ""));
+    if args.json {
+        let rule = |rule: &String| match place(rule) {
+            Some(place) => json!({ "rule": rule, "file": place.file, "line": place.line }),
+            None => json!({ "rule": rule }),
+        };
+        let rules: Vec<_> = said.rules.iter().map(rule).collect();
+        let mut answer = json!({ "allowed": said.refused.is_none(), "rules": rules });
+        if let Some((code, detail)) = &said.refused {
+            answer["code"] = code.as_str().into();
+            answer["detail"] = detail.as_str().into();
         }
+        world.output.json(&answer)?;
+    } else {
+        let rule = |rule: &String| match place(rule) {
+            Some(place) => format!("{}:{}: {rule}", place.file.display(), place.line),
+            None => rule.clone(),
+        };
+        let first = match &said.refused {
+            None => "yes, by".to_owned(),
+            Some((code, detail)) if said.rules.is_empty() => format!("no ({code}): {detail}"),
+            Some((code, detail)) => format!("no ({code}): {detail}; the connection is covered by"),
+        };
+        let lines: Vec<String> = std::iter::once(first).chain(said.rules.iter().map(rule)).collect();
+        world.output.data(&lines.join("\n"))?;
+    }
+    match said.refused {
+        None => Ok(()),
+        Some(_) => Err(Failure::silent(Exit::Failed)),
     }
 }
 

@@ -101,6 +101,19 @@ pub enum Denial {
     AppTokenForbidden,
 }
 
+impl Denial {
+    /// Returns its code in the contract.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Denial::AppNotFound => "app_not_found",
+            Denial::ConnectionNotFound => "connection_not_found",
+            Denial::ScopeForbidden { .. } | Denial::ActionForbidden { .. } | Denial::AppTokenForbidden => {
+                "caller_forbidden"
+            }
+        }
+    }
+}
+
 /// The action that `connect = true` allows, as [`Denial::ActionForbidden`] names it.
 pub const CONNECT: &str = "connect";
 

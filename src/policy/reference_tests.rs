@@ -2,7 +2,7 @@
 
 use super::decision::Decision;
 use super::reference::{Wish, Words, judge};
-use super::{AppTenants, CallerPolicy, Denial, Pattern, Rule, RuleScopes};
+use super::{AppTenants, CallerPolicy, Pattern, Rule, RuleScopes};
 use crate::domain::app_only::{AppResource, AppTenant};
 use crate::domain::id::{AppName, CallerName, ConnectionKey, ConnectionName};
 use crate::domain::random::{Random, random_bytes};
@@ -97,16 +97,6 @@ fn rule(words: &Words<'_>) -> Rule {
     }
 }
 
-fn code(denial: &Denial) -> &'static str {
-    match denial {
-        Denial::AppNotFound => "app_not_found",
-        Denial::ConnectionNotFound => "connection_not_found",
-        Denial::ScopeForbidden { .. } | Denial::ActionForbidden { .. } | Denial::AppTokenForbidden => {
-            "caller_forbidden"
-        }
-    }
-}
-
 /// What the room answers, by the functions that every door uses.
 fn answer(policy: &CallerPolicy, app: &AppName, wish: Wish<'_>) -> &'static str {
     let key = |name: &str| ConnectionKey {
@@ -146,7 +136,7 @@ fn answer(policy: &CallerPolicy, app: &AppName, wish: Wish<'_>) -> &'static str 
     };
     match said {
         Ok(()) => "yes",
-        Err(denial) => code(&denial),
+        Err(denial) => denial.code(),
     }
 }
 

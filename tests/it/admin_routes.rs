@@ -36,6 +36,7 @@ async fn a_path_of_the_admin_api_takes_its_own_methods_and_no_others() {
         ("/admin/v1/keyring/promote", "POST"),
         ("/admin/v1/keyring/retire", "POST"),
         ("/admin/v1/callers/tests/keys", "GET"),
+        ("/admin/v1/callers/tests/policy", "GET"),
         ("/admin/v1/apps/outlook/connections", "GET"),
         ("/admin/v1/apps/outlook/connections/a", "GET, PATCH, POST, DELETE"),
         ("/admin/v1/apps/outlook/connections/a/explain", "GET"),
@@ -115,6 +116,24 @@ async fn the_admin_listener_serves_its_document_and_every_answer_fits_it() {
     for (caller, status) in [(SYNC, 200), ("nobody", 404)] {
         let path = format!("/admin/v1/callers/{caller}/keys");
         ask("GET", "/admin/v1/callers/{caller}/keys", &path, Value::Null, status).await;
+    }
+    let policy = "/admin/v1/callers/{caller}/policy";
+    for (caller, query, status) in [
+        ("mail-reader", "?app=outlook&connection=team-b/alice&scope=Mail.Read", 200),
+        ("mail-reader", "?app=outlook&connection=team-b/alice&scope=Mail.Send", 200),
+        ("mail-reader", "?app=outlook&connection=team-b/alice&connect=1", 200),
+        ("mail-reader", "?app=outlook&connection=team-b/alice", 400),
+        ("mail-reader", "?connection=team-b/alice&scope=Mail.Read", 400),
+        ("mail-reader", "?app=nothing&connection=a&scope=Mail.Read", 404),
+        ("nobody", "?app=outlook&connection=a&scope=Mail.Read", 404),
+    ] {
+        let path = format!("/admin/v1/callers/{caller}/policy{query}");
+        let answer = ask("GET", policy, &path, Value::Null, status).await;
+        if status == 200 {
+            let said = answer.json();
+            assert_eq!(said["allowed"], query.ends_with("Mail.Read"), "{query}: {said}");
+            assert_eq!(said["rules"], json!(["callers.mail-reader.allow[0]"]), "{query}");
+        }
     }
     let verify = "/admin/v1/apps/outlook/credentials/verify";
     ask("POST", &format!("{APP}/credentials/verify"), verify, Value::Null, 200).await;

@@ -124,6 +124,17 @@ pub(super) const SEALING_KEY_VERDICT: &[Example] = &[
     ),
 ];
 
+pub(super) const POLICY_DECISION: &[Example] = &[
+    ("yes", "", r#"{"allowed": true, "rules": ["callers.mail-sync.allow[0]"]}"#),
+    (
+        "no",
+        "",
+        r#"
+{"allowed": false, "code": "caller_forbidden", "detail": "no rule of this caller gives Mail.Send",
+"rules": ["callers.mail-sync.allow[0]"]}"#,
+    ),
+];
+
 pub(super) const API_KEYS: &str = r#"
 {"keys": [{"id": "k7f2", "created_at": "2026-11-01T08:00:00Z", "expires_at": "2027-11-01T08:00:00Z",
 "last_used_at": "2026-11-23T10:21:20Z"}]}"#;

@@ -5,8 +5,8 @@ use serde::Serialize;
 
 use super::wire::{
     Adopted, ApiKey, ApiKeys, AppCredentials, Apps, CredentialChosen, Credentials, Ending, Job, Keyring,
-    Refreshing, Reload, Revoked, Rewrapping, SealingKeyVerdict, Status, Store, TokenHost, Verified,
-    VerifiedCredential,
+    PolicyDecision, Refreshing, Reload, Revoked, Rewrapping, SealingKeyVerdict, Status, Store, TokenHost,
+    Verified, VerifiedCredential, rule_key,
 };
 use super::{AdminApi, Call, shapes};
 use crate::api::body::{self, AskedRevocation};
@@ -19,10 +19,11 @@ use crate::broker::pause::PausedWhat;
 use crate::broker::revoke::Meant;
 use crate::broker::rewrap::Against;
 use crate::domain::choice::Choice;
-use crate::domain::id::{AppName, CallerName, ConnectionKey};
+use crate::domain::id::{AppName, CallerName, ConnectionKey, ConnectionName, InvalidName};
 use crate::domain::time::Timestamp;
 use crate::events::{About, Who};
 use crate::listener::Response;
+use crate::policy::Decision;
 
 type Answer = Result<Response, Problem>;
 
@@ -80,6 +81,34 @@ impl AdminApi {
         }
         let uses = callers.key_uses().into_iter().filter(|used| used.caller == *caller);
         ok(&ApiKeys { keys: uses.map(ApiKey::from).collect() })
+    }
+
+    /// `GET /admin/v1/callers/{caller}/policy`
+    pub(super) async fn policy(&self, call: Call<'_>, caller: &CallerName) -> Answer {
+        let policy = self.callers.load().named(caller).map(|caller| caller.policy.clone());
+        let policy = policy.ok_or_else(Problem::no_such_path)?;
+        let given =
+            |name| call.query.value(name).ok_or_else(|| Problem::invalid(name, "is needed for a decision"));
+        let invalid = |name| move |error: InvalidName| Problem::invalid(name, error.to_string());
+        let key = ConnectionKey {
+            app: AppName::parse(given("app")?).map_err(invalid("app"))?,
+            connection: ConnectionName::stored(given("connection")?).map_err(invalid("connection"))?,
+        };
+        let scope = match call.query.value("connect") {
+            Some("1") => None,
+            _ => Some(given("scope")?),
+        };
+        let decision = self.broker.decide(&policy, &key, scope).await.map_err(Problem::of)?;
+        let (denial, rules) = match decision {
+            Decision::Yes { rules } => (None, rules),
+            Decision::No { denial, rules } => (Some(denial), rules),
+        };
+        ok(&PolicyDecision {
+            allowed: denial.is_none(),
+            code: denial.as_ref().map(|denial| denial.code().to_owned()),
+            detail: denial.as_ref().map(ToString::to_string),
+            rules: rules.into_iter().map(|at| rule_key(caller, at)).collect(),
+        })
     }
 
     /// `GET /admin/v1/apps`

@@ -402,4 +402,24 @@ pub(super) const TABLE: &[Route<AdminApi>] = &[
             ..Doc::PLAIN
         },
     },
+    Route {
+        method: "GET",
+        path: "/admin/v1/callers/{caller}/policy",
+        handler: Run::Caller(|api, call, caller| Box::pin(api.policy(call, caller))),
+        permission: Permission::Operates,
+        effect: Effect::Reads("policy"),
+        doc: Doc {
+            id: "policy",
+            tag: "callers",
+            summary: "What the rules in force give a caller, and which rule decides",
+            description: "Decided by the code that decides every request. `connect=1` in place of `scope` \
+             asks for the right to connect, confirm and delete. A connection that is there counts with its \
+             tenant.",
+            query: &["asked_app", "asked_connection", "asked_scope", "asked_connect"],
+            answer: (200, "The decision."),
+            content: Some(Content::several("PolicyDecision", examples::POLICY_DECISION)),
+            problems: &[(404, "AppNotFound")],
+            ..Doc::PLAIN
+        },
+    },
 ];

@@ -106,6 +106,7 @@ fn the_types_of_the_wire_have_the_members_of_the_examples() {
     in_order::<wire::TokenHost>(examples::TOKEN_HOST);
     in_order::<wire::Rewrapping>(examples::REWRAPPING);
     in_order::<wire::ApiKeys>(examples::API_KEYS);
+    each(examples::POLICY_DECISION, in_order::<wire::PolicyDecision>);
     each(examples::RELOAD, in_order::<wire::Reload>);
     each(examples::REVOKED, in_order::<wire::Revoked>);
     each(examples::VERIFIED, in_order::<wire::Verified>);

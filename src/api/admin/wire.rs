@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::domain::id::AppName;
+use crate::domain::id::{AppName, CallerName};
 
 /// `GET /admin/v1/status`
 #[derive(Debug, Default, Serialize, Deserialize)]
@@ -266,6 +266,27 @@ pub struct Revoked {
     /// What began before is revoked. Absent if nothing was, but only counted.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub revoked_at: Option<String>,
+}
+
+/// `GET /admin/v1/callers/{caller}/policy`
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct PolicyDecision {
+    /// Whether the caller may have it.
+    pub allowed: bool,
+    /// The code that it would be refused with.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub code: Option<String>,
+    /// Why it would be refused.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub detail: Option<String>,
+    /// The rules that decided, by their keys.
+    pub rules: Vec<String>,
+}
+
+/// Returns the key of a caller's rule in the configuration.
+pub fn rule_key(caller: &CallerName, at: usize) -> String {
+    format!("callers.{caller}.allow[{at}]")
 }
 
 /// `GET /admin/v1/callers/{caller}/keys`
