@@ -148,7 +148,7 @@ pub struct Events {
 impl Events {
     /// Makes events with these outputs.
     pub fn new(metrics: Arc<Metrics>, audit: Arc<dyn Audit>, clock: Arc<dyn Clock>) -> Self {
-        metrics.expect_strangers(Stranger::ALL.into_iter().map(Stranger::as_str));
+        metrics.expect_strangers(Stranger::all().map(Stranger::as_str));
         let (strangers, refusals) = (crowd::Crowd::default(), Sampler::default());
         let (handles, is_fail_closed) = (RwLock::default(), false);
         Events { metrics, audit, clock, handles, strangers, is_fail_closed, refusals }
@@ -162,15 +162,24 @@ impl Events {
     }
 
     /// Sets the configured apps and callers. New series begin at 0, and series of removed names end.
-    pub fn expect<'a>(&self, apps: impl Iterator<Item = &'a AppName>, callers: &Callers, admins: &Callers) {
+    pub fn expect<'a>(
+        &self,
+        apps: impl Iterator<Item = &'a AppName>,
+        issuers: impl Iterator<Item = &'a String>,
+        callers: &Callers,
+        admins: &Callers,
+    ) {
+        let issuers: BTreeSet<String> = issuers.cloned().collect();
         let apps: BTreeSet<AppName> = apps.cloned().collect();
         let names = callers.iter().chain(admins.iter()).map(|caller| caller.name.clone()).collect();
         self.metrics.rename(|known| {
             known.apps.clone_from(&apps);
             known.callers = names;
+            known.issuers.clone_from(&issuers);
         });
         // Their counters may have ended.
         self.handles.write().clear();
+        issuers.iter().for_each(|issuer| self.metrics.expect_issuer(issuer));
         for app in &apps {
             self.metrics.expect_app(app, &Endpoint::WORDS);
         }
@@ -405,15 +414,16 @@ impl Events {
     /// Counts an unauthenticated request. Returns true if it is reported alone.
     fn is_stranger_told(&self, who: Who<'_>, stranger: Stranger) -> bool {
         self.metrics.stranger_refused(stranger.as_str());
-        let kind = Kind { stranger, listener: who.listener };
+        let kind = Kind::of(stranger, who.listener);
         self.strangers.is_told(kind, who.origin, self.clock.monotonic())
     }
 
     /// Queues an audit record of an unauthenticated request, without waiting.
     fn note(&self, who: Who<'_>, stranger: Stranger, app: Option<&AppName>) {
-        let kind = Kind { stranger, listener: who.listener };
+        let kind = Kind::of(stranger, who.listener);
         let mut event = kind.record(self.clock.now()).from_request(who.origin, who.request_id);
         event.door = Some(door(who));
+        event.reason = Some(stranger.reason());
         event.app = app.cloned();
         if self.audit.note(event) == Noted::NoRoom {
             self.strangers.leave_out(kind, who.origin, self.clock.monotonic());

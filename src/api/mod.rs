@@ -51,8 +51,8 @@ fn credential<'a>(headers: &'a HeaderMap, peer: &'a Peer) -> Option<Credential<'
     let mut values = headers.get_all(header::AUTHORIZATION).iter();
     match (values.next(), values.next()) {
         (Some(value), None) => {
-            let (scheme, key) = value.to_str().ok()?.split_once(' ')?;
-            scheme.eq_ignore_ascii_case("bearer").then_some(Credential::ApiKey(key.trim_start_matches(' ')))
+            let (scheme, text) = value.to_str().ok()?.split_once(' ')?;
+            scheme.eq_ignore_ascii_case("bearer").then_some(Credential::bearer(text.trim_start_matches(' ')))
         }
         (Some(_), Some(_)) => None,
         (None, _) => Some(credential_of_peer(peer)),

@@ -20,7 +20,7 @@ pub type Problem = crate::listener::Problem<Members>;
 pub struct Members {
     /// For the `Allow` header of a 405.
     #[serde(skip)]
-    allow: Option<HeaderValue>,
+    allow: Option<Box<HeaderValue>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     parameter: Option<&'static str>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -41,6 +41,9 @@ pub struct Members {
     pub(super) trace_id: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) correlation_id: Option<String>,
+    /// The request brought a credential, which `WWW-Authenticate` then says is no good.
+    #[serde(skip)]
+    brought_credential: bool,
 }
 
 impl Problem {
@@ -135,9 +138,18 @@ impl Problem {
             "the request carries no credential that is known here",
         )
         .hint(
-            "send an API key as `Authorization: Bearer twk_…`, come over the Unix socket as a configured \
-             user, or show a client certificate with a configured name where the listener asks for one",
+            "send an API key or a configured issuer's token as `Authorization: Bearer …`, come over the Unix \
+             socket as a configured user, or show a client certificate with a configured name where the \
+             listener asks for one",
         )
+    }
+
+    /// Notes whether the request brought a credential of its own in a header: `WWW-Authenticate` names an
+    /// error only then (RFC 6750 §3.1).
+    #[must_use]
+    pub fn for_credential(mut self, brought: bool) -> Self {
+        self.more.brought_credential = brought;
+        self
     }
 
     /// A request that the listener refuses.
@@ -185,7 +197,7 @@ impl Problem {
             "this path does not take this method",
         )
         .hint("the Allow header lists the methods");
-        problem.more.allow = Some(allow);
+        problem.more.allow = Some(Box::new(allow));
         problem
     }
 
@@ -252,13 +264,17 @@ impl Problem {
     /// Adds what is said in headers, with a wait of at most so many seconds.
     pub(super) fn tell_headers(&self, headers: &mut HeaderMap, longest_wait: u64) {
         if self.status() == StatusCode::UNAUTHORIZED {
-            headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"tokenward\""));
+            let challenge = match self.more.brought_credential {
+                true => "Bearer realm=\"tokenward\", error=\"invalid_token\"",
+                false => "Bearer realm=\"tokenward\"",
+            };
+            headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static(challenge));
         }
         if let Some(seconds) = self.more.retry_after {
             headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds.min(longest_wait)));
         }
         if let Some(allow) = &self.more.allow {
-            headers.insert(header::ALLOW, allow.clone());
+            headers.insert(header::ALLOW, (**allow).clone());
         }
     }
 }

@@ -133,11 +133,11 @@ pub fn a_credential_is_the_one_that_was_brought(input: &[u8]) {
     match super::credential(&headers, &peer) {
         // A header decides alone.
         Some(Credential::UnixPeer { uid }) => assert!(headers.is_empty() && uid == 1001),
-        Some(Credential::ApiKey(key)) => {
+        Some(Credential::ApiKey(text) | Credential::Jwt(text)) => {
             let value = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
             let value = value.expect("it was read");
             assert_eq!(headers.len(), 1, "one of two decides");
-            assert!(value.ends_with(key) && value.to_ascii_lowercase().starts_with("bearer "), "{value}");
+            assert!(value.ends_with(text) && value.to_ascii_lowercase().starts_with("bearer "), "{value}");
         }
         Some(Credential::Certificate(_) | Credential::DistrustedCertificate | Credential::None) => {
             panic!("a Unix peer is somebody, and has no certificate")

@@ -36,6 +36,8 @@ impl Installed {
 /// Apps that are ready to be taken into service.
 pub(super) struct PreparedApps {
     pub(super) apps: Apps,
+    /// The way of outgoing requests.
+    pub(super) outbound: Arc<Outbound>,
     authorities: Authorities,
     credentials: BTreeMap<AppName, Vec<ClientCredential>>,
 }
@@ -49,9 +51,13 @@ pub(super) fn prepare(
     before: &Authorities,
     findings: &mut Findings<'_>,
 ) -> PreparedApps {
-    let mut prepared =
-        PreparedApps { apps: Apps::new(), authorities: Authorities::new(), credentials: BTreeMap::new() };
     let outbound = Arc::new(outbound(config, secrets, findings).unwrap_or_default());
+    let mut prepared = PreparedApps {
+        apps: Apps::new(),
+        outbound: outbound.clone(),
+        authorities: Authorities::new(),
+        credentials: BTreeMap::new(),
+    };
     for (name, app) in &config.apps {
         let key = format!("apps.{name}");
         let app_name = match AppName::parse(name) {

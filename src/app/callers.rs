@@ -7,9 +7,11 @@ use arc_swap::ArcSwap;
 
 use super::apps::PreparedApps;
 use super::findings::{By, Findings};
+use super::issuers::InstalledIssuers;
 use super::rules::build_rule;
+use crate::callers::jwt::{Issuers, JwtMatch};
 use crate::callers::{CallerSetup, Callers, CallersError, Identity, KeyUse, LiveCallers, UnixUser, key_file};
-use crate::config::{self, Authenticate, Config};
+use crate::config::{self, Authenticate, Config, JwtConfig};
 use crate::domain::id::CallerName;
 use crate::domain::time::Clock;
 use crate::keyring::{Hashed, Keyring};
@@ -19,18 +21,26 @@ use crate::policy::{CallerPolicy, Rule};
 pub(super) struct Roster {
     pub(super) callers: LiveCallers,
     pub(super) admins: LiveCallers,
+    issuers: ArcSwap<InstalledIssuers>,
 }
 
 impl Roster {
-    pub(super) fn new(callers: Callers, admins: Callers) -> Self {
+    pub(super) fn new(issuers: InstalledIssuers, callers: Callers, admins: Callers) -> Self {
         let live = |callers| Arc::new(ArcSwap::from_pointee(callers));
-        Roster { callers: live(callers), admins: live(admins) }
+        let issuers = ArcSwap::from_pointee(issuers);
+        Roster { callers: live(callers), admins: live(admins), issuers }
     }
 
     /// Replaces the callers and admins in force, and keeps what is known of those that stay.
-    pub(super) fn succeed_by(&self, callers: Callers, admins: Callers) {
+    pub(super) fn succeed_by(&self, issuers: InstalledIssuers, callers: Callers, admins: Callers) {
+        self.issuers.store(Arc::new(issuers));
         self.callers.store(Arc::new(callers.succeeding(&self.callers.load())));
         self.admins.store(Arc::new(admins.succeeding(&self.admins.load())));
+    }
+
+    /// The issuers of their JWTs.
+    pub(super) fn issuers(&self) -> Arc<InstalledIssuers> {
+        self.issuers.load_full()
     }
 
     /// Checks the files of API keys. If a file does not answer, its known keys stay in force.
@@ -65,17 +75,23 @@ type Both = (Callers, Callers);
 /// Place in the configuration of each identity, by whose it is.
 type IdentityKeys = BTreeMap<(CallerName, Identity), String>;
 
+/// Whose tokens each way of a caller takes, with the caller.
+type Taken = Vec<(CallerName, JwtMatch)>;
+
 /// Builds all callers and admins. `None` if one of them is wrong, or if there is no keyring. Rules for apps
 /// that could not be built are judged once these can.
 pub(super) fn build(
     config: &Config,
     apps: &PreparedApps,
+    issuers: &InstalledIssuers,
     keyring: Option<&Arc<Keyring>>,
     by: &By<'_>,
     findings: &mut Findings<'_>,
 ) -> Option<Both> {
+    let issuers: Issuers =
+        issuers.iter().map(|(name, installed)| (name.clone(), installed.issuer.clone())).collect();
     let mistakes = findings.mistakes();
-    let mut identities = IdentityKeys::new();
+    let (mut identities, mut taken) = (IdentityKeys::new(), Taken::new());
     let mut callers = Vec::new();
     for (name, caller) in &config.callers {
         let key = format!("callers.{name}");
@@ -83,43 +99,38 @@ pub(super) fn build(
         let rules: Vec<Rule> = rules
             .filter_map(|(at, rule)| build_rule(&format!("{key}.allow[{at}]"), rule, apps, findings))
             .collect();
-        let setup = setup(&key, name, &caller.authenticate, rules, keyring, by, &mut identities, findings);
+        let ways = &caller.authenticate;
+        let setup = setup(&key, name, ways, rules, keyring, by, (&mut identities, &mut taken), findings);
         callers.extend(setup.map(|setup| CallerSetup {
             rate_limit: caller.rate_limit,
             connection_rate_limit: caller.connection_rate_limit,
             ..setup
         }));
     }
-    let callers = known(callers, keyring, &identities, by, findings);
-    let mut identities = IdentityKeys::new();
+    let callers = known(callers, &issuers, keyring, &identities, by, findings);
+    let (mut identities, mut taken) = (IdentityKeys::new(), Taken::new());
     let mut admins = Vec::new();
     for (name, admin) in &config.admins {
         let key = format!("admins.{name}");
-        admins.extend(setup(
-            &key,
-            name,
-            &admin.authenticate,
-            Vec::new(),
-            keyring,
-            by,
-            &mut identities,
-            findings,
-        ));
+        let ways = &admin.authenticate;
+        let setup = setup(&key, name, ways, Vec::new(), keyring, by, (&mut identities, &mut taken), findings);
+        admins.extend(setup);
     }
-    let admins = known(admins, keyring, &identities, by, findings);
+    let admins = known(admins, &issuers, keyring, &identities, by, findings);
     let (callers, admins) = (callers?, admins?);
     (findings.mistakes() == mistakes).then_some((callers, admins))
 }
 
 fn known(
     setups: Vec<CallerSetup>,
+    issuers: &Issuers,
     keyring: Option<&Arc<Keyring>>,
     identities: &IdentityKeys,
     by: &By<'_>,
     findings: &mut Findings<'_>,
 ) -> Option<Callers> {
     let secrets = by.environment.secrets();
-    let errors = match Callers::new(setups, keyring?.clone(), secrets, by.ports.clock.now()) {
+    let errors = match Callers::new(setups, issuers, keyring?.clone(), secrets, by.ports.clock.now()) {
         Ok(callers) => return Some(callers),
         Err(errors) => errors,
     };
@@ -145,7 +156,7 @@ fn setup(
     rules: Vec<Rule>,
     keyring: Option<&Arc<Keyring>>,
     by: &By<'_>,
-    identities: &mut IdentityKeys,
+    (identities, taken): (&mut IdentityKeys, &mut Taken),
     findings: &mut Findings<'_>,
 ) -> Option<CallerSetup> {
     let name = CallerName::parse(name).map_err(|error| findings.value(key, error, None)).ok()?;
@@ -153,6 +164,7 @@ fn setup(
         policy: CallerPolicy::new(name.clone(), rules),
         identities: Vec::new(),
         api_key_files: Vec::new(),
+        jwts: Vec::new(),
         rate_limit: None,
         connection_rate_limit: None,
     };
@@ -180,6 +192,20 @@ fn setup(
                     }
                     Err(error) => findings.file(&key, error),
                 }
+                continue;
+            }
+            Authenticate::Jwt(JwtConfig { issuer, subject, claims }) => {
+                let wanted =
+                    JwtMatch { issuer: issuer.clone(), subject: subject.clone(), claims: claims.clone() };
+                let of_another =
+                    |(caller, other): &&(CallerName, JwtMatch)| *other == wanted && *caller != name;
+                if let Some((first, _)) = taken.iter().find(of_another) {
+                    let problem =
+                        format!("the same tokens are already `{first}`; a token can be one caller only");
+                    findings.value(&format!("{key}.jwt"), problem, None);
+                }
+                taken.push((name.clone(), wanted.clone()));
+                setup.jwts.push(wanted);
                 continue;
             }
         };

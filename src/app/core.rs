@@ -48,7 +48,12 @@ impl Core {
                 "the journal holds answers from before that the store has not taken; it is offered them now"
             );
         }
-        reporting.events.expect(apps.keys(), &roster.callers.load(), &roster.admins.load());
+        reporting.events.expect(
+            apps.keys(),
+            roster.issuers().keys(),
+            &roster.callers.load(),
+            &roster.admins.load(),
+        );
         let deps = broker::Deps {
             engine: engine.clone(),
             repository: repository.clone(),

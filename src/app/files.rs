@@ -12,7 +12,9 @@ use parking_lot::Mutex;
 use super::environment::{Environment, Source};
 use super::findings::By;
 use super::process::Process;
-use crate::config::{self, Config, ConfigErrors, CredentialKind, Listener, Loaded, Mistake};
+use crate::config::{
+    self, Config, ConfigErrors, CredentialKind, IssuerKeysConfig, Listener, Loaded, Mistake,
+};
 
 /// State of a file when it was checked. If it differs, the content may differ.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -118,8 +120,9 @@ impl States {
     }
 }
 
-/// Files that are read at the start and by a reload. API keys, other issuers' assertions, the keyring, and
-/// the password and certificates for Redis are not among them: each of these is checked by its own part.
+/// Files that are read at the start and by a reload. API keys, other issuers' assertions, tokens for issuers,
+/// the keyring, and the password and certificates for Redis are not among them: each of these is checked by
+/// its own part.
 fn read_by_a_reload(config: &Config) -> Vec<PathBuf> {
     let outbound = &config.outbound;
     let mut paths: Vec<PathBuf> =
@@ -130,6 +133,12 @@ fn read_by_a_reload(config: &Config) -> Vec<PathBuf> {
         for credential in app.credentials.iter().filter(|one| one.kind != CredentialKind::Federated) {
             paths.push(credential.file.clone());
             paths.extend(credential.key.clone());
+        }
+    }
+    for issuer in config.issuers.values() {
+        match &issuer.keys {
+            IssuerKeysConfig::File(path) => paths.push(path.clone()),
+            IssuerKeysConfig::Fetched { ca_file, .. } => paths.extend(ca_file.clone()),
         }
     }
     let internal =

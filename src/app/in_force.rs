@@ -78,12 +78,12 @@ impl InForce {
     /// Replaces the parts in force by `prepared`. `before` are the authorities beside which those were
     /// prepared.
     pub(super) fn take_up(&self, config: Config, prepared: Replaceable, before: &Authorities) {
-        let Replaceable { apps, listeners, callers, admins, warnings: _ } = prepared;
+        let Replaceable { apps, listeners, issuers, callers, admins, warnings: _ } = prepared;
         // Apps before callers, so that nobody is granted an app that is not there yet. (A removed app is
         // therefore "not found" a moment before its rules are gone.)
         let (apps, authorities) = apps::install(apps, before);
         // Names before all else: an event under a name that is not known yet would be counted as `unknown`.
-        self.events.expect(apps.keys(), &callers, &admins);
+        self.events.expect(apps.keys(), issuers.keys(), &callers, &admins);
         self.engine.reconfigure(engine_apps(&apps), engine_settings(&config));
         self.broker.reconfigure(apps, broker_settings(&config));
         // Earlier answers of the authority about an app's credentials say nothing of a new credential.
@@ -93,7 +93,7 @@ impl InForce {
             }
         }
         self.authorities.store(Arc::new(authorities));
-        self.roster.succeed_by(callers, admins);
+        self.roster.succeed_by(issuers, callers, admins);
         self.listeners.replace(listeners, &self.metrics);
         if let Some(level) = &self.level {
             level.set(level_of(config.log.level));

@@ -33,6 +33,8 @@ pub(super) enum Job {
     ClientCredentials,
     /// Reloads configuration and files once they have changed.
     Files,
+    /// Fetches the keys of callers' issuers.
+    IssuerKeys,
     /// Takes up changes in the keyring's source.
     Keyring,
     /// Tells the other replicas that this one lives.
@@ -47,7 +49,7 @@ pub(super) enum Job {
 
 impl Job {
     /// All of them.
-    const ALL: [Job; 12] = [
+    const ALL: [Job; 13] = [
         Job::StorePing,
         Job::UnstoredAnswers,
         Job::EventSums,
@@ -55,6 +57,7 @@ impl Job {
         Job::TokenHosts,
         Job::ClientCredentials,
         Job::Files,
+        Job::IssuerKeys,
         Job::Keyring,
         Job::ReplicaReport,
         Job::Rewrap,
@@ -72,6 +75,7 @@ impl Job {
             Job::TokenHosts => "token_hosts",
             Job::ClientCredentials => "client_credentials",
             Job::Files => "files",
+            Job::IssuerKeys => "issuer_keys",
             Job::Keyring => "keyring",
             Job::ReplicaReport => "replica_report",
             Job::Rewrap => "rewrap",

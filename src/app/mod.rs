@@ -11,6 +11,7 @@ mod files;
 mod findings;
 mod foresight;
 mod in_force;
+mod issuers;
 mod jobs;
 mod keyring;
 mod listeners;
@@ -79,13 +80,13 @@ impl Daemon {
 
         let everything = reading::everything(&loaded, &files.by(&process))?;
         let Everything { keyring, store, replaceable } = everything;
-        let Replaceable { apps, listeners, callers, admins, warnings } = replaceable;
+        let Replaceable { apps, listeners, issuers, callers, admins, warnings } = replaceable;
         files.say(&warnings);
 
         let config = loaded.config;
         let reporting = Reporting::open(&config.audit, &process)?;
         let stored = store::start(store, &config.store, &keyring, &reporting, &process.ports)?;
-        let roster = Roster::new(callers, admins);
+        let roster = Roster::new(issuers, callers, admins);
         let (core, authorities) = Core::start(apps, &roster, &stored, &reporting, &config, &process).await?;
         let (listeners, live) = listeners::bind(&config.listen, listeners, &process.metrics)?;
         let addresses = listeners.addresses();

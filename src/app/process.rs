@@ -26,6 +26,8 @@ pub(super) struct Process {
 pub(super) struct Ports {
     pub(super) clock: Arc<dyn Clock>,
     pub(super) random: Arc<dyn Random>,
+    /// Tasks beside the requests; a stop waits for them.
+    pub(super) tasks: Arc<TokioTasks>,
     /// The store's own tasks, which outlive all others.
     pub(super) store_tasks: Arc<TokioTasks>,
     /// The hosts to which each app's secrets may be sent.
@@ -35,9 +37,10 @@ pub(super) struct Ports {
 impl Process {
     /// Of this machine. Nothing runs yet.
     pub(super) fn new() -> Self {
+        let ports = Ports::new(Arc::new(SystemClock::new()), Arc::new(SystemRandom::new()));
         Process {
-            ports: Ports::new(Arc::new(SystemClock::new()), Arc::new(SystemRandom::new())),
-            tasks: Arc::new(TokioTasks::new()),
+            tasks: ports.tasks.clone(),
+            ports,
             metrics: Arc::new(Metrics::new(env!("CARGO_PKG_VERSION"))),
             shutdown: Shutdown::new(),
             readiness: Readiness::new(),
@@ -58,6 +61,7 @@ impl Process {
 
 impl Ports {
     pub(super) fn new(clock: Arc<dyn Clock>, random: Arc<dyn Random>) -> Self {
-        Ports { clock, random, store_tasks: Arc::new(TokioTasks::new()), token_hosts: Arc::default() }
+        let tasks = || Arc::new(TokioTasks::new());
+        Ports { clock, random, tasks: tasks(), store_tasks: tasks(), token_hosts: Arc::default() }
     }
 }

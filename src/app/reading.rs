@@ -19,6 +19,7 @@ use super::apps::{self, Authorities, PreparedApps};
 use super::environment::Environment;
 use super::findings::{By, Findings};
 pub use super::findings::{Checked, Refused};
+use super::issuers::{self, InstalledIssuers};
 use super::listeners::{self, PreparedListeners};
 use super::process::Ports;
 use super::{callers, store};
@@ -39,6 +40,7 @@ use crate::telemetry::metrics::Metrics;
 pub(super) struct Replaceable {
     pub(super) apps: PreparedApps,
     pub(super) listeners: PreparedListeners,
+    pub(super) issuers: InstalledIssuers,
     pub(super) callers: Callers,
     pub(super) admins: Callers,
     pub(super) warnings: Vec<Mistake>,
@@ -58,7 +60,13 @@ pub(super) fn everything(loaded: &Loaded, by: &By<'_>) -> Result<Everything, Ref
     let keyring = keyring(&loaded.config, by, &mut findings);
     let store = store::prepare(&loaded.config.store, &by.environment.secrets(), by.ports, &mut findings);
     lasting(&loaded.config, &by.environment.secrets(), &mut findings);
-    let read = replaceable_with(&loaded.config, by, keyring.as_ref(), &Authorities::new(), &mut findings);
+    let read = replaceable_with(
+        &loaded.config,
+        by,
+        keyring.as_ref(),
+        (&Authorities::new(), &InstalledIssuers::new()),
+        &mut findings,
+    );
     match (keyring, store, read) {
         (Some(keyring), Some(store), Some(mut replaceable)) if findings.mistakes() == 0 => {
             replaceable.warnings = findings.sorted().warnings;
@@ -73,7 +81,7 @@ pub(super) fn replaceable(
     loaded: &Loaded,
     by: &By<'_>,
     keyring: &Arc<Keyring>,
-    before: &Authorities,
+    before: (&Authorities, &InstalledIssuers),
 ) -> Result<Replaceable, Refused> {
     let mut findings = Findings::new(&loaded.places);
     configuration(by, &mut findings);
@@ -126,8 +134,8 @@ pub fn rules(
     let mut findings = Findings::new(&loaded.places);
     configuration(&by, &mut findings);
     let keyring = keyring(&loaded.config, &by, &mut findings);
-    let none = Authorities::new();
-    match replaceable_with(&loaded.config, &by, keyring.as_ref(), &none, &mut findings) {
+    let none = (&Authorities::new(), &InstalledIssuers::new());
+    match replaceable_with(&loaded.config, &by, keyring.as_ref(), none, &mut findings) {
         Some(read) if findings.mistakes() == 0 => {
             let naming = |app: &App| app.authority.scope_naming().clone();
             Ok(Rules {
@@ -143,16 +151,17 @@ fn replaceable_with(
     config: &Config,
     by: &By<'_>,
     keyring: Option<&Arc<Keyring>>,
-    before: &Authorities,
+    (authorities, issuers): (&Authorities, &InstalledIssuers),
     findings: &mut Findings<'_>,
 ) -> Option<Replaceable> {
     let secrets = by.environment.secrets();
-    let apps = apps::prepare(config, &secrets, by, before, findings);
+    let apps = apps::prepare(config, &secrets, by, authorities, findings);
     advice::check(config, &apps, findings);
     let listeners = listeners::prepare(&config.listen, &secrets, &by.ports.clock, findings);
-    let callers = callers::build(config, &apps, keyring, by, findings);
+    let issuers = issuers::prepare(config, &apps.outbound, by, issuers, findings);
+    let callers = callers::build(config, &apps, &issuers, keyring, by, findings);
     let (callers, admins) = callers?;
-    Some(Replaceable { apps, listeners: listeners?, callers, admins, warnings: Vec::new() })
+    Some(Replaceable { apps, listeners: listeners?, issuers, callers, admins, warnings: Vec::new() })
 }
 
 /// Checks that nobody else may have written the configuration's own file, since it grants all rights.

@@ -101,6 +101,14 @@ impl Reloader {
             let ended = renewal.await.unwrap_or_else(|_| Some(not_fetched(&app, "the task failed")));
             reloaded.not_fetched.extend(ended);
         }
+        for (issuer, installed) in self.in_force.roster().issuers().iter() {
+            if let Err(why) = installed.issuer.keys.renew().await {
+                reloaded.not_fetched.push(format!(
+                    "the keys of the issuer {issuer} could not be fetched anew, so those from before are \
+                     believed still: {why}"
+                ));
+            }
+        }
         reloaded
     }
 
@@ -172,8 +180,9 @@ impl Reloader {
         let (environment, before) = (self.source.environment().again(), self.in_force.authorities());
         let Process { ports, metrics, .. } = &self.process;
         let by = By { environment: &environment, ports, metrics };
-        let mut replaceable = reading::replaceable(&loaded, &by, &self.keyring, &before)
-            .map_err(|refused| lines(&refused.errors))?;
+        let mut replaceable =
+            reading::replaceable(&loaded, &by, &self.keyring, (&before, &self.in_force.roster().issuers()))
+                .map_err(|refused| lines(&refused.errors))?;
         let mut changed = config::changed_sections(&running, &loaded.config);
         if changed.is_empty() {
             changed.push("nothing but the content of files".to_owned());

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::credentials::{self, ClientCredentials};
 use super::foresight::{self, Expiries};
+use super::in_force::InForce;
 use super::jobs::{Ended, Job, Pause, Work, ended};
 use super::keyring::{self, Follower, Rewrap};
 use super::parts::Parts;
@@ -26,6 +27,9 @@ const REVOCATIONS: Duration = Duration::from_secs(1);
 const TOKEN_HOSTS: Duration = Duration::from_secs(1);
 /// How often sums of events are written.
 const SUM_UP: Duration = Duration::from_secs(1);
+
+/// How often the age of issuers' keys is checked.
+const ISSUER_KEYS: Duration = Duration::from_secs(1);
 
 /// Starts them all. The first answer of the store releases `store_latch`.
 pub(super) fn start(parts: &Parts, store_latch: Latch) {
@@ -58,6 +62,8 @@ pub(super) fn start(parts: &Parts, store_latch: Latch) {
     let files = Files::new(reloader.clone());
     jobs.every(Job::Files, Pause::of(reload::CHECK_EVERY).before_the_first_run(), files);
 
+    jobs.every(Job::IssuerKeys, Pause::of(ISSUER_KEYS), IssuerKeys(in_force()));
+
     let follower =
         Follower::new(&in_force().config(), parts.files.environment(), keyring.clone(), events.clone());
     let watch = keyring::Watch::new(follower, process.clone(), in_force(), broker());
@@ -72,6 +78,18 @@ pub(super) fn start(parts: &Parts, store_latch: Latch) {
 
     let stock = Stock::new(broker(), engine(), clock(), metrics());
     jobs.every(Job::ConnectionCount, Pause::of(stock::WALK_AGAIN).dropped_at_a_stop(), stock);
+}
+
+/// Starts a fetch of each issuer's keys that is due; the fetches themselves are tasks.
+struct IssuerKeys(Arc<InForce>);
+
+impl Work for IssuerKeys {
+    async fn run(&mut self) -> Ended {
+        for installed in self.0.roster().issuers().values() {
+            installed.issuer.keys.renew_if_due();
+        }
+        Ok(())
+    }
 }
 
 struct UnstoredAnswers(Engine);

@@ -24,12 +24,12 @@ use zeroize::Zeroizing;
 
 use super::clouds::Provider;
 use super::discovery::Metadata;
-use super::jwks::Algorithm;
-use super::wire::Object;
 use crate::domain::random::{Random, random_bytes};
 use crate::domain::secret::ClientSecret;
 use crate::domain::task::BoxFuture;
 use crate::domain::time::{Clock, Timestamp};
+use crate::jwt::json::Object;
+use crate::jwt::keys::Algorithm;
 use crate::secret_file::guarded::{Guard, Unread};
 
 /// Life of an assertion that we sign: short, since it serves one request.

@@ -7,8 +7,8 @@ use super::address::Reach;
 use super::clouds::{Provider, TenantPath};
 use super::text::one_line;
 use super::url::CheckedUrl;
-use super::wire::Object;
 use crate::domain::clouds::cloud_of;
+use crate::jwt::json::Object;
 
 /// Path of the document, below the authority (OpenID Connect Discovery §4).
 pub(super) const DOCUMENT_PATH: &str = "/.well-known/openid-configuration";

@@ -130,14 +130,17 @@ impl HttpClient {
     }
 
     /// Reads a document. It is tried twice if the transport fails, for reading changes nothing.
-    pub(super) async fn get(&self, url: &CheckedUrl, limit: Duration) -> Result<HttpAnswer, HttpFailure> {
+    pub(super) async fn get(
+        &self,
+        url: &CheckedUrl,
+        headers: HeaderMap,
+        limit: Duration,
+    ) -> Result<HttpAnswer, HttpFailure> {
+        let read =
+            async |headers| self.send(Method::GET, url, headers, None, METADATA_CAP, &Sent::default()).await;
         let work = async {
-            let first =
-                self.send(Method::GET, url, HeaderMap::new(), None, METADATA_CAP, &Sent::default()).await;
-            match first {
-                Err(failure) if failure.fault != HttpFault::Nonsense => {
-                    self.send(Method::GET, url, HeaderMap::new(), None, METADATA_CAP, &Sent::default()).await
-                }
+            match read(headers.clone()).await {
+                Err(failure) if failure.fault != HttpFault::Nonsense => read(headers).await,
                 done => done,
             }
         };
@@ -427,7 +430,7 @@ mod tests {
             assert_eq!(failure.fault, HttpFault::NotSent, "{host}");
             let refused = failure.cause.contains("private, local or reserved");
             assert!(refused, "{host}: {}", failure.cause);
-            assert!(client.get(&url, Duration::from_millis(400)).await.is_err(), "{host}");
+            assert!(client.get(&url, HeaderMap::new(), Duration::from_millis(400)).await.is_err(), "{host}");
         }
         // Forms of an IPv4 address that only resolvers know.
         for host in ["2130706433", "0x7f000001", "0177.0.0.1", "127.1"] {
@@ -456,7 +459,7 @@ mod tests {
                 body: String::new(),
             });
             let client = client("127.0.0.1");
-            let read = client.get(&url(&server.origin()), Duration::from_secs(5)).await;
+            let read = client.get(&url(&server.origin()), HeaderMap::new(), Duration::from_secs(5)).await;
             for failure in [read.err().expect("a failure"), post(&client, &url(&server.origin())).await] {
                 assert_eq!((failure.fault, failure.status), (HttpFault::Nonsense, Some(301)), "{location}");
                 assert!(failure.cause.contains(expected), "{location}: {}", failure.cause);
@@ -475,7 +478,9 @@ mod tests {
         let server = Server::start(move |_| Reply::Raw(bytes.clone().into_bytes()));
         let client = client("127.0.0.1");
         let url = url(&server.origin());
-        let Ok(answer) = client.get(&url, Duration::from_secs(5)).await else { panic!("a document") };
+        let Ok(answer) = client.get(&url, HeaderMap::new(), Duration::from_secs(5)).await else {
+            panic!("a document")
+        };
         assert_eq!(answer.body.len(), 130_000);
         let form = Zeroizing::new("a=b".to_owned());
         let answer = client.post(&url, HeaderMap::new(), form, Duration::from_secs(5)).await;

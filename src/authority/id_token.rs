@@ -9,8 +9,6 @@ mod subject;
 #[cfg(test)]
 mod tests;
 
-use std::time::Duration;
-
 use aws_lc_rs::digest::digest;
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -20,15 +18,13 @@ pub use self::fault::IdTokenFault;
 pub use self::subject::{Delegate, Subject};
 use super::clouds::Provider;
 use super::discovery::Metadata;
-use super::jwks::{Algorithm, Key, KeySet};
 use super::text::{code_word, is_guid, is_harmless, one_line};
-use super::wire::Object;
 use crate::domain::account::Account;
 use crate::domain::tenants::Tenants;
 use crate::domain::time::Timestamp;
+use crate::jwt::keys::{Algorithm, Key, KeySet};
+use crate::jwt::{Times, UnverifiedJwt};
 
-/// Allowed difference between clocks.
-const SKEW: Duration = Duration::from_secs(60);
 /// Longest `sub` (OpenID Connect Core §2).
 const MAX_SUBJECT: usize = 255;
 
@@ -79,62 +75,19 @@ pub(super) struct Rules<'a> {
 }
 
 /// A parsed token. Nothing of it is believed yet, except that its header can be used.
-pub(super) struct UnverifiedToken<'a> {
-    kid: Option<String>,
-    /// `typ`, in lower case.
-    media_type: Option<String>,
-    /// As in the header.
-    algorithm: Option<String>,
-    /// Fault of the header, if any; then only the claims can be checked.
-    unfit: Option<IdTokenFault>,
-    claims: Object,
-    signed: &'a str,
-    /// Empty if it is not base64url, so that it never matches.
-    signature: Vec<u8>,
-}
+pub(super) struct UnverifiedToken<'a>(UnverifiedJwt<'a>);
 
 impl<'a> UnverifiedToken<'a> {
-    /// Parses a token. Key material and addresses in the header (`jku`, `jwk`, `x5u`, `x5c`) are ignored.
+    /// Parses a token.
     pub(super) fn parse(token: &'a str) -> Result<Self, IdTokenFault> {
-        // Six parts prove as much as more.
-        let parts: Vec<&str> = token.splitn(6, '.').collect();
-        let [header, claims, signature] = parts[..] else {
-            return Err(if parts.len() == 5 { IdTokenFault::Encrypted } else { IdTokenFault::Malformed });
-        };
-        let decode = |part: &str| URL_SAFE_NO_PAD.decode(part).map_err(|_| IdTokenFault::Malformed);
-        let object = |bytes: Vec<u8>| Object::parse(&bytes).map_err(|_| IdTokenFault::Malformed);
-        let header = object(decode(header)?)?;
-        let text = |name: &str| match header.0.get(name) {
-            None | Some(Value::Null) => Ok(None),
-            Some(Value::String(text)) => Ok(Some(text.as_str())),
-            Some(_) => Err(IdTokenFault::Malformed),
-        };
-        if header.0.contains_key("enc") {
-            return Err(IdTokenFault::Encrypted);
-        }
-        let is_unfit = if header.0.contains_key("crit") {
-            Some(IdTokenFault::Critical)
-        } else {
-            ["typ", "alg", "kid"].into_iter().find_map(|name| text(name).err())
-        };
-        let owned = |name: &str| text(name).ok().flatten().map(str::to_owned);
-        let signed = &token[..token.len() - signature.len() - 1];
-        let signature = decode(signature);
-        Ok(UnverifiedToken {
-            kid: owned("kid"),
-            media_type: owned("typ").map(|text| text.to_ascii_lowercase()),
-            algorithm: owned("alg"),
-            unfit: is_unfit.or(signature.as_ref().err().copied()),
-            claims: object(decode(claims)?)?,
-            signed,
-            signature: signature.unwrap_or_default(),
-        })
+        // A user's token of any kind; which kind is wanted, the rules say.
+        Ok(UnverifiedToken(UnverifiedJwt::parse(token, &["JWT", "at+jwt", "application/at+jwt"])?))
     }
 
     /// Describes the broken rule and the token's value.
     pub(super) fn words(&self, fault: IdTokenFault) -> String {
         let algorithm =
-            self.algorithm.as_deref().map(|name| code_word(name).unwrap_or_else(|| one_line(name)));
+            self.0.unverified_algorithm().map(|name| code_word(name).unwrap_or_else(|| one_line(name)));
         match (fault, algorithm) {
             (IdTokenFault::Algorithm, Some(name)) => format!("{fault} ({name})"),
             (IdTokenFault::Algorithm, None) => format!("{fault} (none is named)"),
@@ -144,28 +97,17 @@ impl<'a> UnverifiedToken<'a> {
 
     /// Returns true if `keys` has a key with this token's id.
     pub(super) fn has_key_in(&self, keys: &KeySet) -> bool {
-        !keys.find(self.kid.as_deref()).is_empty()
+        self.0.has_key_in(keys)
     }
 
     /// Checks everything: signature, key and claims. Returns the token's account. Without any keys the
     /// account cannot be known.
     pub(super) fn verify(&self, keys: Option<&KeySet>, rules: &Rules<'_>) -> Result<Account, IdTokenFault> {
-        if let Some(fault) = self.unfit {
-            return Err(fault);
-        }
-        if !rules.allow_type(self.media_type.as_deref()) {
+        let media_type = self.0.unverified_type().map(str::to_ascii_lowercase);
+        if self.0.is_fit() && !rules.allow_type(media_type.as_deref()) {
             return Err(IdTokenFault::WrongType);
         }
-        let name = self.algorithm.as_deref().unwrap_or_default();
-        let algorithm = Algorithm::parse(name).filter(|_| rules.allow_algorithm(name));
-        let algorithm = algorithm.ok_or(IdTokenFault::Algorithm)?;
-        let candidates = keys.map(|keys| keys.find(self.kid.as_deref())).unwrap_or_default();
-        if candidates.is_empty() {
-            return Err(if self.kid.is_none() { IdTokenFault::NoKeyId } else { IdTokenFault::UnknownKey });
-        }
-        let message = self.signed.as_bytes();
-        let key = candidates.into_iter().find(|key| key.verifies(algorithm, message, &self.signature));
-        let key = key.ok_or(IdTokenFault::Signature)?;
+        let (key, algorithm) = self.0.verify(keys, |algorithm| rules.allow_algorithm(algorithm))?;
         let account = self.check_claims(algorithm, rules)?;
         self.check_key(key, &account, rules)?;
         Ok(account)
@@ -201,10 +143,8 @@ impl<'a> UnverifiedToken<'a> {
 
     /// Returns true if the readable identity claims name another account.
     fn contradicts(&self, owner: &Account) -> bool {
-        let differs = |name: &str, own: &str| {
-            let said = self.claims.0.get(name).and_then(Value::as_str).filter(|said| !said.is_empty());
-            said.is_some_and(|said| !said.eq_ignore_ascii_case(own))
-        };
+        let differs =
+            |name: &str, own: &str| self.0.optional(name).is_some_and(|said| !said.eq_ignore_ascii_case(own));
         match (&owner.tid, &owner.oid) {
             (Some(tid), Some(oid)) => differs("tid", tid) || differs("oid", oid),
             _ => differs("sub", &owner.sub),
@@ -215,11 +155,11 @@ impl<'a> UnverifiedToken<'a> {
         let account = self.check_identity(rules)?;
         self.check_times(rules.now)?;
         if let Some(nonce) = rules.nonce
-            && self.text("nonce")? != Some(nonce)
+            && self.0.text("nonce")? != Some(nonce)
         {
             return Err(IdTokenFault::Nonce);
         }
-        if let (Some(at_hash), Some(access_token)) = (self.optional("at_hash"), rules.access_token) {
+        if let (Some(at_hash), Some(access_token)) = (self.0.optional("at_hash"), rules.access_token) {
             let hash = digest(algorithm.digest(), access_token.as_bytes());
             let half = &hash.as_ref()[..hash.as_ref().len() / 2];
             if at_hash != URL_SAFE_NO_PAD.encode(half) {
@@ -232,15 +172,15 @@ impl<'a> UnverifiedToken<'a> {
     /// Checks only the identity, issuer and audience. That is enough to see that a token names another
     /// account, but never, without the rest, to learn who somebody is.
     fn check_identity(&self, rules: &Rules<'_>) -> Result<Account, IdTokenFault> {
-        let iss = self.need("iss")?;
-        let sub = self.need("sub")?;
+        let iss = self.0.need("iss")?;
+        let sub = self.0.need("sub")?;
         if sub.len() > MAX_SUBJECT || !sub.chars().all(is_harmless) {
             return Err(IdTokenFault::ClaimType);
         }
         let ids = match rules.provider {
             Provider::OpenId => None,
             Provider::Entra => {
-                let tid = self.need("tid")?.to_ascii_lowercase();
+                let tid = self.0.need("tid")?.to_ascii_lowercase();
                 if !is_guid(&tid) {
                     return Err(IdTokenFault::TenantId);
                 }
@@ -259,20 +199,20 @@ impl<'a> UnverifiedToken<'a> {
         let (tid, oid) = match ids {
             None => (None, None),
             Some(tid) => {
-                if self.need("ver")? != "2.0" {
+                if self.0.need("ver")? != "2.0" {
                     return Err(IdTokenFault::Version);
                 }
                 if !rules.tenants.allow_tenant(&tid) {
                     return Err(IdTokenFault::TenantNotAllowed);
                 }
-                let oid = self.need("oid")?.to_ascii_lowercase();
+                let oid = self.0.need("oid")?.to_ascii_lowercase();
                 if !is_guid(&oid) {
                     return Err(IdTokenFault::ObjectId);
                 }
                 (Some(tid), Some(oid))
             }
         };
-        let names = ["preferred_username", "email"].into_iter().filter_map(|name| self.optional(name));
+        let names = ["preferred_username", "email"].into_iter().filter_map(|name| self.0.optional(name));
         let username = names.map(one_line).find(|name| !name.is_empty());
         Ok(Account { iss: iss.to_owned(), sub: sub.to_owned(), tid, oid, username })
     }
@@ -293,25 +233,14 @@ impl<'a> UnverifiedToken<'a> {
     }
 
     fn check_audience(&self, rules: &Rules<'_>) -> Result<(), IdTokenFault> {
-        match self.claims.0.get("aud") {
-            None | Some(Value::Null) => return Err(IdTokenFault::ClaimMissing),
-            Some(Value::Array(audiences)) if audiences.is_empty() => return Err(IdTokenFault::ClaimMissing),
-            Some(Value::String(audience)) if audience.is_empty() => return Err(IdTokenFault::ClaimMissing),
-            Some(Value::String(audience)) if rules.is_audience(audience) => {}
-            Some(Value::String(_)) => return Err(IdTokenFault::Audience),
-            Some(Value::Array(audiences)) => {
-                let audiences = audiences.iter().map(Value::as_str).collect::<Option<Vec<_>>>();
-                let audiences = audiences.ok_or(IdTokenFault::ClaimType)?;
-                if !audiences.iter().any(|audience| rules.is_audience(audience)) {
-                    return Err(IdTokenFault::Audience);
-                }
-                if audiences.len() != 1 {
-                    return Err(IdTokenFault::ExtraAudience);
-                }
-            }
-            Some(_) => return Err(IdTokenFault::ClaimType),
+        let audiences = self.0.audiences()?;
+        if !audiences.iter().any(|audience| rules.is_audience(audience)) {
+            return Err(IdTokenFault::Audience);
         }
-        match (rules.kind, self.optional("azp")) {
+        if audiences.len() != 1 {
+            return Err(IdTokenFault::ExtraAudience);
+        }
+        match (rules.kind, self.0.optional("azp")) {
             // An access token's `azp` is the app that got it for its user.
             (UserTokenKind::IdToken, Some(party)) if party != rules.client_id => {
                 Err(IdTokenFault::AuthorizedParty)
@@ -321,61 +250,24 @@ impl<'a> UnverifiedToken<'a> {
     }
 
     fn check_times(&self, now: Timestamp) -> Result<(), IdTokenFault> {
-        let exp = self.instant("exp")?.ok_or(IdTokenFault::ClaimMissing)?;
-        let iat = self.instant("iat")?.ok_or(IdTokenFault::ClaimMissing)?;
-        let nbf = self.claims.0.get("nbf").filter(|nbf| nbf.is_number());
-        let nbf = nbf.map(|_| self.instant("nbf")).transpose()?.flatten();
-        if exp.plus(SKEW) <= now {
-            return Err(IdTokenFault::Expired);
-        }
-        if iat > now.plus(SKEW) {
-            return Err(IdTokenFault::IssuedInFuture);
-        }
-        if nbf.is_some_and(|nbf| nbf > now.plus(SKEW)) {
-            return Err(IdTokenFault::NotYetValid);
-        }
-        Ok(())
-    }
-
-    fn need(&self, name: &str) -> Result<&str, IdTokenFault> {
-        self.text(name)?.filter(|text| !text.is_empty()).ok_or(IdTokenFault::ClaimMissing)
-    }
-
-    /// Returns an optional claim, if it is a non-empty string.
-    fn optional(&self, name: &str) -> Option<&str> {
-        self.claims.0.get(name).and_then(Value::as_str).filter(|text| !text.is_empty())
+        let nbf = self.0.unverified_claims().0.get("nbf").filter(|nbf| nbf.is_number());
+        let times = Times {
+            expires_at: self.0.instant("exp")?.ok_or(IdTokenFault::ClaimMissing)?,
+            issued_at: self.0.instant("iat")?.ok_or(IdTokenFault::ClaimMissing)?,
+            valid_from: nbf.map(|_| self.0.instant("nbf")).transpose()?.flatten(),
+        };
+        Ok(times.check(now)?)
     }
 
     /// Iterates over optional claims of a wrong type.
     pub(super) fn odd_claims(&self) -> impl Iterator<Item = &'static str> {
         let is_odd = |name: &str, is_right: fn(&Value) -> bool| {
-            self.claims.0.get(name).is_some_and(|value| !value.is_null() && !is_right(value))
+            self.0.unverified_claims().0.get(name).is_some_and(|value| !value.is_null() && !is_right(value))
         };
         let texts = ["at_hash", "azp", "preferred_username", "email"].into_iter();
         texts
             .filter(move |name| is_odd(name, Value::is_string))
             .chain(["nbf"].into_iter().filter(move |name| is_odd(name, Value::is_number)))
-    }
-
-    fn text(&self, name: &str) -> Result<Option<&str>, IdTokenFault> {
-        match self.claims.0.get(name) {
-            None | Some(Value::Null) => Ok(None),
-            Some(Value::String(text)) => Ok(Some(text)),
-            Some(_) => Err(IdTokenFault::ClaimType),
-        }
-    }
-
-    /// Returns a NumericDate (RFC 7519 §2): a JSON number, possibly with a fraction, from 1970 to 9999.
-    fn instant(&self, name: &str) -> Result<Option<Timestamp>, IdTokenFault> {
-        let Some(value) = self.claims.0.get(name).filter(|value| !value.is_null()) else { return Ok(None) };
-        let seconds = match value {
-            Value::Number(number) => number.as_f64(),
-            _ => None,
-        };
-        let seconds = seconds.filter(|seconds| (0.0..=253_402_300_799.0).contains(seconds));
-        #[expect(clippy::cast_possible_truncation, reason = "the range was just checked")]
-        let instant = seconds.map(|seconds| Timestamp::from_unix_millis((seconds * 1000.0) as i64));
-        instant.map(Some).ok_or(IdTokenFault::ClaimType)
     }
 }
 
@@ -400,13 +292,13 @@ impl Rules<'_> {
     }
 
     /// The allow-list: RS256 for Entra; for other providers a known algorithm that the document names.
-    fn allow_algorithm(&self, name: &str) -> bool {
+    fn allow_algorithm(&self, algorithm: Algorithm) -> bool {
         match self.provider {
-            Provider::Entra => name == "RS256",
+            Provider::Entra => algorithm == Algorithm::Rs256,
             Provider::OpenId => {
                 let named = self.metadata.id_token_algorithms.as_ref();
                 // (Parsed before the comparison: EdDSA has two names.)
-                let is_it = |named: &String| Algorithm::parse(named) == Algorithm::parse(name);
+                let is_it = |named: &String| Algorithm::parse(named) == Some(algorithm);
                 named.is_none_or(|named| named.iter().any(is_it))
             }
         }

@@ -11,10 +11,10 @@ use super::clouds::Provider;
 use super::discovery::Expected;
 use super::http::HttpAnswer;
 use super::id_token::UnverifiedToken;
-use super::jwks::KeySet;
 use super::redirect::RedirectError;
 use super::url::CheckedUrl;
 use super::{body, token_answer, wire};
+use crate::jwt::keys::KeySet;
 use counted::Case;
 use hostile::{Texts, again, json};
 

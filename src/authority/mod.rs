@@ -1,6 +1,6 @@
 //! The authority: an app's OpenID provider, as the core needs it.
 //!
-//! May know: `domain`, HTTP, TLS, JWTs. It knows no store, caller or policy.
+//! May know: `domain`, `jwt`, HTTP, TLS. It knows no store, caller or policy.
 //!
 //! Invariants:
 //! 1. Every authorize request has PKCE S256, `state` and `nonce`; nothing is retried without them.
@@ -26,7 +26,7 @@ mod discovery;
 mod exchange_tests;
 mod http;
 mod id_token;
-mod jwks;
+mod issuer_keys;
 #[cfg(test)]
 mod linear_tests;
 mod observer;
@@ -56,6 +56,7 @@ pub use client_credentials::ClientCredentials;
 pub use clouds::Provider;
 pub use credential_set::{CredentialReport, CredentialSet, Member};
 pub use id_token::{Delegate, IdTokenFault, Subject, UserTokenKind};
+pub use issuer_keys::{IssuerKeys, IssuerKeysConfig, IssuerKeysError};
 pub use observer::{AuthorityEvent, AuthorityObserver, Endpoint, Unobserved};
 pub use redirect::{RedirectError, RedirectRefusal};
 pub use roots::{Roots, RootsFault};

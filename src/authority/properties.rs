@@ -18,13 +18,13 @@ use super::clouds::Provider;
 use super::discovery::Metadata;
 use super::http::HttpAnswer;
 use super::id_token::{Renewal, Rules, UnverifiedToken, UserTokenKind};
-use super::jwks::KeySet;
 use super::token_answer;
 use super::url::CheckedUrl;
 use crate::domain::account::Account;
 use crate::domain::secret::RefreshToken;
 use crate::domain::tenants::Tenants;
 use crate::domain::time::Timestamp;
+use crate::jwt::keys::KeySet;
 
 const CLIENT_ID: &str = "11111111-2222-3333-4444-555555555555";
 const TENANT: &str = "aaaaaaaa-0000-4000-8000-00000000000a";

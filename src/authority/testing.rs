@@ -1,31 +1,21 @@
-//! Shared test tools of this room: a clock set by hand, keys, and a server with scripted answers, good or
-//! bad.
+//! Shared test tools of this room: a clock set by hand, and a server with scripted answers, good or bad.
 
 use parking_lot::Mutex;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
-use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
-use aws_lc_rs::encoding::AsDer;
-use aws_lc_rs::rand::SystemRandom;
-use aws_lc_rs::rsa::{KeyPair, KeySize};
-use aws_lc_rs::signature::{
-    ECDSA_P256_SHA256_FIXED_SIGNING, ECDSA_P384_SHA384_FIXED_SIGNING, EcdsaKeyPair, Ed25519KeyPair,
-    KeyPair as _, RSA_PKCS1_SHA256, RSA_PKCS1_SHA384, RSA_PKCS1_SHA512, RSA_PSS_SHA256, RSA_PSS_SHA384,
-    RSA_PSS_SHA512, RsaEncoding,
-};
-use base64::Engine;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use super::observer::{AuthorityEvent, AuthorityObserver};
 use crate::domain::random::Random;
 use crate::domain::task::BoxFuture;
 use crate::domain::time::{Clock, Timestamp};
+pub(super) use crate::jwt::testing::{OTHER_RSA, P256, RSA, b64, jwt, other_jwks, p256_jwk, rsa_jwk};
 
 pub(super) const CLIENT_ID: &str = "11111111-2222-3333-4444-555555555555";
 pub(super) const TENANT_A: &str = "aaaaaaaa-0000-4000-8000-00000000000a";
@@ -110,82 +100,6 @@ impl Ledger {
     pub(super) fn has(&self, line: &str) -> bool {
         self.lines().iter().any(|one| one == line)
     }
-}
-
-/// Keys of an authority, made once for all tests.
-pub(super) static RSA: LazyLock<KeyPair> =
-    LazyLock::new(|| KeyPair::generate(KeySize::Rsa2048).expect("a key"));
-pub(super) static OTHER_RSA: LazyLock<KeyPair> =
-    LazyLock::new(|| KeyPair::generate(KeySize::Rsa2048).expect("a key"));
-pub(super) static P256: LazyLock<EcdsaKeyPair> =
-    LazyLock::new(|| EcdsaKeyPair::generate(&ECDSA_P256_SHA256_FIXED_SIGNING).expect("a key"));
-
-pub(super) static P384: LazyLock<EcdsaKeyPair> =
-    LazyLock::new(|| EcdsaKeyPair::generate(&ECDSA_P384_SHA384_FIXED_SIGNING).expect("a key"));
-pub(super) static ED25519: LazyLock<Ed25519KeyPair> =
-    LazyLock::new(|| Ed25519KeyPair::generate().expect("a key"));
-
-pub(super) fn b64(bytes: impl AsRef<[u8]>) -> String {
-    URL_SAFE_NO_PAD.encode(bytes)
-}
-
-/// Returns the public half of an RSA key as a JWK.
-pub(super) fn rsa_jwk(kid: &str, key: &KeyPair) -> Value {
-    let public = key.public_key();
-    let (n, e) = (public.modulus(), public.exponent());
-    let strip = |bytes: &[u8]| b64(bytes.iter().copied().skip_while(|byte| *byte == 0).collect::<Vec<u8>>());
-    json!({
-        "kty": "RSA", "use": "sig", "kid": kid,
-        "n": strip(n.big_endian_without_leading_zero()), "e": strip(e.big_endian_without_leading_zero()),
-    })
-}
-
-/// Returns the public half of a P-256 key as a JWK.
-pub(super) fn p256_jwk(kid: &str, key: &EcdsaKeyPair) -> Value {
-    let point = key.public_key().as_ref();
-    json!({
-        "kty": "EC", "crv": "P-256", "use": "sig", "kid": kid,
-        "x": b64(&point[1..33]), "y": b64(&point[33..]),
-    })
-}
-
-/// Returns the public halves of the P-384 and Ed25519 keys as JWKs.
-pub(super) fn other_jwks(p384: &str, ed25519: &str) -> [Value; 2] {
-    let (point, public) = (P384.public_key().as_ref(), ED25519.public_key().as_ref());
-    [
-        json!({ "kty": "EC", "crv": "P-384", "kid": p384, "x": b64(&point[1..49]), "y": b64(&point[49..]) }),
-        json!({ "kty": "OKP", "crv": "Ed25519", "kid": ed25519, "x": b64(public) }),
-    ]
-}
-
-/// Makes a JWT signed with the tests' own keys by the `alg` of its header.
-pub(super) fn jwt(header: &Value, claims: &Value) -> String {
-    let message = format!("{}.{}", b64(header.to_string()), b64(claims.to_string()));
-    let random = SystemRandom::new();
-    let mut rsa = vec![0; RSA.public_modulus_len()];
-    let mut by_rsa = |padding: &'static dyn RsaEncoding| {
-        RSA.sign(padding, &random, message.as_bytes(), &mut rsa).expect("signs");
-        rsa.clone()
-    };
-    let signature = match header["alg"].as_str() {
-        Some("ES256") => P256.sign(&random, message.as_bytes()).expect("signs").as_ref().to_vec(),
-        Some("ES384") => P384.sign(&random, message.as_bytes()).expect("signs").as_ref().to_vec(),
-        Some("EdDSA" | "Ed25519") => ED25519.sign(message.as_bytes()).as_ref().to_vec(),
-        Some("RS384") => by_rsa(&RSA_PKCS1_SHA384),
-        Some("RS512") => by_rsa(&RSA_PKCS1_SHA512),
-        Some("PS256") => by_rsa(&RSA_PSS_SHA256),
-        Some("PS384") => by_rsa(&RSA_PSS_SHA384),
-        Some("PS512") => by_rsa(&RSA_PSS_SHA512),
-        Some("HS256") => {
-            // A known attack: the public key as the secret of a symmetric algorithm.
-            let secret = RSA.public_key().as_der().expect("DER");
-            let key = aws_lc_rs::hmac::Key::new(aws_lc_rs::hmac::HMAC_SHA256, secret.as_ref());
-            aws_lc_rs::hmac::sign(&key, message.as_bytes()).as_ref().to_vec()
-        }
-        Some("none") => Vec::new(),
-        _ => by_rsa(&RSA_PKCS1_SHA256),
-    };
-    format!("{message}.{}", b64(signature))
 }
 
 /// A request as the server read it.

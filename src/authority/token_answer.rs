@@ -12,8 +12,8 @@ use serde_json::value::RawValue;
 use zeroize::{Zeroize, Zeroizing};
 
 use super::http::HttpAnswer;
-use super::wire::wipe;
 use crate::domain::secret::{AccessToken, RefreshToken};
+use crate::jwt::json::wipe;
 
 /// Longest token that we keep, in bytes.
 const MAX_TOKEN: usize = 64 * 1024;

@@ -1,8 +1,8 @@
 //! Authentication: the internal services that may use the local API, and how each proves its identity.
 //! (The listener verifies a client certificate; here its names find their caller.)
 //!
-//! May know: `domain`, `policy`, `keyring`, `secret_file` and the file system (only for key files),
-//! aws-lc-rs, tracing. It knows no HTTP, store or authority.
+//! May know: `domain`, `policy`, `keyring`, `jwt`, `flight`, `secret_file` and the file system (only for key
+//! files), aws-lc-rs, tracing. It knows no HTTP, store or authority.
 //!
 //! Invariants:
 //! 1. An explicit credential decides alone: a bad API key on a Unix socket or beside a client certificate is
@@ -14,7 +14,10 @@
 //!    blank only after a second.
 //! 5. No thread that serves requests reads a file. A mount that hangs delays at most a request a second, and
 //!    none once it is known to hang.
-//! 6. Everything here is bounded: the number of buckets, and the size of files.
+//! 6. Everything here is bounded: the number of buckets, and the size of files and tokens.
+//! 7. A JWT is a caller only if its issuer is configured, its signature, audience, times and life satisfy
+//!    every rule, and exactly one caller has its subject or claims (B8). A request whose key is held waits
+//!    for no fetch, and strangers' tokens cause at most one in five minutes for each issuer (R8).
 //!
 //! The one hard problem: `callers add-key` and `retire-key` write files while the daemon runs. Therefore a
 //! file is replaced as a whole under a lock, and checked once a second and when an unknown key is presented.
@@ -22,6 +25,7 @@
 pub mod api_key;
 mod file_check;
 mod identities;
+pub mod jwt;
 pub mod key_file;
 mod key_index;
 pub mod limit;
@@ -48,6 +52,7 @@ use crate::secret_file::SecretReader;
 use api_key::PresentedKey;
 use file_check::{Checked, FileCheck};
 use identities::Identities;
+use jwt::{Issuers, JwtCallers, JwtMatch, JwtRefusal};
 use key_file::{KeyFileError, KeyInfo};
 use key_index::KeyIndex;
 
@@ -63,6 +68,8 @@ pub struct CallerSetup {
     pub identities: Vec<Identity>,
     /// The files with the hashes of its API keys.
     pub api_key_files: Vec<PathBuf>,
+    /// The tokens of issuers that are this caller.
+    pub jwts: Vec<JwtMatch>,
     /// Token requests a second; bursts may be twice that.
     pub rate_limit: Option<u32>,
     /// The same for any one connection.
@@ -94,6 +101,8 @@ pub struct Limits {
 pub enum Credential<'a> {
     /// The text of an API key, from any place that may hold one.
     ApiKey(&'a str),
+    /// The text of a JWT.
+    Jwt(&'a str),
     /// The user at the other end of a Unix socket, as the kernel reports it.
     UnixPeer {
         /// The user's number.
@@ -105,6 +114,13 @@ pub enum Credential<'a> {
     DistrustedCertificate,
     /// No credential.
     None,
+}
+
+impl<'a> Credential<'a> {
+    /// Returns what a bearer credential is by its form: a JWT has dots, and an API key never has one.
+    pub fn bearer(text: &'a str) -> Self {
+        if text.contains('.') { Credential::Jwt(text) } else { Credential::ApiKey(text) }
+    }
 }
 
 /// A caller, and how it proved that it is this one.
@@ -140,6 +156,15 @@ pub enum AuthenticationFailure {
     /// The client certificate is not trusted any more.
     #[error("the certificate presented is not trusted any more")]
     Distrusted,
+    /// The JWT breaks a rule, or is no caller's.
+    #[error("the JWT presented is refused by the rule {}", _0.as_str())]
+    Jwt(JwtRefusal),
+}
+
+impl From<JwtRefusal> for AuthenticationFailure {
+    fn from(refusal: JwtRefusal) -> Self {
+        AuthenticationFailure::Jwt(refusal)
+    }
 }
 
 impl AuthenticationFailure {
@@ -153,6 +178,7 @@ impl AuthenticationFailure {
             AuthenticationFailure::NotAccepted => "not_accepted",
             AuthenticationFailure::Ambiguous => "ambiguous",
             AuthenticationFailure::Distrusted => "distrusted",
+            AuthenticationFailure::Jwt(refusal) => refusal.as_str(),
         }
     }
 }
@@ -221,17 +247,19 @@ impl Policies for ArcSwap<Callers> {
 pub struct Callers {
     by_name: BTreeMap<CallerName, Arc<Caller>>,
     identities: Identities,
+    by_jwt: JwtCallers,
     keys: KeyIndex,
     file_check: FileCheck,
 }
 
 impl Callers {
-    /// Reads the callers' key files and takes the callers into service.
+    /// Reads the callers' key files and takes the callers into service. `issuers` are those of their JWTs.
     ///
     /// # Errors
     /// All mistakes at once, each a [`CallersError`].
     pub fn new(
         setups: Vec<CallerSetup>,
+        issuers: &Issuers,
         keyring: Arc<Keyring>,
         secrets: SecretReader,
         now: Timestamp,
@@ -239,7 +267,7 @@ impl Callers {
         let mut errors = Vec::new();
         let mut by_name = BTreeMap::new();
         let mut identities = Identities::default();
-        let mut files = Vec::new();
+        let (mut files, mut jwts) = (Vec::new(), Vec::new());
         for setup in setups {
             let name = setup.policy.caller.clone();
             let limits =
@@ -248,6 +276,7 @@ impl Callers {
             for identity in setup.identities {
                 errors.extend(identities.add(identity, &caller).err());
             }
+            jwts.extend(setup.jwts.into_iter().map(|wanted| (wanted, caller.clone())));
             files.extend(setup.api_key_files.into_iter().map(|path| (name.clone(), path)));
             if by_name.insert(name.clone(), caller).is_some() {
                 errors.push(CallersError::SameName { caller: name });
@@ -255,7 +284,8 @@ impl Callers {
         }
         match KeyIndex::new(files, keyring, secrets, now) {
             Ok(keys) if errors.is_empty() => {
-                Ok(Callers { by_name, identities, keys, file_check: FileCheck::default() })
+                let by_jwt = JwtCallers::new(issuers, jwts);
+                Ok(Callers { by_name, identities, by_jwt, keys, file_check: FileCheck::default() })
             }
             Ok(_) => Err(errors),
             Err(more) => {
@@ -283,10 +313,11 @@ impl Callers {
     }
 
     /// Authenticates a credential at a listener that accepts these methods. It may have the key files checked
-    /// and wait for that: once a second, and for an unknown key.
+    /// and wait for that: once a second, and for an unknown key. For a JWT it waits only if its key is not
+    /// held, at most three seconds.
     ///
     /// A user or certificate that does not count at this listener is no credential: nobody presented it to
-    /// be judged. An API key that does not count there is refused.
+    /// be judged. An API key or JWT that does not count there is refused.
     ///
     /// # Errors
     /// [`AuthenticationFailure`] if no caller has this credential, or if it does not count at this listener.
@@ -302,7 +333,11 @@ impl Callers {
                 let caller = self.by_api_key(text, clock).await?;
                 Ok(Authenticated { caller, method: AuthMethod::ApiKeys })
             }
-            Credential::ApiKey(_) => Err(AuthenticationFailure::NotAccepted),
+            Credential::Jwt(text) if accepted.contains(AuthMethod::Jwt) => {
+                let caller = self.by_jwt.authenticate(text, clock).await?;
+                Ok(Authenticated { caller, method: AuthMethod::Jwt })
+            }
+            Credential::ApiKey(_) | Credential::Jwt(_) => Err(AuthenticationFailure::NotAccepted),
             Credential::UnixPeer { uid } if accepted.contains(AuthMethod::UnixUser) => {
                 let caller = self.identities.of_uid(uid).ok_or(AuthenticationFailure::Unknown)?;
                 Ok(Authenticated { caller, method: AuthMethod::UnixUser })

@@ -33,6 +33,7 @@ fn setup(caller: &str, uids: &[u32], files: &[&Path]) -> CallerSetup {
         policy: CallerPolicy::new(name(caller), vec![]),
         identities: uids.iter().map(|&uid| Identity::UnixUser(uid)).collect(),
         api_key_files: files.iter().map(|&path| path.to_owned()).collect(),
+        jwts: Vec::new(),
         rate_limit: Some(500),
         connection_rate_limit: None,
     }
@@ -43,7 +44,7 @@ fn callers(setups: Vec<CallerSetup>) -> Arc<Callers> {
 }
 
 fn read(setups: Vec<CallerSetup>) -> Callers {
-    Callers::new(setups, ring(), SecretReader::new(None), at(NOW))
+    Callers::new(setups, &Issuers::new(), ring(), SecretReader::new(None), at(NOW))
         .map_err(|errors| format!("{errors:?}"))
         .expect("callers")
 }
@@ -201,7 +202,7 @@ fn one_identity_is_one_caller() {
     let taken = |first: Identity, second: Identity| {
         let named = |caller, identity| CallerSetup { identities: vec![identity], ..setup(caller, &[], &[]) };
         let setups = vec![named("a", first), named("b", second)];
-        let read = Callers::new(setups, ring(), SecretReader::new(None), at(NOW));
+        let read = Callers::new(setups, &Issuers::new(), ring(), SecretReader::new(None), at(NOW));
         read.err().map(|errors| errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))
     };
     let says = "the certificate name `a.example` is both `a` and `b`; it can be one caller only";
@@ -361,7 +362,13 @@ fn a_key_from_before_works_while_its_sealing_key_is_there_and_names_it() {
 
     let other = SealingKey::new("k2".into(), at(0), Some(at(0)), Zeroizing::new([8; 32]));
     let other = Arc::new(Keyring::new(vec![other], "here").expect("a ring"));
-    let without = Callers::new(vec![setup("a", &[], &[&path])], other, SecretReader::new(None), at(NOW));
+    let without = Callers::new(
+        vec![setup("a", &[], &[&path])],
+        &Issuers::new(),
+        other,
+        SecretReader::new(None),
+        at(NOW),
+    );
     let without = Arc::new(without.expect("no reason to stop"));
     assert_eq!(who(&without, &key, NOW), Err(AuthenticationFailure::Unknown));
 
@@ -377,7 +384,9 @@ fn every_mistake_is_reported_at_once() {
     fs::write(&path, "nonsense").expect("write");
     fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).expect("chmod");
     let setups = vec![setup("a", &[1, 1], &[&path]), setup("b", &[1], &[]), setup("b", &[], &[])];
-    let errors = Callers::new(setups, ring(), SecretReader::new(None), at(NOW)).err().expect("refused");
+    let errors = Callers::new(setups, &Issuers::new(), ring(), SecretReader::new(None), at(NOW))
+        .err()
+        .expect("refused");
     let texts: Vec<String> = errors.iter().map(ToString::to_string).collect();
     assert!(texts[0].contains("both `a` and `b`"), "{texts:?}");
     assert!(texts[1].contains("two callers are named `b`"), "{texts:?}");
@@ -413,7 +422,7 @@ fn key_files_are_read_like_every_secret_s_and_stay_whose_they_were() {
         chown(&path, Some(user), Some(group)).expect("chown");
         fs::set_permissions(&path, fs::Permissions::from_mode(mode)).expect("chmod");
         let setups = vec![setup("a", &[], &[&path])];
-        let taken = Callers::new(setups, ring(), daemon.clone(), at(NOW)).is_ok();
+        let taken = Callers::new(setups, &Issuers::new(), ring(), daemon.clone(), at(NOW)).is_ok();
         assert_eq!(taken, good, "{user}:{group} {mode:o}");
         assert_eq!(key_file::list_as(&path, &daemon).is_ok(), good, "{user}:{group} {mode:o}");
         if good {

@@ -200,7 +200,10 @@ fn key_files<'a>(config: &'a Config, caller: &CallerName) -> Result<Vec<&'a Path
         .iter()
         .filter_map(|way| match way {
             Authenticate::ApiKeys(path) => Some(path.as_path()),
-            Authenticate::UnixUser(_) | Authenticate::Spiffe(_) | Authenticate::San(_) => None,
+            Authenticate::UnixUser(_)
+            | Authenticate::Spiffe(_)
+            | Authenticate::San(_)
+            | Authenticate::Jwt(_) => None,
         })
         .collect();
     if paths.is_empty() {

@@ -12,6 +12,7 @@ use std::time::Duration;
 use super::audit::audit;
 use super::context::{Context, Leaf, Section, pair};
 use super::credentials_dir::is_credential_id;
+use super::issuers::{issuer, jwt};
 use super::outbound::outbound;
 use super::rule;
 use super::scope_list::scopes;
@@ -39,8 +40,15 @@ pub(super) fn config(context: &Context, entries: &Entries, env: &BTreeMap<String
     let apps = root.map("apps", app);
     let outbound =
         root.section("outbound").and_then(|section| outbound(&section, context, env, apps.values()));
-    let callers = root.map("callers", |_, section| caller(section, &known_apps));
-    let admins = root.map("admins", |_, section| Some(AdminConfig { authenticate: authenticate(section) }));
+    let known_issuers: Vec<&str> = match root.section("issuers") {
+        Some(issuers) => issuers.keys().collect(),
+        None => Vec::new(),
+    };
+    let issuers = root.map("issuers", |_, section| issuer(section, &apps));
+    let callers = root.map("callers", |_, section| caller(section, &known_apps, &known_issuers));
+    let admins = root.map("admins", |_, section| {
+        Some(AdminConfig { authenticate: authenticate(section, &known_issuers) })
+    });
     let limits = root.section("limits").and_then(|section| limits(&section));
     let log = root.section("log").and_then(|section| log(&section));
     let audit = root.section("audit").and_then(|section| audit(&section));
@@ -50,6 +58,7 @@ pub(super) fn config(context: &Context, entries: &Entries, env: &BTreeMap<String
         listen: listen?,
         outbound: outbound?,
         apps,
+        issuers,
         callers,
         admins,
         limits: limits?,
@@ -671,9 +680,9 @@ fn credentials(section: &Section<'_>) -> Vec<CredentialConfig> {
 
 // === callers and admins ===
 
-fn caller(section: &Section<'_>, known_apps: &[&str]) -> Option<CallerConfig> {
+fn caller(section: &Section<'_>, known_apps: &[&str], known_issuers: &[&str]) -> Option<CallerConfig> {
     Some(CallerConfig {
-        authenticate: authenticate(section),
+        authenticate: authenticate(section, known_issuers),
         rate_limit: section.number("rate_limit"),
         connection_rate_limit: section.number("connection_rate_limit"),
         allow: section
@@ -684,7 +693,7 @@ fn caller(section: &Section<'_>, known_apps: &[&str]) -> Option<CallerConfig> {
     })
 }
 
-fn authenticate(section: &Section<'_>) -> Vec<Authenticate> {
+fn authenticate(section: &Section<'_>, known_issuers: &[&str]) -> Vec<Authenticate> {
     section.not_empty("authenticate", "nobody could prove to be this one");
     let mut all = Vec::new();
     for item in section.sections("authenticate") {
@@ -724,14 +733,21 @@ fn authenticate(section: &Section<'_>) -> Vec<Authenticate> {
                 None
             }
         });
-        let ways = [user.map(Authenticate::UnixUser), keys.map(Authenticate::ApiKeys), spiffe, san];
+        let token = item.section("jwt").and_then(|section| jwt(&section, known_issuers));
+        let ways = [
+            user.map(Authenticate::UnixUser),
+            keys.map(Authenticate::ApiKeys),
+            spiffe,
+            san,
+            token.map(Authenticate::Jwt),
+        ];
         let mut ways = ways.into_iter().flatten();
         match (ways.next(), ways.next()) {
             (Some(_), Some(_)) => itself.mistake("has two ways in one: put each in its own `{ }`"),
             (Some(way), None) => all.push(way),
             (None, _) => {
                 if !item.has_wrong_keys() {
-                    itself.mistake("needs `unix_user`, `api_keys`, `spiffe` or `san`");
+                    itself.mistake("needs `unix_user`, `api_keys`, `spiffe`, `san` or `jwt`");
                 }
             }
         }

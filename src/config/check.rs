@@ -5,7 +5,7 @@
 //! every value in the tree has its declared kind.
 
 use super::mistakes::{Finding, Place};
-use super::spec::{Key, Kind, Presence, SECRET_NAMES, Table, nearest, parse_duration};
+use super::spec::{Kind, Presence, SECRET_NAMES, Table, nearest, parse_duration};
 use super::tree::{Entries, Entry, Node, Value, parse_default};
 use crate::domain::id::AppName;
 
@@ -23,7 +23,7 @@ pub(super) fn check_table(
             out.push(unknown_key(spec, name, entry.key_place.clone(), full));
             return false;
         };
-        check_value(key, &mut entry.node, &entry.key_place, &full, out)
+        check_kind(&key.kind, &mut entry.node, &full, out)
     });
     for key in spec.keys {
         // A key removed above has been reported already, but it is absent from here on: report it as missing
@@ -54,7 +54,7 @@ pub(super) fn check_table(
             Presence::Default(text) => {
                 let mut node = parse_default(text, at);
                 let place = node.place.clone();
-                if check_value(key, &mut node, &place, &join(path, key.name), out) {
+                if check_kind(&key.kind, &mut node, &join(path, key.name), out) {
                     entries.insert(key.name.to_owned(), Entry { key_place: place, node });
                 }
             }
@@ -91,6 +91,7 @@ pub(super) fn unknown_key(spec: &Table, name: &str, place: Place, full: String) 
 const SECRET_FILES: &[&str] = &[
     "password_file",
     "proxy_password_file",
+    "token_file",
     "credentials",
     "credentials_dir",
     "file",
@@ -99,19 +100,6 @@ const SECRET_FILES: &[&str] = &[
 ];
 
 /// Checks a value, and returns true if it may stay.
-fn check_value(key: &Key, node: &mut Node, key_place: &Place, full: &str, out: &mut Vec<Finding>) -> bool {
-    if let Kind::Unsupported(instead) = key.kind {
-        out.push(Finding {
-            place: key_place.clone(),
-            key: full.to_owned(),
-            problem: format!("not supported in this version: {instead}"),
-            nearest: None,
-        });
-        return false;
-    }
-    check_kind(&key.kind, node, full, out)
-}
-
 fn check_kind(kind: &Kind, node: &mut Node, full: &str, out: &mut Vec<Finding>) -> bool {
     let problem = match (kind, &mut node.value) {
         (Kind::Table(table), Value::Table(entries)) => {
@@ -122,7 +110,7 @@ fn check_kind(kind: &Kind, node: &mut Node, full: &str, out: &mut Vec<Finding>) 
         (Kind::Map { noun, table }, Value::Table(entries)) => {
             entries.retain(|name, entry| {
                 let full = join(full, name);
-                // Apps, callers and admins are named alike.
+                // Apps, issuers, callers and admins are named alike.
                 if AppName::parse(name).is_err() {
                     out.push(Finding {
                         place: entry.key_place.clone(),
@@ -152,6 +140,14 @@ fn check_kind(kind: &Kind, node: &mut Node, full: &str, out: &mut Vec<Finding>) 
             } else if text.chars().any(char::is_control) {
                 Some("must not hold control characters".to_owned())
             } else {
+                None
+            }
+        }
+        (Kind::Claims, Value::Table(entries)) => {
+            if entries.is_empty() {
+                Some("must not be empty: name a claim and its value".to_owned())
+            } else {
+                check_claims(entries, full, out);
                 None
             }
         }
@@ -203,6 +199,30 @@ fn check_kind(kind: &Kind, node: &mut Node, full: &str, out: &mut Vec<Finding>) 
     }
 }
 
+/// Checks a table of claims and the tables in it. What is wrong is reported and removed.
+fn check_claims(entries: &mut Entries, full: &str, out: &mut Vec<Finding>) {
+    entries.retain(|name, entry| {
+        let full = join(full, name);
+        match &mut entry.node.value {
+            Value::String(_) | Value::Bool(_) | Value::Integer(Some(_)) => return true,
+            Value::Table(members) if !members.is_empty() => {
+                check_claims(members, &full, out);
+                return true;
+            }
+            _ => {}
+        }
+        out.push(Finding {
+            place: entry.node.place.clone(),
+            key: full,
+            problem: "must be text, a whole number, true or false, or a table of these: a claim that is a \
+                      list has to contain the value"
+                .to_owned(),
+            nearest: None,
+        });
+        false
+    });
+}
+
 impl Kind {
     /// Describes the expected value, for messages and the reference page.
     pub(super) fn what(&self) -> String {
@@ -225,7 +245,7 @@ impl Kind {
             },
             Self::Table(_) => "a table".to_owned(),
             Self::Map { noun, .. } => format!("tables, one for each {noun}"),
-            Self::Unsupported(_) => "absent".to_owned(),
+            Self::Claims => "a table of claims".to_owned(),
         }
     }
 }

@@ -62,6 +62,7 @@ pub fn changed_sections(running: &Config, new: &Config) -> Vec<String> {
     .map(|(name, _)| name.to_owned())
     .collect();
     changed.extend(members("apps", &running.apps, &new.apps));
+    changed.extend(members("issuers", &running.issuers, &new.issuers));
     changed.extend(members("callers", &running.callers, &new.callers));
     changed.extend(members("admins", &running.admins, &new.admins));
     changed

@@ -161,11 +161,11 @@ credentials_dir = "credentials"
 "#;
 
     fn on_unix() -> AuthMethods {
-        AuthMethods::from_iter([AuthMethod::UnixUser, AuthMethod::ApiKeys])
+        AuthMethods::from_iter([AuthMethod::UnixUser, AuthMethod::ApiKeys, AuthMethod::Jwt])
     }
 
     fn on_tcp() -> AuthMethods {
-        AuthMethods::from_iter([AuthMethod::ApiKeys])
+        AuthMethods::from_iter([AuthMethod::ApiKeys, AuthMethod::Jwt])
     }
 
     fn env(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {

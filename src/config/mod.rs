@@ -24,6 +24,7 @@ mod check;
 mod context;
 mod credentials_dir;
 mod diff;
+mod issuers;
 mod load;
 mod mistakes;
 #[cfg(test)]

@@ -44,13 +44,11 @@ fn table_schema(table: &Table) -> Json {
 
 fn key_schema(key: &Key) -> Json {
     let mut schema = kind_schema(&key.kind);
-    if !matches!(key.kind, Kind::Unsupported(_)) {
-        schema["description"] = json!(key.doc);
-        if let Presence::Default(text) = key.presence
-            && text != "{}"
-        {
-            schema["default"] = to_json(&parse_default(text, &Place::Absent(0)));
-        }
+    schema["description"] = json!(key.doc);
+    if let Presence::Default(text) = key.presence
+        && text != "{}"
+    {
+        schema["default"] = to_json(&parse_default(text, &Place::Absent(0)));
     }
     schema
 }
@@ -73,10 +71,11 @@ fn kind_schema(kind: &Kind) -> Json {
             "propertyNames": { "pattern": "^[a-z0-9][a-z0-9-]{0,62}$" },
             "additionalProperties": table_schema(table),
         }),
-        // Nothing matches `not: {}`: an editor marks the key as wrong and says why.
-        Kind::Unsupported(instead) => {
-            json!({ "not": {}, "description": format!("Not supported in this version: {instead}.") })
-        }
+        Kind::Claims => json!({
+            "type": "object",
+            "minProperties": 1,
+            "additionalProperties": { "type": ["string", "integer", "boolean", "object"] },
+        }),
     }
 }
 
@@ -121,7 +120,7 @@ each kind of store. With [`schema.json`](../config/schema.json) an editor can co
 - **Relative paths** start at the directory of the configuration file.
 - **URLs** are https; http is for `localhost`, `127.0.0.1` and `[::1]` only. They have no user, password or
   fragment, and are written in ASCII (`xn--…` for international names).
-- **Names** of apps, callers and admins are up to 63 of `a-z 0-9 -` and begin with a letter or digit.
+- **Names** of apps, issuers, callers and admins are up to 63 of `a-z 0-9 -` and begin with a letter or digit.
 
 ## Secrets are files
 
@@ -141,8 +140,8 @@ A client secret or password is one line; a line end after it is not part of it.
 ## Environment overrides
 
 `TOKENWARD__LISTEN__OPS__ADDRESS=0.0.0.0:9464` sets `listen.ops.address`. Two underscores separate names, and
-case does not matter. `_` stands for `-` in the name of an app, a caller or an admin, which must be in the
-file. Items of a list are named by index: `TOKENWARD__LISTEN__LOCAL__1__ADDRESS=127.0.0.1:7071`,
+case does not matter. `_` stands for `-` in the name of an app, an issuer, a caller or an admin, which must
+be in the file. Items of a list are named by index: `TOKENWARD__LISTEN__LOCAL__1__ADDRESS=127.0.0.1:7071`,
 `TOKENWARD__APPS__OUTLOOK__SCOPES__0=openid`. The index after the last one adds an item. A variable that
 begins with `TOKENWARD__` and names no key is a mistake.
 
@@ -154,10 +153,10 @@ stayed the same for a second is read again; SIGHUP and `tokenward reload` read e
 configuration is checked and built before anything is replaced. A mistake changes nothing: it is logged,
 counted (`tokenward_config_reloads_total{outcome=\"failed\"}`) and printed by `tokenward reload`.
 
-Live: `[apps]` with their credentials, `[callers]`, `[admins]`, `[limits]`, `store.serve_cached_for`,
-`listen.public.base_url`, the content of every certificate and key file, and `log.level`. API keys, federated
-assertions, sealing keys, and the password and certificates for Redis are checked by themselves and need no
-reload.
+Live: `[apps]` with their credentials, `[issuers]`, `[callers]`, `[admins]`, `[limits]`,
+`store.serve_cached_for`, `listen.public.base_url`, the content of every certificate and key file, and
+`log.level`. API keys, federated assertions, sealing keys, and the password and certificates for Redis are
+checked by themselves and need no reload.
 
 Not live, and refused by name: the addresses of listeners and whether they have TLS, `[store]`'s address,
 `store.journal`, `sealing.keyring`, `[audit]` and `log.format`. A change of these needs a restart.
@@ -199,12 +198,7 @@ fn page_of_table(page: &mut String, title: &str, path: &str, table: &Table) {
             Presence::Optional => String::new(),
             Presence::Default(text) => format!("; default `{text}`"),
         };
-        let (what, doc) = match key.kind {
-            Kind::Unsupported(instead) => {
-                ("not supported in this version".to_owned(), format!("{} For now, {instead}.", key.doc))
-            }
-            _ => (key.kind.what(), key.doc.to_owned()),
-        };
+        let (what, doc) = (key.kind.what(), key.doc);
         page.push_str(&list_item(&format!("**`{}`** ({what}{default}). {doc}", key.name)));
     }
     for key in table.keys {
@@ -296,11 +290,7 @@ mod tests {
                 let found = text.lines().any(|line| {
                     line.split(|c: char| !c.is_ascii_alphanumeric() && c != '_').any(|word| word == key.name)
                 });
-                assert!(
-                    found || matches!(key.kind, Kind::Unsupported(_)),
-                    "{} is not in the example",
-                    key.name
-                );
+                assert!(found, "{} is not in the example", key.name);
                 match &key.kind {
                     Kind::Table(inner) | Kind::Map { table: inner, .. } => walk(inner, text),
                     Kind::List(Kind::Table(inner)) => walk(inner, text),

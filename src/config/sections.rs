@@ -34,6 +34,8 @@ pub struct Config {
     pub outbound: OutboundConfig,
     /// `[apps.NAME]`: the registered applications.
     pub apps: BTreeMap<String, AppConfig>,
+    /// `[issuers.NAME]`: whose JWTs name callers.
+    pub issuers: BTreeMap<String, IssuerConfig>,
     /// `[callers.NAME]`: the internal services that may ask for tokens.
     pub callers: BTreeMap<String, CallerConfig>,
     /// `[admins.NAME]`: the users of the admin API. If empty: root and the daemon's own user, on the admin
@@ -354,6 +356,35 @@ pub enum CredentialKind {
     Federated,
 }
 
+/// `[issuers.NAME]`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct IssuerConfig {
+    /// The `iss` of its tokens.
+    pub issuer: String,
+    /// What their `aud` must be or contain.
+    pub audience: String,
+    /// The longest life of a token, from `iat` to `exp`; default 1 h.
+    pub max_ttl: Duration,
+    /// Where its keys are.
+    pub keys: IssuerKeysConfig,
+}
+
+/// Where an issuer's keys are.
+#[derive(Debug, Clone, PartialEq)]
+pub enum IssuerKeysConfig {
+    /// In this file.
+    File(PathBuf),
+    /// Where the issuer publishes them.
+    Fetched {
+        /// Their URL; `None` finds it by discovery.
+        jwks_url: Option<String>,
+        /// CA certificates to trust for TLS, in place of the system's.
+        ca_file: Option<PathBuf>,
+        /// File with the token that the issuer demands for these requests.
+        token_file: Option<PathBuf>,
+    },
+}
+
 /// `[callers.NAME]`.
 #[derive(Debug, Clone, PartialEq)]
 pub struct CallerConfig {
@@ -378,6 +409,19 @@ pub enum Authenticate {
     Spiffe(SpiffeId),
     /// A DNS name or URI in a client certificate.
     San(San),
+    /// The tokens of an issuer.
+    Jwt(JwtConfig),
+}
+
+/// The tokens of an issuer that are one caller. One of `subject` and `claims` is there.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct JwtConfig {
+    /// Name of an existing issuer.
+    pub issuer: String,
+    /// The exact `sub`.
+    pub subject: Option<String>,
+    /// Claims with their values.
+    pub claims: serde_json::Map<String, serde_json::Value>,
 }
 
 impl Authenticate {
@@ -388,6 +432,7 @@ impl Authenticate {
             Authenticate::ApiKeys(_) => AuthMethod::ApiKeys,
             Authenticate::Spiffe(_) => AuthMethod::Spiffe,
             Authenticate::San(_) => AuthMethod::San,
+            Authenticate::Jwt(_) => AuthMethod::Jwt,
         }
     }
 }

@@ -52,8 +52,8 @@ pub(super) enum Kind {
     Table(&'static Table),
     /// Named tables of one shape; the noun is the name of one of them.
     Map { noun: &'static str, table: &'static Table },
-    /// A key of the contract that this release does not support. Using it is reported rather than ignored.
-    Unsupported(&'static str),
+    /// A table of claims with any names: text, whole numbers, booleans, and tables of these. Not empty.
+    Claims,
 }
 
 /// What applies if a key is absent.
@@ -105,6 +105,12 @@ pub(super) static ROOT: Table = Table {
             Kind::Map { noun: "app", table: &APP },
             Optional,
             "The registered applications, by name.",
+        ),
+        key(
+            "issuers",
+            Kind::Map { noun: "issuer", table: &ISSUER },
+            Optional,
+            "Whose JWTs name callers, by name: Kubernetes clusters, or any other issuer.",
         ),
         key(
             "callers",
@@ -341,9 +347,10 @@ static INTERNAL_TLS: Table = Table {
     ],
 };
 
-const ACCEPT: Kind = Kind::List(&Kind::OneOf(&["unix_user", "api_keys", "spiffe", "san"]));
+const ACCEPT: Kind = Kind::List(&Kind::OneOf(&["unix_user", "api_keys", "spiffe", "san", "jwt"]));
 const ACCEPT_DOC: &str = "The words of `authenticate` that count here. Default: all that it can carry: \
-    `api_keys`, on a Unix socket also `unix_user`, and where `tls` has `client_ca` also `spiffe` and `san`.";
+    `api_keys` and `jwt`, on a Unix socket also `unix_user`, and where `tls` has `client_ca` also `spiffe` \
+    and `san`.";
 
 static OUTBOUND: Table = Table {
     doc: "The way of all outgoing requests: direct, or through a forward proxy with CONNECT. The \
@@ -533,6 +540,87 @@ static CREDENTIAL: Table = Table {
     ],
 };
 
+static ISSUER: Table = Table {
+    doc: "An issuer whose JWTs are credentials of callers and admins. Its keys are found by its discovery \
+        document, unless `jwks_file` or `jwks_url` says where they are. They are fetched every four minutes \
+        and kept while the issuer does not answer. A token is refused if its `aud` names one of the apps \
+        too.",
+    keys: &[
+        key(
+            "issuer",
+            Kind::Text,
+            Required,
+            "The `iss` of its tokens, to the letter. Kubernetes: `https://kubernetes.default.svc.cluster.local` \
+             by default; `kubectl get --raw /.well-known/openid-configuration` says it.",
+        ),
+        key(
+            "audience",
+            Kind::Text,
+            Required,
+            "What `aud` must be or contain: a word for tokenward alone, such as `tokenward`. Never the API \
+             server's own, nor an app's client id.",
+        ),
+        key(
+            "max_ttl",
+            Kind::Duration { min: "1m", max: "24h" },
+            Default(r#""1h""#),
+            "The longest life of a token, from `iat` to `exp`. Kubernetes' projected tokens live an hour \
+             unless `expirationSeconds` says otherwise; those for the API server live a year, and are \
+             meant to be refused.",
+        ),
+        key(
+            "jwks_file",
+            Kind::Path,
+            Optional,
+            "A file with the keys (a JWK set), in place of discovery. A change is taken up while the daemon \
+             runs.",
+        ),
+        key(
+            "jwks_url",
+            Kind::Url,
+            Optional,
+            "The URL of the keys, in place of discovery: for an issuer whose own URL cannot be reached \
+             from here.",
+        ),
+        key(
+            "ca_file",
+            Kind::Path,
+            Optional,
+            "PEM certificates to trust for the issuer, in place of the system's. In a pod: \
+             `/var/run/secrets/kubernetes.io/serviceaccount/ca.crt`.",
+        ),
+        key(
+            "token_file",
+            Kind::Path,
+            Optional,
+            "A file with the token that the issuer demands for these requests, read anew each time. A \
+             Kubernetes API server wants one unless its discovery is open to everybody. In a pod: \
+             `/var/run/secrets/kubernetes.io/serviceaccount/token`. Needs `ca_file`.",
+        ),
+    ],
+};
+
+static JWT: Table = Table {
+    doc: "The tokens of an issuer that are this one. At least one of `subject` and `claims`; with both, both \
+        must fit.",
+    keys: &[
+        key("issuer", Kind::Text, Required, "The name of an issuer in `[issuers]`."),
+        key(
+            "subject",
+            Kind::Text,
+            Optional,
+            "The exact `sub`. Kubernetes: `system:serviceaccount:NAMESPACE:NAME`.",
+        ),
+        key(
+            "claims",
+            Kind::Claims,
+            Optional,
+            "Claims with exactly these values: text, whole numbers, `true` or `false`, or tables of them \
+             for the members of an object. A claim that is a list has to contain the value.",
+        ),
+    ],
+};
+
 static CALLER: Table = Table {
     doc: "One internal service: how it authenticates, and what it may have. Only what a rule allows is \
         allowed.",
@@ -586,9 +674,9 @@ static AUTHENTICATE: Table = Table {
         ),
         key(
             "jwt",
-            Kind::Unsupported("use `unix_user`, `api_keys`, `spiffe` or `san`"),
+            Kind::Table(&JWT),
             Optional,
-            "A JWT such as a Kubernetes service account's.",
+            "A JWT such as a Kubernetes service account's, as the bearer token.",
         ),
     ],
 };
@@ -844,7 +932,7 @@ pub(crate) fn path_keys() -> Vec<String> {
             | Kind::Duration { .. }
             | Kind::Instant
             | Kind::User
-            | Kind::Unsupported(_) => {}
+            | Kind::Claims => {}
         }
     }
     fn of_table(table: &Table, prefix: &str, keys: &mut Vec<String>) {

@@ -15,12 +15,14 @@ pub enum AuthMethod {
     Spiffe,
     /// A DNS name or URI in a client certificate.
     San,
+    /// A JWT of a configured issuer.
+    Jwt,
 }
 
 impl AuthMethod {
     /// Every method.
-    pub const ALL: [AuthMethod; 4] =
-        [AuthMethod::UnixUser, AuthMethod::ApiKeys, AuthMethod::Spiffe, AuthMethod::San];
+    pub const ALL: [AuthMethod; 5] =
+        [AuthMethod::UnixUser, AuthMethod::ApiKeys, AuthMethod::Spiffe, AuthMethod::San, AuthMethod::Jwt];
 
     /// Its word in the configuration and in the audit log.
     pub fn as_str(self) -> &'static str {
@@ -29,6 +31,7 @@ impl AuthMethod {
             AuthMethod::ApiKeys => "api_keys",
             AuthMethod::Spiffe => "spiffe",
             AuthMethod::San => "san",
+            AuthMethod::Jwt => "jwt",
         }
     }
 

@@ -14,6 +14,17 @@ pub struct Cloud {
 /// The Graph for an Entra authority on a host outside the table, such as an emulator.
 pub const GRAPH: &str = "https://graph.microsoft.com";
 
+/// The application id of Microsoft Graph, the same in every cloud. Entra takes it for the Graph's name.
+pub const GRAPH_ID: &str = "00000003-0000-0000-c000-000000000000";
+
+/// Returns true for an `aud` of tokens for Microsoft Graph, in any cloud.
+pub fn is_graph_audience(audience: &str) -> bool {
+    let audience = audience.trim_end_matches('/');
+    audience.eq_ignore_ascii_case(GRAPH_ID)
+        || audience.eq_ignore_ascii_case("https://dod-graph.microsoft.us")
+        || CLOUDS.iter().any(|cloud| audience.eq_ignore_ascii_case(cloud.graph))
+}
+
 #[rustfmt::skip]
 static CLOUDS: [Cloud; 6] = [
     Cloud {

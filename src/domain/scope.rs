@@ -5,6 +5,8 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
+use super::clouds::GRAPH_ID;
+
 /// How an authority names its scopes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ScopeNaming {
@@ -128,9 +130,6 @@ impl ScopeNaming {
         }
     }
 }
-
-/// The Graph's application id, the same in every cloud. Entra takes it for the Graph's name.
-const GRAPH_ID: &str = "00000003-0000-0000-c000-000000000000";
 
 /// Returns the scope's name if the lower-case text begins with the Graph's application id.
 fn of_graph_id(lower: &str) -> Option<&str> {

@@ -4,7 +4,7 @@
 //!
 //! Invariants:
 //! 1. Every event is reported exactly once, either alone or in a summary.
-//! 2. All kinds together cause less than 256 KiB of audit a minute, however many events come.
+//! 2. All kinds together cause less than 384 KiB of audit a minute, however many events come.
 //! 3. Memory is bounded: a fixed number of peers for each kind, and a closed set of kinds.
 
 use parking_lot::{Mutex, MutexGuard};
@@ -224,6 +224,7 @@ impl Peers {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
     use std::net::{Ipv6Addr, SocketAddr};
 
     use super::*;
@@ -249,15 +250,15 @@ mod tests {
     }
 
     /// All possible kinds: browsers at their listener, the others at the callers' and operators' listeners.
-    fn kinds() -> impl Iterator<Item = Kind> {
+    fn kinds() -> BTreeSet<Kind> {
         let at = Timestamp::from_unix_millis(0);
-        Stranger::ALL.into_iter().flat_map(move |stranger| {
-            let of_callers =
-                Kind { stranger, listener: Listener::Local }.record(at).action == Action::Refused;
+        let of_each = Stranger::all().flat_map(move |stranger| {
+            let of_callers = Kind::of(stranger, Listener::Local).record(at).action == Action::Refused;
             let listeners: &[Listener] =
                 if of_callers { &[Listener::Local, Listener::Admin] } else { &[Listener::Public] };
-            listeners.iter().map(move |listener| Kind { stranger, listener: *listener })
-        })
+            listeners.iter().map(move |listener| Kind::of(stranger, *listener))
+        });
+        of_each.collect()
     }
 
     #[test]
@@ -300,7 +301,7 @@ mod tests {
     }
 
     #[test]
-    fn strangers_of_all_kinds_write_less_than_256_kib_a_minute() {
+    fn strangers_of_all_kinds_write_less_than_384_kib_a_minute() {
         /// What the writer adds to each line: its number and its chain value.
         const ADDED: usize = 120;
         let crowd = Crowd::default();
@@ -328,7 +329,7 @@ mod tests {
                     told += 1;
                 }
             }
-            assert!(bytes < 256 * 1024 && told > 100, "minute {minute}: {bytes} bytes in {told} lines");
+            assert!(bytes < 384 * 1024 && told > 100, "minute {minute}: {bytes} bytes in {told} lines");
         }
     }
 }

@@ -3,6 +3,7 @@
 
 use crate::broker::sign_in::CallbackProblem;
 use crate::callers::AuthenticationFailure;
+use crate::callers::jwt::JwtRefusal;
 use crate::domain::time::Timestamp;
 use crate::telemetry::audit::{Action, AuditEvent};
 
@@ -36,6 +37,15 @@ pub(super) struct Kind {
 }
 
 impl Kind {
+    /// Makes the kind of a refusal at a listener. JWTs are limited together: there are many rules to break.
+    pub(super) fn of(stranger: Stranger, listener: Listener) -> Self {
+        let stranger = match stranger {
+            Stranger::Jwt(_) => Stranger::Jwts,
+            other => other,
+        };
+        Kind { stranger, listener }
+    }
+
     /// Makes its audit record, without the peer.
     pub(super) fn record(self, at: Timestamp) -> AuditEvent {
         let mut event = self.stranger.record(at);
@@ -61,6 +71,10 @@ pub enum Stranger {
     AmbiguousCertificate,
     /// A client certificate is not trusted any more.
     DistrustedCertificate,
+    /// The JWT breaks a rule, or is no caller's.
+    Jwt(JwtRefusal),
+    /// Several JWTs were refused, by any rules. Only sums have this reason.
+    Jwts,
     /// A callback cannot be parsed.
     MalformedCallback,
     /// A callback has an unknown `state`.
@@ -88,8 +102,13 @@ pub enum Stranger {
 }
 
 impl Stranger {
-    /// All reasons.
-    pub const ALL: [Stranger; 19] = [
+    /// Iterates over all reasons.
+    pub fn all() -> impl Iterator<Item = Stranger> {
+        let of_jwts = JwtRefusal::ALL.iter().map(|refusal| Stranger::Jwt(*refusal));
+        Stranger::WITHOUT_JWTS.into_iter().chain(of_jwts)
+    }
+
+    const WITHOUT_JWTS: [Stranger; 19] = [
         Stranger::NoCredential,
         Stranger::NoKey,
         Stranger::UnknownCredential,
@@ -121,6 +140,8 @@ impl Stranger {
             Stranger::CredentialNotAccepted => "credential_not_accepted",
             Stranger::AmbiguousCertificate => "certificate_ambiguous",
             Stranger::DistrustedCertificate => "certificate_distrusted",
+            Stranger::Jwt(refusal) => refusal.credential(),
+            Stranger::Jwts => "credential_jwt",
             Stranger::MalformedCallback => "callback_malformed",
             Stranger::UnknownState => "callback_unknown_state",
             Stranger::AnotherBrowser => "callback_another_browser",
@@ -146,6 +167,8 @@ impl Stranger {
             Stranger::CredentialNotAccepted => AuthenticationFailure::NotAccepted.as_str(),
             Stranger::AmbiguousCertificate => AuthenticationFailure::Ambiguous.as_str(),
             Stranger::DistrustedCertificate => AuthenticationFailure::Distrusted.as_str(),
+            Stranger::Jwt(refusal) => refusal.as_str(),
+            Stranger::Jwts => "jwt",
             Stranger::MalformedCallback => "malformed",
             Stranger::UnknownState => "unknown_state",
             Stranger::AnotherBrowser => "another_browser",
@@ -176,7 +199,9 @@ impl Stranger {
             | Stranger::ExpiredKey
             | Stranger::CredentialNotAccepted
             | Stranger::AmbiguousCertificate
-            | Stranger::DistrustedCertificate => (Action::Refused, "caller_unauthenticated"),
+            | Stranger::DistrustedCertificate
+            | Stranger::Jwt(_)
+            | Stranger::Jwts => (Action::Refused, "caller_unauthenticated"),
             _ => (Action::ConnectFailed, "refused"),
         };
         let mut event = AuditEvent::new(at, action, outcome);
@@ -195,6 +220,7 @@ impl From<AuthenticationFailure> for Stranger {
             AuthenticationFailure::NotAccepted => Stranger::CredentialNotAccepted,
             AuthenticationFailure::Ambiguous => Stranger::AmbiguousCertificate,
             AuthenticationFailure::Distrusted => Stranger::DistrustedCertificate,
+            AuthenticationFailure::Jwt(refusal) => Stranger::Jwt(refusal),
         }
     }
 }

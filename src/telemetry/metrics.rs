@@ -187,6 +187,24 @@ impl Metrics {
         self.all.token_request_duration_seconds.with(&[Label::Word(dialect)]).observe(duration.as_secs_f64());
     }
 
+    /// Starts the series of an issuer of callers' JWTs at 0.
+    pub fn expect_issuer(&self, issuer: &str) {
+        for outcome in ["ok", "failed"] {
+            let labels = [Label::Issuer(issuer), Label::Word(outcome)];
+            let _at_zero = self.all.issuer_keys_fetches_total.with(&labels);
+        }
+    }
+
+    /// A fetch of an issuer's keys ended.
+    pub fn issuer_keys_fetched(&self, issuer: &str, at: Timestamp, is_ok: bool) {
+        let label = Label::Issuer(issuer);
+        let outcome = Label::Word(if is_ok { "ok" } else { "failed" });
+        self.all.issuer_keys_fetches_total.with(&[label, outcome]).inc();
+        if is_ok {
+            self.all.issuer_keys_last_success_timestamp_seconds.with(&[label]).set(seconds(at));
+        }
+    }
+
     /// Starts the series of a caller at 0.
     pub fn expect_caller(&self, caller: &CallerName) {
         let _at_zero = self.all.requests_over_rate_total.with(&[Label::Caller(caller)]);

@@ -51,6 +51,8 @@ pub enum Label<'a> {
     SealingKey(&'a str),
     /// A sink of the audit, as the configuration spells it.
     AuditSink(&'a str),
+    /// A configured issuer of callers' JWTs.
+    Issuer(&'a str),
 }
 
 impl Label<'_> {
@@ -62,7 +64,8 @@ impl Label<'_> {
             | Label::Caller(_)
             | Label::Credential(..)
             | Label::CallerKey(..)
-            | Label::SealingKey(_) => true,
+            | Label::SealingKey(_)
+            | Label::Issuer(_) => true,
         }
     }
 }
@@ -82,6 +85,8 @@ pub struct Names {
     pub sealing_keys: BTreeSet<String>,
     /// Sinks of the audit.
     pub audit_sinks: BTreeSet<String>,
+    /// Issuers of callers' JWTs.
+    pub issuers: BTreeSet<String>,
 }
 
 impl Names {
@@ -100,6 +105,7 @@ impl Names {
             }
             Label::SealingKey(key) => (self.sealing_keys.contains(key), Cow::Borrowed(key)),
             Label::AuditSink(sink) => (self.audit_sinks.contains(sink), Cow::Borrowed(sink)),
+            Label::Issuer(issuer) => (self.issuers.contains(issuer), Cow::Borrowed(issuer)),
         };
         if is_known { text } else { Cow::Borrowed(UNKNOWN) }
     }
@@ -166,6 +172,7 @@ struct Subject {
     credential: Option<(AppName, String)>,
     caller_key: Option<(CallerName, String)>,
     sealing_key: Option<String>,
+    issuer: Option<String>,
 }
 
 impl Subject {
@@ -182,6 +189,7 @@ impl Subject {
                 }
                 Label::CallerKey(caller, key) => subject.caller_key = Some((caller.clone(), key.to_owned())),
                 Label::SealingKey(key) => subject.sealing_key = Some(key.to_owned()),
+                Label::Issuer(issuer) => subject.issuer = Some(issuer.to_owned()),
             }
         }
         subject
@@ -189,12 +197,13 @@ impl Subject {
 
     /// Returns true if it has a name, and not only words.
     fn is_somebody(&self) -> bool {
-        let Subject { app, caller, credential, caller_key, sealing_key } = self;
+        let Subject { app, caller, credential, caller_key, sealing_key, issuer } = self;
         app.is_some()
             || caller.is_some()
             || credential.is_some()
             || caller_key.is_some()
             || sealing_key.is_some()
+            || issuer.is_some()
     }
 
     fn is_in(&self, names: &Names) -> bool {
@@ -206,6 +215,7 @@ impl Subject {
             && there(self.credential.as_ref(), &names.credentials)
             && there(self.caller_key.as_ref(), &names.caller_keys)
             && there(self.sealing_key.as_ref(), &names.sealing_keys)
+            && there(self.issuer.as_ref(), &names.issuers)
     }
 }
 

@@ -21,6 +21,8 @@ mod mistakes;
 mod redis_server;
 #[path = "../support/setup.rs"]
 mod setup;
+#[path = "../../src/jwt/testing.rs"]
+mod tokens;
 mod world;
 
 mod admin_routes;
@@ -49,6 +51,7 @@ mod floods;
 mod foresight;
 mod guarded;
 mod interop;
+mod jwt_callers;
 mod keyring;
 mod launcher;
 mod linear_work;

@@ -58,7 +58,7 @@ async fn every_series_whose_labels_are_a_closed_set_is_there_at_0_from_the_start
     for reason in ["listener_full", "peer_full", "handshake", "too_slow", "malformed", "client_certificate"] {
         expect(format!("http_connections_refused_total{{listener=\"public\",reason=\"{reason}\"}}"));
     }
-    for stranger in Stranger::ALL.map(Stranger::as_str) {
+    for stranger in Stranger::all().map(Stranger::as_str) {
         expect(format!("strangers_refused_total{{reason=\"{stranger}\"}}"));
     }
     for kind in Owner::kinds().chain(["unreadable"]) {

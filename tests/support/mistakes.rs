@@ -67,6 +67,9 @@ pub fn rows() -> Vec<Row> {
         words(format!("[callers.a]\nauthenticate = [{item}]"), says);
         words(format!("[admins.a]\nauthenticate = [{item}]"), says);
     }
+    for (lines, says) in ISSUERS {
+        words(format!("{APP}[issuers.kubernetes]\n{lines}\n"), says);
+    }
     for (url, says) in ENTRA_AUTHORITIES {
         rows.push(readable(&APP.replace("https://login.microsoftonline.com/common/v2.0", url), says));
     }
@@ -238,8 +241,8 @@ const LISTENERS: Table = &[
     ("[[listen.local]]\nunix = \"/a\"\naccept = []", "listen.local[0].accept: must not be empty"),
     (
         "[[listen.local]]\nunix = \"/a\"\naccept = [\"api_key\"]",
-        "listen.local[0].accept[0]: must be \"unix_user\", \"api_keys\", \"spiffe\" or \"san\" (did you mean \
-         `api_keys`?)",
+        "listen.local[0].accept[0]: must be \"unix_user\", \"api_keys\", \"spiffe\", \"san\" or \"jwt\" (did \
+         you mean `api_keys`?)",
     ),
     (
         "[[listen.local]]\naddress = \"127.0.0.1:1\"\ntls = { certificate = \"a\", key = \"b\", client_crl = \
@@ -375,11 +378,73 @@ const WAYS: Table = &[
     ("{ san = \"spiffe://a/b\" }", "authenticate[0].san: is a SPIFFE id: say `spiffe`"),
     ("{ san = \"a b\" }", "authenticate[0].san: must be a DNS name"),
     ("{ san = \"a\", spiffe = \"spiffe://a/b\" }", "authenticate[0]: has two ways in one"),
-    ("{ jwt = { issuer = \"a\" } }", "authenticate[0].jwt: not supported in this version"),
+    (
+        "{ jwt = { issuer = \"a\", subject = \"b\" } }",
+        "authenticate[0].jwt.issuer: there is no such issuer: it is the name of a section `[issuers.NAME]`",
+    ),
     ("{ unix_user = \"a\", api_keys = \"b\" }", "authenticate[0]: has two ways in one"),
-    ("{}", "authenticate[0]: needs `unix_user`, `api_keys`, `spiffe` or `san`"),
+    ("{}", "authenticate[0]: needs `unix_user`, `api_keys`, `spiffe`, `san` or `jwt`"),
     ("{ unix_user = -1 }", "is not a user id"),
     ("{ unix_user = \"a b\" }", "is not a user's name"),
+];
+
+/// Makes an issuer, and a caller by a way in one.
+macro_rules! issuer_with {
+    ($way:literal) => {
+        concat!(
+            "issuer = \"https://a.example\"\naudience = \"tokenward\"\n",
+            "[callers.a]\nauthenticate = [{ jwt = ",
+            $way,
+            " }]"
+        )
+    };
+}
+
+const ISSUERS: Table = &[
+    ("audience = \"tokenward\"", "issuers.kubernetes.issuer: is required"),
+    ("issuer = \"https://a.example\"", "issuers.kubernetes.audience: is required"),
+    (
+        "issuer = \"https://a.example\"\naudience = \"11111111-2222-3333-4444-555555555555\"",
+        "audience: is the client id of the app `outlook`",
+    ),
+    ("issuer = \"https://a.example\"\naudience = \"https://graph.microsoft.com\"", "is Microsoft Graph's"),
+    ("issuer = \"kubernetes\"\naudience = \"tokenward\"", "needs `jwks_file` or `jwks_url`"),
+    ("issuer = \"http://a.example\"\naudience = \"tokenward\"", "issuer: must be https"),
+    (
+        "issuer = \"a\"\naudience = \"tokenward\"\njwks_url = \"http://a.example\"",
+        "issuers.kubernetes.jwks_url: must be https",
+    ),
+    (
+        "issuer = \"a\"\naudience = \"tokenward\"\njwks_file = \"a\"\nca_file = \"b\"",
+        "ca_file: is not used beside `jwks_file`",
+    ),
+    (
+        "issuer = \"https://a.example\"\naudience = \"tokenward\"\ntoken_file = \"a\"",
+        "token_file: needs `ca_file` beside it",
+    ),
+    (
+        "issuer = \"https://a.example\"\naudience = \"tokenward\"\nmax_ttl = \"25h\"",
+        "max_ttl: must be from 1m to 24h",
+    ),
+    (issuer_with!("{ issuer = \"kubernetes\" }"), "authenticate[0].jwt: needs `subject` or `claims`"),
+    (issuer_with!("{ issuer = \"kubernetes\", claims = {} }"), "jwt.claims: must not be empty"),
+    (
+        issuer_with!("{ issuer = \"kubernetes\", claims = { groups = [\"b\"] } }"),
+        "jwt.claims.groups: must be text",
+    ),
+    (issuer_with!("{ issuer = \"kubernetes\", sub = \"b\" }"), "jwt.sub: unknown key"),
+    (
+        issuer_with!("{ issuer = \"kubernetes\", subject = \"b\" }, unix_user = \"b\""),
+        "authenticate[0]: has two ways in one",
+    ),
+    (
+        issuer_with!("{ issuer = \"kubernetse\", subject = \"b\" }"),
+        "there is no such issuer: it is the name of a section `[issuers.NAME]` (did you mean `kubernetes`?)",
+    ),
+    (
+        "issuer = \"https://a.example\"\naudience = \"tokenward\"\ntoken = \"a\"",
+        "secrets are never values here",
+    ),
 ];
 
 /// URLs that resemble an Entra authority's, and the intended ones.
@@ -438,6 +503,20 @@ const MEANT: Table = &[
     (
         app_with!("authority_ca = \"writable.pem\"\ncredentials_dir = \"credentials\""),
         "has mode 0666, so that everyone can change what is in it; fix: chmod go-w ",
+    ),
+    (
+        "[issuers.a]\nissuer = \"a\"\naudience = \"b\"\njwks_file = \"one-line\"",
+        "5:13: issuers.a.jwks_file: ",
+    ),
+    (
+        "[issuers.a]\nissuer = \"https://127.0.0.1:1\"\naudience = \"b\"\nca_file = \"good\"",
+        "5:11: issuers.a.ca_file: ",
+    ),
+    (
+        "[issuers.a]\nissuer = \"https://127.0.0.1:1\"\naudience = \"b\"\n[callers.a]\nauthenticate = [{ jwt \
+         = { issuer = \"a\", subject = \"c\" } }]\n[callers.b]\nauthenticate = [{ jwt = { issuer = \"a\", \
+         subject = \"c\" } }]",
+        "callers.b.authenticate[0].jwt: the same tokens are already `a`",
     ),
     (
         "[callers.a]\nauthenticate = [{ api_keys = \"loose/none.keys\" }]",

@@ -9,7 +9,7 @@ pub mod wire;
 
 use std::sync::Arc;
 
-use http::HeaderMap;
+use http::{HeaderMap, header};
 
 use self::table::TABLE;
 use super::asked::{Asked, BadUrl};
@@ -119,7 +119,8 @@ impl AdminApi {
             Ok(authenticated) => authenticated,
             Err(failure) => {
                 self.events.unauthenticated(who, failure);
-                return Err(Problem::unauthenticated());
+                let brought = request.headers.contains_key(header::AUTHORIZATION);
+                return Err(Problem::unauthenticated().for_credential(brought));
             }
         };
         let found = found?;

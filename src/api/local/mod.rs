@@ -10,7 +10,7 @@ mod token_endpoint;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::HeaderMap;
+use http::{HeaderMap, header};
 use percent_encoding::percent_decode_str;
 
 pub use self::handlers::DEGRADED;
@@ -146,7 +146,8 @@ impl LocalApi {
                     return Err(*problem);
                 }
                 self.events.unauthenticated(who, failure);
-                return Err(Problem::unauthenticated());
+                let brought = request.headers.contains_key(header::AUTHORIZATION);
+                return Err(Problem::unauthenticated().for_credential(brought));
             }
         };
         let who = who.proven_by(method);

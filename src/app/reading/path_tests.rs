@@ -51,6 +51,9 @@ fn rows() -> Vec<(&'static str, Said, String)> {
             .replace("\"CA\"", "\"good\"")
             .replace("\"CRL\"", "\"good\"")
     };
+    let issuer = |lines: &str| {
+        format!("[issuers.a]\nissuer = \"http://127.0.0.1:1\"\naudience = \"tokenward\"\n{lines}\n")
+    };
     let credential =
         |kind: &str, rest: &str| app(&format!("credentials = [{{ id = \"a\", kind = \"{kind}\", {rest} }}]"));
     vec![
@@ -96,6 +99,9 @@ fn rows() -> Vec<(&'static str, Said, String)> {
             credential("certificate", "file = \"good\", key = \"PLACE\""),
         ),
         ("apps.NAME.credentials_dir/", Refused, app("credentials_dir = \"PLACE\"")),
+        ("issuers.NAME.jwks_file", Refused, issuer("jwks_file = \"PLACE\"")),
+        ("issuers.NAME.ca_file", Refused, issuer("ca_file = \"PLACE\"")),
+        ("issuers.NAME.token_file", Refused, issuer("token_file = \"PLACE\"")),
         (
             "callers.NAME.authenticate[].api_keys",
             Refused,

@@ -13,11 +13,11 @@ use crate::authority::cache::{Kept, Used};
 use crate::authority::clouds::Provider;
 use crate::authority::discovery::Metadata;
 use crate::authority::id_token::UnverifiedToken;
-use crate::authority::jwks::KeySet;
 use crate::authority::observer::{AuthorityEvent, Endpoint};
 use crate::authority::url::CheckedUrl;
 use crate::domain::time::Clock;
 use crate::domain::verdict::AuthorityFailure;
+use crate::jwt::keys::KeySet;
 
 /// The documents of one app's authority.
 pub(super) struct Documents {

@@ -8,9 +8,9 @@ use super::failure::ours;
 use super::token_call::{TokenCall, plain};
 use crate::authority::classify::Asked;
 use crate::authority::id_token::{IdTokenFault, UnverifiedToken};
-use crate::authority::jwks::Algorithm;
 use crate::authority::{RedeemFailure, RedeemRequest, TokenAnswer};
 use crate::domain::verdict::{AuthorityError, AuthorityFailure, Disposition};
+use crate::jwt::keys::Algorithm;
 
 impl OpenIdAuthority {
     pub(super) async fn redeem_code(&self, request: RedeemRequest<'_>) -> Result<TokenAnswer, RedeemFailure> {

@@ -8,11 +8,12 @@ use crate::authority::clouds::{Provider, TenantPath, entra_authority_of, is_tena
 use crate::authority::discovery::{DOCUMENT_PATH, Expected, Metadata};
 use crate::authority::id_token::{Rules, UserTokenKind};
 use crate::authority::url::CheckedUrl;
-use crate::authority::wire::{MAX_CLAIMS, Object};
+use crate::authority::wire::MAX_CLAIMS;
 use crate::domain::clouds::{GRAPH, cloud_of};
 use crate::domain::scope::{ScopeNaming, ScopeSet};
 use crate::domain::time::Timestamp;
 use crate::domain::verdict::{AuthorityFailure, Disposition};
+use crate::jwt::json::Object;
 
 /// An app's registration at its authority.
 pub(super) struct Registration {

@@ -44,7 +44,7 @@ impl Transport {
         check: impl Fn(&[u8]) -> Result<T, String>,
     ) -> Result<T, AuthorityFailure> {
         let began = self.clock.monotonic();
-        let read = match self.http.get(url, limit).await {
+        let read = match self.http.get(url, HeaderMap::new(), limit).await {
             Err(failure) => Err(from_transport(doing, failure, true)),
             Ok(answer) if answer.status != 200 => {
                 let after = self.retry_after(&answer);

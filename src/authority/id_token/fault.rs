@@ -1,5 +1,7 @@
 //! The rules that an `id_token` can break, each with its name in metrics and logs.
 
+use crate::jwt::JwtFault;
+
 macro_rules! faults {
     ($($(#[$doc:meta])* $variant:ident => $word:literal),+ $(,)?) => {
         /// The rule that an `id_token` breaks.
@@ -86,5 +88,25 @@ impl IdTokenFault {
 impl std::fmt::Display for IdTokenFault {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(self.as_str())
+    }
+}
+
+impl From<JwtFault> for IdTokenFault {
+    fn from(fault: JwtFault) -> Self {
+        match fault {
+            JwtFault::Malformed => IdTokenFault::Malformed,
+            JwtFault::Encrypted => IdTokenFault::Encrypted,
+            JwtFault::WrongType => IdTokenFault::WrongType,
+            JwtFault::Algorithm => IdTokenFault::Algorithm,
+            JwtFault::Critical => IdTokenFault::Critical,
+            JwtFault::NoKeyId => IdTokenFault::NoKeyId,
+            JwtFault::UnknownKey => IdTokenFault::UnknownKey,
+            JwtFault::Signature => IdTokenFault::Signature,
+            JwtFault::ClaimType => IdTokenFault::ClaimType,
+            JwtFault::ClaimMissing => IdTokenFault::ClaimMissing,
+            JwtFault::Expired => IdTokenFault::Expired,
+            JwtFault::NotYetValid => IdTokenFault::NotYetValid,
+            JwtFault::IssuedInFuture => IdTokenFault::IssuedInFuture,
+        }
     }
 }

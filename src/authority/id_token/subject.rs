@@ -4,9 +4,9 @@
 use serde_json::{Map, Value};
 
 use super::{IdTokenFault, MAX_SUBJECT, Provider, Rules, UnverifiedToken, UserTokenKind};
-use crate::authority::jwks::KeySet;
 use crate::authority::text::is_harmless;
 use crate::domain::account::AccountId;
+use crate::jwt::keys::KeySet;
 
 /// Most parties in a chain of `act` claims. Delegation deeper than this is a mistake or an attack.
 const MOST_ACTORS: usize = 4;
@@ -41,7 +41,7 @@ impl UnverifiedToken<'_> {
     /// Returns true if the token names this audience, whatever else it says.
     pub(in crate::authority) fn names_audience(&self, client_id: &str) -> bool {
         let is_it = |audience: &str| audience.strip_prefix("api://").unwrap_or(audience) == client_id;
-        match self.claims.0.get("aud") {
+        match self.0.unverified_claims().0.get("aud") {
             Some(Value::String(audience)) => is_it(audience),
             Some(Value::Array(audiences)) => audiences.iter().filter_map(Value::as_str).any(is_it),
             _ => false,
@@ -50,8 +50,9 @@ impl UnverifiedToken<'_> {
 
     /// Returns which kind of token it says it is.
     pub(in crate::authority) fn claimed_kind(&self) -> UserTokenKind {
-        let says_so = matches!(self.media_type.as_deref(), Some("at+jwt" | "application/at+jwt"));
-        if says_so || self.optional("scp").is_some() {
+        let media_type = self.0.unverified_type().map(str::to_ascii_lowercase);
+        let says_so = matches!(media_type.as_deref(), Some("at+jwt" | "application/at+jwt"));
+        if says_so || self.0.optional("scp").is_some() {
             UserTokenKind::AccessToken
         } else {
             UserTokenKind::IdToken
@@ -72,15 +73,15 @@ impl UnverifiedToken<'_> {
     /// Tells a user's access token from an `id_token`, and from one that an app got for itself.
     fn check_kind(&self, rules: &Rules<'_>) -> Result<(), IdTokenFault> {
         // Entra puts a user's permissions into `scp`. An app's own token has `roles` and no `scp`.
-        let has_permissions = self.optional("scp").is_some();
+        let has_permissions = self.0.optional("scp").is_some();
         let is_right = match (rules.kind, rules.provider) {
             (UserTokenKind::IdToken, _) => !has_permissions,
             (UserTokenKind::AccessToken, Provider::Entra) => {
-                has_permissions && self.optional("idtyp") != Some("app")
+                has_permissions && self.0.optional("idtyp") != Some("app")
             }
             // RFC 9068 §2.2 and §5: an app that got a token for itself is its subject.
             (UserTokenKind::AccessToken, Provider::OpenId) => {
-                self.need("client_id")? != self.need("sub")? && self.need("sub")? != rules.client_id
+                self.0.need("client_id")? != self.0.need("sub")? && self.0.need("sub")? != rules.client_id
             }
         };
         if is_right { Ok(()) } else { Err(IdTokenFault::AnotherKind) }
@@ -88,7 +89,7 @@ impl UnverifiedToken<'_> {
 
     fn actors(&self) -> Result<Vec<Delegate>, IdTokenFault> {
         let mut actors = Vec::new();
-        let mut next = self.claims.0.get("act").filter(|act| !act.is_null());
+        let mut next = self.0.unverified_claims().0.get("act").filter(|act| !act.is_null());
         while let Some(act) = next {
             if actors.len() == MOST_ACTORS {
                 return Err(IdTokenFault::Actor);
@@ -101,7 +102,7 @@ impl UnverifiedToken<'_> {
     }
 
     fn may_act(&self) -> Result<Option<Delegate>, IdTokenFault> {
-        let may_act = self.claims.0.get("may_act").filter(|may_act| !may_act.is_null());
+        let may_act = self.0.unverified_claims().0.get("may_act").filter(|may_act| !may_act.is_null());
         may_act.map(|may_act| delegate(may_act.as_object().ok_or(IdTokenFault::Actor)?)).transpose()
     }
 }

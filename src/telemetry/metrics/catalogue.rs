@@ -89,6 +89,11 @@ metrics! {
         authority_requests_total: Counters["app", "endpoint", "outcome"],
         /// Time of a request to an authority.
         authority_request_duration_seconds: Histograms["app", "endpoint"] in AUTHORITY_BUCKETS,
+        /// Fetches of the keys of an issuer of callers' JWTs; outcome is ok or failed. The keys from before
+        /// stay in use.
+        issuer_keys_fetches_total: Counters["issuer", "outcome"],
+        /// When the keys of an issuer of callers' JWTs were last fetched.
+        issuer_keys_last_success_timestamp_seconds: Gauges["issuer"],
         /// Time of an operation of the store, failed ones included.
         store_operation_duration_seconds: Histograms["operation"] in STORE_BUCKETS,
         /// Operations of the store that failed.

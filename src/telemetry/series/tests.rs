@@ -47,6 +47,7 @@ fn every_kind_of_name_is_looked_up_and_ends_with_its_configuration() {
         caller_keys: [(who.clone(), "k1".to_owned())].into(),
         sealing_keys: ["s1".to_owned()].into(),
         audit_sinks: BTreeSet::from(["file".to_owned()]),
+        issuers: ["kubernetes".to_owned()].into(),
     };
     let labels = [
         Label::App(&one),
@@ -54,6 +55,7 @@ fn every_kind_of_name_is_looked_up_and_ends_with_its_configuration() {
         Label::Credential(&one, "2026"),
         Label::CallerKey(&who, "k1"),
         Label::SealingKey("s1"),
+        Label::Issuer("kubernetes"),
     ];
     for label in labels {
         let known = Arc::new(Known::default());

@@ -1,4 +1,4 @@
-//! The authority's signing keys (RFC 7517), and verification of signatures.
+//! Signing keys (RFC 7517), and verification of signatures.
 
 use aws_lc_rs::digest;
 use aws_lc_rs::signature::{
@@ -11,23 +11,32 @@ use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde_json::{Map, Value};
 
-use super::wire::Object;
+use super::json::Object;
 
 /// Most keys in a set; more are a mistake or an attack.
 const MAX_KEYS: usize = 100;
 /// Most keys of one id that a signature is tried with. Each costs a calculation over the whole token.
 const MAX_OF_ONE_ID: usize = 8;
+const NO_USABLE_KEY: &str = "the key set has no key that can be used";
 
 /// The accepted signature algorithms. `none` and the symmetric ones are not among them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Algorithm {
+pub enum Algorithm {
+    /// RSA, PKCS #1 v1.5, with SHA-256.
     Rs256,
+    /// RSA, PKCS #1 v1.5, with SHA-384.
     Rs384,
+    /// RSA, PKCS #1 v1.5, with SHA-512.
     Rs512,
+    /// RSA-PSS with SHA-256.
     Ps256,
+    /// RSA-PSS with SHA-384.
     Ps384,
+    /// RSA-PSS with SHA-512.
     Ps512,
+    /// ECDSA on P-256 with SHA-256.
     Es256,
+    /// ECDSA on P-384 with SHA-384.
     Es384,
     /// With Ed25519.
     EdDsa,
@@ -35,7 +44,7 @@ pub(super) enum Algorithm {
 
 impl Algorithm {
     /// All algorithms.
-    pub(super) const ALL: [Algorithm; 9] = [
+    pub const ALL: [Algorithm; 9] = [
         Algorithm::Rs256,
         Algorithm::Rs384,
         Algorithm::Rs512,
@@ -47,14 +56,16 @@ impl Algorithm {
         Algorithm::EdDsa,
     ];
 
-    pub(super) fn parse(name: &str) -> Option<Self> {
+    /// Finds the algorithm of this name (RFC 7518 §3.1).
+    pub fn parse(name: &str) -> Option<Self> {
         if name == "Ed25519" {
             return Some(Algorithm::EdDsa); // its newer name (RFC 9864)
         }
         Algorithm::ALL.into_iter().find(|algorithm| algorithm.as_str() == name)
     }
 
-    pub(super) fn as_str(self) -> &'static str {
+    /// Its name.
+    pub fn as_str(self) -> &'static str {
         match self {
             Algorithm::Rs256 => "RS256",
             Algorithm::Rs384 => "RS384",
@@ -70,7 +81,7 @@ impl Algorithm {
 
     /// Returns the digest for hashes of tokens (`at_hash`; OpenID Connect Core §3.1.3.6; for Ed25519 its
     /// inner digest).
-    pub(super) fn digest(self) -> &'static digest::Algorithm {
+    pub fn digest(self) -> &'static digest::Algorithm {
         match self {
             Algorithm::Rs256 | Algorithm::Ps256 | Algorithm::Es256 => &digest::SHA256,
             Algorithm::Rs384 | Algorithm::Ps384 | Algorithm::Es384 => &digest::SHA384,
@@ -92,20 +103,20 @@ enum Material {
     Ed25519(Vec<u8>),
 }
 
-/// One key of the authority.
-pub(super) struct Key {
+/// One key of an issuer.
+pub struct Key {
     kid: Option<String>,
     algorithm: Option<String>,
     material: Material,
     /// Entra: the issuer it may sign for; a template or one tenant's.
-    pub(super) issuer: Option<String>,
+    pub issuer: Option<String>,
     /// Entra: the cloud it belongs to.
-    pub(super) cloud_instance_name: Option<String>,
+    pub cloud_instance_name: Option<String>,
 }
 
 impl Key {
     /// Returns true if the key signed `message`; false for a key of another kind than the algorithm.
-    pub(super) fn verifies(&self, algorithm: Algorithm, message: &[u8], signature: &[u8]) -> bool {
+    pub fn verifies(&self, algorithm: Algorithm, message: &[u8], signature: &[u8]) -> bool {
         // A key for an unknown algorithm verifies nothing.
         if self.algorithm.as_deref().is_some_and(|own| Algorithm::parse(own) != Some(algorithm)) {
             return false;
@@ -136,13 +147,29 @@ impl Key {
 }
 
 /// The usable keys.
-pub(super) struct KeySet {
+pub struct KeySet {
     keys: Vec<Key>,
 }
 
 impl KeySet {
     /// Parses a key set and leaves out keys of unused kinds. `Err` says in our words what is wrong.
-    pub(super) fn parse(bytes: &[u8]) -> Result<Self, String> {
+    ///
+    /// # Errors
+    /// It is no key set, has more than 100 keys, or none that can be used.
+    pub fn parse(bytes: &[u8]) -> Result<Self, String> {
+        let set = KeySet::parse_even_empty(bytes)?;
+        if set.keys.is_empty() {
+            return Err(NO_USABLE_KEY.to_owned());
+        }
+        Ok(set)
+    }
+
+    /// The same, but an issuer may also say that it has no key at all, `"keys": []`: so it withdraws all of
+    /// them.
+    ///
+    /// # Errors
+    /// It is no key set, has more than 100 keys, or keys of which none can be used.
+    pub fn parse_even_empty(bytes: &[u8]) -> Result<Self, String> {
         let document = Object::parse(bytes)?;
         let Some(Value::Array(keys)) = document.0.get("keys") else {
             return Err("the key set has no list of keys".to_owned());
@@ -150,23 +177,28 @@ impl KeySet {
         if keys.len() > MAX_KEYS {
             return Err(format!("the key set has more than {MAX_KEYS} keys"));
         }
-        let keys: Vec<Key> = keys.iter().filter_map(Value::as_object).filter_map(key).collect();
-        if keys.is_empty() {
-            return Err("the key set has no key that can be used".to_owned());
+        let usable: Vec<Key> = keys.iter().filter_map(Value::as_object).filter_map(key).collect();
+        if usable.is_empty() && !keys.is_empty() {
+            return Err(NO_USABLE_KEY.to_owned());
         }
-        Ok(KeySet { keys })
+        Ok(KeySet { keys: usable })
+    }
+
+    /// Returns true if there is no key.
+    pub fn is_empty(&self) -> bool {
+        self.keys.is_empty()
     }
 
     /// Adds another set's keys.
     #[must_use]
-    pub(super) fn and(mut self, more: KeySet) -> Self {
+    pub fn and(mut self, more: KeySet) -> Self {
         self.keys.extend(more.keys);
         self
     }
 
     /// Returns the keys with this id; without an id, the key if there is only one (OpenID Connect Core
     /// §10.1).
-    pub(super) fn find(&self, kid: Option<&str>) -> Vec<&Key> {
+    pub fn find(&self, kid: Option<&str>) -> Vec<&Key> {
         match kid {
             Some(kid) => {
                 let of_id = self.keys.iter().filter(|key| key.kid.as_deref() == Some(kid));
@@ -228,7 +260,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::authority::testing::{P256, RSA, b64, p256_jwk, rsa_jwk};
+    use crate::jwt::testing::{P256, RSA, b64, p256_jwk, rsa_jwk};
 
     fn with(mut key: Value, name: &str, value: Value) -> Value {
         key[name] = value;
