@@ -4,7 +4,7 @@
 CARGO ?= cargo
 # Most tests wait on sockets and clocks: more of them than cores may do so at once.
 export RUST_TEST_THREADS ?= 8
-.PHONY: quickstart build quick test check fmt lint structure docs deny bench image image-test deploy-check tools providers mail soak soak-short flood simulate baseline model rotation rotation-rewrap drill fuzz linear-work policy azure-identity
+.PHONY: quickstart build quick test check fmt lint structure docs deny bench image image-test deploy-check tools providers schemas mail soak soak-short flood simulate baseline model rotation rotation-rewrap drill fuzz linear-work policy azure-identity
 
 quickstart:
 	$(CARGO) run --example quickstart
@@ -57,6 +57,10 @@ providers:
 # A million random questions to the policy, compared with the reference evaluator; `make test` asks twenty thousand.
 policy:
 	$(CARGO) test --lib policy::reference_tests -- --include-ignored
+# The API's document against schemathesis: every operation, with requests inside and outside of its schema.
+schemas:
+	@scripts/tools.sh schemas
+	$(CARGO) test --test it -- schemas:: --ignored --nocapture
 
 # The guide docs/mail-programs.md with the mail programs themselves, against a Dovecot and a Postfix. It installs Debian's packages
 # and needs root, so it is for a machine that may be changed, such as a container.

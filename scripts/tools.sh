@@ -74,6 +74,7 @@ if ! cmp -s tests/interop/package-lock.json "$interop/package-lock.installed" ||
   (cd "$interop/node" && npm ci --ignore-scripts --no-audit --no-fund --loglevel=error)
   cp tests/interop/package-lock.json "$interop/package-lock.installed"
 fi
+[ "${1:-}" = schemas ] && venv requirements-schemas schemas
 [ "${1:-}" = providers ] || exit 0
 
 venv requirements-providers providers

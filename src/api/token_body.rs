@@ -36,6 +36,7 @@ pub(super) struct TokenBody {
     pub(super) claims: Option<Box<RawValue>>,
     scope: Option<String>,
     resource: Option<String>,
+    #[serde(deserialize_with = "whole_seconds")]
     min_ttl: Option<u64>,
     /// The user on whose own token it is asked for. No body has it.
     #[serde(skip)]
@@ -51,6 +52,18 @@ pub(super) struct OfUser {
     pub(super) account: AccountId,
     /// For the audit.
     pub(super) detail: BTreeMap<&'static str, String>,
+}
+
+/// Reads whole seconds, also as `300.0`: to JSON Schema that is an integer.
+fn whole_seconds<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Option<u64>, D::Error> {
+    let Some(number) = Option::<serde_json::Number>::deserialize(from)? else { return Ok(None) };
+    let is_whole =
+        |seconds: &f64| (0.0..=9_007_199_254_740_992.0).contains(seconds) && seconds.fract() == 0.0;
+    // The value is whole and far below what the type holds.
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "whole and in range")]
+    let whole = |seconds: f64| seconds as u64;
+    let seconds = number.as_u64().or_else(|| number.as_f64().filter(is_whole).map(whole));
+    seconds.map(Some).ok_or_else(|| serde::de::Error::custom("whole seconds"))
 }
 
 impl TokenBody {
@@ -182,6 +195,22 @@ mod tests {
         let deep = "[".repeat(200) + &"]".repeat(200);
         for bad in [&long, &deep, "\"x\"", "1", "[]", "\"[]\"", "null_"] {
             assert!(read(format!("{{\"claims\":{bad}}}")).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_whole_number_of_seconds_may_have_a_point() {
+        for (body, seconds) in [
+            ("{}", None),
+            (r#"{"min_ttl":null}"#, None),
+            (r#"{"min_ttl":60}"#, Some(60)),
+            (r#"{"min_ttl":6e2}"#, Some(600)),
+        ] {
+            assert_eq!(read(body.to_owned()).ok().map(|body| body.min_ttl), Some(seconds), "{body}");
+        }
+        for body in [r#"{"min_ttl":60.5}"#, r#"{"min_ttl":-1}"#, r#"{"min_ttl":"60"}"#, r#"{"min_ttl":1e99}"#]
+        {
+            assert!(read(body.to_owned()).is_err(), "{body}");
         }
     }
 

@@ -338,6 +338,13 @@ async fn every_act_of_every_route_is_one_record() {
             format!("/msi/token?{msi}&client_id=outlook:{name}"),
             Value::Null,
         ));
+        let exchange = format!(
+            "grant_type=urn:ietf:params:oauth:grant-type:token-exchange&subject_token=outlook:{name}&\
+             subject_token_type=urn:tokenward:params:oauth:token-type:connection&client_id=mail-sync&\
+             client_secret={}",
+            world.key
+        );
+        acts.push(act("POST", "/oauth2/token", "/oauth2/token", Value::String(exchange)));
     }
     acts.push(act("GET", "/v1/apps/{app}/token", "/v1/apps/outlook/token?tenant=home", Value::Null));
     acts.push(act("POST", "/v1/connect-sessions/{id}/confirm", confirm, json!({ "code": "wrong" })));
@@ -357,10 +364,16 @@ async fn every_act_of_every_route_is_one_record() {
         } else {
             ("authorization", bearer.as_str())
         };
-        let body = if body.is_null() { String::new() } else { body.to_string() };
-        let headers = [credential, ("content-type", "application/json")];
+        let (kind, body) = match body {
+            Value::Null => ("application/json", String::new()),
+            Value::String(form) => ("application/x-www-form-urlencoded", form.clone()),
+            body => ("application/json", body.to_string()),
+        };
+        // (A form has the caller's credential in it.)
+        let headers = [("content-type", kind), credential];
+        let headers = if path == "/oauth2/token" { &headers[..1] } else { &headers };
         let answer =
-            request(method.parse().expect("a method"), &url, &headers, body).await.expect("an answer");
+            request(method.parse().expect("a method"), &url, headers, body).await.expect("an answer");
         let found = records(&world, request_id(&answer)).await;
         assert_eq!(found.len(), 1, "{method} {path} {}: {found:#?}", answer.status);
         let record = &found[0];
@@ -368,7 +381,12 @@ async fn every_act_of_every_route_is_one_record() {
             (matches!(text(record, "outcome"), "ok" | "started"), answer.status.is_success());
         assert_eq!(is_ok, is_done, "{method} {path}: {record}");
         assert_eq!(text(record, "caller"), "mail-sync", "{record}");
-        assert_eq!(text(record, "door"), if path.contains("/msi/") { "msi" } else { "native" }, "{record}");
+        let door = match path.as_str() {
+            "/oauth2/token" => "oauth2",
+            path if path.contains("/msi/") => "msi",
+            _ => "native",
+        };
+        assert_eq!(text(record, "door"), door, "{record}");
         if record["action"] == "token" {
             assert_eq!(text(record, "token_sha256").len(), 64, "{record}");
         }

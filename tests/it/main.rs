@@ -74,6 +74,7 @@ mod quotas;
 mod records;
 mod replicas;
 mod rotation;
+mod schemas;
 mod sign_in_refusals;
 mod status;
 mod store_needs;

@@ -81,7 +81,10 @@ async fn are_shown_as_before(folder: &Path, store: &str, redis: Option<&RedisSer
     for connection in CONNECTIONS {
         let mut shown = get(connection, "/explain").await.json();
         shown.as_object_mut().expect("an object").remove("next_refresh_at");
-        assert_eq!(shown, expected[connection], "{connection}");
+        // (Later builds show more.)
+        for (member, value) in expected[connection].as_object().expect("a connection") {
+            assert_eq!(&shown[member], value, "{connection} {member}");
+        }
     }
     let codes =
         ["authority_unavailable", "connection_paused", "reauthorization_required", "connection_blocked"];

@@ -399,10 +399,11 @@ pub(super) fn wants_link(query: &Pairs) -> bool {
 fn wait_of(query: &Pairs) -> Result<Duration, Problem> {
     match query.value("wait") {
         None => Ok(Duration::ZERO),
-        Some(text) => match text.parse::<u64>() {
-            Ok(seconds) => Ok(Duration::from_secs(seconds.min(MOST_WAIT))),
-            Err(_) => Err(Problem::invalid("wait", "must be whole seconds, at most 60")),
-        },
+        // (Any number of digits: more than a minute counts as a minute.)
+        Some(text) if !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()) => {
+            Ok(Duration::from_secs(text.parse().unwrap_or(MOST_WAIT).min(MOST_WAIT)))
+        }
+        Some(_) => Err(Problem::invalid("wait", "must be whole seconds; more than 60 count as 60")),
     }
 }
 
