@@ -3,6 +3,7 @@
 
 mod managed_identity;
 mod token_endpoint;
+mod vault;
 
 use http::{HeaderMap, HeaderValue};
 
@@ -21,6 +22,8 @@ pub(super) enum Dialect {
     ManagedIdentity,
     /// The OAuth token endpoint (RFC 6749, RFC 8693).
     TokenEndpoint,
+    /// Vault's, and OpenBao's, with the paths of their OAuth plugin.
+    Vault,
 }
 
 impl Dialect {
@@ -33,6 +36,8 @@ impl Dialect {
             Dialect::ManagedIdentity
         } else if below("/oauth2") {
             Dialect::TokenEndpoint
+        } else if below("/v1/sys") || below("/v1/auth") || is_below_creds(path) {
+            Dialect::Vault
         } else {
             Dialect::Native
         }
@@ -44,6 +49,7 @@ impl Dialect {
             Dialect::Native => NATIVE,
             Dialect::ManagedIdentity => "msi",
             Dialect::TokenEndpoint => "oauth2",
+            Dialect::Vault => "vault",
         }
     }
 
@@ -54,6 +60,7 @@ impl Dialect {
             Dialect::Native => None,
             Dialect::ManagedIdentity => Some("identityHeader"),
             Dialect::TokenEndpoint => Some("clientSecretBasic"),
+            Dialect::Vault => Some("vaultToken"),
         }
     }
 
@@ -64,6 +71,7 @@ impl Dialect {
             Dialect::Native => None,
             Dialect::ManagedIdentity => Some("ManagedIdentityRefusal"),
             Dialect::TokenEndpoint => Some("TokenEndpointRefusal"),
+            Dialect::Vault => Some("VaultRefusal"),
         }
     }
 
@@ -84,6 +92,7 @@ impl Dialect {
             Dialect::Native => super::credential(headers, peer),
             Dialect::ManagedIdentity => managed_identity::credential(headers, peer),
             Dialect::TokenEndpoint => None,
+            Dialect::Vault => vault::credential(headers, peer),
         }
     }
 
@@ -93,8 +102,15 @@ impl Dialect {
             Dialect::Native => problem.response(request_id),
             Dialect::ManagedIdentity => managed_identity::refusal(&problem, request_id),
             Dialect::TokenEndpoint => token_endpoint::refusal(&problem, request_id),
+            Dialect::Vault => vault::refusal(&problem),
         }
     }
+}
+
+/// Returns true for `/v1/{mount}/creds` and what is below it.
+fn is_below_creds(path: &str) -> bool {
+    let mut parts = path.strip_prefix("/v1/").into_iter().flat_map(|rest| rest.split('/'));
+    parts.next().is_some_and(|mount| mount != "apps") && parts.next() == Some("creds")
 }
 
 /// Returns a header that may stand there once. The outer `None` means that it stands there twice.
@@ -124,6 +140,14 @@ mod tests {
             ("/oauth2/tokens", Dialect::TokenEndpoint),
             ("/oauth2token", Dialect::Native),
             ("/v1/connect-sessions", Dialect::Native),
+            ("/v1/outlook/creds/team/a", Dialect::Vault),
+            ("/v1/{mount}/creds/{connection}", Dialect::Vault),
+            ("/v1/outlook/creds", Dialect::Vault),
+            ("/v1/outlook/credsx", Dialect::Native),
+            ("/v1/apps/creds/a", Dialect::Native),
+            ("/v1/sys/health", Dialect::Vault),
+            ("/v1/auth/token/lookup-self", Dialect::Vault),
+            ("/v1/system", Dialect::Native),
         ] {
             assert_eq!(Dialect::of(path), dialect, "{path}");
         }

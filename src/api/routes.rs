@@ -75,6 +75,8 @@ pub(super) enum Run<A: Api> {
     TokenHost(for<'a> fn(&'a A, A::Call<'a>, &'a AppName, &'a str) -> Outcome<'a>),
     /// `{caller}`
     Caller(for<'a> fn(&'a A, A::Call<'a>, &'a CallerName) -> Outcome<'a>),
+    /// `{mount}` and `{connection}`
+    Mount(for<'a> fn(&'a A, A::Call<'a>, &'a str, &'a ConnectionName) -> Outcome<'a>),
     /// `{id}`
     Session(for<'a> fn(&'a A, A::Call<'a>, &'a SessionId) -> Outcome<'a>),
 }
@@ -122,6 +124,8 @@ pub(super) enum Target {
     TokenHost(AppName, String),
     /// `{caller}`
     Caller(CallerName),
+    /// `{mount}`, as it was sent, and `{connection}`
+    Mount(String, ConnectionName),
     /// `{id}`
     Session(SessionId),
 }
@@ -196,6 +200,10 @@ fn target<A: Api>(parameters: &[(&str, &[String])]) -> Result<Target, Problem> {
             let connection = A::connection_name(&connection.join("/")).map_err(Problem::no_connection)?;
             Ok(Target::Connection(ConnectionKey { app, connection }))
         }
+        [("mount", [mount]), ("connection", connection)] => {
+            let connection = A::connection_name(&connection.join("/")).map_err(Problem::no_connection)?;
+            Ok(Target::Mount(mount.clone(), connection))
+        }
         [("app", [app]), ("credential", [label])] => Ok(Target::Credential(app_name(app)?, label.clone())),
         [("app", [app]), ("host", [host])] => Ok(Target::TokenHost(app_name(app)?, host.clone())),
         [("caller", [caller])] => {
@@ -252,6 +260,7 @@ impl<A: Api> Route<A> {
             (Run::Credential(run), Target::Credential(app, label)) => run(api, call, app, label),
             (Run::TokenHost(run), Target::TokenHost(app, host)) => run(api, call, app, host),
             (Run::Caller(run), Target::Caller(caller)) => run(api, call, caller),
+            (Run::Mount(run), Target::Mount(mount, connection)) => run(api, call, mount, connection),
             (Run::Session(run), Target::Session(session)) => run(api, call, session),
             _ => unreachable!("a test compares every row with its path"),
         }
@@ -264,6 +273,7 @@ impl Target {
         match self {
             Target::Connection(key) => (Some(&key.app), Some(&key.connection)),
             Target::App(app) | Target::Credential(app, _) | Target::TokenHost(app, _) => (Some(app), None),
+            Target::Mount(_, connection) => (None, Some(connection)),
             Target::Nothing | Target::Caller(_) | Target::Session(_) => (None, None),
         }
     }

@@ -79,6 +79,22 @@ impl TokenBody {
         TokenBody::plain(query.value("scope"), query.value("resource")).min_ttl(query.value("min_ttl"))
     }
 
+    /// Reads Vault's `minimum_seconds`. Less than our least `min_ttl` asks for that.
+    pub(super) fn of_minimum_seconds(text: Option<&str>) -> Result<Self, Problem> {
+        let problem = "must be whole seconds, 0 to 86400";
+        let min_ttl = match text.filter(|text| !text.is_empty()) {
+            None => None,
+            Some(text) => {
+                let seconds: u64 = text.parse().map_err(|_| Problem::invalid("minimum_seconds", problem))?;
+                if seconds > *MIN_TTL.end() {
+                    return Err(Problem::invalid("minimum_seconds", problem));
+                }
+                Some(seconds.max(*MIN_TTL.start()))
+            }
+        };
+        Ok(TokenBody { min_ttl, ..TokenBody::default() })
+    }
+
     /// Makes the request of a dialect: a token for a resource, or for a scope's resource.
     pub(super) fn plain(scope: Option<&str>, resource: Option<&str>) -> Self {
         let [scope, resource] = [scope, resource].map(|text| text.map(str::to_owned));

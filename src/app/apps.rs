@@ -192,6 +192,7 @@ fn build(
         scopes,
         return_urls: app.return_urls.clone(),
         redirect_uri,
+        mount: app.mount(name.as_str()).map(str::to_owned),
     })
 }
 

@@ -92,6 +92,8 @@ pub struct App {
     pub return_urls: Vec<String>,
     /// The registered redirect URI.
     pub redirect_uri: String,
+    /// Its mount in the paths of Vault, if it has one.
+    pub mount: Option<String>,
 }
 
 /// Limits of time and number.
@@ -186,6 +188,13 @@ impl Broker {
     /// Returns an app by name.
     pub fn app(&self, name: &AppName) -> Result<Arc<App>, Refusal> {
         self.apps.load().get(name).cloned().ok_or(Refusal::AppNotFound)
+    }
+
+    /// Returns the name of the app with this mount.
+    pub fn app_at(&self, mount: &str) -> Result<AppName, Refusal> {
+        let apps = self.apps.load();
+        let found = apps.iter().find(|(_, app)| app.mount.as_deref() == Some(mount));
+        found.map(|(name, _)| name.clone()).ok_or(Refusal::AppNotFound)
     }
 
     /// Returns all current apps.

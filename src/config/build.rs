@@ -38,6 +38,7 @@ pub(super) fn config(context: &Context, entries: &Entries, env: &BTreeMap<String
         None => Vec::new(),
     };
     let apps = root.map("apps", app);
+    mounts_differ(&root, &apps);
     let outbound =
         root.section("outbound").and_then(|section| outbound(&section, context, env, apps.values()));
     let known_issuers: Vec<&str> = match root.section("issuers") {
@@ -500,6 +501,9 @@ fn app(name: &str, section: &Section<'_>) -> Option<AppConfig> {
             leaf.mistake("must be a tenant's id or one of its domains");
         }
     }
+    if let Some(leaf) = section.text("vault_mount") {
+        vault_mount(&leaf);
+    }
     let tenants = tenants(section, provider, authority.as_ref());
     let credentials = credentials(section);
     Some(AppConfig {
@@ -512,6 +516,7 @@ fn app(name: &str, section: &Section<'_>) -> Option<AppConfig> {
         tenants,
         return_urls: section.texts("return_urls").iter().map(|leaf| leaf.value.to_owned()).collect(),
         home_tenant: section.string("home_tenant"),
+        vault_mount: section.string("vault_mount"),
         response_mode: section.choice(
             "response_mode",
             &[("query", ResponseMode::Query), ("form_post", ResponseMode::FormPost)],
@@ -536,6 +541,30 @@ fn app(name: &str, section: &Section<'_>) -> Option<AppConfig> {
         credentials,
         credentials_dir: section.path("credentials_dir"),
     })
+}
+
+fn vault_mount(leaf: &Leaf<'_, &str>) {
+    let mount = leaf.value;
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
+    if !(1..=63).contains(&mount.len()) || !mount.bytes().all(plain) || matches!(mount, "." | "..") {
+        leaf.mistake("must be 1 to 63 letters, digits, `-`, `_` and `.`, without a slash");
+    } else if RESERVED_MOUNTS.contains(&mount) {
+        leaf.mistake(format!("`{mount}` is a word of the API: choose another"));
+    }
+}
+
+/// Reports each mount that two apps have. The one that is written in the file is the mistake.
+fn mounts_differ(root: &Section<'_>, apps: &BTreeMap<String, AppConfig>) {
+    let Some(sections) = root.section("apps") else { return };
+    for (name, app) in apps {
+        let other =
+            apps.iter().find(|(other, config)| *other != name && config.mount(other) == app.mount(name));
+        if let (Some((other, _)), Some(leaf)) =
+            (other, sections.section(name).and_then(|section| section.text("vault_mount")))
+        {
+            leaf.mistake(format!("is the mount of the app {other}, too"));
+        }
+    }
 }
 
 /// Warns about a suspicious client id. The authority's room reports what is certainly wrong.

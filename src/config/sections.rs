@@ -259,6 +259,8 @@ pub struct AppConfig {
     pub return_urls: Vec<String>,
     /// Tenant of the registration, by id or domain.
     pub home_tenant: Option<String>,
+    /// The app's mount in the paths of Vault; see [`AppConfig::mount`].
+    pub vault_mount: Option<String>,
     /// How the authority returns the browser; default query.
     pub response_mode: ResponseMode,
     /// Whether a used refresh token may be sent again; `None` means `Safe` for Entra and `Never` for others.
@@ -282,6 +284,18 @@ pub struct AppConfig {
     /// A directory of client credentials; see [`read_credentials_dir`](super::read_credentials_dir).
     pub credentials_dir: Option<PathBuf>,
 }
+
+impl AppConfig {
+    /// Returns the mount of the app with this name. `None` if the name is a word of the API and no mount is
+    /// configured.
+    pub fn mount<'a>(&'a self, name: &'a str) -> Option<&'a str> {
+        self.vault_mount.as_deref().or_else(|| (!RESERVED_MOUNTS.contains(&name)).then_some(name))
+    }
+}
+
+/// What stands behind `/v1/` in paths of the local API's own and of Vault's system, so no mount is called so.
+pub const RESERVED_MOUNTS: [&str; 8] =
+    ["admin-consent-sessions", "apps", "auth", "connect-sessions", "cubbyhole", "events", "identity", "sys"];
 
 /// Kind of authority.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -443,6 +443,13 @@ static APP: Table = Table {
              there. Entra only.",
         ),
         key(
+            "vault_mount",
+            Kind::Text,
+            Optional,
+            "The app's mount in the paths of Vault, `/v1/{vault_mount}/creds/{connection}`; default the \
+             app's name.",
+        ),
+        key(
             "redirect_uri",
             Kind::Url,
             Optional,

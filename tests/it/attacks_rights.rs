@@ -191,6 +191,12 @@ fn every_route_is_a_door_that_is_tried() {
         // They are anybody's.
         ("GET", "/openapi.json"),
         ("GET", "/.well-known/oauth-authorization-server"),
+        ("GET", "/v1/sys/health"),
+        ("HEAD", "/v1/sys/health"),
+        // It tells a caller who it is.
+        ("GET", "/v1/auth/token/lookup-self"),
+        // It hands out as GET …/token does: vault_s_paths_give_the_token_and_refuse_in_vault_s_form
+        ("GET", "/v1/{mount}/creds/{connection}"),
     ];
     let mut routes = tokenward::api::ROUTES.to_vec();
     tried.sort_unstable();

@@ -1,10 +1,12 @@
 //! The dialects of the local API: each path has its own credential and its own form of an error.
 
+use entra_emulator::RevokeKind;
 use http::{Method, StatusCode};
 use serde_json::Value;
 
 use crate::http_client::request;
-use crate::world::{ALICE, Plan, World};
+use crate::launcher::{command, installed, repository};
+use crate::world::{ALICE, BOB, Plan, World};
 
 async fn ask(world: &World, method: Method, target: &str, headers: &[(&str, &str)]) -> (StatusCode, Value) {
     let url = format!("{}{target}", world.daemon.local);
@@ -75,4 +77,99 @@ async fn every_refusal_below_a_dialect_has_its_form() {
         assert_eq!(answered, status, "{target}: {body}");
         assert_is_a_refusal(answered, &body, code);
     }
+}
+
+#[tokio::test]
+async fn vault_s_paths_give_the_token_and_refuse_in_vault_s_form() {
+    let world = Plan::default().app_lines("vault_mount = \"mail\"").start().await;
+    world.connect("team-a/alice", ALICE).await;
+    let token = world.access_token("team-a/alice").await;
+    let key = world.key.clone();
+    let bearer = format!("Bearer {key}");
+    let (vault, native) = ([("x-vault-token", key.as_str())], [("authorization", bearer.as_str())]);
+    for (target, headers) in [
+        ("/v1/mail/creds/team-a/alice", &vault),
+        ("/v1/mail/creds/team-a%2Falice?minimum_seconds=0", &vault),
+        ("/v1/mail/creds/team-a/alice?minimum_seconds=300", &native),
+    ] {
+        let (status, body) = ask(&world, Method::GET, target, headers).await;
+        assert_eq!(status, 200, "{target}: {body}");
+        let expected = [
+            "auth",
+            "data",
+            "lease_duration",
+            "lease_id",
+            "renewable",
+            "request_id",
+            "warnings",
+            "wrap_info",
+        ];
+        assert!(body.as_object().expect("an object").keys().eq(expected), "{body}");
+        assert_eq!(
+            (&body["data"]["access_token"], &body["data"]["type"]),
+            (&token.clone().into(), &"Bearer".into())
+        );
+    }
+    let metrics = world.metrics().await;
+    assert!(metrics.contains(r#"dialect="vault",outcome="ok"} 3"#), "{metrics}");
+
+    let both = [("x-vault-token", "s.nobody"), ("authorization", bearer.as_str())];
+    for (target, headers, status, words) in [
+        // Without a word: whether it is missing or nobody's business.
+        ("/v1/mail/creds/nobody", &vault[..], 404, None),
+        ("/v1/outlook/creds/team-a/alice", &vault, 404, None),
+        ("/v1/mail/creds", &vault, 404, None),
+        ("/v1/mail/creds/team-a/alice", &[], 403, Some("permission denied")),
+        ("/v1/mail/creds/team-a/alice", &both, 403, Some("permission denied")),
+        ("/v1/auth/token/lookup-self", &[], 403, Some("permission denied")),
+        (
+            "/v1/mail/creds/team-a/alice?minimum_seconds=1.5",
+            &vault,
+            400,
+            Some("invalid_request: minimum_seconds"),
+        ),
+    ] {
+        let (answered, body) = ask(&world, Method::GET, target, headers).await;
+        assert_eq!(answered, status, "{target}: {body}");
+        let errors = body["errors"].as_array().expect("a list");
+        assert_eq!(errors.len(), usize::from(words.is_some()), "{target}: {body}");
+        assert!(
+            errors.iter().all(|error| error.as_str().expect("text").starts_with(words.expect("words"))),
+            "{body}"
+        );
+    }
+    let (status, body) = ask(&world, Method::GET, "/v1/auth/token/lookup-self", &vault).await;
+    assert_eq!((status.as_u16(), &body["data"]["display_name"]), (200, &"mail-sync".into()));
+}
+
+#[tokio::test]
+async fn hvac_reads_a_connection_s_token() {
+    let world = Plan::default().start().await;
+    world.connect("team-a/alice", ALICE).await;
+    world.connect("renew", BOB).await;
+    world.entra.revoke_user(BOB, RevokeKind::GrantRevoked).expect("revoked");
+    world.outlive_tokens();
+    let token = world.access_token("team-a/alice").await;
+    let mut python = command(installed("venv/bin/python", "tools"));
+    python
+        .arg(repository().join("tests/interop/vault/creds.py"))
+        .env("VAULT_ADDR", &world.daemon.local)
+        .env("VAULT_TOKEN", &world.key)
+        .env("EXPECTED", token);
+    let output =
+        tokio::task::spawn_blocking(move || python.output()).await.expect("joined").expect("it ends");
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(
+        output.status.success(),
+        "{said}{}\n{}",
+        String::from_utf8_lossy(&output.stderr),
+        world.daemon.log()
+    );
+    let said: Vec<&str> = said.lines().collect();
+    assert_eq!(said.len(), 5, "{said:#?}");
+    assert!(
+        said[3].starts_with("ok: reauthorization_required: the connection's grant does not work"),
+        "{said:#?}"
+    );
+    assert_eq!(said[4], "ok: permission denied");
 }

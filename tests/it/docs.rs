@@ -17,7 +17,7 @@ use crate::http_client::{Answer, Browser, request};
 use crate::world::{ALICE, BOB, Plan, World, text};
 
 /// Documents for readers of this repository.
-const DOCUMENTS: [&str; 17] = [
+const DOCUMENTS: [&str; 18] = [
     "README.md",
     "SEMANTICS.md",
     "ARCHITECTURE.md",
@@ -35,6 +35,7 @@ const DOCUMENTS: [&str; 17] = [
     "docs/managed-identity.md",
     "docs/mail-programs.md",
     "docs/providers.md",
+    "docs/vault.md",
 ];
 
 /// Every stable code of the contract with the statuses it comes with.

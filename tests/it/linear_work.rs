@@ -80,7 +80,9 @@ impl Listener {
                 "content-type",
                 "x-unknown",
             ],
-            Listener::Local => &["host", "authorization", "traceparent", "content-type", "x-unknown"],
+            Listener::Local => {
+                &["host", "authorization", "x-vault-token", "traceparent", "content-type", "x-unknown"]
+            }
             Listener::Admin => &["authorization"],
             Listener::Ops => &["x-unknown"],
         }
@@ -113,7 +115,8 @@ impl Listener {
             let route = path
                 .replace("{app}", "outlook")
                 .replace("{connection}", "user-1")
-                .replace("{id}", "session-1");
+                .replace("{id}", "session-1")
+                .replace("{mount}", "outlook");
             let mut add = |door| doors.push((door, method, route.clone()));
             // How a head is read does not depend on the route.
             if at == 0 {

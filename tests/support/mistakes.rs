@@ -306,6 +306,14 @@ const APPS: Table = &[
     ("refresh_token_reuse = \"always\"", "must be \"safe\" or \"never\""),
     ("endpoint_hosts = [\"https://x.example\"]", "endpoint_hosts[0]: must be a host name"),
     ("redirect_uri = \"http://x.example/cb\"", "must be https"),
+    ("vault_mount = \"sys\"", "vault_mount: `sys` is a word of the API"),
+    ("vault_mount = \"a/b\"", "vault_mount: must be 1 to 63 letters"),
+    (
+        "vault_mount = \"other\"\n[apps.other]\nclient_id = \"22222222-2222-3333-4444-555555555555\"\nauthority = \
+         \"https://login.microsoftonline.com/common/v2.0\"\nscopes = [\"offline_access\", \
+         \"Mail.Read\"]\ncredentials_dir = \"others\"",
+        "apps.outlook.vault_mount: is the mount of the app other, too",
+    ),
     (
         "credentials = [{ id = \"a\", kind = \"federated\", file = \"f\" }]",
         "credentials_dir: cannot be used together",

@@ -151,3 +151,8 @@ pub(super) const TOKEN_ENDPOINT_METADATA: &str = r#"
 "token_endpoint_auth_methods_supported": ["client_secret_basic", "client_secret_post"],
 "grant_types_supported": ["urn:ietf:params:oauth:grant-type:token-exchange"],
 "response_types_supported": ["none"]}"#;
+
+pub(super) const VAULT_CREDS: &str = r#"
+{"request_id": "5f3a0c1e9b7d4f60a1b2c3d4e5f60718", "lease_id": "", "renewable": false, "lease_duration": 0,
+"data": {"access_token": "eyJ0eXAiOiJKV1QiLCJub25jZSI6…", "type": "Bearer", "server": "outlook",
+"expire_time": "2026-11-23T10:21:23Z"}, "wrap_info": null, "warnings": null, "auth": null}"#;

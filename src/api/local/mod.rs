@@ -6,6 +6,7 @@ mod handlers;
 mod managed_identity;
 mod table;
 mod token_endpoint;
+mod vault;
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -1,7 +1,7 @@
 //! The routes of the local API.
 
 use super::{LocalApi, OPENAPI};
-use super::{examples, managed_identity, token_endpoint};
+use super::{examples, managed_identity, token_endpoint, vault};
 use crate::api::doc::{Body, Content, Doc};
 use crate::api::document;
 use crate::api::routes::{Effect, Permission, Route, Run};
@@ -270,4 +270,9 @@ pub(super) const TABLE: &[Route<LocalApi>] = &[
             ..Doc::PLAIN
         },
     },
+    vault::HEALTH,
+    vault::HEALTH_HEAD,
+    vault::LOOKUP_SELF,
+    // Last, because its first part stands for any.
+    vault::CREDS,
 ];

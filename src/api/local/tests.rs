@@ -24,10 +24,11 @@ fn every_row_is_served() {
 #[test]
 fn whatever_is_more_than_a_look_or_a_hand_out_is_done_to_its_end() {
     for route in TABLE {
-        let is_token = route.path.ends_with("/token");
+        let is_token = route.path.ends_with("/token") || route.path.contains("/creds/");
         let method = route.method.parse().expect("a method");
         let is_act = |query| asked::<LocalApi>(route.path, query).is_act(&method);
-        let (name, is_get) = (format!("{} {}", route.method, route.path), route.method == "GET");
+        let (name, is_get) =
+            (format!("{} {}", route.method, route.path), ["GET", "HEAD"].contains(&route.method));
         assert_eq!(is_act(None), !is_get && !is_token, "{name}");
         // The link that comes beside a refusal, however its name is spelled.
         for query in ["connect=1", "min_ttl=60&c%6Fnnect=1", "connect"] {
@@ -35,6 +36,16 @@ fn whatever_is_more_than_a_look_or_a_hand_out_is_done_to_its_end() {
         }
     }
     assert!(!asked::<LocalApi>("/v1", Some("connect=1")).is_act(&Method::GET));
+}
+
+/// A mount of Vault's paths hides no route of our own.
+#[test]
+fn no_mount_is_a_word_of_the_api() {
+    for route in TABLE {
+        let word = route.path.strip_prefix("/v1/").and_then(|rest| rest.split('/').next());
+        let is_reserved = |word: &str| crate::config::RESERVED_MOUNTS.contains(&word);
+        assert!(word.is_none_or(|word| word == "{mount}" || is_reserved(word)), "{}", route.path);
+    }
 }
 
 const BASE: &str = "/v1/apps/outlook/connections";

@@ -12,6 +12,7 @@ pub(in crate::api) fn asked<A: Api>(path: &str, query: Option<&str>) -> Asked<A>
         ("{host}", "login.example.com"),
         ("{caller}", "mail-sync"),
         ("{id}", "session-1"),
+        ("{mount}", "outlook"),
     ];
     let path = examples.iter().fold(path.to_owned(), |path, (name, example)| path.replace(name, example));
     Asked::read(&path, query)
@@ -40,6 +41,7 @@ pub(in crate::api) fn assert_every_row_is_served<A: Api>() {
             | (Run::Credential(_), Target::Credential(..))
             | (Run::TokenHost(_), Target::TokenHost(..))
             | (Run::Caller(_), Target::Caller(_))
+            | (Run::Mount(_), Target::Mount(..))
             | (Run::Session(_), Target::Session(_)) => true,
             _ => false,
         };

@@ -53,8 +53,7 @@ fn a_failure_is_one_line_with_the_way_out() {
     assert_eq!((ended.code, ended.out.as_str()), (1, ""), "{}", ended.err);
     assert_eq!(ended.err.matches('\n').count(), 1, "{}", ended.err);
     assert!(ended.err.contains("the configuration has mistakes (2; `tokenward check"), "{}", ended.err);
-    // A file that says nothing of listeners is no TOML at all.
-    let config = scene.file("torn.toml", "[listen\n[store\n", 0o600);
+    let config = scene.path("none.toml");
     let ended = scene.run(&["token", "outlook", "a", "--config", &config]);
     assert_eq!((ended.code, ended.out.as_str()), (2, ""), "{}", ended.err);
     assert_eq!(ended.err.matches('\n').count(), 1, "{}", ended.err);

@@ -91,6 +91,7 @@ impl Cluster {
             home_tenant: None,
             return_urls: Vec::new(),
             redirect_uri: String::new(),
+            mount: None,
         };
         let Parts { engine, repository, clock, random, tasks } = parts;
         let policies = Arc::new(NoCallers);

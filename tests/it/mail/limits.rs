@@ -32,7 +32,7 @@ fn serve(imap: bool) -> (u16, Receiver<usize>) {
             match words.next().unwrap_or_default().to_ascii_uppercase().as_str() {
                 "CAPABILITY" => {
                     say(&format!(
-                        "* CAPABILITY IMAP4rev1 SASL-IR AUTH=XOAUTH2 AUTH=OAUTHBEARER\r\n{tag} OK\r\n"
+                        "* CAPABILITY IMAP4rev1 SASL-IR AUTH=XOAUTH2 AUTH=OAUTHBEARER\r\n{tag} OK done\r\n"
                     ));
                 }
                 "EHLO" => {
@@ -53,7 +53,7 @@ fn serve(imap: bool) -> (u16, Receiver<usize>) {
                     return;
                 }
                 _ if imap => {
-                    say(&format!("{tag} OK\r\n"));
+                    say(&format!("{tag} OK done\r\n"));
                 }
                 _ => {
                     say("250 ok\r\n");
