@@ -117,10 +117,11 @@ impl Scene {
         (text("caller"), text("method"))
     }
 
+    /// The last record of an action; null if there is none yet.
     fn last_record(&self, action: &str) -> Value {
         let audit = std::fs::read_to_string(self.world.folder.path().join("audit.jsonl")).expect("audit");
         let lines = audit.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
-        lines.rev().find(|line| line["action"] == action).expect("a record")
+        lines.rev().find(|line| line["action"] == action).unwrap_or_default()
     }
 
     async fn refused(&self, reason: &str) -> u64 {
