@@ -291,7 +291,7 @@ async fn who_comes_while_one_tries_for_all_learns_of_its_success() {
     let one = asks("one");
     world.until_called("refresh_token", 1).await;
     let two = asks("two");
-    world.daemon.until_logged("waits for another connection's try").await;
+    world.daemon.until_logged("a call waits for the tenant's probe").await;
     world.entra.faults().release();
     assert_eq!(one.await.expect("an answer"), 200);
     assert_eq!(two.await.expect("an answer"), 200);
