@@ -148,7 +148,8 @@ impl Broker {
         self.count_session(right.caller(), key, &id, expires_at).await?;
         let keep = async {
             let consented = self.consent_known(right, &scopes, pinned.as_ref(), &request).await?;
-            let consent = self.consent_ahead(right, &scopes, pinned.as_ref()).await?;
+            // A forecast refuses nobody.
+            let consent = self.consent_ahead(right, &scopes, pinned.as_ref()).await.ok().flatten();
             let (prompt, remark) = match consented {
                 Some(tenant) => (None, Some(consent_left_out(&tenant))),
                 None => (prompt(&app, &scopes, request.prompt), None),

@@ -37,6 +37,7 @@ pub(super) const TOKEN: Route<LocalApi> = Route {
         query: &["api-version", "msi-resource", "client_id", "token_sha256_to_refresh", "connect"],
         answer: (200, "A token that works now."),
         content: Some(Content::one("ManagedIdentityToken", examples::MANAGED_IDENTITY_TOKEN)),
+        problems: &[(404, "ConnectionNotFound")],
         ..Doc::PLAIN
     },
 };
@@ -56,6 +57,7 @@ pub(super) const TOKEN_OF_CONNECTION: Route<LocalApi> = Route {
         query: &["api-version", "msi-resource", "token_sha256_to_refresh", "connect"],
         answer: (200, "A token that works now."),
         content: Some(Content::one("ManagedIdentityToken", examples::MANAGED_IDENTITY_TOKEN)),
+        problems: &[(404, "ConnectionNotFound")],
         ..Doc::PLAIN
     },
 };
