@@ -1,5 +1,4 @@
-//! The OAuth token endpoint (RFC 6749 §3.2): token exchange (RFC 8693), an app's own token, and the metadata
-//! (RFC 8414).
+//! The OAuth token endpoint (RFC 6749 §3.2): token exchange (RFC 8693), and the metadata (RFC 8414).
 
 use std::collections::BTreeMap;
 
