@@ -32,9 +32,7 @@ mod token_body;
 mod token_endpoint;
 pub mod upkeep;
 
-use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, StatusCode, header};
-use http_body_util::Full;
 
 pub use self::local::{DEGRADED, LocalApi, OPENAPI, ROUTES};
 use self::problem::Problem;
@@ -43,7 +41,7 @@ use crate::broker::inspect::{ListRequest, ShownPage};
 use crate::broker::{Broker, Refusal};
 use crate::callers::Credential;
 use crate::domain::id::AppName;
-use crate::listener::{Origin, Pairs, Peer, PeerCertificate, Response};
+use crate::listener::{AnswerBody, Origin, Pairs, Peer, PeerCertificate, Response};
 
 /// The credential a request carries: its header's, which then decides alone, else the peer's. `None` for a
 /// header that is there and is no bearer.
@@ -70,14 +68,14 @@ fn credential_of_peer(peer: &Peer) -> Credential<'_> {
 }
 
 fn no_content() -> Response {
-    let mut response = http::Response::new(Full::new(Bytes::new()));
+    let mut response = Response::default();
     *response.status_mut() = StatusCode::NO_CONTENT;
     response
 }
 
 /// `GET /openapi.json`
 fn document(text: &'static str) -> Response {
-    let mut response = http::Response::new(Full::new(Bytes::from_static(text.as_bytes())));
+    let mut response = Response::new(AnswerBody::whole(text));
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
     response
 }

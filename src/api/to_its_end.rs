@@ -81,7 +81,7 @@ mod tests {
     use http::{HeaderMap, Method, StatusCode};
 
     use super::*;
-    use crate::listener::{Body, Origin, Peer, PeerCertificate};
+    use crate::listener::{Body, Origin, Peer, PeerCertificate, Streams};
     use crate::testkit::SeededRandom;
 
     /// Never answers.
@@ -124,6 +124,7 @@ mod tests {
             },
             request_id: RequestId::new(&SeededRandom::new(1)),
             body: Body::whole(""),
+            streams: Streams::none(),
         }
     }
 

@@ -18,6 +18,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
+use super::answer::{Paced, Streams};
 use super::client_certificate::{ClientCertificate, PeerCertificate};
 use super::guard::{Guarded, Socket};
 use super::pulse::{Phase, Pulse};
@@ -78,7 +79,10 @@ pub(super) async fn serve(
         service_fn(move |request: hyper::Request<Incoming>| {
             let (shared, pulse, peer) = (Arc::clone(&shared), Arc::clone(&pulse), peer.clone());
             let certificate = certificate.clone();
-            async move { Ok::<_, Infallible>(answer(&shared, request, peer, certificate, &pulse).await) }
+            async move {
+                let response = answer(&shared, request, peer, certificate, &pulse).await;
+                Ok::<_, Infallible>(response.map(|body| Paced::new(body, &pulse)))
+            }
         })
     };
     let mut connection = http1::Builder::new()
@@ -109,10 +113,12 @@ pub(super) async fn serve(
                 }
                 // The body gets an error and answers with it; then the connection ends.
                 closing = true;
+                pulse.close();
                 Pin::new(&mut connection).graceful_shutdown();
             }
             if !closing && soft.as_mut().poll(cx).is_ready() {
                 closing = true;
+                pulse.close();
                 Pin::new(&mut connection).graceful_shutdown();
             }
             loop {
@@ -134,6 +140,7 @@ pub(super) async fn serve(
                     Poll::Ready(Due::TooSlow) => return Poll::Ready(End::TooSlow),
                     Poll::Ready(Due::TooOld) => {
                         closing = true;
+                        pulse.close();
                         Pin::new(&mut connection).graceful_shutdown();
                     }
                 }
@@ -179,9 +186,11 @@ async fn refuse_head(shared: &Shared, socket: &mut Box<dyn Socket>) {
     let request_id = RequestId::new(shared.surroundings.random.as_ref());
     let response = finished(shared.handler.refuse(Refused::HeadTooLarge, None, &request_id), &request_id);
     shared.metrics.http_request(response.status());
-    let body = response.body().clone().collect().await.expect("a whole body does not fail").to_bytes();
-    let mut bytes = format!("HTTP/1.1 {}\r\n", response.status()).into_bytes();
-    for (name, value) in response.headers() {
+    let (head, body) = response.into_parts();
+    let Ok(body) = body.collect().await;
+    let body = body.to_bytes();
+    let mut bytes = format!("HTTP/1.1 {}\r\n", head.status).into_bytes();
+    for (name, value) in &head.headers {
         bytes.extend_from_slice(format!("{name}: ").as_bytes());
         bytes.extend_from_slice(value.as_bytes());
         bytes.extend_from_slice(b"\r\n");
@@ -260,8 +269,8 @@ impl<'a> Timer<'a> {
                 Phase::New => Some(self.limits.first_byte),
                 Phase::Head => Some(self.limits.header_read),
                 Phase::Idle => Some(self.limits.idle),
-                // The handler and the body have their own deadlines.
-                Phase::Request => None,
+                // The handler, the body and each chunk of a stream have their own deadlines.
+                Phase::Request | Phase::Stream => None,
             };
             self.phase_ends = limit.map(|limit| self.clock.monotonic() + limit);
         }
@@ -305,7 +314,7 @@ async fn answer(
     pulse.request_began();
     let request_id = RequestId::of(&head.headers, shared.surroundings.random.as_ref());
     let failed = Arc::new(AtomicBool::new(false));
-    if let Some(certificate) = certificate {
+    if let Some(certificate) = &certificate {
         peer.certificate = certificate.now(shared.surroundings.clock.as_ref());
         failed.store(peer.certificate == PeerCertificate::Distrusted, Ordering::Release);
     }
@@ -321,6 +330,7 @@ async fn answer(
         refuse(Refused::TooManyParameters)
     } else {
         let clock = Arc::clone(&shared.surroundings.clock);
+        let streams = Streams::of(pulse.room(), peer.origin, certificate, Arc::clone(&clock));
         let request = Request {
             method: head.method,
             path: head.uri.path().to_owned(),
@@ -329,6 +339,7 @@ async fn answer(
             peer,
             request_id: request_id.clone(),
             body: Body::wire(incoming, &shared.limits, clock, Arc::clone(&failed), Arc::clone(pulse)),
+            streams,
         };
         match catching(shared.handler.as_ref(), request).await {
             Some(response) => response,
@@ -339,7 +350,9 @@ async fn answer(
             }
         }
     };
-    if !pulse.request_ended(length_of(&response)) {
+    if response.body().is_stream() {
+        pulse.stream_began();
+    } else if !pulse.request_ended(length_of(&response)) {
         failed.store(true, Ordering::Release);
         response = refuse(Refused::Overloaded);
     }

@@ -13,12 +13,14 @@
 //! 3. A panic in a request becomes that request's 500 and has no other effect; its text stays inside (L4).
 //! 4. Every response has `X-Request-Id`, and `Cache-Control: no-store` unless the handler set another value.
 //! 5. A soft stop finishes current requests; a hard stop drops them.
-//! 6. A client certificate that is not trusted any more names nobody, and its connection ends.
+//! 6. A stream is polled by its connection alone, ends with it, and is one of a limited number.
+//! 7. A client certificate that is not trusted any more names nobody, and its connection ends.
 //!
 //! The one hard problem: hyper has one timer for "no request yet", "half a request" and "idle between
 //! requests" (`h1/conn.rs`, `poll_read_head` arms `header_read_timeout` whenever it waits for a head). These
 //! need three limits, so hyper's timer is off and `connection.rs` keeps time by watching the bytes.
 
+mod answer;
 mod bind;
 mod client_certificate;
 mod connection;
@@ -43,7 +45,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
-use http_body_util::{BodyExt, Full};
+use http_body_util::BodyExt;
 
 use self::pulse::Pulse;
 use crate::domain::random::{Random, random_bytes};
@@ -53,6 +55,7 @@ use crate::lifecycle::Shutdown;
 use crate::telemetry::audit::AuditEvent;
 use crate::telemetry::metrics::Metrics;
 
+pub use answer::{AnswerBody, StreamPlace, Streams};
 pub use bind::{BindError, Bound, LocalAddress, check_socket};
 pub use client_certificate::PeerCertificate;
 pub use pairs::{BadPairs, MOST_PARAMETERS, Pairs};
@@ -315,6 +318,8 @@ pub struct Request {
     pub request_id: RequestId,
     /// Its body, not read yet.
     pub body: Body,
+    /// Where its answer gets a place if it is a stream.
+    pub streams: Streams,
 }
 
 impl fmt::Debug for Request {
@@ -329,8 +334,8 @@ impl fmt::Debug for Request {
     }
 }
 
-/// A complete response, so that its length is known and the request ends with its handler.
-pub type Response = http::Response<Full<Bytes>>;
+/// A response. Nearly every one is whole, so that its length is known and the request ends with its handler.
+pub type Response = http::Response<AnswerBody>;
 
 /// Answers requests.
 pub trait Handler: Send + Sync + 'static {
@@ -536,7 +541,7 @@ async fn collect(mut incoming: hyper::body::Incoming, max: usize, pulse: &Pulse)
 
 /// Makes a response with one content type.
 pub fn response(status: StatusCode, content_type: &'static str, body: impl Into<Bytes>) -> Response {
-    let mut response = Response::new(Full::new(body.into()));
+    let mut response = Response::new(AnswerBody::whole(body));
     *response.status_mut() = status;
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
     response

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, AtomicUsize,
 use std::task::Poll;
 use std::time::Duration;
 
-use super::room::{OWN_BYTES, Reservation};
+use super::room::{OWN_BYTES, Reservation, Room};
 use crate::domain::time::Clock;
 
 /// Least bytes of a large answer that a client must take in a second.
@@ -19,6 +19,7 @@ pub(super) enum Phase {
     Head = 1,
     Request = 2,
     Idle = 3,
+    Stream = 4,
 }
 
 /// State that the parts of a connection report to its timer and to the listener's room. They all run in one
@@ -40,8 +41,10 @@ pub(super) struct Pulse {
     /// When the present answer began to wait for the client, in milliseconds of the monotonic clock plus 1; 0
     /// if none waits.
     untaken_since: AtomicU64,
-    /// True if a request waits for that answer to be taken.
+    /// True if a request, or a stream, waits for that answer to be taken.
     awaited: AtomicBool,
+    /// True if a stream is to end.
+    closes: AtomicBool,
 }
 
 impl Pulse {
@@ -59,6 +62,7 @@ impl Pulse {
             answer: AtomicUsize::new(0),
             untaken_since: AtomicU64::new(0),
             awaited: AtomicBool::new(false),
+            closes: AtomicBool::new(false),
         }
     }
 
@@ -107,14 +111,52 @@ impl Pulse {
     pub(super) fn request_ended(&self, answer: usize) -> bool {
         self.head.store(0, Ordering::Relaxed);
         self.body.store(0, Ordering::Relaxed);
+        // If there is no room, a short answer replaces it, and the connection ends.
+        let fits = self.must_take(answer);
+        self.enter(if self.in_head.load(Ordering::Relaxed) { Phase::Head } else { Phase::Idle });
+        fits
+    }
+
+    /// Records that a request is answered by a stream, which begins with the head of the answer.
+    pub(super) fn stream_began(&self) {
+        self.request_ended(0);
+        self.enter(Phase::Stream);
+    }
+
+    /// Records a stream's next chunk. Returns true if there is room for it until the client takes it.
+    pub(super) fn chunk_began(&self, bytes: usize) -> bool {
+        self.must_take(bytes)
+    }
+
+    /// Returns true if a stream's next chunk must wait. It is woken once the one before is taken.
+    pub(super) fn is_chunk_untaken(&self) -> bool {
+        self.awaited.store(self.is_untaken(), Ordering::Relaxed);
+        self.is_untaken()
+    }
+
+    /// Records the end of a stream. Its last bytes must still be taken.
+    pub(super) fn stream_ended(&self) {
+        self.request_ended(0);
+    }
+
+    /// Has a stream end, now or when it comes, because its connection is to close.
+    pub(super) fn close(&self) {
+        self.closes.store(true, Ordering::Relaxed);
+    }
+
+    /// Returns true if a stream is to end.
+    pub(super) fn closes(&self) -> bool {
+        self.closes.load(Ordering::Relaxed)
+    }
+
+    /// Records bytes that the client must take from now on. Returns true if there is room for them.
+    fn must_take(&self, bytes: usize) -> bool {
         let now = u64::try_from(self.clock.monotonic().as_millis()).unwrap_or(u64::MAX - 1);
         self.untaken_since.store(now + 1, Ordering::Relaxed);
-        let fits = self.keeps(&self.answer, answer);
+        let fits = self.keeps(&self.answer, bytes);
         if !fits {
-            // A short answer replaces it, and the connection ends.
             self.answer.store(0, Ordering::Relaxed);
         }
-        self.enter(if self.in_head.load(Ordering::Relaxed) { Phase::Head } else { Phase::Idle });
         fits
     }
 
@@ -154,6 +196,11 @@ impl Pulse {
         self.keeps(&self.body, bytes)
     }
 
+    /// Returns the room of the connection.
+    pub(super) fn room(&self) -> Arc<Room> {
+        self.place.room()
+    }
+
     /// Completes when the connection is told to give way to others.
     pub(super) fn told(&self) -> impl Future<Output = ()> + '_ {
         self.place.told()
@@ -176,7 +223,8 @@ impl Pulse {
         self.phase.store(phase as u8, Ordering::Relaxed);
         self.beats.fetch_add(1, Ordering::Relaxed);
         match phase {
-            Phase::Request => self.place.works(),
+            // Neither waits for its client. (Few connections may have a stream.)
+            Phase::Request | Phase::Stream => self.place.works(),
             Phase::New | Phase::Head | Phase::Idle => self.place.waits(self.clock.monotonic()),
         }
     }
@@ -186,13 +234,14 @@ impl Pulse {
             0 => Phase::New,
             1 => Phase::Head,
             2 => Phase::Request,
-            _ => Phase::Idle,
+            3 => Phase::Idle,
+            _ => Phase::Stream,
         }
     }
 
     /// Returns true if a request is being answered.
     pub(super) fn is_answering(&self) -> bool {
-        self.phase() == Phase::Request
+        matches!(self.phase(), Phase::Request | Phase::Stream)
     }
 
     pub(super) fn beats(&self) -> u32 {

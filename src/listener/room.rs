@@ -9,7 +9,8 @@
 //! client: **of the peer that has most, the connection that has waited longest gives way.** A peer that
 //! stalls connections therefore loses those and takes nobody else's place. Behind a proxy all clients are one
 //! peer, and there the stalled connections are older than the active ones. A connection that waits for us
-//! (its request is being processed) is never cut.
+//! (its request is being processed, or its answer is a stream) is never cut. So at most half of all places,
+//! and half of one peer's, may have a stream.
 
 use parking_lot::{Mutex, MutexGuard};
 use std::collections::HashMap;
@@ -71,6 +72,8 @@ struct State {
     /// Number of connections that were told to leave and are not gone.
     leaving: usize,
     held: usize,
+    /// Streams of each peer that has one.
+    streams: HashMap<PeerKey, usize>,
 }
 
 #[derive(Debug, Default, Clone, Copy)]
@@ -159,6 +162,19 @@ impl Room {
         state.seats.insert(id, Arc::clone(&seat));
         state.peers.entry(peer).or_default().connections += 1;
         Ok(Reservation { room: Arc::clone(self), id, seat })
+    }
+
+    /// Takes a place for a stream. `None` if there are as many as there may be.
+    pub(super) fn stream(self: &Arc<Self>, origin: Origin) -> Option<StreamSeat> {
+        let peer = PeerKey::of(origin);
+        let streams = &mut self.state().streams;
+        let of_peer = streams.get(&peer).copied().unwrap_or(0);
+        let all: usize = streams.values().sum();
+        if of_peer >= self.max_per_peer / 2 || all >= self.max_connections / 2 {
+            return None;
+        }
+        streams.insert(peer, of_peer + 1);
+        Some(StreamSeat { room: Arc::clone(self), peer })
     }
 
     /// Tells enough connections to leave to free `needed` connections or bytes. Returns true if that was
@@ -251,6 +267,25 @@ fn stamp(now: Duration) -> u64 {
     u64::try_from(now.as_millis()).unwrap_or(u64::MAX - 1) + 1
 }
 
+/// The place of one stream, given back when dropped.
+#[derive(Debug)]
+pub(super) struct StreamSeat {
+    room: Arc<Room>,
+    peer: PeerKey,
+}
+
+impl Drop for StreamSeat {
+    fn drop(&mut self) {
+        let streams = &mut self.room.state().streams;
+        if let Entry::Occupied(mut of_peer) = streams.entry(self.peer) {
+            *of_peer.get_mut() -= 1;
+            if *of_peer.get() == 0 {
+                of_peer.remove();
+            }
+        }
+    }
+}
+
 /// One connection's place, given back when dropped.
 #[derive(Debug)]
 pub(super) struct Reservation {
@@ -260,6 +295,11 @@ pub(super) struct Reservation {
 }
 
 impl Reservation {
+    /// Returns its room.
+    pub(super) fn room(&self) -> Arc<Room> {
+        Arc::clone(&self.room)
+    }
+
     /// Records that the connection waits for its client.
     pub(super) fn waits(&self, now: Duration) {
         self.seat.waiting.store(stamp(now), Ordering::Relaxed);

@@ -13,6 +13,7 @@ use crate::domain::time::Timestamp;
 use crate::system::{SystemClock, SystemRandom, TokioTasks};
 
 mod kernel;
+mod streams;
 mod untaken;
 
 /// Long enough for a busy machine, short enough to fail a test.
@@ -23,6 +24,8 @@ const PATIENCE: Duration = Duration::from_secs(60);
 struct Probe {
     reached: AtomicUsize,
     gate: Notify,
+    /// One for each stream: its chunks go in here.
+    streams: parking_lot::Mutex<Vec<streams::Chunks>>,
 }
 
 impl Handler for Probe {
@@ -50,6 +53,7 @@ impl Handler for Probe {
                     response(StatusCode::OK, "text/plain", vec![b'x'; 700 << 10])
                 }
                 "/big" => response(StatusCode::OK, "text/plain", vec![b'x'; 32 << 20]),
+                "/stream" => streams::answer(request.streams, &self.streams),
                 "/ignore" => response(StatusCode::OK, "text/plain", "ignored"),
                 _ => match request.body.read_all().await {
                     Ok(body) => response(StatusCode::OK, "text/plain", body),

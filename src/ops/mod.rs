@@ -87,7 +87,7 @@ mod tests {
     use http_body_util::BodyExt;
 
     use super::*;
-    use crate::listener::{Body, Origin, Peer, PeerCertificate, RequestId};
+    use crate::listener::{Body, Origin, Peer, PeerCertificate, RequestId, Streams};
     use crate::system::{SystemClock, SystemRandom};
 
     async fn ask(ops: &Ops, method: Method, path: &str) -> (u16, HeaderMap, String) {
@@ -100,6 +100,7 @@ mod tests {
             peer: Peer { origin, tls: false, certificate: PeerCertificate::None },
             request_id: RequestId::new(&SystemRandom::new()),
             body: Body::whole(""),
+            streams: Streams::none(),
         };
         let (head, body) = ops.handle(request).await.into_parts();
         let body = body.collect().await.expect("whole").to_bytes();

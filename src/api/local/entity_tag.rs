@@ -7,7 +7,7 @@ use http::header::GetAll;
 use http::{HeaderValue, StatusCode, header};
 
 use crate::domain::digest::sha256_hex;
-use crate::listener::Response;
+use crate::listener::{AnswerBody, Response};
 
 /// Makes the tag of an answer that says this. It is no key to the token.
 pub(super) fn of(said: &[&str]) -> HeaderValue {
@@ -32,7 +32,7 @@ pub(super) fn unless_known(response: Response, known: GetAll<'_, HeaderValue>) -
     let (mut head, _) = response.into_parts();
     head.status = StatusCode::NOT_MODIFIED;
     head.headers.remove(header::CONTENT_TYPE);
-    Response::from_parts(head, http_body_util::Full::default())
+    Response::from_parts(head, AnswerBody::default())
 }
 
 /// Compares weakly: `W/` in front makes no difference.

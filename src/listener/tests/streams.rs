@@ -1,0 +1,222 @@
+//! Answers whose chunks come later.
+
+use futures_util::{FutureExt as _, stream};
+use tokio::sync::mpsc;
+
+use super::*;
+use crate::listener::answer::Paced;
+
+/// What a test has of a stream: it sends chunks, ends the stream by dropping this, and is told when the
+/// listener has dropped it.
+pub(super) struct Chunks {
+    sender: mpsc::UnboundedSender<Bytes>,
+    /// How many the listener has asked for and got.
+    made: Arc<AtomicUsize>,
+}
+
+impl Chunks {
+    fn send(&self, chunk: impl Into<Bytes>) {
+        self.sender.send(chunk.into()).expect("the stream goes on");
+    }
+
+    async fn dropped(&self) {
+        timeout(PATIENCE, self.sender.closed()).await.expect("dropped in time");
+    }
+}
+
+/// Answers with a stream, or with 503 where there is no place for one.
+pub(super) fn answer(places: Streams, all: &parking_lot::Mutex<Vec<Chunks>>) -> Response {
+    let Some(place) = places.take() else {
+        return Refused::Overloaded.problem(&RequestId::new(&SystemRandom::new()));
+    };
+    let (sender, receiver) = mpsc::unbounded_channel();
+    let made = Arc::new(AtomicUsize::new(0));
+    all.lock().push(Chunks { sender, made: Arc::clone(&made) });
+    let chunks = stream::unfold((receiver, made), |(mut receiver, made)| async {
+        let chunk = receiver.recv().await?;
+        made.fetch_add(1, Ordering::SeqCst);
+        Some((chunk, (receiver, made)))
+    });
+    Response::new(AnswerBody::stream(place, chunks))
+}
+
+const ASK: &str = "GET /stream HTTP/1.1\r\nHost: a\r\n\r\n";
+const END: &str = "0\r\n\r\n";
+
+/// Reads until the text ends so, and returns it.
+async fn read_to(stream: &mut (impl AsyncRead + Unpin), end: &str) -> String {
+    let read = async {
+        let mut bytes = Vec::new();
+        while !bytes.ends_with(end.as_bytes()) {
+            let mut one = [0];
+            let read = stream.read(&mut one).await.expect("read");
+            assert!(read > 0, "closed after {:?}", String::from_utf8_lossy(&bytes));
+            bytes.push(one[0]);
+        }
+        String::from_utf8(bytes).expect("text")
+    };
+    timeout(PATIENCE, read).await.expect("in time")
+}
+
+impl Served {
+    /// Opens a connection and a stream on it. The head has come.
+    async fn streaming(&self) -> (TcpStream, Chunks) {
+        let mut stream = self.connect().await;
+        send(&mut stream, ASK).await;
+        let head = read_to(&mut stream, "\r\n\r\n").await;
+        assert_eq!(status(&head), "200", "{head}");
+        assert!(head.to_ascii_lowercase().contains("transfer-encoding: chunked"), "{head}");
+        (stream, self.newest())
+    }
+
+    fn newest(&self) -> Chunks {
+        self.probe.streams.lock().pop().expect("a stream")
+    }
+}
+
+#[tokio::test]
+async fn chunks_come_when_they_are_made_and_the_connection_goes_on_after_them() {
+    let served = tcp(Limits::default());
+    let (mut stream, chunks) = served.streaming().await;
+    for text in ["one", "two", "three"] {
+        chunks.send(text);
+        assert_eq!(
+            read_to(&mut stream, &format!("{text}\r\n")).await,
+            format!("{}\r\n{text}\r\n", text.len())
+        );
+    }
+    drop(chunks);
+    assert_eq!(read_to(&mut stream, END).await, END);
+    send(&mut stream, "GET / HTTP/1.1\r\nHost: a\r\n\r\n").await;
+    assert_eq!(status(&one_response(&mut stream).await), "200");
+}
+
+#[tokio::test]
+async fn a_client_that_leaves_drops_its_stream_and_gives_its_place_back() {
+    // Half of the places may have a stream: one.
+    let served = tcp(Limits { max_connections: 2, max_connections_per_peer: 2, ..Limits::default() });
+    for _ in 0..3 {
+        let (stream, chunks) = served.streaming().await;
+        let refused = served.exchange(ASK.replace("\r\n\r\n", "\r\nConnection: close\r\n\r\n")).await;
+        assert_eq!(status(&refused), "503", "{refused}");
+        drop(stream);
+        chunks.dropped().await;
+        served.eventually("tokenward_http_connections{listener=\"test\"} 0").await;
+    }
+}
+
+#[tokio::test]
+async fn a_stop_ends_a_stream_at_once_and_cleanly_and_a_hard_one_drops_it() {
+    let served = tcp(Limits::default());
+    let (mut stream, chunks) = served.streaming().await;
+    served.shutdown.stop();
+    assert_eq!(rest(&mut stream).await, END);
+    chunks.dropped().await;
+    timeout(PATIENCE, served.tasks.close_and_wait()).await.expect("nothing is left");
+
+    let served = tcp(Limits::default());
+    let (mut stream, chunks) = served.streaming().await;
+    served.shutdown.abort();
+    chunks.dropped().await;
+    assert!(!rest(&mut stream).await.contains(END));
+}
+
+/// However long nothing comes; and the connection's age is the stream's end, which tells the client to come
+/// back.
+#[tokio::test]
+async fn a_silent_stream_outlives_every_deadline_but_its_connection_s_age() {
+    let short = Duration::from_millis(50);
+    let limits = Limits {
+        first_byte: short,
+        header_read: short,
+        idle: short,
+        answer_taken: short,
+        max_age: Duration::from_millis(600),
+        ..Limits::default()
+    };
+    let served = tcp(limits);
+    let (mut stream, chunks) = served.streaming().await;
+    assert_eq!(rest(&mut stream).await, END);
+    chunks.dropped().await;
+    served.eventually("tokenward_http_connections{listener=\"test\"} 0").await;
+    served
+        .eventually("tokenward_http_connections_refused_total{listener=\"test\",reason=\"too_slow\"} 0")
+        .await;
+}
+
+/// hyper would ask for chunks until 16 KiB of them wait.
+#[tokio::test]
+async fn a_chunk_is_made_when_the_one_before_is_taken() {
+    let (clock, origin) = (Arc::new(SystemClock::new()), Origin::Tcp(([127, 0, 0, 1], 1).into()));
+    let room = Room::new(&Limits::default());
+    let place = room.take(origin, Duration::ZERO).expect("a place");
+    let pulse = Arc::new(Pulse::new(place, clock.clone()));
+    let all = parking_lot::Mutex::default();
+    let (_, body) = answer(Streams::of(room, origin, None, clock), &all).into_parts();
+    let chunks = all.lock().pop().expect("a stream");
+    let mut body = Paced::new(body, &pulse);
+    let mut next = || body.frame().now_or_never().map(|frame| frame.map(|frame| frame.expect("no error")));
+    chunks.send("one");
+    chunks.send("two");
+    pulse.stream_began();
+    assert!(next().is_none(), "the head is not taken");
+    pulse.flushed();
+    assert!(next().is_some());
+    assert!(next().is_none() && chunks.made.load(Ordering::SeqCst) == 1);
+    assert!(pulse.flushed(), "it is to be woken");
+    assert!(next().is_some() && next().is_none() && chunks.made.load(Ordering::SeqCst) == 2);
+    drop(chunks);
+    pulse.flushed();
+    assert!(next().expect("at once").is_none() && pulse.is_untaken() && !pulse.is_answering());
+}
+
+#[tokio::test]
+async fn a_client_that_takes_nothing_ends_in_time() {
+    const SENT: usize = 1000;
+    let served = tcp(Limits { answer_taken: Duration::from_millis(300), ..Limits::default() });
+    let LocalAddress::Tcp(address) = served.address else { panic!("not TCP") };
+    let socket = tokio::net::TcpSocket::new_v4().expect("a socket");
+    socket.set_recv_buffer_size(4096).expect("a size");
+    let mut stream = socket.connect(address).await.expect("connected");
+    send(&mut stream, ASK).await;
+    read_to(&mut stream, "\r\n\r\n").await;
+    let chunks = served.newest();
+    for _ in 0..SENT {
+        chunks.send(vec![b'x'; 4096]);
+    }
+    chunks.dropped().await;
+    // What the kernel takes, and little more.
+    let made = chunks.made.load(Ordering::SeqCst);
+    assert!((2..50).contains(&made), "{made} of {SENT}");
+    served
+        .eventually("tokenward_http_connections_refused_total{listener=\"test\",reason=\"too_slow\"} 1")
+        .await;
+    served.eventually("tokenward_http_connections{listener=\"test\"} 0").await;
+}
+
+#[tokio::test]
+async fn a_chunk_without_room_ends_its_stream_and_nothing_of_it_is_sent() {
+    let served = tcp(Limits { max_held: 8 * 1024, ..Limits::default() });
+    let (mut stream, chunks) = served.streaming().await;
+    chunks.send("small");
+    chunks.send(vec![b'x'; 64 * 1024]);
+    assert_eq!(read_to(&mut stream, END).await, format!("5\r\nsmall\r\n{END}"));
+}
+
+#[tokio::test]
+async fn a_stream_gives_way_to_nobody_and_bytes_behind_its_request_wait() {
+    let served = tcp(Limits { max_connections: 2, max_connections_per_peer: 2, ..Limits::default() });
+    let (mut stream, chunks) = served.streaming().await;
+    let mut idle = served.connect().await;
+    send(&mut idle, "GET / HTTP/1.1\r\nHost: a\r\n\r\n").await;
+    one_response(&mut idle).await;
+    let answer = served.exchange("GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").await;
+    assert_eq!(status(&answer), "200");
+    assert_eq!(rest(&mut idle).await, "", "it waited for its client, and gave way");
+    send(&mut stream, "GET /peer HTTP/1.1\r\nHost: a\r\n\r\n").await;
+    chunks.send("still here");
+    assert_eq!(read_to(&mut stream, "here\r\n").await, "A\r\nstill here\r\n");
+    drop(chunks);
+    assert_eq!(read_to(&mut stream, END).await, END);
+    assert_eq!(status(&one_response(&mut stream).await), "200");
+}
