@@ -232,7 +232,7 @@ impl Events {
         elapsed: Duration,
     ) {
         self.metrics.token_request(app, Some(caller), who.dialect, code, elapsed);
-        self.over_its_rate(who, caller, (app, None), code).await;
+        self.request_refused(who, caller, (app, None), code).await;
     }
 
     /// Reports that a token was refused with the contract's `code`.
@@ -331,9 +331,9 @@ impl Events {
         self.metrics.over_its_rate(caller);
     }
 
-    /// Reports that a caller's request other than for a token exceeded its rate limit; `code` is the
-    /// contract's.
-    pub async fn over_its_rate(
+    /// Reports that a caller's request, of which only the path was looked at, was refused with the contract's
+    /// `code`.
+    pub async fn request_refused(
         &self,
         who: Who<'_>,
         caller: &CallerName,

@@ -44,6 +44,9 @@ pub struct Members {
     /// The request brought a credential, which `WWW-Authenticate` then says is no good.
     #[serde(skip)]
     brought_credential: bool,
+    /// The audit has it already.
+    #[serde(skip)]
+    is_recorded: bool,
 }
 
 impl Problem {
@@ -64,6 +67,18 @@ impl Problem {
         self.more.trace_id = answer.trace_id;
         self.more.correlation_id = answer.correlation_id;
         self
+    }
+
+    /// Notes that the audit has it.
+    #[must_use]
+    pub(super) fn recorded(mut self) -> Self {
+        self.more.is_recorded = true;
+        self
+    }
+
+    /// Returns true if the audit has it.
+    pub(super) fn is_recorded(&self) -> bool {
+        self.more.is_recorded
     }
 
     /// Names the parameter that the refusal is about.

@@ -6,6 +6,7 @@ use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::Arc;
+use std::time::Duration;
 
 use http::Method;
 use parking_lot::Mutex;
@@ -397,6 +398,63 @@ async fn every_act_of_every_route_is_one_record() {
         }
     }
     operators_acts(&world).await;
+}
+
+#[tokio::test]
+async fn a_request_that_cannot_be_read_is_one_record_too() {
+    const NAME: &str = "/v1/apps/outlook/connections/one";
+    let world = Plan::default().start().await;
+    world.connect("one", ALICE).await;
+    let session = world.start_session(json!({ "app": "outlook", "connection": "two" })).await;
+    let confirm = format!("/v1/connect-sessions/{}/confirm", text(&session, "id"));
+    let exchange =
+        format!("grant_type=x&subject_token=outlook:one&client_id=mail-sync&client_secret={}", world.key);
+    let bearer = format!("Bearer {}", world.key);
+    let large = format!("{{\"rejected\": \"{}\"}}", "a".repeat(70_000));
+    // Method, path, body, and the connection that the record names.
+    let rows = [
+        ("POST", format!("{NAME}/token"), "{\"rejected\": 7}", Some("one")),
+        ("POST", format!("{NAME}/token"), "{", Some("one")),
+        ("POST", format!("{NAME}/token"), large.as_str(), Some("one")),
+        ("GET", format!("{NAME}/token?min_ttl=soon"), "", Some("one")),
+        ("GET", format!("{NAME}/token?scope=a&scope=b"), "", Some("one")),
+        ("PUT", format!("{NAME}/token"), "", Some("one")),
+        ("GET", format!("{NAME}/token?access_token=abc"), "", None),
+        ("GET", "/v1/apps/outlook/connections/one%20two/token".to_owned(), "", None),
+        ("GET", format!("{NAME}/msi/token?api-version=2019-08-01"), "", Some("one")),
+        ("GET", "/msi/token?resource=https://graph.microsoft.com".to_owned(), "", None),
+        ("GET", "/v1/outlook/creds/one?minimum_seconds=soon".to_owned(), "", Some("one")),
+        ("GET", "/v1/apps/outlook/token?min_ttl=soon".to_owned(), "", None),
+        ("POST", "/oauth2/token".to_owned(), exchange.as_str(), None),
+        ("POST", "/v1/connect-sessions".to_owned(), "{\"app\": 7}", None),
+        ("POST", "/v1/admin-consent-sessions".to_owned(), "[]", None),
+        ("POST", confirm, "{\"code\": 7}", None),
+    ];
+    for (method, path, body, connection) in rows {
+        // More than ten of a kind in one second are summed up.
+        world.pass(Duration::from_secs(1));
+        let url = format!("{}{path}", world.daemon.local);
+        let is_form = path == "/oauth2/token";
+        let kind = if is_form { "application/x-www-form-urlencoded" } else { "application/json" };
+        let credential = match path.contains("/msi/") {
+            true => ("x-identity-header", world.key.as_str()),
+            false => ("authorization", bearer.as_str()),
+        };
+        let headers = [("content-type", kind), credential];
+        let headers = if is_form { &headers[..1] } else { &headers };
+        let method = method.parse().expect("a method");
+        let answer = request(method, &url, headers, body.to_owned()).await.expect("an answer");
+        assert!(answer.status.is_client_error(), "{path}: {}", answer.text());
+        let found = records(&world, request_id(&answer)).await;
+        assert_eq!(found.len(), 1, "{path}: {found:#?}");
+        let record = &found[0];
+        let said = [text(record, "action"), text(record, "caller"), text(record, "method")];
+        assert_eq!(said, ["refused", "mail-sync", "api_keys"], "{path}: {record}");
+        let body = answer.json();
+        let code = body.get("code").unwrap_or(&body["error"]);
+        assert!(path.contains("/creds/") || record["outcome"] == *code, "{path}: {record} {body}");
+        assert_eq!(record["connection"].as_str(), connection, "{path}: {record}");
+    }
 }
 
 async fn operators_acts(world: &World) {

@@ -97,7 +97,8 @@ impl LocalApi {
                 let (caller, resource) = (&caller.name, served.resource.as_deref());
                 let token = &*served.token;
                 let out = AppHandOut { caller, app, tenant: &served.tenant, resource, token, life, elapsed };
-                self.events.app_token_handed_out(call.who, out).await.map_err(Problem::of)?;
+                let recorded = self.events.app_token_handed_out(call.who, out).await;
+                recorded.map_err(|refusal| Problem::of(refusal).recorded())?;
                 Ok((served, life))
             }
             Err(refusal) => {
@@ -106,7 +107,7 @@ impl LocalApi {
                 self.events
                     .app_token_refused(call.who, &caller.name, (app, tenant), problem.code, elapsed)
                     .await;
-                Err(problem)
+                Err(problem.recorded())
             }
         }
     }
@@ -135,7 +136,7 @@ impl LocalApi {
             Err(refusal) => Err(refusal),
         };
         self.events.deleted(call.who, &call.caller().name, key, code_of(&outcome)).await;
-        outcome.map_err(Problem::of)?;
+        outcome.map_err(|refusal| Problem::of(refusal).recorded())?;
         Ok(no_content())
     }
 
@@ -189,7 +190,7 @@ impl LocalApi {
             Err(refusal) => {
                 let problem = Problem::of(refusal);
                 self.events.connect_started(who, &caller.name, &key, problem.code).await;
-                return Err(problem);
+                return Err(problem.recorded());
             }
         };
         self.events.connect_started(who, &caller.name, &key, "ok").await;
@@ -232,7 +233,7 @@ impl LocalApi {
             Err(refusal) => {
                 let problem = Problem::of(refusal);
                 self.events.confirmation_refused(who, &caller.name, session, problem.code).await;
-                Err(problem)
+                Err(problem.recorded())
             }
         }
     }
@@ -253,7 +254,7 @@ impl LocalApi {
             Err(denial) => Err(denial.into()),
         };
         self.events.admin_consent_started(who, &caller.name, &app, code_of(&started)).await;
-        let started = started.map_err(Problem::of)?;
+        let started = started.map_err(|refusal| Problem::of(refusal).recorded())?;
         let shape = Started {
             id: started.id.expose().to_owned(),
             admin_consent_url: started.admin_consent_url,
@@ -310,7 +311,8 @@ impl LocalApi {
                 let life = served.token.life_left(now);
                 let token = &served.token;
                 let out = HandOut { caller: &caller.name, key, token, life, elapsed, detail };
-                self.events.handed_out(who, out).await.map_err(Problem::of)?;
+                let recorded = self.events.handed_out(who, out).await;
+                recorded.map_err(|refusal| Problem::of(refusal).recorded())?;
                 Ok((served, life))
             }
             Err(refusal) => {
@@ -321,7 +323,7 @@ impl LocalApi {
                         | Refusal::ConnectionNotFound
                         | Refusal::ScopeNotGranted { .. }
                 );
-                let problem = Problem::of(refusal);
+                let problem = Problem::of(refusal).recorded();
                 self.events.refused(who, &caller.name, key, problem.code, elapsed).await;
                 if connect && mendable {
                     let invited = match self.broker.may_connect(&caller.policy, key).await {

@@ -25,7 +25,7 @@ use crate::broker::{Broker, Refusal};
 use crate::callers::limit::{Admitted, Limiter};
 use crate::callers::{Authenticated, AuthenticationFailure, Caller, Credential, LiveCallers};
 use crate::domain::auth_method::LiveAuthMethods;
-use crate::domain::id::{ConnectionName, InvalidName};
+use crate::domain::id::{CallerName, ConnectionKey, ConnectionName, InvalidName};
 use crate::domain::task::{BoxFuture, Tasks};
 use crate::domain::time::Clock;
 use crate::events::{Events, Listener, Read, Who};
@@ -155,14 +155,12 @@ impl LocalApi {
         let name = caller.name.clone();
         match self.limiter.admit(caller, self.clock.monotonic()) {
             Ok(admitted) => {
-                let found = found?;
+                let found = self.found(found, who, &name).await?;
                 let route = found.route(&request.method);
                 let rest = (request.headers, query, body);
                 let outcome = self.serve(&admitted, &found, route, rest, who).await;
-                if let (Err(problem), Some(Route { effect: Effect::Reads(what), .. })) = (&outcome, route)
-                    && problem.denies()
-                {
-                    self.events.reading_refused(who, &name, read(what, &found.target), problem.code).await;
+                if let Err(problem) = &outcome {
+                    self.leave_record(who, &name, (&found, route), problem).await;
                 }
                 outcome
             }
@@ -171,24 +169,78 @@ impl LocalApi {
                 self.events.count_over_rate(&name);
                 let problem = Problem::of(Refusal::RateLimited { retry_after: after.0 });
                 match &found {
-                    Ok(found @ Found { target: Target::Connection(key), .. }) if found.hands_out() => {
-                        self.events.refused(who, &name, key, problem.code, Duration::ZERO).await;
-                    }
-                    Ok(found @ Found { target: Target::App(app), .. }) if found.hands_out() => {
-                        let about = (app, None);
-                        self.events.app_token_refused(who, &name, about, problem.code, Duration::ZERO).await;
-                    }
                     Ok(found) if found.hands_out() => {
-                        // Whose token was asked for is not known, for nothing of the body was looked at.
-                        self.events.refused_unnamed(who, &name, None, problem.code, Duration::ZERO).await;
+                        self.token_refused(who, &name, &found.target, problem.code).await;
                     }
                     other => {
                         let about = other.as_ref().map_or((None, None), |found| found.target.about());
-                        self.events.over_its_rate(who, &name, about, problem.code).await;
+                        self.events.request_refused(who, &name, about, problem.code).await;
                     }
                 }
                 Err(problem)
             }
+        }
+    }
+
+    /// What a known caller's URL asks for. One that is refused, or names what nothing can have, is recorded;
+    /// one that leads nowhere is not.
+    async fn found(
+        &self,
+        found: Result<Found<LocalApi>, BadUrl>,
+        who: Who<'_>,
+        name: &CallerName,
+    ) -> Result<Found<LocalApi>, Problem> {
+        match found {
+            Ok(found) => Ok(found),
+            Err(bad) => {
+                let problem = Problem::from(bad);
+                if problem.code != "not_found" {
+                    self.events.request_refused(who, name, (None, None), problem.code).await;
+                }
+                Err(problem)
+            }
+        }
+    }
+
+    /// Records a refusal that no handler has recorded, such as that of a body that cannot be read. Of
+    /// readings only the denied ones are recorded.
+    async fn leave_record(
+        &self,
+        who: Who<'_>,
+        name: &CallerName,
+        (found, route): (&Found<LocalApi>, Option<&Route<LocalApi>>),
+        problem: &Problem,
+    ) {
+        match route.map(|route| route.effect) {
+            Some(Effect::Reads(what)) => {
+                if problem.denies() {
+                    self.events.reading_refused(who, name, read(what, &found.target), problem.code).await;
+                }
+            }
+            _ if problem.is_recorded() => {}
+            _ if found.hands_out() => self.token_refused(who, name, &found.target, problem.code).await,
+            Some(Effect::Acts) => {
+                self.events.request_refused(who, name, found.target.about(), problem.code).await;
+            }
+            Some(Effect::None | Effect::HandsOut) | None => {}
+        }
+    }
+
+    /// Records that a token was refused of which only the path was looked at.
+    async fn token_refused(&self, who: Who<'_>, name: &CallerName, target: &Target, code: &'static str) {
+        let (elapsed, events) = (Duration::ZERO, &self.events);
+        match target {
+            Target::Connection(key) => events.refused(who, name, key, code, elapsed).await,
+            Target::App(app) => events.app_token_refused(who, name, (app, None), code, elapsed).await,
+            Target::Mount(mount, connection) => match self.broker.app_at(mount) {
+                Ok(app) => {
+                    let key = ConnectionKey { app, connection: connection.clone() };
+                    events.refused(who, name, &key, code, elapsed).await;
+                }
+                Err(_) => events.refused_unnamed(who, name, None, code, elapsed).await,
+            },
+            // Whose it was to be stands in the body or the query, at which nobody looked.
+            _ => events.refused_unnamed(who, name, None, code, elapsed).await,
         }
     }
 

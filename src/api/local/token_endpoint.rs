@@ -182,7 +182,7 @@ impl LocalApi {
                 Ok((key, OfUser { account, detail }))
             }
             Err(refusal) => {
-                let problem = Problem::of(refusal);
+                let problem = Problem::of(refusal).recorded();
                 let elapsed = self.clock.monotonic().saturating_sub(begun);
                 self.events
                     .refused_unnamed(who, &caller.name, named.app.as_ref(), problem.code, elapsed)

@@ -157,7 +157,7 @@ impl LocalApi {
             Ok(app) => return Ok(ConnectionKey { app, connection: connection.clone() }),
             Err(refusal) => refusal,
         };
-        let (problem, name) = (Problem::of(refusal), &call.caller().name);
+        let (problem, name) = (Problem::of(refusal).recorded(), &call.caller().name);
         let app = AppName::parse(mount).ok();
         match app {
             Some(app) => {

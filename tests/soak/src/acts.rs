@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 use tokio::sync::Mutex;
 use tokio::time::sleep;
 
-use crate::caller::Client;
+use crate::client::Client;
 use crate::ledger::{Act, Connected, Deed, Ending};
 use crate::random::Random;
 use crate::world::{REVOKED, World, now};
@@ -134,7 +134,7 @@ impl Acts {
         loop {
             let done = self.sign_in(number).await;
             for _ in 0..10 {
-                let call = client.ask(&self.world.replicas[0], number, name, "").await;
+                let call = client.ask(&self.world.replicas[0], number, name, false).await;
                 if let Some(token) = call.token.filter(|token| Some(token.family) > newest) {
                     self.lives_by(number, token.family);
                     return;
@@ -267,7 +267,7 @@ pub async fn act_until(acts: Arc<Acts>, until: Instant, seed: u64) -> HashMap<u1
         acts: &acts,
         numbers: of(role),
         random: Random::new(seed.wrapping_mul(1000) + salt),
-        client: Client::new(acts.world.key.clone()),
+        client: acts.world.client(),
         until,
     };
     let (mut deletes, mut pauses) = (actor(Role::Deleted, 1), actor(Role::Paused, 2));

@@ -31,6 +31,8 @@ const MOST_EXAMPLES: usize = 5;
 const HEALTHY_FOR: u64 = 500;
 /// Cached tokens must be served at least this often, in a hundred thousand.
 const CACHED_AT_LEAST: u64 = 99_950;
+/// Time in which a process has an answer of the authority, whose date corrects its clock.
+const CLOCK_TOLD_WITHIN: u64 = 10_000;
 /// AADSTS50196 holds a connection off for minutes: it is not lost.
 const LOOP_THROTTLED: u32 = 50196;
 
@@ -46,6 +48,12 @@ pub enum Rule {
     UnauditedHandOut,
     /// The same, where that replica was killed within a second.
     UnauditedAtKill,
+    /// A refusal has neither a record of its own nor a place in a sum.
+    UnauditedRefusal,
+    /// A record, or a sum of refusals, says something else than the caller's own ledger.
+    AuditDisagrees,
+    /// A record is of a request whose caller has no answer, and no fault explains that; or of none at all.
+    AuditUnasked,
     /// An audit stream's chain is broken.
     AuditChain,
     /// A connection could not be refreshed in the end, and nothing explains it.
@@ -85,11 +93,14 @@ pub enum Rule {
 
 impl Rule {
     /// Every rule.
-    pub const ALL: [Rule; 21] = [
+    pub const ALL: [Rule; 24] = [
         Rule::WrongToken,
         Rule::DeadToken,
         Rule::UnauditedHandOut,
         Rule::UnauditedAtKill,
+        Rule::UnauditedRefusal,
+        Rule::AuditDisagrees,
+        Rule::AuditUnasked,
         Rule::AuditChain,
         Rule::LostGrant,
         Rule::FalseReauthorization,
@@ -116,6 +127,9 @@ impl Rule {
             Rule::DeadToken => "dead_token",
             Rule::UnauditedHandOut => "unaudited_hand_out",
             Rule::UnauditedAtKill => "unaudited_at_kill",
+            Rule::UnauditedRefusal => "unaudited_refusal",
+            Rule::AuditDisagrees => "audit_disagrees",
+            Rule::AuditUnasked => "audit_unasked",
             Rule::AuditChain => "audit_chain",
             Rule::LostGrant => "lost_grant",
             Rule::FalseReauthorization => "false_reauthorization",
@@ -215,6 +229,10 @@ pub struct Report {
     pub requests: u64,
     /// Requests that were never answered, or by 200, or with which code.
     pub answers: BTreeMap<String, u64>,
+    /// Every door's hand-outs, refusals and lost answers, as the callers' ledgers have them.
+    pub doors: BTreeMap<String, (u64, u64, u64)>,
+    /// Records of the audit that were compared with them, and refusals that stand in sums.
+    pub records: (u64, u64),
     /// Calls for tokens that the authority saw, and how many it answered with one.
     pub refreshes: u64,
     /// Of those, the ones that were given a token.
@@ -368,7 +386,7 @@ pub fn check(evidence: &Evidence, tolerated: &[Rule]) -> Report {
     };
     let acts = Acts::new(evidence, &faults);
     tokens(evidence, &faults, &acts, &mut found);
-    audit(evidence, &mut found);
+    audit::audit(evidence, &faults, &mut found);
     refreshes(evidence, &faults, &mut found);
     endings(evidence, &acts, &mut found);
     generations(evidence, &mut found);
@@ -517,27 +535,6 @@ fn asked(call: &AuthorityCall) -> String {
         if call.delivered { "" } else { ", not delivered" },
         call.faults,
     )
-}
-
-/// Every hand-out is audited by the replica that made it, for its connection.
-fn audit(evidence: &Evidence, found: &mut Findings) {
-    for flaw in &evidence.audit_flaws {
-        found.broken(Rule::AuditChain, || flaw.clone());
-    }
-    let audited: HashSet<(u64, u8, u16)> =
-        evidence.audited.iter().map(|line| (line.call, line.replica, line.connection)).collect();
-    for call in evidence.calls.iter().filter(|call| call.status == 200) {
-        if audited.contains(&(call.number, call.replica, call.connection)) {
-            continue;
-        }
-        let killed = evidence.faults.iter().any(|fault| {
-            fault.effect == Effect::Down
-                && fault.replica == Some(call.replica)
-                && (call.started..=call.ended + BEFORE).contains(&fault.started)
-        });
-        let rule = if killed { Rule::UnauditedAtKill } else { Rule::UnauditedHandOut };
-        found.broken(rule, || words(evidence, call));
-    }
 }
 
 /// One refresh of a connection at a time, and no refresh token twice without a cause.
@@ -751,7 +748,8 @@ fn cached(evidence: &Evidence, faults: &Faults<'_>, acts: &Acts<'_>, found: &mut
         // Who reports a token wants another one, which the authority may not give.
         let wants_another = call.reported.is_some();
         let old = call.status == 503 && faults.cut_off_too_long(call.replica, call.started);
-        if wants_another || old || is_away(evidence, call) || acts.taken_away(call, *handed_out) {
+        let unknown = is_unknown_by_clock(faults, call);
+        if wants_another || old || unknown || is_away(evidence, call) || acts.taken_away(call, *handed_out) {
             continue;
         }
         let cached = &mut found.report.cached;
@@ -766,6 +764,18 @@ fn cached(evidence: &Evidence, faults: &Faults<'_>, acts: &Acts<'_>, found: &mut
         }
     }
     found.report.cached_latency_ms = Spread::of(latencies);
+}
+
+/// Whether a good credential may have been out of its time for the process: one that was started while its
+/// wall clock was wrong keeps that time until the authority's tells it better.
+fn is_unknown_by_clock(faults: &Faults<'_>, call: &Call) -> bool {
+    matches!(call.code.as_deref(), Some("caller_unauthenticated" | "not_connected"))
+        && faults.during(
+            &[Effect::Clock],
+            Some(call.replica),
+            call.started.saturating_sub(CLOCK_TOLD_WITHIN),
+            call.ended,
+        )
 }
 
 /// Whether the process asked was killed or stopped while it was asked.
@@ -840,6 +850,11 @@ impl Report {
             self.redis
         ));
         line(format!("requests            {} {:?}", self.requests, self.answers));
+        for (door, (tokens, refusals, lost)) in &self.doors {
+            line(format!("{door:<42} {tokens} tokens, {refusals} refusals, {lost} answers lost"));
+        }
+        let (records, summed) = self.records;
+        line(format!("audit               {records} records, {summed} refusals in sums"));
         line(format!("authority           {} refreshes asked, {} given", self.refreshes, self.refreshed));
         let acts =
             self.acts.iter().map(|(deed, (done, not))| format!("{deed} {done} (unacknowledged {not})"));
@@ -888,5 +903,6 @@ pub fn is_settled(end: &Final) -> bool {
 }
 
 mod acts;
+mod audit;
 #[cfg(test)]
 mod tests;

@@ -27,6 +27,8 @@ pub struct Replica {
     pub index: u8,
     /// Where callers go.
     pub local: SocketAddr,
+    /// Where callers with a certificate go.
+    pub tls: SocketAddr,
     ops: SocketAddr,
     folder: PathBuf,
     binary: PathBuf,
@@ -49,13 +51,14 @@ impl Replica {
         index: u8,
         folder: PathBuf,
         binary: PathBuf,
-        (local, ops): (SocketAddr, SocketAddr),
+        (local, tls, ops): (SocketAddr, SocketAddr, SocketAddr),
         clock: bool,
     ) -> io::Result<Self> {
         let clock = (clock && can_fake_clocks()).then(|| folder.join("clock"));
         let replica = Replica {
             index,
             local,
+            tls,
             ops,
             folder,
             binary,
@@ -80,6 +83,11 @@ impl Replica {
     /// Its audit stream.
     pub fn audit(&self) -> PathBuf {
         self.folder.join("audit.jsonl")
+    }
+
+    /// Where callers go that are users of this machine.
+    pub fn socket(&self) -> PathBuf {
+        self.folder.join("local.sock")
     }
 
     /// Where operators go.

@@ -17,7 +17,7 @@ use serde_json::{Value, json};
 use tokenward::telemetry::audit;
 
 use self::drive::{Rates, Stalled, Tally, Target};
-use crate::caller::{Client, number_of};
+use crate::client::number_of;
 use crate::daemon::Replica;
 use crate::world::{Plan, World, has_other_life, now};
 
@@ -128,7 +128,7 @@ pub async fn run(drill: &Drill, folder: &Path, say: impl Fn(String)) -> io::Resu
         redis.ask(&format!("CONFIG SET maxmemory {}", drill.redis_memory))?;
     }
     let replica = &world.replicas[0];
-    let key = world.more_keys[FLOODER].clone();
+    let key = world.shared.access.key(FLOODER).to_owned();
     let session = json!({ "app": "outlook", "connection": "flood/link" });
     let session = world.api_of(0, Method::POST, "/v1/connect-sessions", session).await?;
     let link =
@@ -232,7 +232,7 @@ async fn canary(
     hand: u32,
     stop: Arc<AtomicBool>,
 ) -> Vec<(u64, bool, Duration, Option<String>)> {
-    let mut client = Client::new(world.key.clone());
+    let mut client = world.client();
     let mut due = tokio::time::interval(Duration::from_secs(1) * CANARY_HANDS / rate.max(1));
     due.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut results = Vec::new();
@@ -243,7 +243,7 @@ async fn canary(
         next += CANARY_HANDS as usize;
         let name = &world.connections[number].name;
         let begun = Instant::now();
-        let call = client.ask(&world.replicas[0], u16::try_from(number).unwrap_or(0), name, "").await;
+        let call = client.ask(&world.replicas[0], u16::try_from(number).unwrap_or(0), name, false).await;
         let took = begun.elapsed();
         let usable = call.token.as_ref().is_some_and(|token| token.dies > now());
         let trouble =

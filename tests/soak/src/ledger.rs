@@ -32,6 +32,52 @@ pub struct Call {
     /// The serial of the token that the caller reported as rejected, in the same request.
     #[serde(default)]
     pub reported: Option<u64>,
+    /// The door that it came through.
+    #[serde(default)]
+    pub door: String,
+}
+
+/// One request as its caller's own ledger has it: what the audit must say of it. One that was sent twice, for
+/// its connection broke, is two.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Entry {
+    /// Its number: the low half of its request id.
+    pub number: u64,
+    /// The door, by its name here.
+    pub door: String,
+    /// The audit's words for the door and for how the caller proves who it is.
+    pub word: String,
+    /// See `word`.
+    pub method: Option<String>,
+    /// Who asked; none for a stranger.
+    pub caller: Option<String>,
+    /// The connection that the audit must name.
+    pub connection: Option<String>,
+    /// Which replica was asked.
+    pub replica: u8,
+    /// When it was sent.
+    pub started: u64,
+    /// When its answer was there, or it was given up.
+    pub ended: u64,
+    /// What came back.
+    pub answer: Answer,
+}
+
+/// What came back.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Answer {
+    /// A token.
+    Token {
+        /// Its SHA-256, in lower-case hex.
+        sha256: String,
+        /// Its `uti` claim.
+        uti: Option<String>,
+    },
+    /// A refusal with this code.
+    Refused(String),
+    /// No answer, or no whole one.
+    Lost,
 }
 
 /// What a token says about itself (the emulator's claims), and what the daemon said about it.
@@ -51,15 +97,41 @@ pub struct HandedOut {
     pub said_to_die: u64,
 }
 
-/// One hand-out in a daemon's audit stream.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+/// One record of a daemon's audit stream that is about tokens: a hand-out, a refusal, or a sum of refusals.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Audited {
     /// Whose stream.
     pub replica: u8,
-    /// The request's number.
-    pub call: u64,
-    /// The connection.
-    pub connection: u16,
+    /// The request's number; none for a sum.
+    #[serde(default)]
+    pub call: Option<u64>,
+    /// `action`
+    #[serde(default)]
+    pub action: String,
+    /// `outcome`
+    #[serde(default)]
+    pub outcome: String,
+    /// `caller`
+    #[serde(default)]
+    pub caller: Option<String>,
+    /// `method`
+    #[serde(default)]
+    pub method: Option<String>,
+    /// `door`
+    #[serde(default)]
+    pub door: Option<String>,
+    /// `connection`
+    #[serde(default)]
+    pub connection: Option<String>,
+    /// `token_sha256`
+    #[serde(default)]
+    pub token_sha256: Option<String>,
+    /// `uti`
+    #[serde(default)]
+    pub uti: Option<String>,
+    /// `suppressed`: how many refusals a sum stands for.
+    #[serde(default)]
+    pub suppressed: u64,
 }
 
 /// One request to the authority's token endpoint.
@@ -275,8 +347,10 @@ pub struct Evidence {
     pub setup: Setup,
     /// The connections, by number.
     pub connections: Vec<Connected>,
-    /// The callers' ledger.
+    /// The callers' requests for tokens of connections, with all that is known of them.
     pub calls: Vec<Call>,
+    /// The callers' own ledgers: every request through every door.
+    pub entries: Vec<Entry>,
     /// The daemons' audit streams.
     pub audited: Vec<Audited>,
     /// What is wrong with the audit streams' chains.
@@ -301,6 +375,7 @@ impl Evidence {
         write(&folder.join("setup.jsonl"), [&self.setup])?;
         write(&folder.join("connections.jsonl"), &self.connections)?;
         write(&folder.join("calls.jsonl"), &self.calls)?;
+        write(&folder.join("entries.jsonl"), &self.entries)?;
         write(&folder.join("audited.jsonl"), &self.audited)?;
         write(&folder.join("audit-flaws.jsonl"), &self.audit_flaws)?;
         write(&folder.join("authority.jsonl"), &self.authority)?;
@@ -318,6 +393,7 @@ impl Evidence {
             setup: read(&folder.join("setup.jsonl"))?.pop().unwrap_or_default(),
             connections: read(&folder.join("connections.jsonl"))?,
             calls: read(&folder.join("calls.jsonl"))?,
+            entries: read(&folder.join("entries.jsonl"))?,
             audited: read(&folder.join("audited.jsonl"))?,
             audit_flaws: read(&folder.join("audit-flaws.jsonl"))?,
             authority: read(&folder.join("authority.jsonl"))?,

@@ -8,8 +8,9 @@
 //!
 //! - [`world`] starts everything and connects accounts; every way from a replica to a server goes through a
 //!   [`proxy::Link`] of its own, which can be cut, slowed, reset or left half open.
-//! - [`plan`] draws the faults of a seed, [`faults`] makes them, [`caller`] asks for tokens meanwhile, and
-//!   [`acts`] deletes, revokes and pauses connections, and has the authority judge their users.
+//! - [`plan`] draws the faults of a seed, [`faults`] makes them, [`caller`] asks for tokens meanwhile through
+//!   every one of the [`doors`], and [`acts`] deletes, revokes and pauses connections, and has the authority
+//!   judge their users.
 //! - [`flood`] is another drill: one daemon under every flood at once.
 //! - [`check`] is pure and reads nothing but [`ledger::Evidence`]: a run that was kept can be checked again.
 
@@ -18,10 +19,13 @@
     reason = "the soak looks at the daemon from outside, with the real clock and tasks"
 )]
 
+pub mod access;
 pub mod acts;
 pub mod caller;
 pub mod check;
+pub mod client;
 pub mod daemon;
+pub mod doors;
 pub mod faults;
 pub mod flood;
 pub mod ledger;
@@ -37,3 +41,7 @@ pub mod world;
 mod config_text;
 #[path = "../../support/http.rs"]
 mod http_client;
+#[path = "../../it/pki.rs"]
+mod pki;
+#[path = "../../../src/jwt/testing.rs"]
+mod tokens;

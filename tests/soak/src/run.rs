@@ -14,8 +14,9 @@ use tokenward::telemetry::audit;
 use tokio::sync::mpsc;
 
 use crate::acts::{Acts, act_until};
-use crate::caller::{Client, crowd, number_of, users};
+use crate::caller::{crowd, users};
 use crate::check::is_settled;
+use crate::client::number_of;
 use crate::faults::Maker;
 use crate::ledger::{Audited, AuthorityCall, Ending, Evidence, Final, Setup};
 use crate::plan::{Choice, draw};
@@ -103,11 +104,9 @@ pub async fn run(soak: &Soak, folder: &Path, say: impl Fn(String)) -> io::Result
     }
     authority.extend(world.authority_calls(true));
     calls.sort_by_key(|call| call.number);
-    let numbers: HashMap<&str, u16> =
-        (0u16..).zip(&world.connections).map(|(number, one)| (one.name.as_str(), number)).collect();
     let (mut audited, mut audit_flaws) = (Vec::new(), Vec::new());
     for replica in &world.replicas {
-        read_audit(replica.index, &replica.audit(), &numbers, &mut audited)?;
+        read_audit(replica.index, &replica.audit(), &mut audited)?;
         let verified = audit::verify(File::open(replica.audit())?)?;
         let of = replica.index;
         audit_flaws.extend(verified.flaws.iter().map(|flaw| format!("replica {of}: {flaw:?}")));
@@ -124,7 +123,8 @@ pub async fn run(soak: &Soak, folder: &Path, say: impl Fn(String)) -> io::Result
         faults_from,
         faults_until,
     };
-    Ok(Evidence { setup, connections, calls, audited, audit_flaws, authority, faults, acts, finals })
+    let entries = world.shared.entries();
+    Ok(Evidence { setup, connections, calls, entries, audited, audit_flaws, authority, faults, acts, finals })
 }
 
 /// Asks for every connection at every replica until each was refreshed, or stands as it must, and all agree;
@@ -133,7 +133,7 @@ async fn settle(world: &Arc<World>, endings: &HashMap<u16, Ending>) -> Vec<Final
     // Tokens issued from now on have higher numbers than any before.
     let ended_at = now();
     let begun = Instant::now();
-    let mut client = Client::new(world.key.clone());
+    let mut client = world.client();
     let mut finals: Vec<Final> = (0u16..)
         .zip(&world.connections)
         .map(|(connection, _)| {
@@ -148,7 +148,7 @@ async fn settle(world: &Arc<World>, endings: &HashMap<u16, Ending>) -> Vec<Final
             let name = &world.connections[usize::from(end.connection)].name;
             end.refused_by.clear();
             for replica in &world.replicas {
-                let call = client.ask(replica, end.connection, name, "").await;
+                let call = client.ask(replica, end.connection, name, false).await;
                 match &call.token {
                     None if end.expected.code().is_some_and(|code| call.code.as_deref() == Some(code)) => {}
                     // Life is counted from the issue, and fixed: a token that dies later was issued later.
@@ -197,23 +197,28 @@ fn life_of(world: &World) -> u64 {
     world.entra.settings().token_lifetime_seconds.unwrap_or(0) * 1000
 }
 
-/// The hand-outs in one daemon's audit stream.
-fn read_audit(
-    replica: u8,
-    path: &Path,
-    numbers: &HashMap<&str, u16>,
-    audited: &mut Vec<Audited>,
-) -> io::Result<()> {
+/// What one daemon's audit stream says of tokens.
+fn read_audit(replica: u8, path: &Path, audited: &mut Vec<Audited>) -> io::Result<()> {
     for line in BufReader::new(File::open(path)?).split(b'\n') {
         // A line torn by a kill is the chain's concern.
         let Ok(record) = serde_json::from_slice::<Value>(&line?) else { continue };
-        if record["action"] != "token" || record["outcome"] != "ok" {
-            continue;
-        }
+        let text = |key: &str| record[key].as_str().map(str::to_owned);
+        let suppressed = record["suppressed"].as_u64().unwrap_or(0);
         let call = record["request_id"].as_str().and_then(number_of);
-        let connection = record["connection"].as_str().and_then(|name| numbers.get(name));
-        if let (Some(call), Some(connection)) = (call, connection) {
-            audited.push(Audited { replica, call, connection: *connection });
+        if call.is_some() || (suppressed > 0 && record["action"] == "refused") {
+            audited.push(Audited {
+                replica,
+                call,
+                action: text("action").unwrap_or_default(),
+                outcome: text("outcome").unwrap_or_default(),
+                caller: text("caller"),
+                method: text("method"),
+                door: text("door"),
+                connection: text("connection"),
+                token_sha256: text("token_sha256"),
+                uti: text("uti"),
+                suppressed,
+            });
         }
     }
     Ok(())

@@ -1,7 +1,6 @@
 //! The world of one run: the authority, the store, three daemons, the links between them, and the
 //! connections.
 
-use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -13,16 +12,16 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use entra_emulator::{App, Emulator, Endpoint, Fault, FaultRule, Mode, User};
 use http::Method;
 use serde_json::{Value, json};
-use tokenward::callers::key_file;
-use tokenward::domain::id::CallerName;
 use tokenward::domain::time::Clock;
 use tokenward::keyring::files;
 use tokenward::system::{SystemClock, SystemRandom};
 
+use crate::access::{self, Access, FIRST};
 use crate::acts::{Role, role_of};
-use crate::caller::Client;
+use crate::client::{Client, Shared};
 use crate::config_text::{CLIENT_ID, ConfigText, EVERYTHING, caller};
 use crate::daemon::Replica;
+use crate::doors::door;
 use crate::http_client::{Browser, request, request_unix};
 use crate::ledger::{AuthorityCall, Connected};
 use crate::ports::lasting_port;
@@ -31,7 +30,6 @@ use crate::redis::{PRIMARY, Redis};
 
 /// The app's one secret, which the daemons read from a file.
 const CLIENT_SECRET: &str = "soak-client-secret-7Qf~9xLm2";
-const CALLER: &str = "mail-sync";
 /// Number of tenants: a throttled one leaves the others alone.
 const TENANTS: usize = 4;
 /// Tenant of the connections that are revoked together.
@@ -89,10 +87,8 @@ pub struct World {
     pub authority_links: Vec<Link>,
     /// The connections, as they were made at first.
     pub connections: Vec<Connected>,
-    /// The callers' API key.
-    pub key: String,
-    /// The API keys of the other callers, by name.
-    pub more_keys: BTreeMap<String, String>,
+    /// The callers' credentials and ledger.
+    pub shared: Arc<Shared>,
     public_port: u16,
 }
 
@@ -119,11 +115,8 @@ impl World {
         let public_port = lasting_port();
         let entra = authority(plan, public_port).await?;
         let redis = if plan.sentinel { Redis::with_sentinels(folder)? } else { Redis::standalone(folder)? };
-        let key = secrets(folder)?;
-        let mut more_keys = BTreeMap::new();
-        for (name, _) in &plan.more_callers {
-            more_keys.insert(name.clone(), new_key(&folder.join(format!("{name}.keys")), name)?);
-        }
+        secrets(folder)?;
+        let access = Access::make(folder, plan.more_callers.iter().map(|(name, _)| name.as_str()))?;
         let mut world = World {
             entra,
             redis,
@@ -131,8 +124,7 @@ impl World {
             store_links: Vec::new(),
             authority_links: Vec::new(),
             connections: Vec::new(),
-            key,
-            more_keys,
+            shared: Arc::new(Shared::new(access)),
             public_port,
         };
         for index in 0..plan.replicas {
@@ -146,6 +138,11 @@ impl World {
         // Only now, so that connecting is quick.
         world.entra.faults().inject(world.latency());
         Ok(world)
+    }
+
+    /// A client of the native API.
+    pub fn client(&self) -> Client {
+        Client::new(door("native"), self.shared.clone())
     }
 
     /// Where browsers go.
@@ -198,10 +195,10 @@ impl World {
         let home = folder.join(format!("replica-{index}"));
         fs::create_dir_all(&home)?;
         let public = if index == 0 { self.public_port } else { lasting_port() };
-        let (local, ops) = (loopback(lasting_port()), loopback(lasting_port()));
-        let places = Places { folder, public, base_port: self.public_port, local, ops };
+        let [local, tls, ops] = [lasting_port(), lasting_port(), lasting_port()].map(loopback);
+        let places = Places { folder, public, base_port: self.public_port, local, tls, ops };
         fs::write(home.join("tokenward.toml"), configuration(plan, &places, &url, authority.address()))?;
-        self.replicas.push(Replica::new(index, home, plan.binary.clone(), (local, ops), plan.clocks)?);
+        self.replicas.push(Replica::new(index, home, plan.binary.clone(), (local, tls, ops), plan.clocks)?);
         self.store_links.push(links);
         self.authority_links.push(authority);
         Ok(())
@@ -225,12 +222,12 @@ impl World {
     }
 
     async fn connect_all(&mut self, connections: u16) -> io::Result<()> {
-        let mut client = Client::new(self.key.clone());
+        let mut client = self.client();
         for number in 0..connections {
             let (name, user) = (name_of(number), user_of(number));
             self.connect(&name, &user).await?;
             let family = client
-                .ask(&self.replicas[0], number, &name, "")
+                .ask(&self.replicas[0], number, &name, false)
                 .await
                 .token
                 .map(|token| token.family)
@@ -278,7 +275,7 @@ impl World {
     /// When there is no answer, or one that is no JSON.
     pub async fn api_of(&self, replica: usize, method: Method, path: &str, body: Value) -> io::Result<Value> {
         let url = format!("http://{}{path}", self.replicas[replica].local);
-        let bearer = format!("Bearer {}", self.key);
+        let bearer = format!("Bearer {}", self.shared.access.key(FIRST));
         let headers = [("authorization", bearer.as_str()), ("content-type", "application/json")];
         let body = if body.is_null() { String::new() } else { body.to_string() };
         let asked = tokio::time::timeout(CALLER_WAIT * 2, request(method, &url, &headers, body)).await;
@@ -290,7 +287,7 @@ impl World {
     /// answer.
     pub async fn tell(&self, replica: usize, method: Method, path: &str) -> u16 {
         let url = format!("http://{}{path}", self.replicas[replica].local);
-        let bearer = format!("Bearer {}", self.key);
+        let bearer = format!("Bearer {}", self.shared.access.key(FIRST));
         let headers = [("authorization", bearer.as_str())];
         let asked = tokio::time::timeout(CALLER_WAIT * 2, request(method, &url, &headers, "")).await;
         asked.map_or(0, |answer| answer.map_or(0, |answer| answer.status.as_u16()))
@@ -377,24 +374,14 @@ async fn authority(plan: &Plan, public_port: u16) -> io::Result<Emulator> {
     builder.start().await.map_err(io::Error::other)
 }
 
-/// Makes the keyring, the app's secret and the callers' key, which all replicas share.
-fn secrets(folder: &Path) -> io::Result<String> {
+/// Makes the keyring and the app's secret, which all replicas share.
+fn secrets(folder: &Path) -> io::Result<()> {
     let random = SystemRandom::new();
     let now = SystemClock::new().now();
     files::add(&folder.join("keyring"), &random, now).map_err(io::Error::other)?;
     let secret = folder.join("client-secret");
     fs::write(&secret, CLIENT_SECRET)?;
-    fs::set_permissions(&secret, fs::Permissions::from_mode(0o600))?;
-    new_key(&folder.join("callers.keys"), CALLER)
-}
-
-/// Makes an API key of a caller's.
-fn new_key(path: &Path, caller: &str) -> io::Result<String> {
-    let caller = CallerName::parse(caller).map_err(io::Error::other)?;
-    let month = Duration::from_secs(30 * 86_400);
-    let (random, now) = (SystemRandom::new(), SystemClock::new().now());
-    let (key, _) = key_file::add(path, &caller, &random, now, month).map_err(io::Error::other)?;
-    Ok(key.expose().to_owned())
+    fs::set_permissions(&secret, fs::Permissions::from_mode(0o600))
 }
 
 fn text<'a>(value: &'a Value, key: &str) -> io::Result<&'a str> {
@@ -406,16 +393,19 @@ struct Places<'a> {
     public: u16,
     base_port: u16,
     local: SocketAddr,
+    tls: SocketAddr,
     ops: SocketAddr,
 }
 
 fn configuration(plan: &Plan, places: &Places<'_>, url: &str, authority: SocketAddr) -> String {
-    let Places { folder, public, base_port, local, ops } = places;
+    let Places { folder, public, base_port, local, tls, ops } = places;
     let folder = format!("{}/", folder.display());
     let reuse = match plan.mode {
         Mode::Entra => "safe",
         Mode::Strict => "never",
     };
+    let home = User::work(user_of(0));
+    let home = home.tenant_id();
     let seconds = |duration: Duration| format!("{}s", duration.as_secs());
     let mut sections = format!(
         "[limits]\nauthority_timeout = \"{}\"\nlease = \"{}\"\ncaller_wait = \"{}\"\n",
@@ -423,7 +413,8 @@ fn configuration(plan: &Plan, places: &Places<'_>, url: &str, authority: SocketA
         seconds(LEASE),
         seconds(CALLER_WAIT)
     );
-    sections += &caller(CALLER, &format!("{folder}callers.keys"), EVERYTHING);
+    sections += &caller(FIRST, &format!("{folder}{FIRST}.keys"), EVERYTHING);
+    sections += &access::sections(&folder, *tls);
     for (name, lines) in &plan.more_callers {
         let keys = format!("{folder}{name}.keys");
         sections += &format!("[callers.{name}]\nauthenticate = [{{ api_keys = \"{keys}\" }}]\n{lines}");
@@ -441,7 +432,8 @@ fn configuration(plan: &Plan, places: &Places<'_>, url: &str, authority: SocketA
         ops: &ops.to_string(),
         authority: &format!("http://{authority}/common/v2.0"),
         app: &format!(
-            "tenants = [\"*\"]\nreturn_urls = [\"https://app.contoso.example/settings/outlook\"]\n\
+            "tenants = [\"*\"]\nhome_tenant = \"{home}\"\n\
+             return_urls = [\"https://app.contoso.example/settings/outlook\"]\n\
              refresh_token_reuse = \"{reuse}\""
         ),
         sections: &sections,

@@ -2,7 +2,7 @@
 //! explanation must excuse it.
 
 use super::*;
-use crate::ledger::{Act, Audited, Connected, Deed, Setup};
+use crate::ledger::{Act, Answer, Audited, Connected, Deed, Entry, Setup};
 
 /// Three requests at two replicas for two connections, each refreshed once, all well.
 fn good() -> Evidence {
@@ -54,8 +54,11 @@ fn good() -> Evidence {
                     said_to_die: at + 20_000,
                 }),
                 reported: None,
+                door: "native".into(),
             });
-            evidence.audited.push(Audited { replica, call: number, connection });
+            let entry = entry(number, replica, &evidence.connections[usize::from(connection)].name);
+            evidence.audited.push(record(&entry));
+            evidence.entries.push(entry);
         }
     }
     for connection in [0, 1] {
@@ -75,6 +78,45 @@ fn good() -> Evidence {
         });
     }
     evidence
+}
+
+/// What a caller's ledger has of a hand-out.
+fn entry(number: u64, replica: u8, connection: &str) -> Entry {
+    let text = |text: &str| Some(text.to_owned());
+    Entry {
+        number,
+        door: "native".into(),
+        word: "native".into(),
+        method: text("api_keys"),
+        caller: text("mail-sync"),
+        connection: text(connection),
+        replica,
+        started: number * 1_000,
+        ended: number * 1_000 + 10,
+        answer: Answer::Token { sha256: format!("{number:064x}"), uti: text("u") },
+    }
+}
+
+/// The record that it must have.
+fn record(entry: &Entry) -> Audited {
+    let (sha256, uti, outcome) = match &entry.answer {
+        Answer::Token { sha256, uti } => (Some(sha256.clone()), uti.clone(), "ok".to_owned()),
+        Answer::Refused(code) => (None, None, code.clone()),
+        Answer::Lost => (None, None, String::new()),
+    };
+    Audited {
+        replica: entry.replica,
+        call: Some(entry.number),
+        action: if sha256.is_some() { "token" } else { "refused" }.to_owned(),
+        outcome,
+        caller: entry.caller.clone(),
+        method: entry.method.clone(),
+        door: Some(entry.word.clone()),
+        connection: entry.connection.clone(),
+        token_sha256: sha256,
+        uti,
+        suppressed: 0,
+    }
 }
 
 /// A call that was refused at the end.
@@ -171,31 +213,136 @@ fn a_dead_token_unless_a_clock_was_wrong() {
 #[test]
 fn a_hand_out_without_an_audit_record_of_its_own() {
     let mut evidence = good();
-    evidence.audited.remove(2);
+    let gone = evidence.audited.remove(2);
     assert_eq!(broken(&evidence), ["unaudited_hand_out"]);
     // A kill explains nothing, and is told apart.
-    let ended = evidence.calls[2].ended;
+    let (replica, ended) = (Some(evidence.entries[2].replica), evidence.entries[2].ended);
     for (killed, rule) in [
         (ended + 10, "unaudited_at_kill"),
         (ended - 1, "unaudited_at_kill"),
         (ended - 1000, "unaudited_hand_out"),
         (ended + 5000, "unaudited_hand_out"),
     ] {
-        evidence.faults = vec![fault(Effect::Down, Some(0), killed, killed + 10)];
+        evidence.faults = vec![fault(Effect::Down, replica, killed, killed + 10)];
         assert_eq!(broken(&evidence), [rule]);
     }
-    let mut evidence = good();
-    evidence.audited[2].connection = 0;
-    assert_eq!(broken(&evidence), ["unaudited_hand_out"]);
-    let mut evidence = good();
-    evidence.audited[2].replica = 1;
-    assert_eq!(broken(&evidence), ["unaudited_hand_out"]);
-    // More records than hand-outs are answers that were lost.
-    let mut evidence = good();
-    evidence.audited.push(Audited { replica: 0, call: 1234, connection: 0 });
+    evidence.faults.clear();
+    // Twice is not once.
+    evidence.audited.extend([gone.clone(), gone]);
+    assert_eq!(broken(&evidence), ["audit_disagrees"]);
+    evidence.audited.pop();
     assert_eq!(broken(&evidence), [""; 0]);
     evidence.audit_flaws.push("replica 0: Broken { line: 3 }".into());
     assert_eq!(broken(&evidence), ["audit_chain"]);
+}
+
+#[test]
+fn a_record_that_says_something_else_than_the_ledger() {
+    let changes: [fn(&mut Audited); 9] = [
+        |record| record.replica = 1 - record.replica,
+        |record| record.caller = Some("another".into()),
+        |record| record.method = Some("jwt".into()),
+        |record| record.door = Some("msi".into()),
+        |record| record.connection = None,
+        |record| record.token_sha256 = Some("0".repeat(64)),
+        |record| record.uti = None,
+        |record| record.outcome = "connection_paused".into(),
+        |record| record.action = "refused".into(),
+    ];
+    for (number, change) in changes.into_iter().enumerate() {
+        let mut evidence = good();
+        change(&mut evidence.audited[2]);
+        assert_eq!(broken(&evidence), ["audit_disagrees"], "{number}");
+        let code = Answer::Refused("connection_paused".into());
+        evidence = good();
+        evidence.entries[2].answer = code;
+        evidence.audited[2] = record(&evidence.entries[2]);
+        assert_eq!(broken(&evidence), [""; 0]);
+        change(&mut evidence.audited[2]);
+        let is_changed = evidence.audited[2] != record(&evidence.entries[2]);
+        let is_broken = broken(&evidence) == ["audit_disagrees"];
+        // (A refusal has no `uti`, whatever was taken away.)
+        assert_eq!(is_broken, is_changed, "{number}");
+    }
+}
+
+#[test]
+fn a_record_of_a_request_that_nobody_has_an_answer_of() {
+    let mut evidence = good();
+    evidence.entries[2].answer = Answer::Lost;
+    assert_eq!(broken(&evidence), ["audit_unasked"]);
+    let Entry { replica, started, .. } = evidence.entries[2];
+    for (effect, of, at, explains) in [
+        (Effect::Down, replica, started + 1, true),
+        (Effect::Stopped, replica, started + 1, true),
+        (Effect::Down, 1 - replica, started + 1, false),
+        (Effect::StoreLink, replica, started + 1, false),
+        (Effect::Down, replica, started + 5_000, false),
+    ] {
+        evidence.faults = vec![fault(effect, Some(of), at, at + 100)];
+        assert_eq!(broken(&evidence).is_empty(), explains, "{effect:?} {of} {at}");
+    }
+    // A credential may be out of its time by a wrong clock: then it is nobody's.
+    let (good_record, entry) = (evidence.audited[2].clone(), evidence.entries[2].clone());
+    evidence.entries[2].answer = Answer::Refused("caller_unauthenticated".into());
+    evidence.audited[2] =
+        Audited { caller: None, method: None, connection: None, ..record(&evidence.entries[2]) };
+    assert_eq!(broken(&evidence), [""; 0]);
+    evidence.entries[2].answer = Answer::Refused("connection_paused".into());
+    assert_eq!(broken(&evidence), ["audit_disagrees"]);
+    (evidence.audited[2], evidence.entries[2]) = (good_record, entry);
+    // It is another caller's all the same.
+    evidence.faults = vec![fault(Effect::Down, Some(replica), started + 1, started + 2)];
+    evidence.audited[2].caller = Some("another".into());
+    assert_eq!(broken(&evidence), ["audit_disagrees"]);
+    // One that nobody made.
+    let mut evidence = good();
+    evidence.entries.remove(2);
+    assert_eq!(broken(&evidence), ["audit_unasked"]);
+}
+
+#[test]
+fn a_refusal_is_a_record_or_stands_in_a_sum() {
+    let mut evidence = good();
+    for number in [2, 3, 4] {
+        evidence.entries[number].replica = 0;
+        evidence.entries[number].answer = Answer::Refused("connection_paused".into());
+    }
+    evidence.audited.drain(3..5);
+    evidence.audited[2] = record(&evidence.entries[2]);
+    assert_eq!(broken(&evidence), ["unaudited_refusal"]);
+    let caller = Some("mail-sync".to_owned());
+    let sum = Audited { outcome: "connection_paused".into(), caller, suppressed: 2, ..Audited::default() };
+    evidence.audited.push(sum.clone());
+    assert_eq!(broken(&evidence), [""; 0]);
+    assert_eq!(check(&evidence, &[]).records, (6, 2));
+    let changes: [fn(&mut Audited); 4] = [
+        |sum| sum.suppressed = 1,
+        |sum| sum.replica = 1,
+        |sum| sum.caller = Some("another".into()),
+        |sum| sum.outcome = "connection_blocked".into(),
+    ];
+    for change in changes {
+        let mut other = sum.clone();
+        change(&mut other);
+        *evidence.audited.last_mut().expect("the sum") = other;
+        assert!(broken(&evidence).contains(&"unaudited_refusal"));
+    }
+    *evidence.audited.last_mut().expect("the sum") = Audited { suppressed: 3, ..sum };
+    assert_eq!(broken(&evidence), ["audit_disagrees"], "it stands for more than there were");
+    // An answer that was lost may have been a refusal.
+    evidence.entries[5].replica = 0;
+    evidence.entries[5].answer = Answer::Lost;
+    let lost = evidence.entries[5].number;
+    evidence.audited.retain(|record| record.call != Some(lost));
+    assert_eq!(broken(&evidence), [""; 0]);
+    // A kill takes along what was to be summed up.
+    evidence.audited.pop();
+    let ended = evidence.entries[4].ended;
+    evidence.faults = vec![fault(Effect::Down, Some(0), ended + 500, ended + 600)];
+    assert_eq!(broken(&evidence), [""; 0]);
+    evidence.faults = vec![fault(Effect::Down, Some(0), ended + 5_000, ended + 5_001)];
+    assert_eq!(broken(&evidence), ["unaudited_refusal"]);
 }
 
 #[test]
@@ -441,13 +588,12 @@ fn a_deleted_connection_that_comes_back_without_its_user() {
     // That it needs its user is said of what is there.
     let mut evidence = good();
     evidence.calls.truncate(6);
-    evidence.audited.truncate(6);
     evidence.acts = vec![act(Deed::Delete, 5_000)];
     evidence.authority.remove(3);
     evidence.authority[2].family = Some(101);
     evidence.authority[2].error = Some("invalid_grant".into());
     for call in [4, 5] {
-        (evidence.calls[call].connection, evidence.audited[call].connection) = (1, 1);
+        evidence.calls[call].connection = 1;
         (evidence.calls[call].status, evidence.calls[call].token) = (409, None);
         evidence.calls[call].code = Some("reauthorization_required".into());
     }
