@@ -177,6 +177,9 @@ pub struct Signals {
     terminate: Signal,
     interrupt: Signal,
     hangup: Signal,
+    /// Caught, and not looked at: a write beyond the largest file that the process may make (`LimitFSIZE`) is
+    /// an error like that of a full disk, and must not end the process.
+    _too_large: Signal,
 }
 
 /// The request that a signal makes.
@@ -189,12 +192,13 @@ pub enum Wish {
 }
 
 impl Signals {
-    /// Catches SIGTERM, SIGINT and SIGHUP. Call it within a runtime.
+    /// Catches SIGTERM, SIGINT, SIGHUP and SIGXFSZ. Call it within a runtime.
     pub fn catch() -> std::io::Result<Self> {
         Ok(Signals {
             terminate: signal(SignalKind::terminate())?,
             interrupt: signal(SignalKind::interrupt())?,
             hangup: signal(SignalKind::hangup())?,
+            _too_large: signal(SignalKind::from_raw(rustix::process::Signal::XFSZ.as_raw()))?,
         })
     }
 

@@ -10,10 +10,11 @@ use std::time::Duration;
 
 use http::Method;
 use parking_lot::Mutex;
+use rustix::process::{Pid, Resource, Rlimit, Signal, kill_process, prlimit};
 use serde_json::{Value, json};
 
 use crate::http_client::{Answer, request, request_unix};
-use crate::world::{ALICE, Plan, Process, World, text};
+use crate::world::{ALICE, Kept, Plan, Process, World, text};
 
 fn verify(arguments: &[&str], files: &[&Path]) -> Output {
     let command = ["audit", "verify"];
@@ -274,6 +275,127 @@ async fn where_it_is_demanded_no_token_leaves_without_a_record() {
         while reader.read(&mut some).is_ok_and(|count| count > 0) {}
     });
     world.until("it is read", async || world.token("user-1").await.status == 200).await;
+}
+
+/// The most that any file of a process may hold, which is a disk's end to it.
+fn limit_files(process: &Process, bytes: Option<u64>) {
+    let limit = Rlimit { current: bytes, maximum: None };
+    let pid = Pid::from_raw(i32::try_from(process.pid()).expect("a pid"));
+    prlimit(pid, Resource::Fsize, limit).expect("a limit");
+}
+
+/// A syslog daemon of its own process, which can be stopped.
+struct Syslog {
+    process: std::process::Child,
+    got: PathBuf,
+}
+
+impl Syslog {
+    async fn start(world: &World, socket: &Path) -> Self {
+        const READER: &str = "import socket, sys\ns = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)\n\
+            s.bind(sys.argv[1])\nout = open(sys.argv[2], 'ab', buffering=0)\n\
+            while True:\n    out.write(s.recv(65536) + b'\\n')\n";
+        let got = world.folder.path().join("syslog.got");
+        let mut python = Command::new("python3");
+        let process = python.args(["-c", READER]).args([socket, &got]).spawn().expect("python3");
+        world.until("it listens", async || socket.exists()).await;
+        Syslog { process, got }
+    }
+
+    fn signal(&self, signal: Signal) {
+        kill_process(Pid::from_child(&self.process), signal).expect("it is there");
+    }
+
+    fn has(&self, request_id: &str) -> bool {
+        std::fs::read_to_string(&self.got).is_ok_and(|got| got.contains(request_id))
+    }
+}
+
+impl Drop for Syslog {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+#[tokio::test]
+async fn a_full_disk_and_a_reader_that_stands_still_are_told_and_heal() {
+    // (An embedded store would have the same limit.)
+    let mut world = Plan::default().kept(Kept::Redis).start().await;
+    world.connect("user-1", ALICE).await;
+    let folder = world.folder.path().to_owned();
+    let (file, socket) = (folder.join("audit.jsonl"), folder.join("syslog.sock"));
+    let syslog = Syslog::start(&world, &socket).await;
+    let settings = format!(
+        "TOKENWARD__AUDIT__ALSO__0=syslog:{}\nTOKENWARD__AUDIT__FAIL_CLOSED=true\n",
+        socket.display()
+    );
+    restart_with(&mut world, &settings).await;
+    let in_file = |id: &str| lines(&file).iter().any(|line| line["request_id"] == id);
+    let served = async |world: &World| {
+        let answer = world.token("user-1").await;
+        assert_eq!(answer.status, 200, "{}", answer.text());
+        request_id(&answer).to_owned()
+    };
+    let id = served(&world).await;
+    assert!(in_file(&id));
+
+    // The disk is full in the middle of a line: the other sink takes the record, and the file keeps whole lines.
+    let size = std::fs::metadata(&file).expect("a file").len();
+    limit_files(&world.daemon, Some(size + 100));
+    for _ in 0..5 {
+        let id = served(&world).await;
+        assert!(!in_file(&id));
+        world.until("the second sink has it", async || syslog.has(&id)).await;
+    }
+    assert_eq!(std::fs::metadata(&file).expect("a file").len(), size, "nothing of a line stays");
+    let failing = |metrics: &str, sink: &str| {
+        let series = format!("tokenward_audit_sink_failing{{sink=\"{sink}\"}} ");
+        metrics.lines().find_map(|line| line.strip_prefix(&series)).map(str::to_owned)
+    };
+    let (of_file, of_socket) = (file.display().to_string(), format!("syslog:{}", socket.display()));
+    let metrics = world.metrics().await;
+    assert_eq!(failing(&metrics, &of_file).as_deref(), Some("1"), "{metrics}");
+    assert_eq!(failing(&metrics, &of_socket).as_deref(), Some("0"));
+    assert!(metrics.contains("tokenward_audit_lost_total 0\n"), "{metrics}");
+
+    // The second one's reader stands still: its queue takes some, then nobody takes any more.
+    syslog.signal(Signal::STOP);
+    let mut taken = 0;
+    let refused = loop {
+        let answer = world.token("user-1").await;
+        if answer.status != 200 {
+            break answer;
+        }
+        taken += 1;
+        assert!(taken < 5_000, "the queue of a socket is bounded");
+    };
+    assert_eq!(text(&refused.json(), "code"), "audit_unavailable", "{}", refused.text());
+    assert!(refused.headers.contains_key("retry-after") && !refused.text().contains("access_token"));
+
+    // It reads on: what comes then is taken. Then there is room on the disk again.
+    syslog.signal(Signal::CONT);
+    world.until("it is served", async || world.token("user-1").await.status == 200).await;
+    limit_files(&world.daemon, None);
+    let id = served(&world).await;
+    assert!(in_file(&id), "the file heals by itself");
+    assert_eq!(failing(&world.metrics().await, &of_file).as_deref(), Some("0"));
+
+    // With a disk that has room, a reader that stands still holds up nobody beyond the first.
+    syslog.signal(Signal::STOP);
+    for _ in 0..taken + 100 {
+        let id = served(&world).await;
+        assert!(in_file(&id), "it is answered on the file's account");
+    }
+    assert_eq!(failing(&world.metrics().await, &of_socket).as_deref(), Some("1"));
+    syslog.signal(Signal::CONT);
+
+    // The file has a gap, which shows, and nothing else is wrong with it.
+    let (code, found) = printed(&verify(&["--json"], &[&file]));
+    let words: BTreeSet<&str> =
+        found["flaws"].as_array().expect("flaws").iter().map(|flaw| text(flaw, "what")).collect();
+    assert_eq!((code, words), (Some(1), BTreeSet::from(["lost"])), "{found:#}");
+    assert_eq!(found["torn"], json!([]));
 }
 
 /// What an act leaves: `refused` acts, too.
