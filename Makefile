@@ -4,7 +4,7 @@
 CARGO ?= cargo
 # Most tests wait on sockets and clocks: more of them than cores may do so at once.
 export RUST_TEST_THREADS ?= 8
-.PHONY: quickstart build quick test check fmt lint structure docs deny bench image image-test deploy-check tools providers schemas mail soak soak-short flood simulate baseline model rotation rotation-rewrap drill fuzz linear-work policy azure-identity
+.PHONY: quickstart build quick test check fmt lint structure docs deny bench image image-test deploy-check tools providers schemas mail soak soak-short flood simulate baseline model rotation rotation-rewrap drill fuzz linear-work policy timing azure-identity
 
 quickstart:
 	$(CARGO) run --example quickstart
@@ -54,9 +54,16 @@ providers:
 	@scripts/tools.sh providers
 	$(CARGO) test --test it -- providers:: --include-ignored --nocapture
 
-# A million random questions to the policy, compared with the reference evaluator; `make test` asks twenty thousand.
+# A million random questions to the policy, and a million to a daemon at every door that takes them, compared with the reference
+# evaluator; `make test` asks twenty thousand and some thousand.
 policy:
 	$(CARGO) test --lib policy::reference_tests -- --include-ignored
+	$(CARGO) test --release --test it -- policy_doors:: --include-ignored --nocapture
+
+# Whether a refusal tells by its time that a connection is there: a statistic, which wants the machine for itself.
+timing: tools
+	$(CARGO) test --release --test it -- timing:: --include-ignored --nocapture
+
 # The API's document against schemathesis: every operation, with requests inside and outside of its schema.
 schemas:
 	@scripts/tools.sh schemas

@@ -19,6 +19,8 @@ mod mistakes;
 #[path = "../../src/store/testing.rs"]
 #[allow(unreachable_pub, dead_code, reason = "shared with the store's own tests")]
 mod redis_server;
+#[path = "../../src/policy/reference.rs"]
+mod reference;
 #[path = "../support/setup.rs"]
 mod setup;
 #[path = "../../src/jwt/testing.rs"]
@@ -68,6 +70,7 @@ mod odd_answers;
 mod operations;
 mod outbound;
 mod pki;
+mod policy_doors;
 mod prompts;
 mod providers;
 mod quotas;
@@ -79,6 +82,7 @@ mod sign_in_refusals;
 mod status;
 mod store_needs;
 mod sweep;
+mod timing;
 mod token_exchange;
 mod token_hosts;
 mod trouble;
