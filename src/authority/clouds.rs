@@ -89,7 +89,7 @@ pub(super) fn entra_authority_of(url: &CheckedUrl) -> Option<String> {
 }
 
 /// Returns true if `text` can name a tenant in a path: a GUID, a domain, or one of the three words.
-pub(super) fn is_tenant_name(text: &str) -> bool {
+pub fn is_tenant_name(text: &str) -> bool {
     !text.is_empty()
         && text.len() <= 253
         && !text.starts_with(['.', '-'])

@@ -53,7 +53,7 @@ pub use client_auth::{
     AssertionAudience, AssertionFile, AssertionSource, CertificateFault, ClientCredential, SecretMethod,
 };
 pub use client_credentials::ClientCredentials;
-pub use clouds::Provider;
+pub use clouds::{Provider, is_tenant_name};
 pub use credential_set::{CredentialReport, CredentialSet, Member};
 pub use id_token::{Delegate, IdTokenFault, Subject, UserTokenKind};
 pub use issuer_keys::{IssuerKeys, IssuerKeysConfig, IssuerKeysError};

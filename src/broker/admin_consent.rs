@@ -9,7 +9,7 @@ use super::connect::{READABLE_AFTER_END, SWAP_TRIES};
 use super::session::{AuthorizeState, ConsentSession, ConsentState, Purpose};
 use super::sign_in::{CallbackOutcome, CallbackProblem, Finished};
 use super::{App, Broker, FailureReason, Refusal, SessionFailure};
-use crate::authority::AdminConsentRequest;
+use crate::authority::{AdminConsentRequest, is_tenant_name};
 use crate::domain::id::{AppName, SessionId};
 use crate::domain::random::random_token;
 use crate::domain::scope::ScopeSet;
@@ -39,9 +39,7 @@ impl Broker {
         let (app, caller) = (permit.app(), permit.caller());
         let known = self.app(app)?;
         if let Some(tenant) = &tenant
-            && !(tenant.len() <= 253
-                && !tenant.is_empty()
-                && tenant.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-')))
+            && !is_tenant_name(tenant)
         {
             return Err(Refusal::invalid("tenant", "must be a tenant id or a domain of the tenant"));
         }

@@ -462,7 +462,7 @@ fn check_hints(request: &NewSession) -> Result<(), Refusal> {
     let hints = [("login_hint", &request.login_hint), ("domain_hint", &request.domain_hint)];
     for (parameter, hint) in hints {
         if let Some(hint) = hint
-            && (hint.is_empty() || hint.len() > 512 || hint.chars().any(char::is_control))
+            && (hint.is_empty() || hint.chars().count() > 512 || hint.chars().any(char::is_control))
         {
             return Err(Refusal::invalid(parameter, "must be 1 to 512 printable characters"));
         }

@@ -88,7 +88,7 @@ impl ScopeNaming {
     /// # Errors
     /// A sentence that says what is wrong.
     pub fn scopes_asked(&self, text: &str) -> Result<ScopeSet, String> {
-        if text.bytes().filter(|byte| *byte == b' ').count() >= MOST_SCOPES {
+        if text.split(' ').filter(|word| !word.is_empty()).count() > MOST_SCOPES {
             return Err(format!("names more than {MOST_SCOPES} scopes"));
         }
         self.scopes(text).map_err(|_| {
@@ -330,6 +330,10 @@ mod tests {
     fn a_caller_names_only_so_many() {
         let words = |count: usize| (0..count).map(|at| format!("s{at}")).collect::<Vec<_>>().join(" ");
         assert!(entra().scopes_asked(&words(MOST_SCOPES)).is_ok());
+        assert!(
+            entra().scopes_asked(&format!("a{}b", " ".repeat(MOST_SCOPES))).is_ok(),
+            "spaces are no scopes"
+        );
         assert!(
             entra().scopes_asked(&words(MOST_SCOPES + 1)).is_err_and(|why| why.contains("more than 128"))
         );

@@ -51,6 +51,7 @@ mod evidence;
 mod evidence_acts;
 mod floods;
 mod foresight;
+mod generated;
 mod guarded;
 mod interop;
 mod jwt_callers;

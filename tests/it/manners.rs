@@ -131,3 +131,28 @@ async fn a_session_says_before_the_user_goes_what_it_adds_and_whether_an_adminis
     });
     assert_eq!(consent(other).await["administrator"], "not_needed");
 }
+
+/// What is mistaken is said, and not passed over.
+#[tokio::test]
+async fn a_parameter_that_cannot_be_meant_is_refused_by_name() {
+    let world = Plan::default().start().await;
+    world.connect("alice", ALICE).await;
+    for (query, expected) in
+        [("connect=true", 400), ("connect=yes", 400), ("connect=0", 200), ("connect=", 200)]
+    {
+        let answer = world.token_with("alice", &format!("?{query}")).await;
+        assert_eq!(answer.status, expected, "{query}: {}", answer.text());
+        if expected == 400 {
+            assert_eq!(answer.json()["parameter"], "connect", "{query}");
+        }
+    }
+    for tenant in [".example", "-a.example", "a..example", "a b", ""] {
+        let asked = json!({ "app": "outlook", "tenant": tenant });
+        let answer = world.api(Method::POST, "/v1/admin-consent-sessions", asked).await;
+        assert_eq!(
+            (answer.status.as_u16(), &answer.json()["parameter"]),
+            (400, &json!("tenant")),
+            "{tenant:?}"
+        );
+    }
+}

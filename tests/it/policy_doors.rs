@@ -171,7 +171,7 @@ fn requests(key: &str, app: &str, question: Question) -> Vec<Asked> {
         door,
         method: Method::POST,
         target: target.to_owned(),
-        headers: vec![native(), vec![("content-type", "application/json".to_owned())]].concat(),
+        headers: [native(), vec![("content-type", "application/json".to_owned())]].concat(),
         body: body.to_string(),
         code: of_problem,
     };

@@ -96,7 +96,8 @@ impl AdminApi {
         };
         let scope = match call.query.value("connect") {
             Some("1") => None,
-            _ => Some(given("scope")?),
+            None | Some("0") => Some(given("scope")?),
+            Some(_) => return Err(Problem::invalid("connect", "must be 1, or left out")),
         };
         let decision = self.broker.decide(&policy, &key, scope).await.map_err(Problem::of)?;
         let (denial, rules) = match decision {

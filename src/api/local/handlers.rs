@@ -36,7 +36,7 @@ impl LocalApi {
     pub(super) async fn token(&self, call: Call<'_>, key: &ConnectionKey) -> Result<Response, Problem> {
         let asked = TokenBody::of_query(&call.query)?;
         let known = call.headers.get_all(header::IF_NONE_MATCH);
-        let response = self.hand_out((call.admitted, call.who), key, asked, wants_link(&call.query)).await?;
+        let response = self.hand_out((call.admitted, call.who), key, asked, wants_link(&call.query)?).await?;
         Ok(entity_tag::unless_known(response, known))
     }
 
@@ -47,7 +47,7 @@ impl LocalApi {
         key: &ConnectionKey,
     ) -> Result<Response, Problem> {
         let asked = TokenBody::read(&body::read(call.body).await?)?;
-        self.hand_out((call.admitted, call.who), key, asked, wants_link(&call.query)).await
+        self.hand_out((call.admitted, call.who), key, asked, wants_link(&call.query)?).await
     }
 
     /// `GET /v1/apps/{app}/token`
@@ -394,8 +394,12 @@ pub(super) fn tell_source_of(response: &mut Response, source: TokenSource) {
 }
 
 /// Whether a refusal is to bring a connect link.
-pub(super) fn wants_link(query: &Pairs) -> bool {
-    query.value("connect") == Some("1")
+pub(super) fn wants_link(query: &Pairs) -> Result<bool, Problem> {
+    match query.value("connect") {
+        None | Some("0") => Ok(false),
+        Some("1") => Ok(true),
+        Some(_) => Err(Problem::invalid("connect", "must be 1, or left out")),
+    }
 }
 
 fn wait_of(query: &Pairs) -> Result<Duration, Problem> {

@@ -79,7 +79,7 @@ impl LocalApi {
         let asked = Asked::read(&call.query, key)?;
         match &asked.whose {
             Whose::Connection(key) => {
-                let (caller, connect) = ((call.admitted, call.who), wants_link(&call.query));
+                let (caller, connect) = ((call.admitted, call.who), wants_link(&call.query)?);
                 let ask = |app: &App| asked.want(app.naming(), &app.scopes);
                 let (served, life) = self.served_as(caller, key, None, ask, connect).await?;
                 let mut response = self.identity_answer(&asked, &served.token, life);
