@@ -17,6 +17,7 @@ use tokenward::domain::time::Clock;
 use tokenward::system::{SystemClock, SystemRandom};
 
 use crate::http_client::{Answer, Browser, request, request_unix};
+use crate::token_exchange;
 use crate::world::{ALICE, BOB, PATIENCE, Plan, READER, SYNC, World, text};
 
 const CONNECTION: &str = "/v1/apps/outlook/connections/team-b%2Falice";
@@ -717,29 +718,39 @@ async fn a_request_that_can_be_read_in_two_ways_is_read_in_none() {
     let local = world.daemon.local.trim_start_matches("http://").to_owned();
     let mut threads = Vec::new();
     for (name, attack) in attacks {
-        for (address, path) in [(&local, format!("{CONNECTION}/token")), (&public, "/".to_owned())] {
+        // Each door with its own credential.
+        let bearer = format!("Authorization: Bearer {key}\r\n");
+        let identity = format!("X-IDENTITY-HEADER: {key}\r\n");
+        let client = token_exchange::asked(&key, "", &[]).headers;
+        let client: String = client.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
+        for (address, path, credential) in [
+            (&local, format!("{CONNECTION}/token"), &bearer),
+            (&local, "/msi/token?resource=Mail.Read&client_id=outlook:team-b/alice".to_owned(), &identity),
+            (&local, format!("{CONNECTION}/msi/token?resource=Mail.Read"), &identity),
+            (&local, "/oauth2/token".to_owned(), &client),
+            (&local, "/v1/outlook/creds/team-b/alice".to_owned(), &bearer),
+            (&local, "/v1/apps/outlook/token".to_owned(), &bearer),
+            (&public, "/".to_owned(), &bearer),
+        ] {
             // Behind each stands a whole request that must never be answered.
             let smuggled =
                 format!("DELETE {CONNECTION} HTTP/1.1\r\nHost: h\r\nAuthorization: Bearer {key}\r\n\r\n");
-            let sent = attack
-                .replace("{p}", &path)
-                .replace("{a}", &format!("Authorization: Bearer {key}\r\n"))
-                .replace("{s}", &smuggled);
+            let sent = attack.replace("{p}", &path).replace("{a}", credential).replace("{s}", &smuggled);
             let address = address.clone();
             threads.push(std::thread::spawn(move || {
                 let (status, answer) = raw(&address, sent.as_bytes());
-                (name, address, status, answer)
+                (name, address, path, status, answer)
             }));
         }
     }
     for thread in threads {
-        let (name, address, status, answer) = thread.join().expect("joined");
+        let (name, address, path, status, answer) = thread.join().expect("joined");
         // The public site answers without a look at a body it has no use for.
         let refused =
             matches!(status, 0 | 400 | 405 | 431 | 501 | 505) || (status == 404 && address == public);
-        assert!(refused, "{name} at {address}: {answer}");
+        assert!(refused, "{name} at {address}{path}: {answer}");
         let answers = answer.matches("HTTP/1.").count();
-        assert!(answers <= 1, "{name} at {address} was answered {answers} times: {answer}");
+        assert!(answers <= 1, "{name} at {address}{path} was answered {answers} times: {answer}");
         assert!(!answer.contains("access_token"), "{name}: {answer}");
     }
     assert_eq!(world.token("team-b/alice").await.status, 200, "nothing was smuggled");
@@ -773,6 +784,19 @@ async fn what_is_too_large_or_too_slow_is_cut() {
         );
         let (status, _) = raw(&local, sent.as_bytes());
         assert!(matches!(status, 0 | 400 | 413), "{size}: {status}");
+
+        // In the form of its door.
+        let subject = format!("outlook:{}", "a".repeat(size));
+        let asked = token_exchange::asked(&key, &subject, &[]);
+        let headers: Vec<(&str, &str)> =
+            asked.headers.iter().map(|(name, value)| (*name, value.as_str())).collect();
+        let url = format!("{}{}", world.daemon.local, asked.target);
+        let answer = request(asked.method, &url, &headers, asked.body).await.expect("an answer");
+        assert_eq!(
+            (answer.status.as_u16(), &answer.json()["error"]),
+            (400, &json!("invalid_request")),
+            "{size}"
+        );
     }
 
     // Slow: a head a byte at a time, a body that never comes. Each is cut, and nobody else waits for it.
