@@ -174,9 +174,10 @@ impl Problem {
         match refused {
             Refused::Overloaded => problem.hint("try again after the time in Retry-After").after(1),
             Refused::Panicked => problem.hint("report the request_id to the operator"),
-            Refused::HeadTooLarge | Refused::TargetTooLong | Refused::TooManyParameters => {
-                problem.hint("correct the request; the same one will fail again")
-            }
+            Refused::HeadTooLarge
+            | Refused::TargetTooLong
+            | Refused::TooManyParameters
+            | Refused::Malformed => problem.hint("correct the request; the same one will fail again"),
         }
     }
 

@@ -515,7 +515,8 @@ mod tests {
         let address = "127.0.0.1:7070".parse().expect("an address");
         let accept = AuthMethods::all();
         let (certificate, key) = ("c".into(), "k".into());
-        let tls = Some(crate::config::Tls { certificate, key, client_ca: None, client_crl: None });
+        let tls =
+            Some(crate::config::Tls { certificate, key, client_ca: None, client_crl: None, http2: true });
         let unix = Listener::Unix { path: "s".into(), mode: 0o600, accept };
         let plain = Listener::Tcp { address, tls: None, accept };
         let secure = Listener::Tcp { address, tls, accept };

@@ -382,7 +382,10 @@ fn tls(section: &Section<'_>) -> Option<Tls> {
     if let (None, Some(leaf)) = (&client_ca, section.text("client_crl")) {
         leaf.mistake("needs `client_ca` beside it");
     }
-    Some(Tls { certificate: section.path("certificate")?, key: section.path("key")?, client_ca, client_crl })
+    // (Where browsers come, or Prometheus, the key is unknown.)
+    let http2 = section.bool("http2").unwrap_or(false);
+    let (certificate, key) = (section.path("certificate")?, section.path("key")?);
+    Some(Tls { certificate, key, client_ca, client_crl, http2 })
 }
 
 /// Reads which ways to authenticate count at a listener: by default all that it can carry.

@@ -369,7 +369,7 @@ authenticate = [{ unix_user = "a" }]
         )
         .config;
         let (certificate, key) = ("/etc/tokenward/c.pem".into(), "/k.pem".into());
-        let tls = Tls { certificate, key, client_ca: None, client_crl: None };
+        let tls = Tls { certificate, key, client_ca: None, client_crl: None, http2: true };
         assert_eq!(
             config.listen.local[0],
             Listener::Tcp { address: "0.0.0.0:0".parse().unwrap(), tls: Some(tls), accept: on_tcp() }

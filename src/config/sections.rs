@@ -223,6 +223,8 @@ pub struct Tls {
     pub client_ca: Option<PathBuf>,
     /// Their revocation lists.
     pub client_crl: Option<PathBuf>,
+    /// Whether clients may choose HTTP/2; only for callers and operators.
+    pub http2: bool,
 }
 
 /// `[outbound]`, or the environment's settings where the section has none.

@@ -344,6 +344,13 @@ static INTERNAL_TLS: Table = Table {
             "Revocation lists of the authorities in `client_ca` and of those below them: PEM, or one in DER. \
              With it, a certificate without a current list of its issuer is refused.",
         ),
+        key(
+            "http2",
+            Kind::Bool,
+            Default("true"),
+            "Let clients choose HTTP/2. Set it to false if a client or a proxy misbehaves with it; clients \
+             then speak HTTP/1.1.",
+        ),
     ],
 };
 
@@ -1008,7 +1015,11 @@ mod tests {
                     "{} twice",
                     key.name
                 );
-                assert!(key.name.bytes().all(|b| b.is_ascii_lowercase() || b == b'_'), "{}", key.name);
+                assert!(
+                    key.name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_'),
+                    "{}",
+                    key.name
+                );
                 if let Kind::Duration { min, max } = key.kind {
                     assert!(parse_duration(min).unwrap() < parse_duration(max).unwrap());
                 }

@@ -16,11 +16,12 @@ use tokio::net::{TcpListener, TcpSocket, UnixListener, UnixStream};
 use tokio_rustls::TlsAcceptor;
 
 use super::client_certificate::{ClientCertificate, PeerCertificate};
-use super::connection::{self, Shared};
+use super::exchange::Shared;
 use super::guard::Socket;
 use super::room::{Room, SOCKET_BUFFER};
 use super::tcp::Tcp;
-use super::{Address, Handler, ListenerConfig, Origin, Peer, Surroundings, Tls};
+use super::tls::HTTP_2;
+use super::{Address, Handler, ListenerConfig, Origin, Peer, Surroundings, Tls, connection, http2};
 use crate::domain::backoff::Backoff;
 use crate::lifecycle::Shutdown;
 use crate::telemetry::metrics::ConnectionRefusal;
@@ -349,7 +350,7 @@ fn admit(accepted: Accepted, tls: Option<&Tls>, room: &Arc<Room>, shared: &Arc<S
             shared.metrics.connection_opened();
             let _open = Open { shared: &shared };
             let peer = Peer { origin, tls: tls.is_some(), certificate: PeerCertificate::None };
-            let mut certificate = None;
+            let (mut certificate, mut is_http2) = (None, false);
             let socket: Box<dyn Socket> = match (accepted, tls) {
                 (Accepted::Unix(stream), _) => Box::new(stream),
                 (Accepted::Tcp(stream, _), None) => Box::new(stream),
@@ -380,7 +381,10 @@ fn admit(accepted: Accepted, tls: Option<&Tls>, room: &Arc<Room>, shared: &Arc<S
                         Ok(stream)
                     });
                     match verified {
-                        Ok(stream) => Box::new(stream),
+                        Ok(stream) => {
+                            is_http2 = stream.get_ref().1.alpn_protocol() == Some(HTTP_2);
+                            Box::new(stream)
+                        }
                         Err((reason, error)) => {
                             shared.metrics.connection_refused(reason);
                             tracing::debug!(
@@ -392,7 +396,11 @@ fn admit(accepted: Accepted, tls: Option<&Tls>, room: &Arc<Room>, shared: &Arc<S
                     }
                 }
             };
-            connection::serve(Arc::clone(&shared), socket, peer, certificate, place).await;
+            let shared = Arc::clone(&shared);
+            match is_http2 {
+                true => http2::serve(shared, socket, peer, certificate, place).await,
+                false => connection::serve(shared, socket, peer, certificate, place).await,
+            }
         }
     };
     shared.surroundings.tasks.spawn("connection", Box::pin(task));

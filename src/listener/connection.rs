@@ -2,14 +2,11 @@
 
 use std::convert::Infallible;
 use std::future::Future;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::Poll;
 use std::time::Duration;
 
-use futures_util::FutureExt as _;
 use http::{HeaderValue, header};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
@@ -18,15 +15,17 @@ use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use super::answer::{Paced, Streams};
-use super::client_certificate::{ClientCertificate, PeerCertificate};
+use super::alarm::Alarm;
+use super::answer::Paced;
+use super::client_certificate::ClientCertificate;
+use super::exchange::{Asked, Exchange, Shared, finished, kept_of, length_of};
 use super::guard::{Guarded, Socket};
 use super::pulse::{Phase, Pulse};
 use super::room::Reservation;
-use super::{Body, Handler, Limits, Pairs, Peer, Refused, Request, RequestId, Response, Surroundings};
+use super::{Limits, Peer, Refused, RequestId, Response};
 use crate::domain::task::BoxFuture;
 use crate::domain::time::Clock;
-use crate::telemetry::metrics::{ConnectionRefusal, ListenerMetrics};
+use crate::telemetry::metrics::{ConnectionRefusal, Protocol};
 
 /// How long a closed connection is still read. Otherwise data on its way from the client makes the kernel
 /// reset the connection before the client has seen our answer.
@@ -35,16 +34,7 @@ const LINGER: Duration = Duration::from_millis(500);
 const LINGER_BYTES: usize = 256 * 1024;
 
 /// How long a connection that must give way may take to receive its last answer.
-const LEAVE: Duration = Duration::from_secs(1);
-
-/// State shared by all connections of a listener.
-pub(super) struct Shared {
-    pub(super) name: &'static str,
-    pub(super) handler: Arc<dyn Handler>,
-    pub(super) limits: Limits,
-    pub(super) surroundings: Surroundings,
-    pub(super) metrics: ListenerMetrics,
-}
+pub(super) const LEAVE: Duration = Duration::from_secs(1);
 
 /// Reason why a connection ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -68,6 +58,7 @@ pub(super) async fn serve(
     place: Reservation,
 ) {
     let limits = &shared.limits;
+    shared.metrics.connection_speaks(Protocol::Http1);
     let pulse = Arc::new(Pulse::new(place, Arc::clone(&shared.surroundings.clock)));
     if !pulse.certificate_kept(certificate.as_ref().map_or(0, ClientCertificate::kept)) {
         return shared.metrics.connection_refused(ConnectionRefusal::GaveWay);
@@ -184,8 +175,8 @@ pub(super) async fn serve(
 /// Answers a head that was too long. No handler sees it, and the connection ends.
 async fn refuse_head(shared: &Shared, socket: &mut Box<dyn Socket>) {
     let request_id = RequestId::new(shared.surroundings.random.as_ref());
-    let response = finished(shared.handler.refuse(Refused::HeadTooLarge, None, &request_id), &request_id);
-    shared.metrics.http_request(response.status());
+    let response = shared.handler.refuse(Refused::HeadTooLarge, None, &request_id);
+    let response = finished(shared, response, &request_id);
     let (head, body) = response.into_parts();
     let Ok(body) = body.collect().await;
     let body = body.to_bytes();
@@ -207,7 +198,7 @@ async fn refuse_head(shared: &Shared, socket: &mut Box<dyn Socket>) {
 }
 
 /// Closes our side, then reads and discards until the client closes too, for a short time.
-async fn linger(shared: &Shared, mut socket: Box<dyn Socket>) {
+pub(super) async fn linger(shared: &Shared, mut socket: Box<dyn Socket>) {
     let drain = async {
         if socket.shutdown().await.is_err() {
             return;
@@ -233,8 +224,7 @@ enum Due {
     TooOld,
 }
 
-/// One sleep for all deadlines of a connection. The hot path (a whole request in one read) leaves it alone:
-/// it fires early and is then set anew.
+/// All deadlines of a connection.
 struct Timer<'a> {
     clock: &'a dyn Clock,
     limits: &'a Limits,
@@ -244,7 +234,7 @@ struct Timer<'a> {
     phase_ends: Option<Duration>,
     /// When the connection becomes too old; `None` after that.
     age_ends: Option<Duration>,
-    sleep: Option<(Duration, BoxFuture<'static, ()>)>,
+    alarm: Alarm<'a>,
 }
 
 impl<'a> Timer<'a> {
@@ -257,7 +247,7 @@ impl<'a> Timer<'a> {
             beats: pulse.beats(),
             phase_ends: Some(now + limits.first_byte),
             age_ends: Some(now + limits.max_age),
-            sleep: None,
+            alarm: Alarm::new(clock),
         }
     }
 
@@ -274,123 +264,46 @@ impl<'a> Timer<'a> {
             };
             self.phase_ends = limit.map(|limit| self.clock.monotonic() + limit);
         }
-        loop {
-            let taken_ends = self.pulse.must_be_taken(self.limits.answer_taken);
-            let ends = [self.phase_ends, taken_ends, self.age_ends];
-            let Some(due) = ends.into_iter().flatten().min() else { return Poll::Pending };
-            let sleep = match &mut self.sleep {
-                Some((until, sleep)) if *until <= due => sleep,
-                _ => {
-                    let left = due.saturating_sub(self.clock.monotonic());
-                    &mut self.sleep.insert((due, self.clock.sleep(left))).1
-                }
-            };
-            if sleep.as_mut().poll(cx).is_pending() {
-                return Poll::Pending;
-            }
-            self.sleep = None;
-            let now = self.clock.monotonic();
-            if [self.phase_ends, taken_ends].into_iter().flatten().any(|end| end <= now) {
-                return Poll::Ready(Due::TooSlow);
-            }
-            if self.age_ends.is_some_and(|end| end <= now) {
-                self.age_ends = None;
-                return Poll::Ready(Due::TooOld);
-            }
+        let taken_ends = self.pulse.must_be_taken(self.limits.answer_taken);
+        let ends = [self.phase_ends, taken_ends, self.age_ends];
+        if !self.alarm.rings(ends.into_iter().flatten().min(), cx) {
+            return Poll::Pending;
         }
+        let now = self.clock.monotonic();
+        if [self.phase_ends, taken_ends].into_iter().flatten().any(|end| end <= now) {
+            return Poll::Ready(Due::TooSlow);
+        }
+        self.age_ends = None;
+        Poll::Ready(Due::TooOld)
     }
 }
 
 async fn answer(
     shared: &Shared,
     request: hyper::Request<Incoming>,
-    mut peer: Peer,
+    peer: Peer,
     certificate: Option<Arc<ClientCertificate>>,
     pulse: &Arc<Pulse>,
 ) -> Response {
     let (head, incoming) = request.into_parts();
-    let has_room = pulse.head_came(kept_of(&head));
+    let has_room = pulse.head_came(kept_of(&head.uri, &head.headers));
     pulse.answer_before_is_taken().await;
     pulse.request_began();
-    let request_id = RequestId::of(&head.headers, shared.surroundings.random.as_ref());
-    let failed = Arc::new(AtomicBool::new(false));
-    if let Some(certificate) = &certificate {
-        peer.certificate = certificate.now(shared.surroundings.clock.as_ref());
-        failed.store(peer.certificate == PeerCertificate::Distrusted, Ordering::Release);
-    }
-    let length = head.uri.path_and_query().map_or(1, |target| target.as_str().len());
-    let uri = head.uri.clone();
-    let refuse = |refused| shared.handler.refuse(refused, Some(uri.path()), &request_id);
-    let mut response = if !has_room {
-        failed.store(true, Ordering::Release);
-        refuse(Refused::Overloaded)
-    } else if length > shared.limits.max_uri {
-        refuse(Refused::TargetTooLong)
-    } else if head.uri.query().is_some_and(|query| Pairs::are_too_many(query.as_bytes())) {
-        refuse(Refused::TooManyParameters)
-    } else {
-        let clock = Arc::clone(&shared.surroundings.clock);
-        let streams = Streams::of(pulse.room(), peer.origin, certificate, Arc::clone(&clock));
-        let request = Request {
-            method: head.method,
-            path: head.uri.path().to_owned(),
-            query: head.uri.query().map(str::to_owned),
-            headers: head.headers,
-            peer,
-            request_id: request_id.clone(),
-            body: Body::wire(incoming, &shared.limits, clock, Arc::clone(&failed), Arc::clone(pulse)),
-            streams,
-        };
-        match catching(shared.handler.as_ref(), request).await {
-            Some(response) => response,
-            None => {
-                shared.metrics.panicked();
-                tracing::error!(listener = shared.name, request_id = %request_id, "a handler panicked");
-                refuse(Refused::Panicked)
-            }
-        }
-    };
+    let exchange = Exchange::begin(shared, &head);
+    let refused = (!has_room).then_some(Refused::Overloaded);
+    let (keeper, room) = (Arc::clone(pulse) as _, pulse.room());
+    let mut response =
+        exchange.respond(Asked { head, incoming, peer, certificate, keeper, room, refused }).await;
+    let mut closes = !has_room || exchange.has_failed();
     if response.body().is_stream() {
         pulse.stream_began();
     } else if !pulse.request_ended(length_of(&response)) {
-        failed.store(true, Ordering::Release);
-        response = refuse(Refused::Overloaded);
+        closes = true;
+        response = exchange.refuse(Refused::Overloaded);
     }
-    shared.metrics.http_request(response.status());
-    response = finished(response, &request_id);
-    let headers = response.headers_mut();
-    if failed.load(Ordering::Acquire) {
-        headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+    response = exchange.finished(response);
+    if closes {
+        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
     response
-}
-
-/// Returns the bytes that a head keeps in memory until its request is answered: the received text and what
-/// was parsed from it.
-fn kept_of(head: &http::request::Parts) -> usize {
-    const ENTRY: usize = 104;
-    let target = head.uri.path_and_query().map_or(0, |target| target.as_str().len());
-    let lines = head.headers.iter().map(|(name, value)| name.as_str().len() + value.len() + ENTRY);
-    2 * target + lines.sum::<usize>()
-}
-
-fn length_of(response: &Response) -> usize {
-    usize::try_from(hyper::body::Body::size_hint(response.body()).lower()).unwrap_or(usize::MAX)
-}
-
-/// Adds the headers that every response has.
-fn finished(mut response: Response, request_id: &RequestId) -> Response {
-    let headers = response.headers_mut();
-    headers.remove(header::SERVER);
-    headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
-    if let Ok(value) = HeaderValue::from_str(request_id.as_str()) {
-        headers.insert("x-request-id", value);
-    }
-    response
-}
-
-/// Returns the handler's response, or `None` if it panicked.
-async fn catching(handler: &dyn Handler, request: Request) -> Option<Response> {
-    let handling = catch_unwind(AssertUnwindSafe(|| handler.handle(request))).ok()?;
-    AssertUnwindSafe(handling).catch_unwind().await.ok()
 }

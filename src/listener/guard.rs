@@ -295,7 +295,7 @@ fn inspect(head: &[u8]) -> Result<State, &'static str> {
     if target.first() != Some(&b'/') {
         return Err("target is not in origin form");
     }
-    if !target.iter().all(|byte| byte.is_ascii_graphic() && *byte != b'#' && *byte != b'\\') {
+    if !is_target(target) {
         return Err("character in the target");
     }
     let version_1_1 = match version {
@@ -317,10 +317,7 @@ fn inspect(head: &[u8]) -> Result<State, &'static str> {
         let (name, value) = (&line[..colon], line[colon + 1..].trim_ascii());
         if name.eq_ignore_ascii_case(b"host") {
             hosts += 1;
-            if !value.iter().all(|byte| {
-                byte.is_ascii_alphanumeric()
-                    || matches!(byte, b'.' | b'-' | b'_' | b'~' | b':' | b'[' | b']' | b'%')
-            }) {
+            if !is_host(value) {
                 return Err("Host");
             }
         } else if name.eq_ignore_ascii_case(b"content-length") {
@@ -350,6 +347,19 @@ fn inspect(head: &[u8]) -> Result<State, &'static str> {
         (false, Some(length)) if length > 0 => Ok(State::Sized(length)),
         (false, _) => Ok(State::Head),
     }
+}
+
+/// Returns true if a target has no character that another reader could take for an end or a separator.
+pub(super) fn is_target(target: &[u8]) -> bool {
+    target.iter().all(|byte| byte.is_ascii_graphic() && *byte != b'#' && *byte != b'\\')
+}
+
+/// Returns true if a value is a host and perhaps a port.
+pub(super) fn is_host(value: &[u8]) -> bool {
+    let is_part = |byte: &u8| {
+        byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_' | b'~' | b':' | b'[' | b']' | b'%')
+    };
+    value.iter().all(is_part)
 }
 
 /// A socket of any kind.

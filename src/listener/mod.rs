@@ -1,5 +1,5 @@
-//! Listeners: sockets, TLS, HTTP/1.1 and their limits. A [`Handler`] gets complete requests that are framed
-//! in exactly one way, with everything the socket knows about the peer.
+//! Listeners: sockets, TLS, HTTP/1.1, HTTP/2 and their limits. A [`Handler`] gets complete requests that are
+//! framed in exactly one way, with everything the socket knows about the peer.
 //!
 //! May know: `domain`'s ports and the names in certificates, `telemetry`'s counters, `lifecycle`'s shutdown.
 //! It knows no route and no caller.
@@ -13,18 +13,23 @@
 //! 3. A panic in a request becomes that request's 500 and has no other effect; its text stays inside (L4).
 //! 4. Every response has `X-Request-Id`, and `Cache-Control: no-store` unless the handler set another value.
 //! 5. A soft stop finishes current requests; a hard stop drops them.
-//! 6. A stream is polled by its connection alone, ends with it, and is one of a limited number.
-//! 7. A client certificate that is not trusted any more names nobody, and its connection ends.
+//! 6. HTTP/2 gets no client more than HTTP/1.1 would, and a flood of its frames ends its own connection.
+//! 7. A stream is polled by its connection alone, ends with it, and is one of a limited number.
+//! 8. A client certificate that is not trusted any more names nobody, and its connection ends.
 //!
 //! The one hard problem: hyper has one timer for "no request yet", "half a request" and "idle between
 //! requests" (`h1/conn.rs`, `poll_read_head` arms `header_read_timeout` whenever it waits for a head). These
 //! need three limits, so hyper's timer is off and `connection.rs` keeps time by watching the bytes.
 
+mod alarm;
 mod answer;
 mod bind;
+mod body;
 mod client_certificate;
 mod connection;
+mod exchange;
 mod guard;
+mod http2;
 mod pairs;
 mod path;
 mod problem;
@@ -39,15 +44,11 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::task::Poll;
 use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
-use http_body_util::BodyExt;
 
-use self::pulse::Pulse;
 use crate::domain::random::{Random, random_bytes};
 use crate::domain::task::{BoxFuture, Tasks};
 use crate::domain::time::Clock;
@@ -57,6 +58,7 @@ use crate::telemetry::metrics::Metrics;
 
 pub use answer::{AnswerBody, StreamPlace, Streams};
 pub use bind::{BindError, Bound, LocalAddress, check_socket};
+pub use body::{Body, BodyError};
 pub use client_certificate::PeerCertificate;
 pub use pairs::{BadPairs, MOST_PARAMETERS, Pairs};
 pub use path::{Dots, segments};
@@ -362,6 +364,9 @@ pub enum Refused {
     TooManyParameters,
     /// There is no room for it beside all others.
     Overloaded,
+    /// Its head can be read in two ways, or breaks the rules of HTTP/2. (What HTTP/1 finds wrong in a head
+    /// has no document.)
+    Malformed,
     /// Its handler panicked.
     Panicked,
 }
@@ -386,6 +391,11 @@ impl Refused {
                 "overloaded",
                 "more is on its way to this listener than it has room for",
             ),
+            Refused::Malformed => (
+                StatusCode::BAD_REQUEST,
+                "invalid_request",
+                "the head of the request is malformed: its host, its target or a length",
+            ),
             Refused::Panicked => (
                 StatusCode::INTERNAL_SERVER_ERROR,
                 "internal",
@@ -403,140 +413,6 @@ impl Refused {
         }
         response
     }
-}
-
-/// Reason why a body could not be read.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum BodyError {
-    /// It exceeds the limit: 413.
-    #[error("the body is longer than allowed")]
-    TooLarge,
-    /// It was not complete in time: 408.
-    #[error("the body did not come in time")]
-    TimedOut,
-    /// It broke off, or its framing is bad: 400.
-    #[error("the body broke off")]
-    Broken,
-    /// There is no room for it beside all others, or its connection had to give way: 503.
-    #[error("too many requests are on their way")]
-    NoRoom,
-}
-
-impl BodyError {
-    /// Returns its HTTP status.
-    pub fn status(self) -> StatusCode {
-        match self {
-            BodyError::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
-            BodyError::TimedOut => StatusCode::REQUEST_TIMEOUT,
-            BodyError::Broken => StatusCode::BAD_REQUEST,
-            BodyError::NoRoom => StatusCode::SERVICE_UNAVAILABLE,
-        }
-    }
-}
-
-/// A request's body, limited in size and time.
-pub struct Body(BodySource);
-
-enum BodySource {
-    Whole(Bytes),
-    Wire {
-        incoming: hyper::body::Incoming,
-        max: usize,
-        within: Duration,
-        clock: Arc<dyn Clock>,
-        /// Tells the connection that it must end.
-        failed: Arc<AtomicBool>,
-        pulse: Arc<Pulse>,
-    },
-}
-
-impl Body {
-    /// Makes a complete body, for tests of handlers.
-    pub fn whole(bytes: impl Into<Bytes>) -> Self {
-        Body(BodySource::Whole(bytes.into()))
-    }
-
-    fn wire(
-        incoming: hyper::body::Incoming,
-        limits: &Limits,
-        clock: Arc<dyn Clock>,
-        failed: Arc<AtomicBool>,
-        pulse: Arc<Pulse>,
-    ) -> Self {
-        Body(BodySource::Wire {
-            incoming,
-            max: limits.max_body,
-            within: limits.body_read,
-            clock,
-            failed,
-            pulse,
-        })
-    }
-
-    /// Reads the whole body. After an error the connection closes once the response is sent.
-    pub async fn read_all(self) -> Result<Bytes, BodyError> {
-        match self.0 {
-            BodySource::Whole(bytes) => Ok(bytes),
-            BodySource::Wire { incoming, max, within, clock, failed, pulse } => {
-                if hyper::body::Body::is_end_stream(&incoming) {
-                    return Ok(Bytes::new());
-                }
-                pulse.body_awaited();
-                let result = tokio::select! {
-                    result = collect(incoming, max, &pulse) => result,
-                    () = clock.sleep(within) => Err(BodyError::TimedOut),
-                    // The connection checks whether it must give way whenever it is woken, and runs in the
-                    // same task as this.
-                    () = std::future::poll_fn(|_| match pulse.gives_way() {
-                        true => Poll::Ready(()),
-                        false => Poll::Pending,
-                    }) => Err(BodyError::NoRoom),
-                };
-                pulse.body_ended();
-                if result.is_err() {
-                    failed.store(true, Ordering::Release);
-                }
-                result
-            }
-        }
-    }
-}
-
-impl fmt::Debug for Body {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Body")
-    }
-}
-
-async fn collect(mut incoming: hyper::body::Incoming, max: usize, pulse: &Pulse) -> Result<Bytes, BodyError> {
-    /// A body gets room in steps of this size, whatever length it announces.
-    const STEP: usize = 1024;
-    let announced = hyper::body::Body::size_hint(&incoming).lower();
-    if announced > max as u64 {
-        return Err(BodyError::TooLarge);
-    }
-    let mut whole = Vec::new();
-    while let Some(frame) = incoming.frame().await {
-        let Ok(data) = frame.map_err(|_| BodyError::Broken)?.into_data() else {
-            continue; // trailers are ignored
-        };
-        let length = whole.len() + data.len();
-        if length > max {
-            return Err(BodyError::TooLarge);
-        }
-        if whole.is_empty() && data.len() as u64 == announced {
-            return Ok(data);
-        }
-        if length > whole.capacity() {
-            let room = length.next_power_of_two().max(STEP);
-            if !pulse.body_grows(room) {
-                return Err(BodyError::NoRoom);
-            }
-            whole.reserve_exact(room - whole.len());
-        }
-        whole.extend_from_slice(&data);
-    }
-    Ok(whole.into())
 }
 
 /// Makes a response with one content type.

@@ -3,14 +3,15 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering};
-use std::task::Poll;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
+use super::body::Keeper;
 use super::room::{OWN_BYTES, Reservation, Room};
 use crate::domain::time::Clock;
 
 /// Least bytes of a large answer that a client must take in a second.
-const SLOWEST: usize = 256 * 1024;
+pub(super) const SLOWEST: usize = 256 * 1024;
 
 /// Current activity of a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -181,21 +182,6 @@ impl Pulse {
         Some(Duration::from_millis(since + more) + within)
     }
 
-    /// Records that the rest of a body is awaited.
-    pub(super) fn body_awaited(&self) {
-        self.place.waits(self.clock.monotonic());
-    }
-
-    /// Records that the body is complete, or never will be.
-    pub(super) fn body_ended(&self) {
-        self.place.works();
-    }
-
-    /// Records the bytes kept for the body. Returns true if there is room for them.
-    pub(super) fn body_grows(&self, bytes: usize) -> bool {
-        self.keeps(&self.body, bytes)
-    }
-
     /// Returns the room of the connection.
     pub(super) fn room(&self) -> Arc<Room> {
         self.place.room()
@@ -246,5 +232,25 @@ impl Pulse {
 
     pub(super) fn beats(&self) -> u32 {
         self.beats.load(Ordering::Relaxed)
+    }
+}
+
+impl Keeper for Pulse {
+    fn body_awaited(&self) {
+        self.place.waits(self.clock.monotonic());
+    }
+
+    fn body_ended(&self) {
+        self.place.works();
+    }
+
+    fn body_grows(&self, bytes: usize) -> bool {
+        self.keeps(&self.body, bytes)
+    }
+
+    /// The connection checks whether it must give way whenever it is woken, and runs in the same task as the
+    /// body.
+    fn poll_gives_way(&self, _: &mut Context<'_>) -> Poll<()> {
+        if self.gives_way() { Poll::Ready(()) } else { Poll::Pending }
     }
 }

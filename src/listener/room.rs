@@ -177,6 +177,12 @@ impl Room {
         Some(StreamSeat { room: Arc::clone(self), peer })
     }
 
+    /// Returns the bytes that all connections hold beyond their own.
+    #[cfg(test)]
+    pub(super) fn held(&self) -> usize {
+        self.state().held
+    }
+
     /// Tells enough connections to leave to free `needed` connections or bytes. Returns true if that was
     /// possible.
     fn make_room(

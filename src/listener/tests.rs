@@ -1,17 +1,19 @@
 //! Raw sockets against a real listener: attempts that a client must not succeed with.
 
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
-use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::sync::Notify;
 use tokio::time::timeout;
+use tokio_rustls::client::TlsStream;
 
 use super::*;
 use crate::domain::time::Timestamp;
 use crate::system::{SystemClock, SystemRandom, TokioTasks};
 
+mod http2;
 mod kernel;
 mod streams;
 mod untaken;
@@ -231,6 +233,8 @@ async fn what_has_two_readings_is_400_and_closes_and_reaches_no_handler() {
         "GET /\r\n\r\n",
         "G@T / HTTP/1.1\r\nHost: a\r\n\r\n",
         "\x16\x03\x01\x02\x00\x01\x00\x01\r\n\r\n",
+        // What HTTP/2 begins with: it is spoken with TLS alone, by those who agreed on it.
+        "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
     ] {
         let answer = served.exchange(format!("{bad}{next}")).await;
         assert_eq!(status(&answer), "400", "{bad:?} gave {answer:?}");
@@ -702,15 +706,17 @@ fn trust(ca_pem: &[u8]) -> ClientTrust<'_> {
 }
 
 fn settings(client_ca: Option<&[u8]>) -> TlsSettings {
-    tls_settings(SERVER.0, SERVER.1, client_ca.map(trust), Arc::new(SystemClock::new())).expect("settings")
+    tls_settings(SERVER.0, SERVER.1, client_ca.map(trust), true, Arc::new(SystemClock::new()))
+        .expect("settings")
 }
 
-/// Returns what a client reads from `/peer`, or its error.
-async fn ask_over_tls(
+/// Opens a connection with TLS that offers these protocols.
+async fn shake_hands(
     served: &Served,
     identity: Option<(&[u8], &[u8])>,
     version: &'static rustls::SupportedProtocolVersion,
-) -> Result<String, std::io::Error> {
+    protocols: &[&str],
+) -> Result<TlsStream<TcpStream>, std::io::Error> {
     use rustls::pki_types::pem::PemObject;
     use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
     let mut roots = rustls::RootCertStore::empty();
@@ -729,11 +735,19 @@ async fn ask_over_tls(
             )
             .expect("an identity"),
     };
-    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    config.alpn_protocols = protocols.iter().map(|protocol| protocol.as_bytes().to_vec()).collect();
     let name = ServerName::try_from("localhost").expect("a name");
     let connector = tokio_rustls::TlsConnector::from(Arc::new(config));
-    let mut stream = connector.connect(name, served.connect().await).await?;
-    assert_eq!(stream.get_ref().1.alpn_protocol(), Some(&b"http/1.1"[..]));
+    connector.connect(name, served.connect().await).await
+}
+
+/// Returns what a client reads from `/peer`, or its error.
+async fn ask_over_tls(
+    served: &Served,
+    identity: Option<(&[u8], &[u8])>,
+    version: &'static rustls::SupportedProtocolVersion,
+) -> Result<String, std::io::Error> {
+    let mut stream = shake_hands(served, identity, version, &["http/1.1"]).await?;
     stream.write_all(b"GET /peer HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").await?;
     let mut answer = Vec::new();
     timeout(PATIENCE, stream.read_to_end(&mut answer)).await.expect("closed in time")?;
@@ -791,7 +805,7 @@ async fn a_client_that_never_shakes_hands_is_closed() {
 #[test]
 fn unusable_tls_files_are_told_apart_and_never_shown() {
     let error = |certificate, key, clients| {
-        tls_settings(certificate, key, clients, Arc::new(SystemClock::new())).expect_err("unusable")
+        tls_settings(certificate, key, clients, true, Arc::new(SystemClock::new())).expect_err("unusable")
     };
     assert!(matches!(error(b"", SERVER.1, None), TlsError::Certificate));
     assert!(matches!(error(SERVER.1, SERVER.1, None), TlsError::Certificate));

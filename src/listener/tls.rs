@@ -1,4 +1,4 @@
-//! Server-side TLS: version 1.3 and http/1.1 only, no resumption, replaceable at run time.
+//! Server-side TLS: version 1.3 only, no resumption, replaceable at run time.
 
 use parking_lot::RwLock;
 use std::fmt;
@@ -13,6 +13,10 @@ use rustls::time_provider::TimeProvider;
 use rustls::{RootCertStore, ServerConfig};
 
 use crate::domain::time::Clock;
+
+/// The protocols by the names that a handshake has for them.
+pub(super) const HTTP_2: &[u8] = b"h2";
+const HTTP_1: &[u8] = b"http/1.1";
 
 /// TLS of a listener. Clones share it: replacing it in one replaces it in all, for new connections. (A client
 /// certificate of an older connection is judged again.)
@@ -112,13 +116,15 @@ pub enum TlsError {
 }
 
 /// Makes settings from a certificate chain (leaf first) and its key. With `clients`, a client may present a
-/// certificate; one that does not verify is refused at the handshake.
+/// certificate; one that does not verify is refused at the handshake. With `http2`, a client may choose
+/// HTTP/2.
 ///
 /// There is no session resumption: a resumed session would have an identity that was verified in the past.
 pub fn tls_settings(
     certificate_pem: &[u8],
     key_pem: &[u8],
     clients: Option<ClientTrust<'_>>,
+    http2: bool,
     clock: Arc<dyn Clock>,
 ) -> Result<TlsSettings, TlsError> {
     let chain = certificates(certificate_pem).ok_or(TlsError::Certificate)?;
@@ -133,7 +139,8 @@ pub fn tls_settings(
         Some(clients) => builder.with_client_cert_verifier(clients.clone()),
     };
     let mut config = builder.with_single_cert(chain, key).map_err(TlsError::Refused)?;
-    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    let protocols: &[&[u8]] = if http2 { &[HTTP_2, HTTP_1] } else { &[HTTP_1] };
+    config.alpn_protocols = protocols.iter().map(|protocol| protocol.to_vec()).collect();
     config.session_storage = Arc::new(NoServerSessionStorage {});
     config.send_tls13_tickets = 0;
     config.max_early_data_size = 0;

@@ -365,7 +365,7 @@ impl Handler for PublicSite {
             Refused::HeadTooLarge => self.too_many_cookies(),
             Refused::TooManyParameters => self.page(StatusCode::BAD_REQUEST, &Page::too_many_parameters()),
             Refused::Overloaded => self.crowded(),
-            Refused::TargetTooLong | Refused::Panicked => refused.problem(request_id),
+            Refused::TargetTooLong | Refused::Malformed | Refused::Panicked => refused.problem(request_id),
         }
     }
 }

@@ -14,7 +14,9 @@ use prometheus::{IntCounter, Registry, TextEncoder};
 use self::catalogue::Catalogue;
 use self::declare::Register;
 use self::expiries::{Expiries, Expiring};
-pub use self::handles::{AuditSinkMetrics, ConnectionRefusal, ListenerMetrics, TokenRequestHandles};
+pub use self::handles::{
+    AuditSinkMetrics, ConnectionRefusal, ListenerMetrics, Protocol, TokenRequestHandles,
+};
 use crate::domain::cause::Cause;
 use crate::domain::connection::Status;
 use crate::domain::credential::CredentialState;

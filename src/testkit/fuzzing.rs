@@ -79,7 +79,7 @@ fn a_pem_file_is_refused_in_one_line(input: &[u8]) {
     }
     let tls = |pem: &[u8], clients: Option<ClientTrust<'_>>| {
         let clock = Arc::new(SystemClock::new());
-        listener::tls_settings(pem, pem, clients, clock).err().map(|fault| fault.to_string())
+        listener::tls_settings(pem, pem, clients, true, clock).err().map(|fault| fault.to_string())
     };
     for pem in [input, &changed[..]] {
         let refusals = [

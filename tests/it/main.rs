@@ -53,6 +53,7 @@ mod floods;
 mod foresight;
 mod generated;
 mod guarded;
+mod http2;
 mod interop;
 mod jwt_callers;
 mod keyring;

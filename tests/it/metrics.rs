@@ -55,8 +55,13 @@ async fn every_series_whose_labels_are_a_closed_set_is_there_at_0_from_the_start
     for outcome in ["ok", "failed"] {
         expect(format!("config_reloads_total{{outcome=\"{outcome}\"}}"));
     }
-    for reason in ["listener_full", "peer_full", "handshake", "too_slow", "malformed", "client_certificate"] {
+    for reason in
+        ["listener_full", "peer_full", "handshake", "too_slow", "malformed", "client_certificate", "flood"]
+    {
         expect(format!("http_connections_refused_total{{listener=\"public\",reason=\"{reason}\"}}"));
+    }
+    for protocol in ["http1", "http2"] {
+        expect(format!("http_connections_accepted_total{{listener=\"public\",protocol=\"{protocol}\"}}"));
     }
     for stranger in Stranger::all().map(Stranger::as_str) {
         expect(format!("strangers_refused_total{{reason=\"{stranger}\"}}"));

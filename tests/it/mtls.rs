@@ -15,17 +15,17 @@ use crate::http_client::{self, Answer, exchange, request_unix};
 use crate::pki::{self, Authority, Identity, Leaf, connector, dial};
 use crate::world::{ALICE, Plan, World, free_port, write_secret};
 
-const SPIFFE_ID: &str = "spiffe://contoso.com/mail-sync";
-const TOKEN: &str = "/v1/apps/outlook/connections/user-1/token";
+pub(crate) const SPIFFE_ID: &str = "spiffe://contoso.com/mail-sync";
+pub(crate) const TOKEN: &str = "/v1/apps/outlook/connections/user-1/token";
 
 /// A world with TLS listeners for callers.
-struct Scene {
-    world: World,
+pub(crate) struct Scene {
+    pub(crate) world: World,
     /// Issued what the listeners show.
-    server: Authority,
+    pub(crate) server: Authority,
     /// Accepts every method, and verifies by the authority `callers`.
-    port: u16,
-    callers: Authority,
+    pub(crate) port: u16,
+    pub(crate) callers: Authority,
     /// Trusted as `callers` is, and past its own date.
     past: Authority,
 }
@@ -58,7 +58,7 @@ fn listener(port: u16, tls: &str, lines: &str) -> String {
 }
 
 impl Scene {
-    async fn start() -> Scene {
+    pub(crate) async fn start() -> Scene {
         Scene::start_with(|plan, _| plan, ", client_ca = \"callers-ca.pem\"").await
     }
 
@@ -90,7 +90,7 @@ impl Scene {
         self.number(&format!("config_reloads_total{{outcome=\"{outcome}\"}}")).await
     }
 
-    async fn number(&self, series: &str) -> u64 {
+    pub(crate) async fn number(&self, series: &str) -> u64 {
         let shown = self.world.metrics().await;
         let prefix = format!("tokenward_{series} ");
         let value = shown.lines().find_map(|line| line.strip_prefix(&prefix)).unwrap_or("0");
@@ -118,7 +118,7 @@ impl Scene {
     }
 
     /// The last record of an action; null if there is none yet.
-    fn last_record(&self, action: &str) -> Value {
+    pub(crate) fn last_record(&self, action: &str) -> Value {
         let audit = std::fs::read_to_string(self.world.folder.path().join("audit.jsonl")).expect("audit");
         let lines = audit.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
         lines.rev().find(|line| line["action"] == action).unwrap_or_default()

@@ -63,7 +63,7 @@ pub(super) fn read(
         (ca.map_or(Some(None), |read| read.map(Some))?, crl.map_or(Some(None), |read| read.map(Some))?);
     let clients =
         ca.as_deref().map(|ca_pem| ClientTrust { ca_pem, crl: crl.as_deref(), required: needs_certificate });
-    let settings = tls_settings(&certificate, &private, clients, clock.clone())
+    let settings = tls_settings(&certificate, &private, clients, tls.http2, clock.clone())
         .map_err(|error| {
             let nothing = (&of_certificate, Some(&tls.certificate), &*certificate);
             let (key, file, content) = match error {

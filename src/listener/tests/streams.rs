@@ -1,10 +1,12 @@
 //! Answers whose chunks come later.
 
 use futures_util::{FutureExt as _, stream};
+use http_body_util::BodyExt as _;
 use tokio::sync::mpsc;
 
 use super::*;
 use crate::listener::answer::Paced;
+use crate::listener::pulse::Pulse;
 
 /// What a test has of a stream: it sends chunks, ends the stream by dropping this, and is told when the
 /// listener has dropped it.
@@ -15,11 +17,11 @@ pub(super) struct Chunks {
 }
 
 impl Chunks {
-    fn send(&self, chunk: impl Into<Bytes>) {
+    pub(super) fn send(&self, chunk: impl Into<Bytes>) {
         self.sender.send(chunk.into()).expect("the stream goes on");
     }
 
-    async fn dropped(&self) {
+    pub(super) async fn dropped(&self) {
         timeout(PATIENCE, self.sender.closed()).await.expect("dropped in time");
     }
 }

@@ -137,6 +137,8 @@ metrics! {
         http_requests_total: Counters["listener", "status"],
         /// Open connections.
         http_connections: IntGauges["listener"],
+        /// Connections accepted, by what they speak: http1 or http2.
+        http_connections_accepted_total: Counters["listener", "protocol"],
         /// Connections closed before a request came through, by reason.
         http_connections_refused_total: Counters["listener", "reason"],
         /// Panics caught while handling a request; each is a bug.

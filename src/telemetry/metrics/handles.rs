@@ -89,10 +89,21 @@ pub enum ConnectionRefusal {
     GaveWay,
     /// The client's certificate is not trusted, or there is none where one is needed.
     ClientCertificate,
+    /// Its HTTP/2 frames cost more than they brought.
+    Flood,
+}
+
+/// What a connection speaks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Protocol {
+    /// HTTP/1.1, or 1.0.
+    Http1,
+    /// HTTP/2.
+    Http2,
 }
 
 impl ConnectionRefusal {
-    const ALL: [ConnectionRefusal; 7] = [
+    const ALL: [ConnectionRefusal; 8] = [
         ConnectionRefusal::ListenerFull,
         ConnectionRefusal::PeerFull,
         ConnectionRefusal::Handshake,
@@ -100,6 +111,7 @@ impl ConnectionRefusal {
         ConnectionRefusal::Malformed,
         ConnectionRefusal::GaveWay,
         ConnectionRefusal::ClientCertificate,
+        ConnectionRefusal::Flood,
     ];
 
     fn as_str(self) -> &'static str {
@@ -111,6 +123,7 @@ impl ConnectionRefusal {
             ConnectionRefusal::Malformed => "malformed",
             ConnectionRefusal::GaveWay => "gave_way",
             ConnectionRefusal::ClientCertificate => "client_certificate",
+            ConnectionRefusal::Flood => "flood",
         }
     }
 }
@@ -132,6 +145,7 @@ pub struct ListenerMetrics {
     requests: Counters,
     open: IntGauge,
     refused: [IntCounter; ConnectionRefusal::ALL.len()],
+    speak: [IntCounter; 2],
     panics: IntCounter,
 }
 
@@ -145,6 +159,8 @@ impl ListenerMetrics {
             open: all.http_connections.with(&[name]),
             refused: ConnectionRefusal::ALL
                 .map(|reason| all.http_connections_refused_total.with(&[name, Label::Word(reason.as_str())])),
+            speak: ["http1", "http2"]
+                .map(|word| all.http_connections_accepted_total.with(&[name, Label::Word(word)])),
             panics: all.panics_total.clone(),
         }
     }
@@ -161,6 +177,11 @@ impl ListenerMetrics {
     /// A connection was opened.
     pub fn connection_opened(&self) {
         self.open.inc();
+    }
+
+    /// A connection was accepted, and speaks this.
+    pub fn connection_speaks(&self, protocol: Protocol) {
+        self.speak[protocol as usize].inc();
     }
 
     /// A connection was closed.
