@@ -222,6 +222,12 @@ impl Events {
         self.audit.record(event).await == Recorded::Written || !self.is_fail_closed
     }
 
+    /// Reports that a stream of tokens is open until this is dropped.
+    pub fn stream_opened(&self) -> OpenStream {
+        self.metrics.token_stream_opened();
+        OpenStream(self.metrics.clone())
+    }
+
     /// Reports that a token was refused with the contract's `code` before it was known whose it was to be.
     pub async fn refused_unnamed(
         &self,
@@ -820,6 +826,15 @@ impl Events {
         let mut known = self.handles.write();
         let of_caller = known.entry(app.clone()).or_default().entry(caller.clone()).or_default();
         of_caller.entry(dialect).or_insert(handles).clone()
+    }
+}
+
+/// An open stream of tokens, as it is counted.
+pub struct OpenStream(Arc<Metrics>);
+
+impl Drop for OpenStream {
+    fn drop(&mut self) {
+        self.0.token_stream_closed();
     }
 }
 

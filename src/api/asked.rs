@@ -61,7 +61,7 @@ impl<A: Api> Asked<A> {
             // A hand-out is recorded in the step that decides it, so it needs no task. The link that is asked
             // for beside a refusal is an act.
             Some(Effect::HandsOut) => self.query.as_ref().is_ok_and(|query| query.has("connect")),
-            Some(Effect::None | Effect::Reads(_)) | None => false,
+            Some(Effect::None | Effect::Reads(_) | Effect::Pushes) | None => false,
         }
     }
 }

@@ -22,6 +22,8 @@ pub(super) enum Dialect {
     ManagedIdentity,
     /// The OAuth token endpoint (RFC 6749, RFC 8693).
     TokenEndpoint,
+    /// The native one, as a stream of server-sent events.
+    Watch,
     /// Vault's, and OpenBao's, with the paths of their OAuth plugin.
     Vault,
 }
@@ -32,7 +34,9 @@ impl Dialect {
     pub(super) fn of(path: &str) -> Self {
         let below =
             |own: &str| path.strip_prefix(own).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
-        if below("/msi") || (path.starts_with("/v1/apps/") && path.ends_with("/msi/token")) {
+        if path.starts_with("/v1/apps/") && path.ends_with("/token/watch") {
+            Dialect::Watch
+        } else if below("/msi") || (path.starts_with("/v1/apps/") && path.ends_with("/msi/token")) {
             Dialect::ManagedIdentity
         } else if below("/oauth2") {
             Dialect::TokenEndpoint
@@ -47,6 +51,7 @@ impl Dialect {
     pub(super) const fn as_str(self) -> &'static str {
         match self {
             Dialect::Native => NATIVE,
+            Dialect::Watch => "watch",
             Dialect::ManagedIdentity => "msi",
             Dialect::TokenEndpoint => "oauth2",
             Dialect::Vault => "vault",
@@ -57,7 +62,7 @@ impl Dialect {
     #[cfg(test)]
     pub(super) const fn security_scheme(self) -> Option<&'static str> {
         match self {
-            Dialect::Native => None,
+            Dialect::Native | Dialect::Watch => None,
             Dialect::ManagedIdentity => Some("identityHeader"),
             Dialect::TokenEndpoint => Some("clientSecretBasic"),
             Dialect::Vault => Some("vaultToken"),
@@ -68,7 +73,7 @@ impl Dialect {
     #[cfg(test)]
     pub(super) const fn refusal_schema(self) -> Option<&'static str> {
         match self {
-            Dialect::Native => None,
+            Dialect::Native | Dialect::Watch => None,
             Dialect::ManagedIdentity => Some("ManagedIdentityRefusal"),
             Dialect::TokenEndpoint => Some("TokenEndpointRefusal"),
             Dialect::Vault => Some("VaultRefusal"),
@@ -89,7 +94,7 @@ impl Dialect {
     /// the body, so it is read there (`LocalApi::client`).
     pub(super) fn credential<'a>(self, headers: &'a HeaderMap, peer: &'a Peer) -> Option<Credential<'a>> {
         match self {
-            Dialect::Native => super::credential(headers, peer),
+            Dialect::Native | Dialect::Watch => super::credential(headers, peer),
             Dialect::ManagedIdentity => managed_identity::credential(headers, peer),
             Dialect::TokenEndpoint => None,
             Dialect::Vault => vault::credential(headers, peer),
@@ -99,7 +104,7 @@ impl Dialect {
     /// Writes a refusal in its form.
     pub(super) fn refusal(self, problem: Problem, request_id: &str) -> Response {
         match self {
-            Dialect::Native => problem.response(request_id),
+            Dialect::Native | Dialect::Watch => problem.response(request_id),
             Dialect::ManagedIdentity => managed_identity::refusal(&problem, request_id),
             Dialect::TokenEndpoint => token_endpoint::refusal(&problem, request_id),
             Dialect::Vault => vault::refusal(&problem),
@@ -136,6 +141,9 @@ mod tests {
             ("/v1/apps/outlook/connections/team%2Fa/msi/token", Dialect::ManagedIdentity),
             ("/v1/apps/{app}/connections/{connection}/msi/token", Dialect::ManagedIdentity),
             ("/v1/apps/{app}/connections/{connection}/token", Dialect::Native),
+            ("/v1/apps/{app}/connections/{connection}/token/watch", Dialect::Watch),
+            ("/v1/apps/outlook/connections/team%2Fa/token/watch", Dialect::Watch),
+            ("/token/watch", Dialect::Native),
             ("/oauth2/token", Dialect::TokenEndpoint),
             ("/oauth2/tokens", Dialect::TokenEndpoint),
             ("/oauth2token", Dialect::Native),

@@ -76,6 +76,10 @@ impl Content {
     /// Any object.
     pub const ANY: Content = Content { media_type: JSON, schema: "", examples: Examples::None };
 
+    /// Server-sent events with tokens.
+    pub const EVENTS: Content =
+        Content { media_type: "text/event-stream", schema: "TokenEvents", examples: Examples::None };
+
     /// A schema with one example, in JSON.
     pub const fn one(schema: &'static str, example: &'static str) -> Self {
         Content { media_type: JSON, schema, examples: Examples::One(example) }

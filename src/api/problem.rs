@@ -258,6 +258,7 @@ impl Problem {
             | Refusal::TooManyForced { .. }
             | Refusal::TooMany { .. }
             | Refusal::TooManyWalks { .. }
+            | Refusal::TooManyStreams { .. }
             | Refusal::NotNow(_)
             | Refusal::SameTokenAgain
             | Refusal::StoreNearlyFull

@@ -105,6 +105,8 @@ pub(super) enum Effect {
     Reads(&'static str),
     /// It hands a token out. It acts as well when it asks for a connect link.
     HandsOut,
+    /// It hands tokens out in a stream.
+    Pushes,
     /// It may change what outlives the request, so it is done to its end ([`super::to_its_end`]).
     Acts,
 }
@@ -231,7 +233,7 @@ impl<A: Api> Found<A> {
 
     /// Whether tokens are handed out at this path, by whatever method.
     pub(super) fn hands_out(&self) -> bool {
-        self.routes().any(|route| route.effect == Effect::HandsOut)
+        self.routes().any(|route| matches!(route.effect, Effect::HandsOut | Effect::Pushes))
     }
 
     /// 405, with the methods of this path in `Allow`.

@@ -109,6 +109,11 @@ impl TokenBody {
         Ok(self)
     }
 
+    /// Returns the life that the token must have.
+    pub(super) fn life(&self) -> Result<Duration, Problem> {
+        min_ttl(self.min_ttl.map(Ok::<u64, ParseIntError>)).map_err(Problem::of)
+    }
+
     /// Returns the token that it asks for, in the words of the app's authority.
     pub(super) fn want(self, naming: &ScopeNaming) -> Result<Want, Refusal> {
         let scopes = match self.scope.as_deref().filter(|scope| !scope.is_empty()) {

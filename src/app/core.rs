@@ -94,6 +94,7 @@ pub(super) fn broker_settings(config: &Config) -> broker::Settings {
         state_ttl: config.limits.state_ttl,
         confirmation_ttl: config.limits.confirmation_ttl,
         open_sessions: config.limits.open_sessions,
+        streams_per_caller: config.limits.streams_per_caller,
     }
 }
 

@@ -95,6 +95,7 @@ impl InForce {
         self.authorities.store(Arc::new(authorities));
         self.roster.succeed_by(issuers, callers, admins);
         self.listeners.replace(listeners, &self.metrics);
+        self.broker.rights_changed();
         if let Some(level) = &self.level {
             level.set(level_of(config.log.level));
         }

@@ -46,6 +46,7 @@ mod shown_consent;
 pub mod sign_in;
 mod sign_in_permits;
 mod token_hosts;
+pub mod watch;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -109,6 +110,8 @@ pub struct Settings {
     pub confirmation_ttl: Duration,
     /// Most open connect sessions of one caller.
     pub open_sessions: u32,
+    /// Most open streams of one caller.
+    pub streams_per_caller: u32,
 }
 
 /// Ports and rooms that the use cases need.
@@ -153,6 +156,7 @@ pub struct Broker {
     proving: credentials::UnderWay,
     /// Limits log lines about events that strangers can repeat.
     sayings: sayings::Sayings,
+    streams: watch::Streams,
 }
 
 impl Broker {
@@ -175,6 +179,7 @@ impl Broker {
             choosing: credential_choices::Choosing::default(),
             proving: credentials::UnderWay::default(),
             sayings: sayings::Sayings::default(),
+            streams: watch::Streams::default(),
         }
     }
 

@@ -90,6 +90,11 @@ pub enum Refusal {
         /// Number allowed for a caller.
         most: usize,
     },
+    /// 429: the caller has as many open streams as it may have.
+    TooManyStreams {
+        /// Number allowed.
+        most: u32,
+    },
     /// 503: the authority is unavailable.
     AuthorityUnavailable {
         /// Time that it asked to be left alone.
@@ -146,6 +151,8 @@ const AUDIT: Duration = Duration::from_secs(2);
 const AUTHORITY: Duration = Duration::from_secs(2);
 /// Time until the next try when it is unlikely to end otherwise.
 const UNLIKELY: Duration = Duration::from_secs(5);
+/// Time until the next try when a stream must end first: they are meant to last.
+const STREAMS: Duration = Duration::from_secs(10);
 /// Time until the next try when an operator must act first.
 const OPERATOR: Duration = Duration::from_secs(60);
 
@@ -174,6 +181,7 @@ impl Refusal {
             | Refusal::TooManyForced { retry_after }
             | Refusal::TooMany { retry_after, .. } => (429, "rate_limited", Some(*retry_after)),
             Refusal::TooManyWalks { .. } => (429, "rate_limited", Some(Duration::from_secs(1))),
+            Refusal::TooManyStreams { .. } => (429, "rate_limited", Some(STREAMS)),
             Refusal::NotNow(why) => match why {
                 NotNow::Crowded | NotNow::LeaseRanOut => (503, "overloaded", Some(Duration::from_secs(2))),
                 NotNow::LeaseElsewhere => (503, "overloaded", Some(Duration::from_secs(1))),
@@ -335,6 +343,7 @@ mod tests {
             (Refusal::TooManyForced { retry_after: Duration::ZERO }, 429, "rate_limited", Some(1)),
             (Refusal::TooMany { what: "", most: 1, retry_after: seconds(9) }, 429, "rate_limited", Some(9)),
             (Refusal::TooManyWalks { most: 1 }, 429, "rate_limited", Some(1)),
+            (Refusal::TooManyStreams { most: 1 }, 429, "rate_limited", Some(10)),
             // Reasons of tokenward's own are not reported as an outage of the authority.
             (Refusal::NotNow(NotNow::Crowded), 503, "overloaded", Some(2)),
             (Refusal::NotNow(NotNow::LeaseElsewhere), 503, "overloaded", Some(1)),

@@ -806,6 +806,7 @@ fn limits(section: &Section<'_>) -> Option<LimitsConfig> {
         state_ttl: section.duration("state_ttl")?,
         confirmation_ttl: section.duration("confirmation_ttl")?,
         open_sessions: section.number("open_sessions")?,
+        streams_per_caller: section.number("streams_per_caller")?,
         authority_timeout: authority_timeout?,
         caller_wait: section.duration("caller_wait")?,
         lease: lease?,

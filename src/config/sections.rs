@@ -501,6 +501,8 @@ pub struct LimitsConfig {
     pub confirmation_ttl: Duration,
     /// Most open connect sessions of one caller, over all replicas; default 1000.
     pub open_sessions: u32,
+    /// Most open streams of tokens of one caller, in each replica; default 256.
+    pub streams_per_caller: u32,
     /// Time of one call to an authority; default 10 s. At least 5 s less than `lease`.
     pub authority_timeout: Duration,
     /// Time that a caller waits for a refresh; default 15 s.

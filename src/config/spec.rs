@@ -790,6 +790,13 @@ static LIMITS: Table = Table {
             "Most open connect sessions of one caller, over all replicas.",
         ),
         key(
+            "streams_per_caller",
+            Kind::Integer { min: 1, max: 1000 },
+            Default("256"),
+            "Most open streams of tokens (`…/token/watch`) of one caller, in each replica. All callers of a \
+             listener together have at most half as many as it has connections.",
+        ),
+        key(
             "authority_timeout",
             Kind::Duration { min: "1s", max: "60s" },
             Default(r#""10s""#),

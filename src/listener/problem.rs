@@ -58,11 +58,17 @@ impl<M: Default + Serialize> Problem<M> {
         StatusCode::from_u16(self.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
     }
 
-    /// Writes the document. The request's id lets a report of it be found in the log.
-    pub fn document(mut self, request_id: &str) -> Response {
+    /// Writes the document as text, on one line. The request's id lets a report of it be found in the log.
+    pub fn text(mut self, request_id: &str) -> String {
         self.request_id = Some(request_id.to_owned());
-        let body = serde_json::to_vec(&self).expect("a problem is plain JSON");
-        let mut response = response(self.status(), "application/problem+json", Bytes::from(body));
+        serde_json::to_string(&self).expect("a problem is plain JSON")
+    }
+
+    /// Writes the document as a response.
+    pub fn document(self, request_id: &str) -> Response {
+        let status = self.status();
+        let body = Bytes::from(self.text(request_id));
+        let mut response = response(status, "application/problem+json", body);
         response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
         response
     }

@@ -298,6 +298,11 @@ impl<'a> Provisional<'a> {
         self.key
     }
 
+    /// Returns the caller it was given to.
+    pub fn caller(&self) -> &'a CallerName {
+        &self.policy.caller
+    }
+
     /// Judges with the connection's tenant.
     ///
     /// # Errors

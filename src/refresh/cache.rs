@@ -57,5 +57,6 @@ pub(super) fn put(
     };
     if is_cached {
         at.slots.weigh(at.key, at.slot, now);
+        at.slot.stir();
     }
 }

@@ -17,6 +17,7 @@ use super::schedule::schedule;
 use super::serve::{Refused, Served, serve};
 use super::slot::{At, Flight, Held, Slot, Slots};
 use super::sweep::{self, Sweep};
+use super::watch::Watched;
 use super::{due, durable, schedule as schedules};
 use crate::domain::cause::Cause;
 use crate::domain::connection::{Attempt, Profile, SignIn};
@@ -75,6 +76,17 @@ impl Engine {
             self.slots.give_back(key, slot);
         }
         served
+    }
+
+    /// Watches a connection: says when what callers get of it may have changed.
+    pub fn watch(&self, key: &ConnectionKey) -> Watched {
+        let slot = self.slots.slot(key, self.ports.monotonic());
+        Watched::new(key.clone(), slot, self.slots.clone())
+    }
+
+    /// Rules or revocations changed: those who watch a connection look again.
+    pub fn rights_changed(&self) {
+        self.slots.all().iter().for_each(|slot| slot.stir());
     }
 
     /// A token of the app itself, for the caller `by`.
@@ -149,6 +161,7 @@ impl Engine {
         self.ports.store_answered();
         for revocation in self.ports.revoked.learn(list, self.ports.monotonic()) {
             self.app_tokens.revoke(&revocation);
+            self.rights_changed();
         }
     }
 
@@ -222,6 +235,7 @@ impl Engine {
             }
             journaled
         };
+        slot.stir();
         if let Some(revision) = journaled {
             self.unjournal("drop an entry of the journal", revision);
         }

@@ -12,6 +12,7 @@
 //! | `renewals`, `turn`, `lease`, `tenant` | the occasions for a renewal; tenant's turn, lease; a tenant |
 //! | `grant`, `call`, `answer` | one use of a grant; the call itself; what an answer makes of it (pure) |
 //! | `durable` | makes an answer durable before it is served |
+//! | `watch` | tells who watches a connection that it may have changed |
 //! | `app_token` | tokens of the app itself: kept in memory, one call at a time for each |
 //! | `schedule`, `due`, `sweep` | when a connection is due; renews due connections |
 //! | `slot/` | the memory of a connection and its troubles (pure), flights, and all slots |
@@ -74,6 +75,7 @@ mod turn;
 mod turns;
 mod unclear;
 mod uti;
+mod watch;
 mod way;
 
 pub(crate) use answer::held_token;
@@ -90,3 +92,4 @@ pub use plan::Want;
 pub use ports::{Deps, EngineApp, Settings};
 pub use serve::{Refused, Served, TokenSource};
 pub use slot::Held;
+pub use watch::Watched;

@@ -163,6 +163,16 @@ impl Metrics {
         }
     }
 
+    /// A stream of tokens is open.
+    pub fn token_stream_opened(&self) {
+        self.all.token_streams.inc();
+    }
+
+    /// A stream of tokens is over.
+    pub fn token_stream_closed(&self) {
+        self.all.token_streams.dec();
+    }
+
     /// Returns the metrics of one caller's requests for one app's tokens in one dialect, to be kept.
     pub fn token_request_handles(
         &self,

@@ -510,6 +510,7 @@ async fn a_path_takes_its_own_methods_and_no_others() {
     let connection = "/v1/apps/outlook/connections/a";
     for (path, allowed) in [
         (format!("{connection}/token"), "GET, POST"),
+        (format!("{connection}/token/watch"), "GET"),
         (connection.to_owned(), "GET, DELETE"),
         (format!("{connection}/explain"), "GET"),
         ("/v1/apps/outlook/connections".to_owned(), "GET"),

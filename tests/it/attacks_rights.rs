@@ -167,6 +167,7 @@ fn every_route_is_a_door_that_is_tried() {
     let token = format!("{CONNECTION}/token");
     let explain = format!("{CONNECTION}/explain");
     let of_identity = format!("{CONNECTION}/msi/token");
+    let watch = format!("{CONNECTION}/token/watch");
     let mut tried = vec![
         ("GET", token.as_str()),
         ("GET", explain.as_str()),
@@ -186,6 +187,8 @@ fn every_route_is_a_door_that_is_tried() {
         // They ask for a token as GET does (doors::the_same_trouble_is_told_at_every_door_in_its_own_form).
         ("GET", "/msi/token"),
         ("GET", of_identity.as_str()),
+        // watch::what_takes_the_right_away_ends_a_stream_and_what_passes_does_not
+        ("GET", watch.as_str()),
         // It asks for a token as GET does (token_exchange::a_pause_and_a_delete_hold_at_this_door_too).
         ("POST", "/oauth2/token"),
         // They are anybody's.

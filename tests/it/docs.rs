@@ -17,7 +17,7 @@ use crate::http_client::{Answer, Browser, request};
 use crate::world::{ALICE, BOB, Plan, World, text};
 
 /// Documents for readers of this repository.
-const DOCUMENTS: [&str; 18] = [
+const DOCUMENTS: [&str; 19] = [
     "README.md",
     "SEMANTICS.md",
     "ARCHITECTURE.md",
@@ -36,6 +36,7 @@ const DOCUMENTS: [&str; 18] = [
     "docs/mail-programs.md",
     "docs/providers.md",
     "docs/vault.md",
+    "docs/watch.md",
 ];
 
 /// Every stable code of the contract with the statuses it comes with.

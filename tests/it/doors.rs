@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 use crate::attacks_rights::{operate, pause, reconfigure};
 use crate::http_client::{Answer, request};
 use crate::token_exchange;
+use crate::watch;
 use crate::world::{ALICE, Kept, Plan, World};
 
 /// A way to ask for a token of a connection.
@@ -29,6 +30,9 @@ pub(crate) struct Asked {
     pub(crate) body: String,
 }
 
+/// It answers with a stream, whose first event has the token.
+const WATCH: &str = "watch";
+
 const DOORS: &[Door] = &[
     Door {
         name: "native",
@@ -36,6 +40,21 @@ const DOORS: &[Door] = &[
             method: Method::GET,
             target: format!(
                 "/v1/apps/outlook/connections/{connection}/token{}",
+                scope.map(|scope| format!("?scope={scope}")).unwrap_or_default()
+            ),
+            headers: vec![("authorization", format!("Bearer {key}"))],
+            body: String::new(),
+        },
+        code: "code",
+        form: &["type", "title", "status", "detail", "hint", "request_id"],
+        status: |status| status,
+    },
+    Door {
+        name: WATCH,
+        ask: |key, connection, scope| Asked {
+            method: Method::GET,
+            target: format!(
+                "/v1/apps/outlook/connections/{connection}/token/watch{}",
                 scope.map(|scope| format!("?scope={scope}")).unwrap_or_default()
             ),
             headers: vec![("authorization", format!("Bearer {key}"))],
@@ -76,6 +95,9 @@ const DOORS: &[Door] = &[
 async fn ask(world: &World, door: &Door, key: &str, connection: &str, scope: Option<&str>) -> Answer {
     let Asked { method, target, headers, body } = (door.ask)(key, connection, scope);
     let headers: Vec<(&str, &str)> = headers.iter().map(|(name, value)| (*name, value.as_str())).collect();
+    if door.name == WATCH {
+        return watch::first(&world.daemon, key, &target).await;
+    }
     let url = format!("{}{target}", world.daemon.local);
     request(method, &url, &headers, body).await.expect("an answer")
 }

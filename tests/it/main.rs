@@ -89,3 +89,5 @@ mod token_exchange;
 mod token_hosts;
 mod trouble;
 mod upstream_load;
+mod watch;
+mod watch_clients;

@@ -13,6 +13,7 @@ use serde_json::Value;
 
 use crate::http_client::{self, Answer, exchange, request_unix};
 use crate::pki::{self, Authority, Identity, Leaf, connector, dial};
+use crate::watch;
 use crate::world::{ALICE, Plan, World, free_port, write_secret};
 
 pub(crate) const SPIFFE_ID: &str = "spiffe://contoso.com/mail-sync";
@@ -510,6 +511,28 @@ async fn authorities_are_replaced_under_load_and_an_untrusted_certificate_ends_i
     assert_eq!(kept.ask(None).await, (200, false));
     scene.world.pass(Duration::from_secs(2 * 3600));
     assert_eq!(kept.ask(None).await, (401, true), "expired");
+}
+
+/// An open stream of tokens, too.
+#[tokio::test]
+async fn a_stream_ends_when_its_certificate_is_not_trusted_any_more() {
+    let scene = Scene::start().await;
+    let identity = scene.callers.issue(Leaf::new().uri(SPIFFE_ID));
+    let other = Authority::root("callers, from now on", 48);
+    scene.replace("callers-ca.pem", scene.callers.pem() + &other.pem(), "ok").await;
+    let open = async || {
+        let connection = dial(&connector(&scene.server.pem(), Some(&identity)), scene.port).await;
+        let path = format!("{TOKEN}/watch");
+        watch::open_over(connection.expect("TLS"), &path, &[]).await.expect("a stream")
+    };
+    let mut stream = open().await;
+    let first = stream.event().await;
+    assert_eq!(first.token(), scene.world.access_token("user-1").await);
+    let renewed = watch::renew(&scene.world, "user-1").await;
+    assert_eq!(stream.event().await.token(), renewed);
+    scene.replace("callers-ca.pem", other.pem(), "ok").await;
+    assert_eq!(stream.event().await.code(), "caller_unauthenticated");
+    assert_eq!(stream.next().await, None);
 }
 
 /// The commands of the guide, with other tools: OpenSSL makes the certificates, and curl shows them.

@@ -52,10 +52,11 @@ fn is_over_the_limit(answer: &Answer) -> bool {
 }
 
 /// Requests that no route of the document is, and that count all the same.
-const BESIDE_THE_ROUTES: [(&str, &str); 7] = [
+const BESIDE_THE_ROUTES: [(&str, &str); 8] = [
     ("GET", "/v1/nowhere"),
     ("GET", "/"),
     ("GET", "/v1/apps/unknown/connections/x/token"),
+    ("GET", "/v1/apps/unknown/connections/x/token/watch"),
     ("GET", "/v1/apps/outlook/connections/a%2F..%2Fb/token"),
     ("PUT", "/v1/connect-sessions"),
     ("GET", "/v1/apps/outlook/connections?status=active&status=active"),

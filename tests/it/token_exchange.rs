@@ -524,7 +524,7 @@ async fn authlib_and_requests_get_tokens() {
 }
 
 /// The blocks of code in a page, in this language.
-fn blocks(page: &str, language: &str) -> Vec<String> {
+pub(crate) fn blocks(page: &str, language: &str) -> Vec<String> {
     let page = std::fs::read_to_string(repository().join(page)).expect("the page");
     let begin = format!("```{language}\n");
     page.split(&begin).skip(1).map(|rest| rest.split("```").next().expect("an end").to_owned()).collect()

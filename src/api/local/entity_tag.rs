@@ -11,13 +11,17 @@ use crate::listener::{AnswerBody, Response};
 
 /// Makes the tag of an answer that says this. It is no key to the token.
 pub(super) fn of(said: &[&str]) -> HeaderValue {
+    HeaderValue::try_from(format!("W/\"{}\"", opaque(said))).expect("a tag is plain text")
+}
+
+/// Makes what stands between the quotes of that tag: 32 hexadecimal digits.
+pub(super) fn opaque(said: &[&str]) -> String {
     let mut text = String::new();
     for part in said {
         text.push_str(part);
         text.push('\n');
     }
-    let tag = format!("W/\"{}\"", &sha256_hex(text.as_bytes())[..32]);
-    HeaderValue::try_from(tag).expect("a tag is plain text")
+    sha256_hex(text.as_bytes())[..32].to_owned()
 }
 
 /// Makes 304 of an answer that the caller has (`If-None-Match`, RFC 9110 section 13.1.2). What cannot be read

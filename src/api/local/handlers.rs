@@ -17,6 +17,7 @@ use crate::callers::limit::Admitted;
 use crate::domain::app_only::AppTenant;
 use crate::domain::id::{AppName, ConnectionKey, SessionId};
 use crate::domain::scope::LONGEST_SCOPE;
+use crate::domain::time::Timestamp;
 use crate::events::{AppHandOut, HandOut, Who};
 use crate::listener::{Pairs, Response};
 use crate::refresh::{Served, TokenSource, Want};
@@ -348,10 +349,20 @@ impl LocalApi {
     }
 
     fn token_response(&self, key: &ConnectionKey, served: &Served, life: Duration) -> Response {
-        let now = self.clock.now();
+        let shape = TokenShape::of(key, served, life, self.clock.now());
+        let mut response = json(StatusCode::OK, &shape);
+        response.headers_mut().insert(header::ETAG, entity_tag::of(&shape.said(served)));
+        tell_source(&mut response, served);
+        response
+    }
+}
+
+impl<'a> TokenShape<'a> {
+    /// Makes the shape of a token as it is served at `now`.
+    pub(super) fn of(key: &'a ConnectionKey, served: &'a Served, life: Duration, now: Timestamp) -> Self {
         let token = &served.token;
         let profile = &served.held.connection.profile;
-        let shape = TokenShape {
+        TokenShape {
             access_token: token.access_token.expose(),
             token_type: "Bearer",
             expires_in: life.as_secs(),
@@ -362,12 +373,12 @@ impl LocalApi {
             account: profile.account().into(),
             status: profile.status().as_str(),
             reason: profile.status().reason(),
-        };
-        let mut response = json(StatusCode::OK, &shape);
-        let said = [&token.digest, shape.status, shape.reason.unwrap_or_default(), &shape.scope];
-        response.headers_mut().insert(header::ETAG, entity_tag::of(&said));
-        tell_source(&mut response, served);
-        response
+        }
+    }
+
+    /// Returns what makes this answer another one than the one before.
+    pub(super) fn said(&'a self, served: &'a Served) -> [&'a str; 4] {
+        [&served.token.digest, self.status, self.reason.unwrap_or_default(), &self.scope]
     }
 }
 
@@ -426,7 +437,7 @@ struct AppTokenShape<'a> {
 }
 
 #[derive(Serialize)]
-struct TokenShape<'a> {
+pub(super) struct TokenShape<'a> {
     access_token: &'a str,
     token_type: &'static str,
     expires_in: u64,

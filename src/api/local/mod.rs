@@ -7,6 +7,7 @@ mod managed_identity;
 mod table;
 mod token_endpoint;
 mod vault;
+mod watch;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -29,7 +30,9 @@ use crate::domain::id::{CallerName, ConnectionKey, ConnectionName, InvalidName};
 use crate::domain::task::{BoxFuture, Tasks};
 use crate::domain::time::Clock;
 use crate::events::{Events, Listener, Read, Who};
-use crate::listener::{BadPairs, Body, Dots, Handler, Pairs, Refused, Request, RequestId, Response};
+use crate::listener::{
+    BadPairs, Body, Dots, Handler, Pairs, Peer, Refused, Request, RequestId, Response, Streams,
+};
 
 /// The API's document. Its paths are written from the table.
 pub const OPENAPI: &str = include_str!("../openapi.json");
@@ -65,6 +68,8 @@ pub(super) struct Call<'a> {
     headers: HeaderMap,
     query: Pairs,
     body: Body,
+    /// For an answer that is a stream.
+    streaming: (Streams, Peer),
     who: Who<'a>,
 }
 
@@ -157,7 +162,7 @@ impl LocalApi {
             Ok(admitted) => {
                 let found = self.found(found, who, &name).await?;
                 let route = found.route(&request.method);
-                let rest = (request.headers, query, body);
+                let rest = (request.headers, query, body, (request.streams, request.peer));
                 let outcome = self.serve(&admitted, &found, route, rest, who).await;
                 if let Err(problem) = &outcome {
                     self.leave_record(who, &name, (&found, route), problem).await;
@@ -222,7 +227,7 @@ impl LocalApi {
             Some(Effect::Acts) => {
                 self.events.request_refused(who, name, found.target.about(), problem.code).await;
             }
-            Some(Effect::None | Effect::HandsOut) | None => {}
+            Some(Effect::None | Effect::HandsOut | Effect::Pushes) | None => {}
         }
     }
 
@@ -250,12 +255,12 @@ impl LocalApi {
         admitted: &Admitted<'_>,
         found: &Found<LocalApi>,
         route: Option<&Route<LocalApi>>,
-        (headers, query, body): (HeaderMap, Result<Pairs, BadPairs>, Body),
+        (headers, query, body, streaming): (HeaderMap, Result<Pairs, BadPairs>, Body, (Streams, Peer)),
         who: Who<'_>,
     ) -> Result<Response, Problem> {
         let query = query.map_err(Problem::query)?;
         let route = route.ok_or_else(|| found.other_method())?;
-        let call = Call { admitted, headers, query, body, who };
+        let call = Call { admitted, headers, query, body, streaming, who };
         route.run(self, call, &found.target).await
     }
 
@@ -299,7 +304,10 @@ fn unreadable_name(path: &str) -> Option<InvalidName> {
         (Some("connections"), Some(name)) if !name.is_empty() => name,
         _ => return None,
     };
-    let name = ["/token", "/explain"].iter().find_map(|word| name.strip_suffix(word)).unwrap_or(name);
+    let name = ["/token/watch", "/token", "/explain"]
+        .iter()
+        .find_map(|word| name.strip_suffix(word))
+        .unwrap_or(name);
     let decoded = percent_decode_str(name).decode_utf8_lossy();
     // A valid name in an invalid escape is a name with a `%` in it.
     ConnectionName::parse(&decoded).err().or_else(|| ConnectionName::parse(name).err())

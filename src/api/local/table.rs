@@ -1,7 +1,7 @@
 //! The routes of the local API.
 
 use super::{LocalApi, OPENAPI};
-use super::{examples, managed_identity, token_endpoint, vault};
+use super::{examples, managed_identity, token_endpoint, vault, watch};
 use crate::api::doc::{Body, Content, Doc};
 use crate::api::document;
 use crate::api::routes::{Effect, Permission, Route, Run};
@@ -25,6 +25,7 @@ pub(super) const TABLE: &[Route<LocalApi>] = &[
     },
     managed_identity::TOKEN_OF_CONNECTION,
     managed_identity::TOKEN,
+    watch::WATCH,
     token_endpoint::TOKEN,
     token_endpoint::METADATA,
     Route {

@@ -24,6 +24,7 @@ fn every_row_is_served() {
 #[test]
 fn whatever_is_more_than_a_look_or_a_hand_out_is_done_to_its_end() {
     for route in TABLE {
+        // (A stream asks for no link.)
         let is_token = route.path.ends_with("/token") || route.path.contains("/creds/");
         let method = route.method.parse().expect("a method");
         let is_act = |query| asked::<LocalApi>(route.path, query).is_act(&method);

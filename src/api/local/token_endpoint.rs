@@ -114,7 +114,7 @@ impl LocalApi {
 
     /// `POST /oauth2/token`
     async fn token_endpoint(&self, call: Call<'_>) -> Result<Response, Problem> {
-        let Call { admitted, query, headers, body, who } = call;
+        let Call { admitted, query, headers, body, streaming: _, who } = call;
         if !query.is_empty() {
             let problem = "must be empty here; send every parameter in the body, as a form";
             return Err(Problem::invalid("query", problem));

@@ -103,6 +103,11 @@ pub(super) fn of(refusal: &Refusal) -> Words {
             "use the sessions that are open (one link works until it expires), or wait until some are over; \
              what is over counts no more",
         ),
+        Refusal::TooManyStreams { most } => words(
+            "Too many streams are open",
+            format!("this caller has {most} open streams, which is as many as it may have here"),
+            "close the streams that nobody reads; ask for the other connections' tokens when they are needed",
+        ),
         Refusal::TooManyWalks { most } => words(
             "Too many lists at one time",
             format!(

@@ -3,6 +3,7 @@
 use std::cell::Cell;
 use std::ops::{Deref, DerefMut};
 use std::pin::Pin;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use parking_lot::{Mutex, MutexGuard};
@@ -78,6 +79,9 @@ pub(in crate::refresh) struct Slot {
     word: Notify,
     /// Wakes the renewal under way when a request without a permit joins it.
     hurry: Notify,
+    /// Counts what may have changed what callers get, and wakes those who watch the connection.
+    changes: AtomicU64,
+    changed: Notify,
     pub(super) weight: Weight,
 }
 
@@ -92,6 +96,27 @@ impl Slot {
     pub(in crate::refresh) fn tell(&self) {
         self.state().memory.outdated();
         self.word.notify_waiters();
+        self.stir();
+    }
+
+    /// What callers get of the connection may have changed: those who watch it look again.
+    pub(in crate::refresh) fn stir(&self) {
+        self.changes.fetch_add(1, Ordering::AcqRel);
+        self.changed.notify_waiters();
+    }
+
+    /// How often it was stirred.
+    pub(in crate::refresh) fn changes(&self) -> u64 {
+        self.changes.load(Ordering::Acquire)
+    }
+
+    /// Completes once it was stirred more often than this.
+    pub(in crate::refresh) async fn changed_since(&self, seen: u64) {
+        let mut changed = std::pin::pin!(self.changed.notified());
+        changed.as_mut().enable();
+        if self.changes() == seen {
+            changed.await;
+        }
     }
 
     /// Completes at the next [`Slot::tell`]. One that comes after this is made and before it is awaited

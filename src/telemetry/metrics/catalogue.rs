@@ -24,10 +24,13 @@ metrics! {
         build_info: IntGauges["version"],
         /// Looks into the token cache, by what came of them.
         token_cache_lookups_total: Counters["result"],
-        /// Requests for a token; outcome is ok or the error code that was answered.
+        /// Requests for a token, and tokens and errors that a stream pushed (dialect `watch`); outcome is ok or
+        /// the error code that was answered.
         token_requests_total: Counters["app", "caller", "dialect", "outcome"],
         /// Time to answer a request for a token.
         token_request_duration_seconds: Histograms["dialect"] in REQUEST_BUCKETS,
+        /// Open streams of tokens (`…/token/watch`).
+        token_streams: IntGauge,
         /// Requests that were answered 429 because their caller is over its rate, of every route.
         requests_over_rate_total: Counters["caller"],
         /// 1 while there are so many apps, callers and outcomes that more of them are counted under

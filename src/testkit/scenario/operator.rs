@@ -104,6 +104,7 @@ impl Cluster {
             state_ttl: hour,
             confirmation_ttl: hour,
             open_sessions: 1000,
+            streams_per_caller: 256,
         };
         Arc::new(Broker::new(BTreeMap::from([(self.app(), Arc::new(app))]), deps, settings))
     }
