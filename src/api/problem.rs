@@ -230,8 +230,18 @@ impl Problem {
 
     /// The problem a refusal is.
     pub fn of(refusal: Refusal) -> Self {
+        let words = words::of(&refusal);
+        Problem::in_words(refusal, words)
+    }
+
+    /// The problem that a refusal of a token of the app itself is.
+    pub fn of_app(refusal: Refusal) -> Self {
+        let words = words::of_app(&refusal);
+        Problem::in_words(refusal, words)
+    }
+
+    fn in_words(refusal: Refusal, Words { title, detail, hint }: Words) -> Self {
         let Outside { status, code, retry_after } = refusal.outside();
-        let Words { title, detail, hint } = words::of(&refusal);
         let status = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         let mut problem = Problem::new(status, code, title, detail).hint(hint);
         problem.more.retry_after = retry_after;

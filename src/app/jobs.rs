@@ -27,6 +27,8 @@ pub(super) enum Job {
     EventSums,
     /// Learns what operators revoked on other replicas.
     Revocations,
+    /// Renews tokens of apps themselves before somebody asks.
+    AppTokens,
     /// Stores the hosts to which secrets may be sent, and learns those of other replicas.
     TokenHosts,
     /// Proves client credentials and shows them.
@@ -49,11 +51,12 @@ pub(super) enum Job {
 
 impl Job {
     /// All of them.
-    const ALL: [Job; 13] = [
+    const ALL: [Job; 14] = [
         Job::StorePing,
         Job::UnstoredAnswers,
         Job::EventSums,
         Job::Revocations,
+        Job::AppTokens,
         Job::TokenHosts,
         Job::ClientCredentials,
         Job::Files,
@@ -72,6 +75,7 @@ impl Job {
             Job::UnstoredAnswers => "unstored_answers",
             Job::EventSums => "event_sums",
             Job::Revocations => "revocations",
+            Job::AppTokens => "app_tokens",
             Job::TokenHosts => "token_hosts",
             Job::ClientCredentials => "client_credentials",
             Job::Files => "files",

@@ -23,6 +23,8 @@ use crate::refresh::Engine;
 const STORE_AGAIN: Duration = Duration::from_secs(1);
 /// How often revocations of other replicas are read.
 const REVOCATIONS: Duration = Duration::from_secs(1);
+/// How often tokens of apps themselves are looked through for those whose renewal is due.
+const APP_TOKENS: Duration = Duration::from_secs(1);
 /// How often token hosts are read from the store and new ones are written.
 const TOKEN_HOSTS: Duration = Duration::from_secs(1);
 /// How often sums of events are written.
@@ -52,6 +54,8 @@ pub(super) fn start(parts: &Parts, store_latch: Latch) {
 
     let revocations = Revocations { broker: broker(), is_reported: false };
     jobs.every(Job::Revocations, Pause::of(REVOCATIONS), revocations);
+
+    jobs.every(Job::AppTokens, Pause::of(APP_TOKENS).before_the_first_run(), AppTokens(engine()));
 
     let token_hosts = TokenHosts { broker: broker(), is_reported: false };
     jobs.every(Job::TokenHosts, Pause::of(TOKEN_HOSTS).once_more_at_a_stop(), token_hosts);
@@ -100,6 +104,16 @@ impl Work for UnstoredAnswers {
             0 => Ok(()),
             left => Err(format!("the store has not taken {left} answers yet")),
         }
+    }
+}
+
+/// Begins their renewals; each is a task of its own.
+struct AppTokens(Engine);
+
+impl Work for AppTokens {
+    async fn run(&mut self) -> Ended {
+        self.0.renew_app_tokens_ahead();
+        Ok(())
     }
 }
 

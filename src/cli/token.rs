@@ -1,5 +1,5 @@
-//! `token`: an access token of a connection, requested over the local API as any caller requests it, and
-//! printed in the form that its reader takes.
+//! `token`: an access token of a connection, or of the app itself, requested over the local API as any caller
+//! requests it, and printed in the form that its reader takes.
 //!
 //! Mail programs run this command and use what it prints. Some use it even if the command failed (msmtp,
 //! neomutt), and some show one line of its words. So standard output stays empty until the whole line is
@@ -14,15 +14,25 @@ use serde_json::Value;
 
 use self::programs::{Form, Program};
 use self::sasl::{Host, Login, Mechanism, User};
-use super::args::{ConnectionArgs, seconds};
+use super::args::{app_name, connection_name, seconds};
 use super::client::{Client, ClientError, ReachArgs, target, text};
 use super::{ConfigPath, Failure, World, block_on};
+use crate::domain::app_only::AppTenant;
+use crate::domain::id::{AppName, ConnectionName};
 
 /// Which token, and in which form.
 #[derive(clap::Args)]
 pub(super) struct Args {
-    #[command(flatten)]
-    connection: ConnectionArgs,
+    /// The app, as in [apps.APP]
+    #[arg(value_name = "APP", value_parser = app_name)]
+    app: AppName,
+    /// The connection's name
+    #[arg(value_name = "CONNECTION", value_parser = connection_name, required_unless_present = "tenant")]
+    connection: Option<ConnectionName>,
+    /// A token of the app itself in this tenant, by its id, or `home` for the app's own; without a connection
+    #[arg(long, value_name = "TENANT", value_parser = app_tenant)]
+    #[arg(conflicts_with_all = ["connection", "scope", "sasl", "program", "user", "host", "port"])]
+    tenant: Option<String>,
     /// Scopes that the token must have, space-separated; else what the caller's rule lists
     #[arg(long, value_name = "SCOPES")]
     scope: Option<String>,
@@ -53,6 +63,14 @@ pub(super) struct Args {
     port: Option<u16>,
     #[command(flatten)]
     reach: ReachArgs,
+}
+
+/// Parses a tenant's id, or `home`.
+fn app_tenant(text: &str) -> Result<String, String> {
+    match AppTenant::parse(text) {
+        Ok(_) => Ok(text.to_owned()),
+        Err(_) => Err("must be a tenant's id, or `home` for the app's own".to_owned()),
+    }
 }
 
 /// Parses a life within the API's bounds of 60 s to 24 h.
@@ -153,11 +171,16 @@ fn ask(args: &Args, config: &ConfigPath, world: &World) -> Result<Value, Failure
 }
 
 fn ask_at(client: &Client, args: &Args, config: &ConfigPath) -> Result<Value, Failure> {
-    let key = &args.connection;
     let min_ttl = args.min_ttl.map(|min_ttl| min_ttl.as_secs().to_string());
+    let (app, connection) = (args.app.as_str(), args.connection.as_ref().map(ConnectionName::as_str));
+    let path = match connection {
+        Some(connection) => &["v1", "apps", app, "connections", connection, "token"][..],
+        None => &["v1", "apps", app, "token"],
+    };
     let target = target(
-        &["v1", "apps", key.app.as_str(), "connections", key.connection.as_str(), "token"],
+        path,
         &[
+            ("tenant", args.tenant.as_deref()),
             ("scope", args.scope.as_deref()),
             ("resource", args.resource.as_deref()),
             ("min_ttl", min_ttl.as_deref()),
@@ -169,7 +192,8 @@ fn ask_at(client: &Client, args: &Args, config: &ConfigPath) -> Result<Value, Fa
                 ClientError::Refused(problem) => problem.code.clone(),
                 _ => String::new(),
             };
-            let connect = format!("tokenward connect {} {}{}", key.app, key.connection, config.option());
+            let Some(connection) = connection else { return Failure::from(error) };
+            let connect = format!("tokenward connect {app} {connection}{}", config.option());
             // The command does what the daemon's hint says in terms of its API.
             let hint = match &*code {
                 "reauthorization_required" | "scope_not_granted" => format!("run: {connect}"),

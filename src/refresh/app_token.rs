@@ -2,8 +2,9 @@
 //! ends nothing. Everything about the tenant is shared with the refreshes of its users: the circuit breaker,
 //! the throttles, the places and the budget.
 //!
-//! A renewal is a task of its own, at most one for each tenant and resource of an app. A living token is
-//! served when its renewal fails.
+//! A renewal is a task of its own, at most one for each tenant and resource of an app. It begins behind an
+//! answer, or by a timer if the token was asked for within a day. A living token is served when its renewal
+//! fails.
 
 mod held;
 #[cfg(test)]
@@ -127,6 +128,20 @@ pub(super) async fn serve(
         (Some(_), _) => as_it_is(&known.token),
         (None, Some(Err(failure))) => Err(NoAppToken::Failed(failure)),
         (None, Some(Ok(())) | None) => Err(NoAppToken::Failed(Arc::new(NotNow::UnderWay.into()))),
+    }
+}
+
+/// Starts the renewals that are due of tokens that were asked for lately, so that nobody waits for one. Their
+/// calls take from the budget of all renewals that nobody waits for.
+pub(super) fn renew_ahead(ports: &Arc<Ports>, held: &Arc<AppTokens>) {
+    let settings = ports.settings();
+    let is_current = ports.revoked.is_known_since(ports.monotonic(), settings.serve_cached_for);
+    if settings.sweep_rate <= 0.0 || !is_current {
+        return;
+    }
+    for key in held.due((ports.now(), ports.monotonic()), |app| registration(ports, app)) {
+        let Ok(permit) = ports.take(Cause::Sweep, None, false) else { return };
+        start_renewal(ports, held, &key, Some(permit));
     }
 }
 

@@ -99,6 +99,11 @@ impl Engine {
         app_token::serve(&self.ports, &self.app_tokens, key, by, min_ttl).await
     }
 
+    /// Renews tokens of apps themselves ahead of those who ask. For a timer.
+    pub fn renew_app_tokens_ahead(&self) {
+        app_token::renew_ahead(&self.ports, &self.app_tokens);
+    }
+
     /// The connection as it stands, without its secrets.
     pub async fn inspect(&self, key: &ConnectionKey) -> Result<Arc<Held>, Arc<Failure>> {
         let begun = self.ports.monotonic();

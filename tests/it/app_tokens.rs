@@ -10,6 +10,8 @@ use tokenward::system::SystemClock;
 
 use crate::attacks_rights::{reconfigure, with_harness};
 use crate::http_client::{Answer, request, request_unix};
+use crate::launcher::command;
+use crate::token_exchange::blocks;
 use crate::world::{ALICE, BOB, Kept, Plan, World, text, write_secret};
 
 /// The tenant of [`BOB`].
@@ -248,6 +250,9 @@ async fn what_each_answer_of_the_authority_becomes() {
             answer.text()
         );
         assert_eq!(answer.headers.contains_key("retry-after"), status == 503, "{rule:?}");
+        // No user and no connection has a part in it.
+        let (detail, hint) = (answer.json()["detail"].clone(), answer.json()["hint"].clone());
+        assert!(!format!("{detail} {hint}").contains("connection"), "{rule:?}: {}", answer.text());
         let calls = world.token_calls(GRANT);
         // Nobody asks the authority again at once, and the answer stays the same.
         let again = ask(&world, &key, &query).await;
@@ -375,4 +380,88 @@ async fn a_token_stays_through_a_changed_credential_and_goes_with_another_regist
     assert_eq!(of_other.status, 200, "{}", of_other.text());
     assert_ne!(of_other.json()["access_token"], next.json()["access_token"]);
     assert_eq!(world.token_calls(GRANT), calls + 1);
+}
+
+#[tokio::test]
+async fn a_token_is_renewed_before_anybody_asks_again() {
+    let life = Duration::from_secs(3600);
+    let rules = format!("app_only = [\"{}\"]", alices_tenant());
+    let plan = Plan::default().token_life(life).file("sweep", "");
+    let (world, key) = with_harness(plan, &rules).await;
+    let query = format!("?tenant={}", alices_tenant());
+    let mut before = ask(&world, &key, &query).await.json()["access_token"].clone();
+    let mut calls = world.token_calls(GRANT);
+    for _ in 0..2 {
+        // Between the latest time of a renewal and the token's end.
+        world.pass(Duration::from_secs(3300));
+        world.until_called(GRANT, calls + 1).await;
+        let renewed = async || {
+            let answer = ask(&world, &key, &query).await;
+            assert_eq!(
+                (answer.status.as_u16(), &answer.headers["tokenward-source"]),
+                (200, &"memory".parse().expect("text"))
+            );
+            answer.json()["access_token"].clone()
+        };
+        world.until("the new one is served", async || renewed().await != before).await;
+        before = renewed().await;
+        calls += 1;
+    }
+    assert_eq!(world.token_calls(GRANT), calls, "one call each time");
+}
+
+/// What the page about them shows.
+#[tokio::test]
+async fn the_page_s_commands_get_a_token_of_the_app() {
+    let page = "docs/app-tokens.md";
+    let toml =
+        blocks(page, "toml").concat().replace("8f4c4a1e-5f5e-4d0c-9d2e-0b8a54f4a7c1", &alices_tenant());
+    let rules = toml.split_once("app = \"outlook\"\n").expect("the app").1.to_owned();
+    let (world, key) = with_harness(Plan::default(), &rules).await;
+    let folder = world.folder.path();
+    write_secret(&folder.join("harness.key"), &format!("{key}\n"));
+    let path = std::path::Path::new(env!("CARGO_BIN_EXE_tokenward")).parent().expect("a folder").to_owned();
+    let path = format!("{}:{}", path.display(), std::env::var("PATH").expect("a path"));
+    let mut printed = Vec::new();
+    for block in blocks(page, "sh")
+        .into_iter()
+        .chain(blocks("README.md", "sh").into_iter().filter(|block| block.contains("?tenant=")))
+    {
+        for line in block.lines().filter(|line| !line.is_empty()) {
+            let line = line.replace("8f4c4a1e-5f5e-4d0c-9d2e-0b8a54f4a7c1", &alices_tenant()).replace(
+                "tokenward token",
+                &format!("tokenward token --endpoint {} --key-file harness.key", world.daemon.local),
+            );
+            let mut sh = command("sh");
+            sh.args(["-euc", &line]).current_dir(folder).env("PATH", &path);
+            sh.env("api", &world.daemon.local).env("key", &key);
+            let ended =
+                tokio::task::spawn_blocking(move || sh.output()).await.expect("joined").expect("it ends");
+            assert!(ended.status.success(), "{line}: {}", String::from_utf8_lossy(&ended.stderr));
+            printed.push(String::from_utf8(ended.stdout).expect("text"));
+        }
+    }
+    let query = format!("?tenant={}", alices_tenant());
+    let token = text(&ask(&world, &key, &query).await.json(), "access_token").to_owned();
+    let [asked, bare, json, of_readme] = &printed[..] else { panic!("{printed:?}") };
+    assert_eq!(bare, &format!("{token}\n"), "the token, and nothing else");
+    for answer in [asked, json, of_readme] {
+        let answer: Value = serde_json::from_str(answer).expect("JSON");
+        assert_eq!((text(&answer, "access_token"), text(&answer, "app")), (token.as_str(), "outlook"));
+    }
+
+    let tenant = "99999999-0000-4000-8000-000000000099";
+    let refused = std::process::Command::new(env!("CARGO_BIN_EXE_tokenward"))
+        .args(["token", "outlook", "--tenant", tenant, "--endpoint", &world.daemon.local])
+        .arg("--key-file")
+        .arg(folder.join("harness.key"))
+        .output()
+        .expect("it ends");
+    let said = String::from_utf8_lossy(&refused.stderr);
+    assert_eq!(
+        (refused.status.code(), refused.stdout.len(), said.matches('\n').count()),
+        (Some(1), 0, 1),
+        "{said}"
+    );
+    assert!(said.contains("caller_forbidden"), "{said}");
 }

@@ -17,7 +17,7 @@ use crate::http_client::{Answer, Browser, request};
 use crate::world::{ALICE, BOB, Plan, World, text};
 
 /// Documents for readers of this repository.
-const DOCUMENTS: [&str; 19] = [
+const DOCUMENTS: [&str; 20] = [
     "README.md",
     "SEMANTICS.md",
     "ARCHITECTURE.md",
@@ -26,6 +26,7 @@ const DOCUMENTS: [&str; 19] = [
     "SECURITY.md",
     "deploy/RUNBOOK.md",
     "docs/app-registration.md",
+    "docs/app-tokens.md",
     "docs/asvs.md",
     "docs/audit.md",
     "docs/client-certificates.md",

@@ -103,7 +103,7 @@ impl LocalApi {
                 Ok((served, life))
             }
             Err(refusal) => {
-                let problem = Problem::of(refusal);
+                let problem = Problem::of_app(refusal);
                 let tenant = tenant.filter(|tenant| AppTenant::parse(tenant).is_ok());
                 self.events
                     .app_token_refused(call.who, &caller.name, (app, tenant), problem.code, elapsed)

@@ -1,9 +1,9 @@
 //! `GET …/connections/{connection}/token/watch`: a stream of server-sent events that pushes each new token.
 //!
-//! Each push is a hand-out: the credential, the rules and the connection are judged anew, and the token leaves
-//! after its audit record. Between two pushes the stream waits for three things at once: a change of the
-//! connection or of anybody's rights, the time at which the token is due, and the next sign of life. So it
-//! asks neither the store nor the authority while nothing happens.
+//! Each push is a hand-out: the credential, the rules and the connection are judged anew, and the token
+//! leaves after its audit record. Between two pushes the stream waits for three things at once: a change of
+//! the connection or of anybody's rights, the time at which the token is due, and the next sign of life. So
+//! it asks neither the store nor the authority while nothing happens.
 
 mod plan;
 

@@ -171,6 +171,56 @@ pub(super) fn of(refusal: &Refusal) -> Words {
     }
 }
 
+/// The words for a refusal of a token of the app itself: no user and no connection has a part in it.
+pub(super) fn of_app(refusal: &Refusal) -> Words {
+    let Words { title, detail, hint } = of(refusal);
+    let (detail, hint): (Cow<'static, str>, &str) = match refusal {
+        Refusal::NotNow(NotNow::AskedToWait(_)) => (detail, "try again after the time in Retry-After"),
+        Refusal::NotNow(NotNow::UnderWay) => (
+            "the authority has not answered yet, and no valid token is held".into(),
+            "try again after the time in Retry-After; the call goes on, and its token is served then",
+        ),
+        Refusal::AuthorityUnavailable { answer, .. } | Refusal::AuthorityUnclear { answer } => {
+            if answer.is_refusal() {
+                (
+                    format!("the authority refused with {}, and no valid token is held", said(answer)).into(),
+                    "try again after the time in Retry-After; if it stays so, the operator must look at the \
+                     app's registration, its permissions at the resource and its client credential",
+                )
+            } else if answer.status == Some(200) {
+                (
+                    "the authority answered with something that cannot be used, and no valid token is held"
+                        .into(),
+                    "try again after the time in Retry-After; the daemon's log says which rule the answer \
+                     broke",
+                )
+            } else {
+                (detail, "try again after the time in Retry-After")
+            }
+        }
+        Refusal::AppCredentialRejected { .. } => {
+            (detail, "the operator must replace the app's client credential")
+        }
+        Refusal::AppRejected { answer } if answer.is_of_unconfirmed_host() => (
+            detail,
+            "the operator must confirm the host (`tokenward credentials confirm`, the log has the whole \
+             command) or put the authority back",
+        ),
+        Refusal::AppRejected { .. } => (
+            detail,
+            "the operator must mend the app's registration: it is disabled, in another tenant, or lacks the \
+             resource",
+        ),
+        Refusal::StoreUnavailable => (
+            "tokenward cannot reach its store, so it would not learn that an operator revoked the right"
+                .into(),
+            "try again after the time in Retry-After; nothing was lost",
+        ),
+        _ => return Words { title, detail, hint },
+    };
+    Words { title, detail, hint: hint.into() }
+}
+
 /// What tokenward puts off itself; the detail is the reason's own text.
 fn of_not_now(why: NotNow) -> Words {
     let (title, hint) = match why {
@@ -306,6 +356,32 @@ mod tests {
     fn answer(status: u16, error: Option<&str>, error_codes: &[u32]) -> AuthorityError {
         let (error, error_codes) = (error.map(str::to_owned), error_codes.to_vec());
         AuthorityError { status: Some(status), error, error_codes, ..AuthorityError::default() }
+    }
+
+    /// A token of the app itself is no connection's and no user's.
+    #[test]
+    fn a_refusal_of_the_app_s_own_token_speaks_of_no_connection() {
+        let refused = || answer(400, Some("invalid_request"), &[]);
+        for refusal in [
+            Refusal::NotNow(NotNow::AskedToWait(None)),
+            Refusal::NotNow(NotNow::UnderWay),
+            Refusal::NotNow(NotNow::Crowded),
+            Refusal::AuthorityUnavailable { asked: None, answer: answer(503, None, &[]) },
+            Refusal::AuthorityUnavailable { asked: None, answer: answer(200, None, &[]) },
+            Refusal::AuthorityUnclear { answer: refused() },
+            Refusal::AppCredentialRejected { answer: refused() },
+            Refusal::AppRejected { answer: refused() },
+            Refusal::TenantBlocked { reason: BlockReason::AppNotInTenant, answer: refused() },
+            Refusal::StoreUnavailable,
+            Refusal::AuditUnavailable,
+        ] {
+            let Words { title, detail, hint } = of_app(&refusal);
+            assert_eq!(title, of(&refusal).title);
+            let said = format!("{title} {detail} {hint}");
+            for word in ["connection", "refresh", "user", "sign in"] {
+                assert!(!said.contains(word), "{word}: {said}");
+            }
+        }
     }
 
     /// Only silence, a failure of its own and throttling are told as passing.

@@ -37,6 +37,28 @@ fn options_that_contradict_each_other_are_wrong_usage() {
     }
 }
 
+/// A token is a connection's or the app's own.
+#[test]
+fn a_tenant_stands_in_place_of_a_connection() {
+    let scene = Scene::new();
+    let endpoint = format!("unix:{}", scene.path("nobody.sock"));
+    for (options, complaint) in [
+        (&[][..], "<CONNECTION>"),
+        (&["a", "--tenant", "home"][..], "--tenant"),
+        (&["--tenant", "contoso.com"][..], "must be a tenant's id, or `home`"),
+        (&["--tenant", "home", "--sasl", "xoauth2"][..], "--sasl"),
+        (&["--tenant", "home", "--for", "msmtp"][..], "--for"),
+        (&["--tenant", "home", "--scope", "Mail.Read"][..], "--scope"),
+    ] {
+        let base = ["token", "outlook", "--endpoint", &endpoint];
+        let ended = scene.run(&[&base[..], options].concat());
+        assert_eq!((ended.code, ended.out.as_str()), (2, ""), "{options:?}: {}", ended.err);
+        assert!(ended.err.contains(complaint), "{options:?}: {}", ended.err);
+    }
+    let ended = scene.run(&["token", "outlook", "--tenant", "home", "--json", "--endpoint", &endpoint]);
+    assert_eq!((ended.code, ended.out.as_str()), (1, ""), "it asks: {}", ended.err);
+}
+
 #[test]
 fn a_failure_is_one_line_with_the_way_out() {
     let scene = Scene::new();

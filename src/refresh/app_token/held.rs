@@ -14,6 +14,7 @@ use crate::domain::time::Timestamp;
 use crate::domain::token::{Freshness, HeldToken};
 use crate::domain::verdict::Disposition;
 use crate::flight::{self, Landing};
+use crate::refresh::due::USED_WITHIN;
 use crate::refresh::failure::Failure;
 use crate::refresh::slot::{Flight, next_try_after};
 
@@ -79,6 +80,29 @@ impl AppTokens {
         let entries = self.entries.lock();
         let (_, token) = entries.get(key)?.token.as_ref()?;
         (token.freshness(now, Duration::ZERO) != Freshness::Expired).then(|| token.clone())
+    }
+
+    /// Returns the tokens whose renewal is due though nobody asks at the moment, the first to end first:
+    /// those that live, were asked for lately, and did not fail just now. `now` is the clock's and the
+    /// monotonic time, `registration` says which one is an app's now.
+    pub(super) fn due(
+        &self,
+        now: (Timestamp, Duration),
+        registration: impl Fn(&AppName) -> String,
+    ) -> Vec<AppTokenKey> {
+        let entries = self.entries.lock();
+        let mut due: Vec<(Timestamp, &AppTokenKey)> = entries
+            .iter()
+            .filter(|(_, entry)| now.1.saturating_sub(entry.asked_at) < USED_WITHIN)
+            .filter(|(_, entry)| entry.trouble.as_ref().is_none_or(|trouble| trouble.until <= now.1))
+            .filter_map(|(key, entry)| Some((key, entry.token.as_ref()?)))
+            .filter(|(_, (_, token))| token.expires_at > now.0)
+            .filter(|(_, (_, token))| token.refresh_at.is_some_and(|at| at <= now.0))
+            .filter(|(key, (of, _))| *of == registration(&key.app))
+            .map(|(key, (_, token))| (token.expires_at, key))
+            .collect();
+        due.sort_unstable();
+        due.into_iter().map(|(_, key)| key.clone()).collect()
     }
 
     /// Joins the renewal under way, or has `start` start one.

@@ -47,6 +47,10 @@ fn has_token(held: &AppTokens, number: usize, now: u64) -> bool {
 
 fn fail(held: &AppTokens, number: usize, now: u64) {
     held.join(&key(number), at(now), drop);
+    fail_at(held, number, now);
+}
+
+fn fail_at(held: &AppTokens, number: usize, now: u64) {
     let failure: Arc<Failure> = Arc::new(NotNow::Crowded.into());
     held.failed(&key(number), &failure, None, at(now).1, &SeededRandom::new(1));
 }
@@ -110,4 +114,36 @@ fn a_revocation_ends_what_was_issued_before_it() {
         held.revoke(&revocation);
         assert_eq!([1, 2, 3].map(|number| has_token(&held, number, 102)), left, "{revocation:?}");
     }
+}
+
+/// With a life of an hour, a token that came at 0 is due at 2000.
+#[test]
+fn what_was_asked_for_within_a_day_is_renewed_ahead_the_first_to_end_first() {
+    const DAY: u64 = 86_400;
+    let of =
+        |issued: u64, life: u64| HeldToken { refresh_at: Some(at(issued + 2000).0), ..token(issued, life) };
+    // number, asked at, token, and what is changed
+    let held = AppTokens::default();
+    for (number, asked, token) in [
+        (1, DAY, of(DAY, 3600)),
+        (2, DAY, of(DAY, 3500)),
+        (3, DAY, of(DAY + 1, 3600)), // not due yet
+        (4, 2000, of(DAY, 3600)),    // nobody asked for a day
+        (5, DAY, of(DAY, 1900)),     // it has ended
+        (6, DAY, of(DAY, 3600)),     // it failed just now
+        (7, DAY, HeldToken { refresh_at: None, ..of(DAY, 3600) }),
+    ] {
+        held.join(&key(number), at(asked), drop);
+        held.put(&key(number), REGISTRATION.into(), token);
+    }
+    let now = at(DAY + 2000);
+    fail_at(&held, 6, DAY + 2000);
+    let due = |now, registration: &str| held.due(now, |_| registration.to_owned());
+    assert_eq!(due(now, REGISTRATION), [key(2), key(1)]);
+    assert_eq!(due(at(DAY + 1999), REGISTRATION), []);
+    assert_eq!(due(now, "another client"), []);
+    // A failure is tried again; and whoever asks counts for another day.
+    held.look(&key(4), REGISTRATION, now.1);
+    let later = due(at(DAY + 2400), REGISTRATION);
+    assert_eq!(later, [key(2), key(1), key(4), key(6), key(3)]);
 }

@@ -24,8 +24,8 @@ metrics! {
         build_info: IntGauges["version"],
         /// Looks into the token cache, by what came of them.
         token_cache_lookups_total: Counters["result"],
-        /// Requests for a token, and tokens and errors that a stream pushed (dialect `watch`); outcome is ok or
-        /// the error code that was answered.
+        /// Requests for a token, and what a stream pushed (dialect `watch`); outcome is ok or the error code
+        /// that was answered.
         token_requests_total: Counters["app", "caller", "dialect", "outcome"],
         /// Time to answer a request for a token.
         token_request_duration_seconds: Histograms["dialect"] in REQUEST_BUCKETS,
