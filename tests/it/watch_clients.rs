@@ -15,9 +15,10 @@ use tokio::time::timeout;
 
 use crate::interop::node_folder;
 use crate::launcher::{command, installed, repository};
+use crate::pki::{self, Authority, Identity};
 use crate::token_exchange::blocks;
 use crate::watch::renew;
-use crate::world::{ALICE, PATIENCE, Plan, World};
+use crate::world::{ALICE, PATIENCE, Plan, World, free_port};
 
 /// A way to the daemon that can be cut.
 struct Way {
@@ -173,4 +174,33 @@ async fn curl_prints_each_token_as_it_comes() {
         let renewed = renew(&world, "user-4711").await;
         assert_eq!(token(&client.line(is_data).await), json!(renewed));
     }
+}
+
+/// Over HTTP/2, whose streams the listener counts in its own way; a stop ends them cleanly, too.
+#[tokio::test]
+async fn curl_reads_the_stream_over_http_2() {
+    let server = Authority::root("servers", 48);
+    let Identity { chain, key } = pki::server(&server);
+    let port = free_port();
+    let listener = format!(
+        "[[listen.local]]\naddress = \"127.0.0.1:{port}\"\n\
+         tls = {{ certificate = \"local.pem\", key = \"local.key\" }}\n"
+    );
+    let plan = Plan::default().sections(&listener).file("local.pem", &chain).file("local.key", &key);
+    let mut world = plan.file("server-ca.pem", &server.pem()).start().await;
+    world.connect("user-4711", ALICE).await;
+    let url = format!("https://localhost:{port}/v1/apps/outlook/connections/user-4711/token/watch");
+    let bearer = format!("Authorization: Bearer {}", world.key);
+    let arguments = ["-sSNi", "--http2", "--cacert", "server-ca.pem", "-H", &bearer, &url];
+    let mut client = Client::start("curl".into(), &arguments, world.folder.path());
+    assert_eq!(client.line(|_| true).await.trim(), "HTTP/2 200");
+    for _ in 0..2 {
+        let data = client.line(|line| line.starts_with("data: ")).await;
+        assert!(data.contains(&world.access_token("user-4711").await), "{data}");
+        renew(&world, "user-4711").await;
+    }
+    client.line(|line| line.starts_with("data: ")).await;
+    assert_eq!(world.daemon.terminate(), Some(0), "{}", world.daemon.log());
+    let ended = tokio::task::spawn_blocking(move || client.program.wait()).await.expect("joined");
+    assert!(ended.expect("it ends").success(), "the end was clean");
 }
