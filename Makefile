@@ -58,11 +58,11 @@ providers:
 # evaluator; `make test` asks twenty thousand and some thousand.
 policy:
 	$(CARGO) test --lib policy::reference_tests -- --include-ignored
-	$(CARGO) test --release --test it -- policy_doors:: --include-ignored --nocapture
+	$(CARGO) test --profile checked --test it -- policy_doors:: --include-ignored --nocapture
 
 # Whether a refusal tells by its time that a connection is there: a statistic, which wants the machine for itself.
 timing: tools
-	$(CARGO) test --release --test it -- timing:: --include-ignored --nocapture
+	$(CARGO) test --profile checked --test it -- timing:: --include-ignored --nocapture
 
 # The API's document against schemathesis: every operation, with requests inside and outside of its schema.
 schemas:

@@ -161,9 +161,10 @@ pub(super) async fn serve(
                 tracing::debug!(listener = shared.name, reason = violation.reason(), "a malformed request");
             }
             let (ended, refused) = (guarded.ended(), guarded.refused_head());
+            let path = guarded.overlong_path().to_owned();
             let mut socket = guarded.into_socket();
             if refused {
-                refuse_head(&shared, &mut socket).await;
+                refuse_head(&shared, &mut socket, &path).await;
             }
             if !ended {
                 linger(&shared, socket).await;
@@ -173,9 +174,9 @@ pub(super) async fn serve(
 }
 
 /// Answers a head that was too long. No handler sees it, and the connection ends.
-async fn refuse_head(shared: &Shared, socket: &mut Box<dyn Socket>) {
+async fn refuse_head(shared: &Shared, socket: &mut Box<dyn Socket>, path: &str) {
     let request_id = RequestId::new(shared.surroundings.random.as_ref());
-    let response = shared.handler.refuse(Refused::HeadTooLarge, None, &request_id);
+    let response = shared.handler.refuse(Refused::HeadTooLarge, Some(path), &request_id);
     let response = finished(shared, response, &request_id);
     let (head, body) = response.into_parts();
     let Ok(body) = body.collect().await;

@@ -27,6 +27,9 @@ use super::tcp::Tcp;
 /// Longest chunk extension that is skipped; no known client sends any.
 const MAX_CHUNK_EXTENSION: usize = 256;
 
+/// Longest path that is kept of a head that is too long: longer than any route with the longest name.
+const MAX_PATH: usize = 512;
+
 /// Fault in a message's framing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Violation {
@@ -95,11 +98,14 @@ pub(super) struct Framing {
     max_lines: usize,
     /// Where, in its last read, a head that is too long began.
     overlong_at: Option<usize>,
+    /// The path of a head that is too long, as far as it came: the refusal has its form.
+    overlong_path: String,
 }
 
 impl Framing {
     pub(super) fn new(max_head: usize, max_lines: usize) -> Self {
-        Framing { state: State::Head, partial: Vec::new(), max_head, max_lines, overlong_at: None }
+        let (partial, overlong_path) = (Vec::new(), String::new());
+        Framing { state: State::Head, partial, max_head, max_lines, overlong_at: None, overlong_path }
     }
 
     /// Returns true inside a head.
@@ -160,10 +166,8 @@ impl Framing {
         // The common case: the whole head in one read, checked in place.
         if self.partial.is_empty() {
             if let Some(length) = end_of_head(rest, 0)? {
-                self.state = match length <= self.max_head {
-                    true => self.inspect(&rest[..length])?,
-                    false => State::Overlong,
-                };
+                self.state = self.inspect(&rest[..length])?;
+                self.note_path(rest);
                 return Ok(length);
             }
             self.partial.extend_from_slice(rest);
@@ -171,24 +175,32 @@ impl Framing {
             let before = self.partial.len();
             self.partial.extend_from_slice(rest);
             if let Some(length) = end_of_head(&self.partial, before.saturating_sub(2))? {
-                self.state = if length <= self.max_head {
-                    self.inspect(&self.partial[..length])?
-                } else {
-                    State::Overlong
-                };
-                self.partial = Vec::new();
+                let head = std::mem::take(&mut self.partial);
+                self.state = self.inspect(&head[..length])?;
+                self.note_path(&head);
                 return Ok(length - before);
             }
         }
         // An unfinished head of this length is too long; hyper stops at the same number.
         if self.partial.len() >= self.max_head {
             self.state = State::Overlong;
-            self.partial = Vec::new();
+            let head = std::mem::take(&mut self.partial);
+            self.note_path(&head);
         }
         Ok(rest.len())
     }
 
+    /// Keeps the path of a head that turned out too long.
+    fn note_path(&mut self, head: &[u8]) {
+        if self.state == State::Overlong {
+            self.overlong_path = path_of(head);
+        }
+    }
+
     fn inspect(&self, head: &[u8]) -> Result<State, &'static str> {
+        if head.len() > self.max_head {
+            return Ok(State::Overlong);
+        }
         let framed = inspect(head)?;
         // The request line and the final empty line do not count.
         let lines = head.iter().filter(|byte| **byte == b'\n').count().saturating_sub(2);
@@ -254,6 +266,15 @@ impl Framing {
         self.state = State::Chunked(next);
         Ok(taken)
     }
+}
+
+/// Returns the path of a head's request line, without its query, as far as it is there: at most [`MAX_PATH`]
+/// bytes. A target in another form has none.
+fn path_of(head: &[u8]) -> String {
+    let target = head.split(|byte| *byte == b' ').nth(1).unwrap_or_default();
+    let path = target.iter().take_while(|byte| byte.is_ascii_graphic() && !matches!(byte, b'?' | b'#'));
+    let path: String = path.take(MAX_PATH).map(|byte| char::from(*byte)).collect();
+    if path.starts_with('/') { path } else { String::new() }
 }
 
 /// Finds the end of the head from `from` on. Every line must end in CRLF.
@@ -408,6 +429,11 @@ impl Guarded {
     /// Returns true if a head that was too long still needs its answer.
     pub(super) fn refused_head(&self) -> bool {
         self.refused_head
+    }
+
+    /// Returns the path of the head that was too long, as far as it is known.
+    pub(super) fn overlong_path(&self) -> &str {
+        &self.framing.overlong_path
     }
 
     /// Returns the first violation, if any.
@@ -608,6 +634,31 @@ mod tests {
             assert_eq!(framing.take(&[*byte]), Ok(()));
         }
         assert!(framing.in_head());
+    }
+
+    #[test]
+    fn a_head_that_is_too_long_is_known_by_its_path_however_it_is_cut() {
+        let long = "x".repeat(1100);
+        for (head, path) in [
+            (format!("GET /msi/token?resource={long} HTTP/1.1\r\nHost: a\r\n\r\n"), "/msi/token"),
+            (format!("GET /msi/token?a=b HTTP/1.1\r\nHost: a\r\nX: {long}\r\n\r\n"), "/msi/token"),
+            (format!("GET /msi/token HTTP/1.1\r\nHost: a\r\n{}\r\n", "X: y\r\n".repeat(70)), "/msi/token"),
+            (format!("GET /{long} HTTP/1.1\r\nHost: a\r\n\r\n"), &format!("/{}", &long[1..MAX_PATH])),
+            (format!("GET http://a/msi/token HTTP/1.1\r\nX: {long}\r\n\r\n"), ""),
+            (long.clone(), ""),
+        ] {
+            for cut in [1, 7, 64, 4096] {
+                let mut framing = Framing::new(1024, 64);
+                for piece in head.as_bytes().chunks(cut) {
+                    assert_eq!(framing.take(piece), Ok(()), "{head}");
+                }
+                assert_eq!(
+                    (framing.state, framing.overlong_path.as_str()),
+                    (State::Overlong, path),
+                    "{cut}: {head}"
+                );
+            }
+        }
     }
 
     #[test]

@@ -345,8 +345,8 @@ pub trait Handler: Send + Sync + 'static {
     /// [`Tasks`].
     fn handle<'a>(&'a self, request: Request) -> BoxFuture<'a, Response>;
 
-    /// Makes the answer to a request that the listener refuses. `path` is `None` if its head could not be
-    /// read.
+    /// Makes the answer to a request that the listener refuses. `path` is as much of its path as could be
+    /// read, which may be nothing.
     fn refuse(&self, refused: Refused, path: Option<&str>, request_id: &RequestId) -> Response {
         let _ = path;
         refused.problem(request_id)
