@@ -8,7 +8,9 @@ use arc_swap::ArcSwap;
 use super::apps::PreparedApps;
 use super::findings::{By, Findings};
 use super::issuers::InstalledIssuers;
+use super::reading::public_file;
 use super::rules::build_rule;
+use crate::callers::client_assertion::{self, ClientKeyUse};
 use crate::callers::jwt::{Issuers, JwtMatch};
 use crate::callers::{CallerSetup, Callers, CallersError, Identity, KeyUse, LiveCallers, UnixUser, key_file};
 use crate::config::{self, Authenticate, Config, JwtConfig};
@@ -55,6 +57,11 @@ impl Roster {
         let mut uses = self.callers.load().key_uses();
         uses.extend(self.admins.load().key_uses());
         uses
+    }
+
+    /// Every key by which callers sign their own assertions, with when it was used last.
+    pub(super) fn client_key_uses(&self) -> Vec<ClientKeyUse> {
+        self.callers.load().client_key_uses()
     }
 
     /// Sealing keys that lines of API keys from before 0.2 still need, each with the names of those API keys.
@@ -165,6 +172,7 @@ fn setup(
         identities: Vec::new(),
         api_key_files: Vec::new(),
         jwts: Vec::new(),
+        client_keys: Vec::new(),
         rate_limit: None,
         connection_rate_limit: None,
     };
@@ -191,6 +199,21 @@ fn setup(
                         setup.api_key_files.push(path.clone());
                     }
                     Err(error) => findings.file(&key, error),
+                }
+                continue;
+            }
+            Authenticate::ClientAssertion(path) => {
+                let key = format!("{key}.client_assertion.jwks_file");
+                let file = path.display();
+                match public_file::read(path, &by.environment.secrets()) {
+                    Ok(bytes) => match client_assertion::read_keys(&bytes) {
+                        Ok(keys) => setup.client_keys.extend(keys),
+                        Err(why) => findings.file(
+                            &key,
+                            format_args!("{file} is no JWK set (RFC 7517) of a caller's keys: {why}"),
+                        ),
+                    },
+                    Err(problem) => findings.file(&key, problem),
                 }
                 continue;
             }

@@ -13,7 +13,7 @@ use super::environment::{Environment, Source};
 use super::findings::By;
 use super::process::Process;
 use crate::config::{
-    self, Config, ConfigErrors, CredentialKind, IssuerKeysConfig, Listener, Loaded, Mistake,
+    self, Authenticate, Config, ConfigErrors, CredentialKind, IssuerKeysConfig, Listener, Loaded, Mistake,
 };
 
 /// State of a file when it was checked. If it differs, the content may differ.
@@ -141,6 +141,11 @@ fn read_by_a_reload(config: &Config) -> Vec<PathBuf> {
             IssuerKeysConfig::Fetched { ca_file, .. } => paths.extend(ca_file.clone()),
         }
     }
+    let ways = config.callers.values().flat_map(|caller| &caller.authenticate);
+    paths.extend(ways.filter_map(|way| match way {
+        Authenticate::ClientAssertion(path) => Some(path.clone()),
+        _ => None,
+    }));
     let internal =
         config.listen.local.iter().chain(&config.listen.admin).filter_map(|listener| match listener {
             Listener::Unix { .. } => None,

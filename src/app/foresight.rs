@@ -177,7 +177,16 @@ impl Expiries {
         let Foresight { in_force, metrics, .. } = &*self.foresight;
         let uses = in_force.roster().key_uses();
         let there: BTreeSet<_> = uses.iter().map(|used| (used.caller.clone(), used.key.id.clone())).collect();
-        metrics.rename(|names| names.caller_keys.clone_from(&there));
+        let signing = in_force.roster().client_key_uses();
+        metrics.rename(|names| {
+            names.caller_keys = signing.iter().map(|used| (used.caller.clone(), used.key.clone())).collect();
+            names.caller_keys.extend(there.iter().cloned());
+        });
+        for used in signing {
+            if let Some(at) = used.last_used_at {
+                metrics.caller_key_used(&used.caller, &used.key, at);
+            }
+        }
         for used in uses {
             let (caller, key) = (used.caller, used.key.id);
             metrics.caller_key_expiry(&caller, &key, used.key.expires_at);

@@ -28,6 +28,7 @@ pub mod exchange;
 mod in_use;
 pub mod inspect;
 mod invitations;
+pub mod once;
 pub mod pause;
 #[cfg(any(test, feature = "testkit"))]
 pub mod properties;

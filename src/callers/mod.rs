@@ -18,11 +18,13 @@
 //! 7. A JWT is a caller only if its issuer is configured, its signature, audience, times and life satisfy
 //!    every rule, and exactly one caller has its subject or claims (B8). A request whose key is held waits
 //!    for no fetch, and strangers' tokens cause at most one in five minutes for each issuer (R8).
+//! 8. A client's own assertion is for us alone, fresh, and good for one request ([`Once`]; E2).
 //!
 //! The one hard problem: `callers add-key` and `retire-key` write files while the daemon runs. Therefore a
 //! file is replaced as a whole under a lock, and checked once a second and when an unknown key is presented.
 
 pub mod api_key;
+pub mod client_assertion;
 mod file_check;
 mod identities;
 pub mod jwt;
@@ -50,6 +52,7 @@ use crate::keyring::{Hashed, Keyring};
 use crate::policy::{CallerPolicy, Policies};
 use crate::secret_file::SecretReader;
 use api_key::PresentedKey;
+use client_assertion::{AssertionCallers, ClientAssertion, ClientKey, ClientKeyUse, Once};
 use file_check::{Checked, FileCheck};
 use identities::Identities;
 use jwt::{Issuers, JwtCallers, JwtMatch, JwtRefusal};
@@ -70,6 +73,8 @@ pub struct CallerSetup {
     pub api_key_files: Vec<PathBuf>,
     /// The tokens of issuers that are this caller.
     pub jwts: Vec<JwtMatch>,
+    /// The keys by which it signs its own assertions.
+    pub client_keys: Vec<Arc<ClientKey>>,
     /// Token requests a second; bursts may be twice that.
     pub rate_limit: Option<u32>,
     /// The same for any one connection.
@@ -248,6 +253,7 @@ pub struct Callers {
     by_name: BTreeMap<CallerName, Arc<Caller>>,
     identities: Identities,
     by_jwt: JwtCallers,
+    by_assertion: AssertionCallers,
     keys: KeyIndex,
     file_check: FileCheck,
 }
@@ -268,6 +274,7 @@ impl Callers {
         let mut by_name = BTreeMap::new();
         let mut identities = Identities::default();
         let (mut files, mut jwts) = (Vec::new(), Vec::new());
+        let mut by_assertion = AssertionCallers::default();
         for setup in setups {
             let name = setup.policy.caller.clone();
             let limits =
@@ -276,6 +283,7 @@ impl Callers {
             for identity in setup.identities {
                 errors.extend(identities.add(identity, &caller).err());
             }
+            by_assertion.add(&caller, setup.client_keys);
             jwts.extend(setup.jwts.into_iter().map(|wanted| (wanted, caller.clone())));
             files.extend(setup.api_key_files.into_iter().map(|path| (name.clone(), path)));
             if by_name.insert(name.clone(), caller).is_some() {
@@ -285,7 +293,8 @@ impl Callers {
         match KeyIndex::new(files, keyring, secrets, now) {
             Ok(keys) if errors.is_empty() => {
                 let by_jwt = JwtCallers::new(issuers, jwts);
-                Ok(Callers { by_name, identities, by_jwt, keys, file_check: FileCheck::default() })
+                let file_check = FileCheck::default();
+                Ok(Callers { by_name, identities, by_jwt, by_assertion, keys, file_check })
             }
             Ok(_) => Err(errors),
             Err(more) => {
@@ -300,6 +309,7 @@ impl Callers {
     #[must_use]
     pub fn succeeding(self, before: &Callers) -> Self {
         self.keys.take_over(&before.keys);
+        self.by_assertion.take_over(&before.by_assertion);
         self
     }
 
@@ -354,6 +364,36 @@ impl Callers {
         }
     }
 
+    /// Authenticates a client of the token endpoint by its assertion (RFC 7521 §4.2): one that it made
+    /// itself, or a token of a configured issuer, as a pod has one. The first is good once, if nobody has
+    /// used it.
+    ///
+    /// # Errors
+    /// As [`Callers::authenticate`].
+    pub async fn authenticate_client(
+        self: &Arc<Self>,
+        presented: ClientAssertion<'_>,
+        accepted: AuthMethods,
+        clock: &dyn Clock,
+    ) -> Result<(Authenticated, Option<Once>), AuthenticationFailure> {
+        let token = client_assertion::parse(presented.text)?;
+        let (known, once) = match client_assertion::is_own(&token) {
+            true if !accepted.contains(AuthMethod::ClientAssertion) => {
+                return Err(AuthenticationFailure::NotAccepted);
+            }
+            true => {
+                let (caller, once) =
+                    self.by_assertion.authenticate(&token, presented.audience, clock.now())?;
+                (Authenticated { caller, method: AuthMethod::ClientAssertion }, Some(once))
+            }
+            false => (self.authenticate(Credential::Jwt(presented.text), accepted, clock).await?, None),
+        };
+        match presented.client_id {
+            Some(client_id) if client_id != known.caller.name.as_str() => Err(JwtRefusal::ClientId.into()),
+            _ => Ok((known, once)),
+        }
+    }
+
     async fn by_api_key(
         self: &Arc<Self>,
         text: &str,
@@ -397,6 +437,11 @@ impl Callers {
     /// Returns every API key in force and its last use.
     pub fn key_uses(&self) -> Vec<KeyUse> {
         self.keys.uses()
+    }
+
+    /// Returns every key by which callers sign their own assertions, and its last use.
+    pub fn client_key_uses(&self) -> Vec<ClientKeyUse> {
+        self.by_assertion.uses()
     }
 
     /// Returns the sealing keys that live API keys' hashes were made with (lines from before 0.2), each with

@@ -34,6 +34,7 @@ fn setup(caller: &str, uids: &[u32], files: &[&Path]) -> CallerSetup {
         identities: uids.iter().map(|&uid| Identity::UnixUser(uid)).collect(),
         api_key_files: files.iter().map(|&path| path.to_owned()).collect(),
         jwts: Vec::new(),
+        client_keys: Vec::new(),
         rate_limit: Some(500),
         connection_rate_limit: None,
     }

@@ -203,7 +203,8 @@ fn key_files<'a>(config: &'a Config, caller: &CallerName) -> Result<Vec<&'a Path
             Authenticate::UnixUser(_)
             | Authenticate::Spiffe(_)
             | Authenticate::San(_)
-            | Authenticate::Jwt(_) => None,
+            | Authenticate::Jwt(_)
+            | Authenticate::ClientAssertion(_) => None,
         })
         .collect();
     if paths.is_empty() {

@@ -48,7 +48,7 @@ pub(super) fn config(context: &Context, entries: &Entries, env: &BTreeMap<String
     let issuers = root.map("issuers", |_, section| issuer(section, &apps));
     let callers = root.map("callers", |_, section| caller(section, &known_apps, &known_issuers));
     let admins = root.map("admins", |_, section| {
-        Some(AdminConfig { authenticate: authenticate(section, &known_issuers) })
+        Some(AdminConfig { authenticate: authenticate(section, &known_issuers, true) })
     });
     let limits = root.section("limits").and_then(|section| limits(&section));
     let log = root.section("log").and_then(|section| log(&section));
@@ -324,7 +324,7 @@ fn listeners<'a>(
     for section in parent.sections(key) {
         let itself = section.itself();
         let tls = tls(&section);
-        let accept = accept(&section, tls.as_ref());
+        let accept = accept(&section, tls.as_ref(), key == "admin");
         match (section.text("unix"), section.node("address")) {
             (Some(_), Some(_)) => itself.mistake("has both `unix` and `address`: make two listeners of it"),
             (None, None) => {
@@ -389,7 +389,7 @@ fn tls(section: &Section<'_>) -> Option<Tls> {
 }
 
 /// Reads which ways to authenticate count at a listener: by default all that it can carry.
-fn accept(section: &Section<'_>, tls: Option<&Tls>) -> AuthMethods {
+fn accept(section: &Section<'_>, tls: Option<&Tls>, is_admin: bool) -> AuthMethods {
     let is_unix = section.has("unix");
     let has_client_ca = tls.is_some_and(|tls| tls.client_ca.is_some());
     let problem = |method: AuthMethod| match method {
@@ -401,6 +401,9 @@ fn accept(section: &Section<'_>, tls: Option<&Tls>) -> AuthMethods {
         }
         AuthMethod::Spiffe | AuthMethod::San if !has_client_ca => {
             Some("needs a client certificate: give `tls` a `client_ca`, the authorities to verify it by")
+        }
+        AuthMethod::ClientAssertion if is_admin => {
+            Some("is for the token endpoint, and the admin API has none")
         }
         _ => None,
     };
@@ -714,7 +717,7 @@ fn credentials(section: &Section<'_>) -> Vec<CredentialConfig> {
 
 fn caller(section: &Section<'_>, known_apps: &[&str], known_issuers: &[&str]) -> Option<CallerConfig> {
     Some(CallerConfig {
-        authenticate: authenticate(section, known_issuers),
+        authenticate: authenticate(section, known_issuers, false),
         rate_limit: section.number("rate_limit"),
         connection_rate_limit: section.number("connection_rate_limit"),
         allow: section
@@ -725,7 +728,7 @@ fn caller(section: &Section<'_>, known_apps: &[&str], known_issuers: &[&str]) ->
     })
 }
 
-fn authenticate(section: &Section<'_>, known_issuers: &[&str]) -> Vec<Authenticate> {
+fn authenticate(section: &Section<'_>, known_issuers: &[&str], is_admin: bool) -> Vec<Authenticate> {
     section.not_empty("authenticate", "nobody could prove to be this one");
     let mut all = Vec::new();
     for item in section.sections("authenticate") {
@@ -766,12 +769,14 @@ fn authenticate(section: &Section<'_>, known_issuers: &[&str]) -> Vec<Authentica
             }
         });
         let token = item.section("jwt").and_then(|section| jwt(&section, known_issuers));
+        let own_keys = item.section("client_assertion").and_then(|section| section.path("jwks_file"));
         let ways = [
             user.map(Authenticate::UnixUser),
             keys.map(Authenticate::ApiKeys),
             spiffe,
             san,
             token.map(Authenticate::Jwt),
+            own_keys.map(Authenticate::ClientAssertion),
         ];
         let mut ways = ways.into_iter().flatten();
         match (ways.next(), ways.next()) {
@@ -779,7 +784,8 @@ fn authenticate(section: &Section<'_>, known_issuers: &[&str]) -> Vec<Authentica
             (Some(way), None) => all.push(way),
             (None, _) => {
                 if !item.has_wrong_keys() {
-                    itself.mistake("needs `unix_user`, `api_keys`, `spiffe`, `san` or `jwt`");
+                    let last = if is_admin { "`san` or `jwt`" } else { "`san`, `jwt` or `client_assertion`" };
+                    itself.mistake(format!("needs `unix_user`, `api_keys`, `spiffe`, {last}"));
                 }
             }
         }

@@ -160,12 +160,16 @@ scopes = ["offline_access", "openid", "Mail.Read"]
 credentials_dir = "credentials"
 "#;
 
-    fn on_unix() -> AuthMethods {
+    fn of_admins_on_unix() -> AuthMethods {
         AuthMethods::from_iter([AuthMethod::UnixUser, AuthMethod::ApiKeys, AuthMethod::Jwt])
     }
 
+    fn on_unix() -> AuthMethods {
+        of_admins_on_unix().iter().chain([AuthMethod::ClientAssertion]).collect()
+    }
+
     fn on_tcp() -> AuthMethods {
-        AuthMethods::from_iter([AuthMethod::ApiKeys, AuthMethod::Jwt])
+        AuthMethods::from_iter([AuthMethod::ApiKeys, AuthMethod::Jwt, AuthMethod::ClientAssertion])
     }
 
     fn env(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
@@ -266,7 +270,11 @@ scopes = ["*"]
         );
         assert_eq!(
             config.listen.admin,
-            [Listener::Unix { path: "/run/tokenward/admin.sock".into(), mode: 0o600, accept: on_unix() }]
+            [Listener::Unix {
+                path: "/run/tokenward/admin.sock".into(),
+                mode: 0o600,
+                accept: of_admins_on_unix()
+            }]
         );
         assert_eq!(config.listen.ops.address, "127.0.0.1:9464".parse().unwrap());
         assert_eq!(config.limits.lease.as_secs(), 30);

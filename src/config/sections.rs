@@ -427,6 +427,8 @@ pub enum Authenticate {
     San(San),
     /// The tokens of an issuer.
     Jwt(JwtConfig),
+    /// A file with the keys by which it signs its own assertions.
+    ClientAssertion(PathBuf),
 }
 
 /// The tokens of an issuer that are one caller. One of `subject` and `claims` is there.
@@ -449,6 +451,7 @@ impl Authenticate {
             Authenticate::Spiffe(_) => AuthMethod::Spiffe,
             Authenticate::San(_) => AuthMethod::San,
             Authenticate::Jwt(_) => AuthMethod::Jwt,
+            Authenticate::ClientAssertion(_) => AuthMethod::ClientAssertion,
         }
     }
 }

@@ -354,10 +354,11 @@ static INTERNAL_TLS: Table = Table {
     ],
 };
 
-const ACCEPT: Kind = Kind::List(&Kind::OneOf(&["unix_user", "api_keys", "spiffe", "san", "jwt"]));
+const ACCEPT: Kind =
+    Kind::List(&Kind::OneOf(&["unix_user", "api_keys", "spiffe", "san", "jwt", "client_assertion"]));
 const ACCEPT_DOC: &str = "The words of `authenticate` that count here. Default: all that it can carry: \
-    `api_keys` and `jwt`, on a Unix socket also `unix_user`, and where `tls` has `client_ca` also `spiffe` \
-    and `san`.";
+    `api_keys` and `jwt`, at a local listener also `client_assertion`, on a Unix socket also `unix_user`, \
+    and where `tls` has `client_ca` also `spiffe` and `san`.";
 
 static OUTBOUND: Table = Table {
     doc: "The way of all outgoing requests: direct, or through a forward proxy with CONNECT. The \
@@ -659,40 +660,65 @@ static CALLER: Table = Table {
 static AUTHENTICATE: Table = Table {
     doc: "One way to authenticate. Exactly one key in each.",
     keys: &[
+        UNIX_USER,
+        API_KEYS,
+        SPIFFE,
+        SAN,
+        JWT_WAY,
         key(
-            "unix_user",
-            Kind::User,
+            "client_assertion",
+            Kind::Table(&CLIENT_ASSERTION),
             Optional,
-            "The user at the other end of a Unix socket, by name or by id.",
-        ),
-        key(
-            "api_keys",
-            Kind::Path,
-            Optional,
-            "A file with the hashes of API keys; `tokenward callers add-key` writes it.",
-        ),
-        key(
-            "spiffe",
-            Kind::Text,
-            Optional,
-            "The SPIFFE id in a client certificate, `spiffe://contoso.com/mail-sync`; compared whole. Needs a \
-             listener with `client_ca`.",
-        ),
-        key(
-            "san",
-            Kind::Text,
-            Optional,
-            "A DNS name or a URI in a client certificate's subject alternative name, \
-             `mail-sync.contoso.com`; compared whole, and never with the common name. Needs a listener with \
-             `client_ca`.",
-        ),
-        key(
-            "jwt",
-            Kind::Table(&JWT),
-            Optional,
-            "A JWT such as a Kubernetes service account's, as the bearer token.",
+            "A JWT that the caller signs with a key of its own, for each request to `/oauth2/token` \
+             (`private_key_jwt`, RFC 7523).",
         ),
     ],
+};
+
+static ADMIN_AUTHENTICATE: Table = Table {
+    doc: "One way to authenticate. Exactly one key in each.",
+    keys: &[UNIX_USER, API_KEYS, SPIFFE, SAN, JWT_WAY],
+};
+
+const UNIX_USER: Key =
+    key("unix_user", Kind::User, Optional, "The user at the other end of a Unix socket, by name or by id.");
+const API_KEYS: Key = key(
+    "api_keys",
+    Kind::Path,
+    Optional,
+    "A file with the hashes of API keys; `tokenward callers add-key` writes it.",
+);
+const SPIFFE: Key = key(
+    "spiffe",
+    Kind::Text,
+    Optional,
+    "The SPIFFE id in a client certificate, `spiffe://contoso.com/mail-sync`; compared whole. Needs a \
+     listener with `client_ca`.",
+);
+const SAN: Key = key(
+    "san",
+    Kind::Text,
+    Optional,
+    "A DNS name or a URI in a client certificate's subject alternative name, \
+     `mail-sync.contoso.com`; compared whole, and never with the common name. Needs a listener with \
+     `client_ca`.",
+);
+const JWT_WAY: Key = key(
+    "jwt",
+    Kind::Table(&JWT),
+    Optional,
+    "A JWT such as a Kubernetes service account's, as the bearer token.",
+);
+
+static CLIENT_ASSERTION: Table = Table {
+    doc: "The keys of a caller that signs its own assertions.",
+    keys: &[key(
+        "jwks_file",
+        Kind::Path,
+        Required,
+        "A file with the public halves of its keys (a JWK set), each with a `kid`: two while one is \
+         replaced. A change is taken up while the daemon runs.",
+    )],
 };
 
 static RULE: Table = Table {
@@ -756,7 +782,7 @@ static ADMIN: Table = Table {
     doc: "Someone who may use the admin API.",
     keys: &[key(
         "authenticate",
-        Kind::List(&Kind::Table(&AUTHENTICATE)),
+        Kind::List(&Kind::Table(&ADMIN_AUTHENTICATE)),
         Required,
         "Any one of these will do.",
     )],

@@ -17,12 +17,20 @@ pub enum AuthMethod {
     San,
     /// A JWT of a configured issuer.
     Jwt,
+    /// A JWT that the caller itself has signed, at the token endpoint (`private_key_jwt`).
+    ClientAssertion,
 }
 
 impl AuthMethod {
     /// Every method.
-    pub const ALL: [AuthMethod; 5] =
-        [AuthMethod::UnixUser, AuthMethod::ApiKeys, AuthMethod::Spiffe, AuthMethod::San, AuthMethod::Jwt];
+    pub const ALL: [AuthMethod; 6] = [
+        AuthMethod::UnixUser,
+        AuthMethod::ApiKeys,
+        AuthMethod::Spiffe,
+        AuthMethod::San,
+        AuthMethod::Jwt,
+        AuthMethod::ClientAssertion,
+    ];
 
     /// Its word in the configuration and in the audit log.
     pub fn as_str(self) -> &'static str {
@@ -32,6 +40,7 @@ impl AuthMethod {
             AuthMethod::Spiffe => "spiffe",
             AuthMethod::San => "san",
             AuthMethod::Jwt => "jwt",
+            AuthMethod::ClientAssertion => "client_assertion",
         }
     }
 

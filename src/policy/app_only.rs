@@ -71,7 +71,29 @@ impl AppTokenPermit {
     }
 }
 
+/// The apps whose own tokens a caller's rules give.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AppsOfTokens<'a> {
+    /// None: no rule has `app_only`.
+    None,
+    /// This one alone.
+    One(&'a AppName),
+    /// Several.
+    Several,
+}
+
 impl CallerPolicy {
+    /// Returns the apps whose own tokens the rules give, in whatever tenants.
+    pub fn apps_of_tokens(&self) -> AppsOfTokens<'_> {
+        let mut apps =
+            self.rules.iter().filter(|rule| rule.app_tenants().next().is_some()).map(|rule| &rule.app);
+        match apps.next() {
+            None => AppsOfTokens::None,
+            Some(first) if apps.all(|other| other == first) => AppsOfTokens::One(first),
+            Some(_) => AppsOfTokens::Several,
+        }
+    }
+
     /// Judges whether the caller may have a token of the app itself. One rule must give both the tenant and
     /// the resource. `None` as resource leaves it to an authority that has no resources.
     ///
@@ -203,6 +225,24 @@ mod tests {
         let tenant = AppTenant::parse(T1).expect("a tenant");
         let permit = policy.may_have_app_token(&app("outlook"), &tenant, Some(&resource(GRAPH)));
         assert_eq!(permit.expect("a permit").since(), Some(Timestamp::from_unix_seconds(7)));
+    }
+
+    #[test]
+    fn the_app_is_known_if_the_rules_give_tokens_of_one_alone() {
+        let of =
+            |name: &str, tenants: &[&str], bulk| Rule { app: app(name), ..rule(tenants, &[GRAPH], bulk) };
+        let (outlook, other) = (of("outlook", &[T1], false), of("other", &["home"], false));
+        let (no_token, no_bulk) = (of("third", &[], true), of("third", &["*"], false));
+        for (rules, expected) in [
+            (vec![], AppsOfTokens::None),
+            (vec![no_token.clone(), no_bulk.clone()], AppsOfTokens::None),
+            (vec![no_token, outlook.clone(), no_bulk], AppsOfTokens::One(&outlook.app)),
+            (vec![outlook.clone(), of("outlook", &[T2], false)], AppsOfTokens::One(&outlook.app)),
+            (vec![outlook.clone(), other], AppsOfTokens::Several),
+        ] {
+            let policy = CallerPolicy::new(CallerName::parse("sync").expect("a name"), rules.clone());
+            assert_eq!(policy.apps_of_tokens(), expected, "{rules:?}");
+        }
     }
 
     /// A rule for tokens of the app tells nothing of connections, and gives none.

@@ -31,7 +31,7 @@ mod reference_tests;
 
 use std::sync::Arc;
 
-pub use app_only::{AppTenants, AppTokenPermit};
+pub use app_only::{AppTenants, AppTokenPermit, AppsOfTokens};
 pub use decision::Decision;
 pub use lookup::Lookup;
 pub use pattern::{Pattern, PatternError};

@@ -29,6 +29,8 @@ pub enum Kind {
     TokenHosts,
     /// The replicas' reports.
     Replicas,
+    /// That a client's assertion was used.
+    Assertion,
 }
 
 impl Kind {
@@ -46,10 +48,11 @@ impl Kind {
             Kind::CredentialChoices => "credential-choices",
             Kind::TokenHosts => "token-hosts",
             Kind::Replicas => "replicas",
+            Kind::Assertion => "assertion",
         }
     }
 
-    pub(super) const ALL: [Kind; 12] = [
+    pub(super) const ALL: [Kind; 13] = [
         Kind::ConnectSession,
         Kind::State,
         Kind::AdminConsentSession,
@@ -62,6 +65,7 @@ impl Kind {
         Kind::CredentialChoices,
         Kind::TokenHosts,
         Kind::Replicas,
+        Kind::Assertion,
     ];
 
     /// Whether such records may outlive a sealing key, and so must be rewrapped. The others expire within a
@@ -79,6 +83,7 @@ impl Kind {
             | Kind::Redeemed
             | Kind::Confirming
             | Kind::Hold
+            | Kind::Assertion
             // Written anew every few seconds.
             | Kind::Replicas => false,
         }

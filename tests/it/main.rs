@@ -42,6 +42,8 @@ mod bounded;
 mod callback_repeats;
 mod canaries;
 mod check;
+mod client_assertions;
+mod client_credentials;
 mod commands;
 mod dead_grants;
 mod dialects;

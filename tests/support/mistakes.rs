@@ -180,6 +180,11 @@ const SECRETS: Table = &[
     ("[store]\nkind = \"redis\"\nurl = \"rediss://u:hunter2@r\"", "`username` and `password_file`"),
     ("[callers.a]\nauthenticate = [{ unix_user = 1 }]\napi-key = \"hunter2\"", "`authenticate`"),
     ("[callers.a]\nauthenticate = [{ api_keys = \"twk_hunter2\" }]", "is an API key"),
+    ("[callers.a]\nauthenticate = [{ client_assertion = {} }]", "client_assertion.jwks_file: is required"),
+    ("[callers.a]\nauthenticate = [{}]", "`san`, `jwt` or `client_assertion`"),
+    ("[admins.a]\nauthenticate = [{}]", "`san` or `jwt`"),
+    ("[admins.a]\nauthenticate = [{ client_assertion = { jwks_file = \"a\" } }]", "client_assertion"),
+    ("[[listen.admin]]\nunix = \"a\"\naccept = [\"client_assertion\"]", "the admin API has none"),
     ("[callers.a]\nauthenticate = [{ unix_user = 1, token = \"hunter2\" }]", "`api_keys`"),
 ];
 
@@ -241,8 +246,8 @@ const LISTENERS: Table = &[
     ("[[listen.local]]\nunix = \"/a\"\naccept = []", "listen.local[0].accept: must not be empty"),
     (
         "[[listen.local]]\nunix = \"/a\"\naccept = [\"api_key\"]",
-        "listen.local[0].accept[0]: must be \"unix_user\", \"api_keys\", \"spiffe\", \"san\" or \"jwt\" (did \
-         you mean `api_keys`?)",
+        "listen.local[0].accept[0]: must be \"unix_user\", \"api_keys\", \"spiffe\", \"san\", \"jwt\" or \
+         \"client_assertion\" (did you mean `api_keys`?)",
     ),
     (
         "[[listen.local]]\naddress = \"127.0.0.1:1\"\ntls = { certificate = \"a\", key = \"b\", client_crl = \
@@ -391,7 +396,7 @@ const WAYS: Table = &[
         "authenticate[0].jwt.issuer: there is no such issuer: it is the name of a section `[issuers.NAME]`",
     ),
     ("{ unix_user = \"a\", api_keys = \"b\" }", "authenticate[0]: has two ways in one"),
-    ("{}", "authenticate[0]: needs `unix_user`, `api_keys`, `spiffe`, `san` or `jwt`"),
+    ("{}", "authenticate[0]: needs `unix_user`, `api_keys`, `spiffe`, `san`"),
     ("{ unix_user = -1 }", "is not a user id"),
     ("{ unix_user = \"a b\" }", "is not a user's name"),
 ];
@@ -515,6 +520,10 @@ const MEANT: Table = &[
     (
         "[issuers.a]\nissuer = \"a\"\naudience = \"b\"\njwks_file = \"one-line\"",
         "5:13: issuers.a.jwks_file: ",
+    ),
+    (
+        "[callers.a]\nauthenticate = [{ client_assertion = { jwks_file = \"one-line\" } }]",
+        "callers.a.authenticate[0].client_assertion.jwks_file: ",
     ),
     (
         "[issuers.a]\nissuer = \"https://127.0.0.1:1\"\naudience = \"b\"\nca_file = \"good\"",

@@ -100,19 +100,17 @@ fn error(problem: &Problem) -> &'static str {
     }
     match (problem.code, problem.parameter()) {
         (
-            "invalid_request" | "caller_forbidden" | "scope_not_granted",
+            "invalid_request" | "caller_forbidden" | "scope_not_granted" | "app_not_found",
             Some("resource" | "audience" | "tenant"),
         ) => "invalid_target",
+        // The app's own token is for no grant, but for this tenant.
+        ("tenant_blocked", _) => "invalid_target",
         ("invalid_request", Some("scope")) => "invalid_scope",
         ("invalid_request", Some("grant_type")) => "unsupported_grant_type",
         ("caller_forbidden", Some("grant_type")) => "unauthorized_client",
         ("caller_forbidden" | "scope_not_granted", _) => "invalid_scope",
         (
-            "reauthorization_required"
-            | "connection_blocked"
-            | "connection_paused"
-            | "tenant_blocked"
-            | "confirmation_rejected",
+            "reauthorization_required" | "connection_blocked" | "connection_paused" | "confirmation_rejected",
             _,
         ) => "invalid_grant",
         // A subject token that names nothing the client may have is unacceptable (RFC 8693 §2.2.2).
@@ -124,8 +122,9 @@ fn error(problem: &Problem) -> &'static str {
 fn description(problem: &Problem) -> String {
     let hint = match problem.code {
         "caller_unauthenticated" => {
-            "authenticate once, in a form: client_secret_basic or client_secret_post with the caller's name \
-             as client_id and its API key as client_secret"
+            "authenticate by one method: client_secret_basic or client_secret_post with the caller's name as \
+             client_id and its API key as client_secret, or private_key_jwt with an assertion that is made \
+             for this request and whose aud is this issuer, as one string"
         }
         "reauthorization_required" => {
             "start a connect session (POST /v1/connect-sessions with the app and the connection) and send \
@@ -187,7 +186,16 @@ mod tests {
             (forbidden().about("grant_type"), 400, "unauthorized_client"),
             (not_granted(), 400, "invalid_scope"),
             (not_granted().about("resource"), 400, "invalid_target"),
+            (forbidden().about("tenant"), 400, "invalid_target"),
+            (forbidden().about("scope"), 400, "invalid_scope"),
+            (invalid("tenant"), 400, "invalid_target"),
             (of(Broker::AppNotFound), 400, "invalid_request"),
+            (of(Broker::AppNotFound).about("audience"), 400, "invalid_target"),
+            (
+                of(Broker::TenantBlocked { reason: BlockReason::AppNotInTenant, answer: answer() }),
+                400,
+                "invalid_target",
+            ),
             (of(Broker::ConnectionNotFound), 400, "invalid_request"),
             (of(Broker::SessionNotFound), 400, "invalid_request"),
             (

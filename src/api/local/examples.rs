@@ -148,8 +148,10 @@ pub(super) const EXCHANGED_TOKEN: &str = r#"
 
 pub(super) const TOKEN_ENDPOINT_METADATA: &str = r#"
 {"issuer": "http://127.0.0.1:7070", "token_endpoint": "http://127.0.0.1:7070/oauth2/token",
-"token_endpoint_auth_methods_supported": ["client_secret_basic", "client_secret_post"],
-"grant_types_supported": ["urn:ietf:params:oauth:grant-type:token-exchange"],
+"token_endpoint_auth_methods_supported": ["client_secret_basic", "client_secret_post", "private_key_jwt"],
+"token_endpoint_auth_signing_alg_values_supported": ["RS256", "RS384", "RS512", "PS256", "PS384", "PS512",
+"ES256", "ES384", "EdDSA"],
+"grant_types_supported": ["urn:ietf:params:oauth:grant-type:token-exchange", "client_credentials"],
 "response_types_supported": ["none"]}"#;
 
 pub(super) const VAULT_CREDS: &str = r#"

@@ -53,9 +53,10 @@ impl LocalApi {
 
     /// `GET /v1/apps/{app}/token`
     pub(super) async fn app_token(&self, call: Call<'_>, app: &AppName) -> Result<Response, Problem> {
-        let asked = asked_of_app(&call.query);
+        let (resource, min_ttl) = (call.query.value("resource"), call.query.value("min_ttl"));
+        let (asked, tenant) = (asked_of_app(resource, min_ttl), call.query.value("tenant"));
         let (AppToken { token, tenant, resource, source }, life) =
-            self.app_served(&call, app, call.query.value("tenant"), asked).await?;
+            self.app_served((call.admitted, call.who), app, tenant, asked).await?;
         let shape = AppTokenShape {
             access_token: token.access_token.expose(),
             token_type: "Bearer",
@@ -75,12 +76,12 @@ impl LocalApi {
     /// `min_ttl`. Returns the token with the life it has left.
     pub(super) async fn app_served(
         &self,
-        call: &Call<'_>,
+        (admitted, who): (&Admitted<'_>, Who<'_>),
         app: &AppName,
         tenant: Option<&str>,
         asked: Result<(Option<&str>, Duration), Refusal>,
     ) -> Result<(AppToken, Duration), Problem> {
-        let (caller, begun) = (call.caller(), self.clock.monotonic());
+        let (caller, begun) = (admitted.caller(), self.clock.monotonic());
         let outcome = match asked {
             Ok((resource, min_ttl)) => {
                 let permit = self.broker.may_have_app_token(&caller.policy, app, tenant, resource);
@@ -98,16 +99,14 @@ impl LocalApi {
                 let (caller, resource) = (&caller.name, served.resource.as_deref());
                 let token = &*served.token;
                 let out = AppHandOut { caller, app, tenant: &served.tenant, resource, token, life, elapsed };
-                let recorded = self.events.app_token_handed_out(call.who, out).await;
+                let recorded = self.events.app_token_handed_out(who, out).await;
                 recorded.map_err(|refusal| Problem::of(refusal).recorded())?;
                 Ok((served, life))
             }
             Err(refusal) => {
                 let problem = Problem::of_app(refusal);
                 let tenant = tenant.filter(|tenant| AppTenant::parse(tenant).is_ok());
-                self.events
-                    .app_token_refused(call.who, &caller.name, (app, tenant), problem.code, elapsed)
-                    .await;
+                self.events.app_token_refused(who, &caller.name, (app, tenant), problem.code, elapsed).await;
                 Err(problem.recorded())
             }
         }
@@ -383,12 +382,14 @@ impl<'a> TokenShape<'a> {
 }
 
 /// Reads what a token of the app itself is to be for, and its `min_ttl`.
-fn asked_of_app(query: &Pairs) -> Result<(Option<&str>, Duration), Refusal> {
-    let resource = query.value("resource");
+pub(super) fn asked_of_app<'a>(
+    resource: Option<&'a str>,
+    asked_ttl: Option<&str>,
+) -> Result<(Option<&'a str>, Duration), Refusal> {
     if resource.is_some_and(|resource| resource.len() > LONGEST_SCOPE) {
         return Err(Refusal::invalid("resource", "is longer than any resource's name"));
     }
-    Ok((resource, min_ttl(query.value("min_ttl").map(str::parse::<u64>))?))
+    Ok((resource, min_ttl(asked_ttl.map(str::parse::<u64>))?))
 }
 
 /// Says where a served token came from, and which promise it does not keep.

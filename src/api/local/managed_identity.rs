@@ -88,7 +88,7 @@ impl LocalApi {
             }
             Whose::App(app) => {
                 let wanted = Ok((Some(asked.resource.as_str()), ORDINARY_MIN_TTL));
-                let (served, life) = self.app_served(&call, app, None, wanted).await?;
+                let (served, life) = self.app_served((call.admitted, call.who), app, None, wanted).await?;
                 let mut response = self.identity_answer(&asked, &served.token, life);
                 tell_source_of(&mut response, served.source);
                 Ok(response)

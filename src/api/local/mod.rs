@@ -17,6 +17,7 @@ use percent_encoding::percent_decode_str;
 
 pub use self::handlers::DEGRADED;
 use self::table::TABLE;
+use self::token_endpoint::Client;
 use super::asked::{Asked, BadUrl};
 use super::dialect::Dialect;
 use super::problem::Problem;
@@ -141,10 +142,11 @@ impl LocalApi {
             Dialect::TokenEndpoint => self.client(&request.headers, &request.peer, request.body).await,
             _ => {
                 let known = self.authenticate(dialect.credential(&request.headers, &request.peer)).await;
-                known.map(|known| (known, request.body)).map_err(NoCaller::Unknown)
+                let body = request.body;
+                known.map(|known| Client { known, once: None, body }).map_err(NoCaller::Unknown)
             }
         };
-        let (Authenticated { caller, method }, body) = match known {
+        let Client { known: Authenticated { caller, method }, once, body } = match known {
             Ok(known) => known,
             Err(NoCaller::Body(problem)) => return Err(*problem),
             Err(NoCaller::Unknown(failure)) => {
@@ -160,6 +162,9 @@ impl LocalApi {
         let name = caller.name.clone();
         match self.limiter.admit(caller, self.clock.monotonic()) {
             Ok(admitted) => {
+                if let Some(once) = &once {
+                    self.use_once(who, admitted.caller(), once).await?;
+                }
                 let found = self.found(found, who, &name).await?;
                 let route = found.route(&request.method);
                 let rest = (request.headers, query, body, (request.streams, request.peer));

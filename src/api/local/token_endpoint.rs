@@ -5,25 +5,29 @@ use std::collections::BTreeMap;
 use http::{HeaderMap, StatusCode, header};
 use serde::Serialize;
 
-use super::handlers::tell_source;
+use super::handlers::{asked_of_app, tell_source, tell_source_of};
 use super::{Call, LocalApi, NoCaller, examples};
 use crate::api::dialect::tell_not_to_store;
 use crate::api::doc::{Body as Document, Content, Doc};
 use crate::api::problem::{Problem, json};
 use crate::api::routes::{Effect, Permission, Route, Run};
 use crate::api::token_body::{OfUser, TokenBody};
-use crate::api::token_endpoint::client;
+use crate::api::token_endpoint::client::{self, OfForm};
 use crate::api::token_endpoint::form::Form;
 use crate::api::token_endpoint::metadata::{self, Metadata};
-use crate::api::token_endpoint::request::{ACCESS_TOKEN, Exchange, Subject};
+use crate::api::token_endpoint::request::{ACCESS_TOKEN, Asked, Exchange, OfApp, Subject};
 use crate::api::{body, credential_of_peer};
 use crate::authority::UserTokenKind;
+use crate::broker::Refusal;
 use crate::broker::exchange::{Found, Named};
+use crate::callers::client_assertion::{ClientAssertion, Once};
+use crate::callers::jwt::JwtRefusal;
 use crate::callers::limit::Admitted;
-use crate::callers::{Authenticated, AuthenticationFailure, Credential};
+use crate::callers::{Authenticated, AuthenticationFailure, Caller, Credential};
 use crate::domain::id::ConnectionKey;
 use crate::events::Who;
 use crate::listener::{Body, Peer, Response};
+use crate::policy::AppsOfTokens;
 
 /// `POST /oauth2/token`
 pub(super) const TOKEN: Route<LocalApi> = Route {
@@ -35,12 +39,14 @@ pub(super) const TOKEN: Route<LocalApi> = Route {
     doc: Doc {
         id: "exchangeToken",
         tag: "token exchange",
-        summary: "An access token of a connection, for an OAuth client (RFC 8693)",
+        summary: "An access token of a connection (RFC 8693), or of an app itself, for an OAuth client",
         description: "The client is a caller: its name is the `client_id` and its API key the \
-         `client_secret`, by `client_secret_basic` or `client_secret_post`. The subject is a connection's \
-         name, `{app}:{connection}`, or the user's `id_token` or access token of that app. Unknown \
-         parameters are passed over; of the known ones, only `resource` and `audience` may be repeated.",
-        body: Document::Required(Content::form("TokenExchange", examples::TOKEN_EXCHANGE)),
+         `client_secret`, by `client_secret_basic` or `client_secret_post`; or it signs a JWT with a key of \
+         its own (`private_key_jwt`). The subject is a connection's name, `{app}:{connection}`, or the \
+         user's `id_token` or access token of that app. `client_credentials` gets a token of the app itself, \
+         for callers with `app_only`. Unknown parameters are passed over; of the known ones, only \
+         `resource` and `audience` may be repeated.",
+        body: Document::Required(Content::form("TokenEndpointRequest", examples::TOKEN_EXCHANGE)),
         answer: (200, "A token that works now."),
         content: Some(Content::one("ExchangedToken", examples::EXCHANGED_TOKEN)),
         ..Doc::PLAIN
@@ -51,7 +57,7 @@ pub(super) const TOKEN: Route<LocalApi> = Route {
 pub(super) const METADATA: Route<LocalApi> = Route {
     method: "GET",
     path: metadata::PATH,
-    handler: Run::Open(|api| json(StatusCode::OK, &Metadata::of(&api.issuer))),
+    handler: Run::Open(|api| json(StatusCode::OK, &Metadata::of(&api.issuer, api.accepted.current()))),
     permission: Permission::Anybody,
     effect: Effect::None,
     doc: Doc {
@@ -74,30 +80,85 @@ struct Issued<'a> {
     scope: String,
 }
 
+/// Who asks at the token endpoint.
+pub(super) struct Client {
+    pub(super) known: Authenticated,
+    /// The assertion that it came with, if that is good for one request.
+    pub(super) once: Option<Once>,
+    /// The body, to be read again.
+    pub(super) body: Body,
+}
+
+/// What a client gets for the app itself (RFC 6749 §5.1).
+#[derive(Serialize)]
+struct OwnToken<'a> {
+    access_token: &'a str,
+    token_type: &'static str,
+    expires_in: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    scope: Option<String>,
+}
+
+/// The refusal of a request that names no app, of a caller whose rules do not name just one.
+fn no_app(gives: AppsOfTokens<'_>) -> Problem {
+    match gives {
+        AppsOfTokens::None => {
+            let problem = "no rule of this caller gives tokens of an app itself (`app_only`)".to_owned();
+            Problem::of(Refusal::Forbidden { problem }).about("grant_type")
+        }
+        _ => Problem::invalid("audience", "must name the app: the rules give tokens of several"),
+    }
+}
+
 impl LocalApi {
     /// Finds out who asks: the `Authorization` header says so, else the form, else the peer. An explicit
     /// credential decides alone. Only without the header is the form read before the client is known; it is
-    /// read again then, by [`LocalApi::token_endpoint`]. Returns the caller, and the body to read.
+    /// read again then, by [`LocalApi::token_endpoint`].
     pub(super) async fn client(
         &self,
         headers: &HeaderMap,
         peer: &Peer,
         body: Body,
-    ) -> Result<(Authenticated, Body), NoCaller> {
+    ) -> Result<Client, NoCaller> {
         let malformed = |_| NoCaller::Unknown(AuthenticationFailure::Malformed);
         if let Some(presented) = client::of_header(headers).map_err(malformed)? {
             let known = self.named_caller(&presented).await.map_err(NoCaller::Unknown)?;
-            return Ok((known, body));
+            return Ok(Client { known, once: None, body });
         }
         let bytes = body::read(body).await.map_err(|problem| NoCaller::Body(Box::new(problem)))?;
         // What is wrong with the form is told to a caller that is known without it.
         let form = Form::read(headers, &bytes).ok();
         let presented = form.as_ref().map(client::of_form).transpose().map_err(malformed)?.flatten();
+        let alone = |known| (known, None);
         let known = match presented {
-            Some(presented) => self.named_caller(&presented).await,
-            None => self.authenticate(Some(credential_of_peer(peer))).await,
+            Some(OfForm::Secret(presented)) => self.named_caller(&presented).await.map(alone),
+            Some(OfForm::Assertion(text, client_id)) => {
+                let presented = ClientAssertion { text, client_id, audience: &self.issuer };
+                let (accepted, callers) = (self.accepted.current(), self.callers.load_full());
+                callers.authenticate_client(presented, accepted, self.clock.as_ref()).await
+            }
+            None => self.authenticate(Some(credential_of_peer(peer))).await.map(alone),
         };
-        Ok((known.map_err(NoCaller::Unknown)?, Body::whole(bytes)))
+        let (known, once) = known.map_err(NoCaller::Unknown)?;
+        Ok(Client { known, once, body: Body::whole(bytes) })
+    }
+
+    /// Marks a counted client's assertion as used. One that was used before is nobody's.
+    pub(super) async fn use_once(&self, who: Who<'_>, caller: &Caller, once: &Once) -> Result<(), Problem> {
+        let begun = self.clock.monotonic();
+        match self.broker.use_once(&once.name, once.until).await {
+            Ok(true) => Ok(()),
+            Ok(false) => {
+                self.events.unauthenticated(who, JwtRefusal::Replayed.into());
+                Err(Problem::unauthenticated())
+            }
+            Err(refusal) => {
+                let (problem, now) = (Problem::of(refusal), self.clock.monotonic());
+                let elapsed = now.saturating_sub(begun);
+                self.events.refused_unnamed(who, &caller.name, None, problem.code, elapsed).await;
+                Err(problem)
+            }
+        }
     }
 
     /// Returns the caller of a key, if its name is the one that stands beside it.
@@ -121,7 +182,45 @@ impl LocalApi {
         }
         let form = Form::read(&headers, &body::read(body).await?)?;
         client::fits(&form, &admitted.caller().name, headers.contains_key(header::AUTHORIZATION))?;
-        self.exchange((admitted, who), Exchange::read(&form)?).await
+        match Asked::read(&form)? {
+            Asked::Exchange(exchange) => self.exchange((admitted, who), exchange).await,
+            Asked::OfApp(asked) => self.own_token((admitted, who), asked).await,
+        }
+    }
+
+    /// A token of an app itself (RFC 6749 §4.4).
+    async fn own_token(
+        &self,
+        (admitted, who): (&Admitted<'_>, Who<'_>),
+        OfApp { app, tenant, resource, named_in, min_ttl }: OfApp<'_>,
+    ) -> Result<Response, Problem> {
+        let policy = &admitted.caller().policy;
+        let (is_named, gives) = (app.is_some(), policy.apps_of_tokens());
+        let app = match (app, gives) {
+            (Some(app), _) => app,
+            (None, AppsOfTokens::One(app)) => app.clone(),
+            (None, gives) => return Err(no_app(gives)),
+        };
+        let asked = asked_of_app(resource, min_ttl);
+        let served = self.app_served((admitted, who), &app, tenant, asked).await;
+        let (served, life) = served.map_err(|problem| match problem.code {
+            "caller_forbidden" if gives == AppsOfTokens::None => problem.about("grant_type"),
+            "caller_forbidden" => problem.about(tenant.map_or(named_in, |_| "tenant")),
+            "app_not_found" if is_named => problem.about("audience"),
+            _ if problem.parameter() == Some("resource") => problem.about(named_in),
+            _ => problem,
+        })?;
+        let token = &*served.token;
+        let issued = OwnToken {
+            access_token: token.access_token.expose(),
+            token_type: "Bearer",
+            expires_in: life.as_secs(),
+            scope: Some(token.scopes.join(" ")).filter(|scope| !scope.is_empty()),
+        };
+        let mut response = json(StatusCode::OK, &issued);
+        tell_not_to_store(response.headers_mut());
+        tell_source_of(&mut response, served.source);
+        Ok(response)
     }
 
     async fn exchange(

@@ -1,4 +1,4 @@
-//! How a client of the token endpoint says who it is (RFC 6749 §2.3.1): once, by one method.
+//! How a client of the token endpoint says who it is (RFC 6749 §2.3.1, RFC 7521 §4.2): once, by one method.
 
 use std::borrow::Cow;
 
@@ -19,6 +19,17 @@ pub(in crate::api) struct NameAndSecret {
     /// Its API key.
     pub(in crate::api) secret: Zeroizing<String>,
 }
+
+/// What a client presents in a form.
+pub(in crate::api) enum OfForm<'a> {
+    /// `client_secret_post`
+    Secret(NameAndSecret),
+    /// `client_assertion`, and the `client_id` beside it.
+    Assertion(&'a str, Option<&'a str>),
+}
+
+/// The type of the only assertions that are taken.
+const JWT_BEARER: &str = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer";
 
 /// Reads the `Authorization` header. `Ok(None)` if there is none.
 ///
@@ -60,17 +71,23 @@ fn form_decoded(part: &[u8]) -> Option<String> {
     percent_decode(&spaced).decode_utf8().ok().map(Cow::into_owned)
 }
 
-/// Reads the client's name and secret from a form. `Ok(None)` if there is neither this method nor another.
+/// Reads what a client presents in a form. `Ok(None)` if there is neither a secret nor an assertion.
 ///
 /// # Errors
-/// The secret stands there without a name, or the client uses a method that is not offered.
-pub(in crate::api) fn of_form(form: &Form) -> Result<Option<NameAndSecret>, NotTaken> {
+/// Both are there, or one of them without what belongs to it.
+pub(in crate::api) fn of_form(form: &Form) -> Result<Option<OfForm<'_>>, NotTaken> {
     if form.has("client_assertion") || form.has("client_assertion_type") {
-        return Err(NotTaken);
+        let assertion = form.value("client_assertion").ok_or(NotTaken)?;
+        let is_known = form.value("client_assertion_type") == Some(JWT_BEARER);
+        return match is_known && !form.has("client_secret") {
+            true => Ok(Some(OfForm::Assertion(assertion, form.value("client_id")))),
+            false => Err(NotTaken),
+        };
     }
     let Some(secret) = form.value("client_secret") else { return Ok(None) };
     let client_id = form.value("client_id").ok_or(NotTaken)?;
-    Ok(Some(NameAndSecret { client_id: client_id.to_owned(), secret: Zeroizing::new(secret.to_owned()) }))
+    let (client_id, secret) = (client_id.to_owned(), Zeroizing::new(secret.to_owned()));
+    Ok(Some(OfForm::Secret(NameAndSecret { client_id, secret })))
 }
 
 /// Checks that a form fits the client that authenticated. `is_in_header` says that it did so in the
@@ -162,8 +179,19 @@ mod tests {
 
     #[test]
     fn a_form_has_a_name_and_a_secret_or_none() {
-        let read = |body| of_form(&form(body)).map(|read| read.map(|read| read.client_id));
+        let read = |body: &str| {
+            let form = form(body);
+            let read = of_form(&form)?;
+            Ok(read.map(|read| match read {
+                OfForm::Secret(read) => read.client_id,
+                OfForm::Assertion(text, client_id) => format!("{text} of {client_id:?}"),
+            }))
+        };
         assert_eq!(read("client_id=a&client_secret=b"), Ok(Some("a".to_owned())));
+        let kind = format!("client_assertion_type={JWT_BEARER}");
+        let assertion = |more: &str| read(&format!("{kind}&client_assertion=a.b.c{more}"));
+        assert_eq!(assertion(""), Ok(Some("a.b.c of None".to_owned())));
+        assert_eq!(assertion("&client_id=x"), Ok(Some("a.b.c of Some(\"x\")".to_owned())));
         for none in ["", "client_id=a", "client_id=a&client_secret=", "scope=a"] {
             assert_eq!(read(none), Ok(None), "{none}");
         }
@@ -175,6 +203,12 @@ mod tests {
         ] {
             assert_eq!(read(bad), Err(NotTaken), "{bad}");
         }
+        for bad in ["&client_secret=b", "&client_secret="] {
+            assert_eq!(assertion(bad), Err(NotTaken), "{bad}");
+        }
+        assert_eq!(read(&kind), Err(NotTaken));
+        assert_eq!(read(&format!("{kind}&client_assertion=")), Err(NotTaken));
+        assert_eq!(read(&format!("{kind}x&client_assertion=a.b.c")), Err(NotTaken));
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! A token request: an exchange (RFC 8693 §2.1).
+//! A token request: an exchange (RFC 8693 §2.1), or one for the app's own token (RFC 6749 §4.4).
 
 use super::form::Form;
 use crate::api::problem::Problem;
@@ -8,6 +8,8 @@ use crate::domain::id::{AppName, ConnectionKey, ConnectionName};
 
 /// `grant_type` of an exchange.
 pub(in crate::api) const TOKEN_EXCHANGE: &str = "urn:ietf:params:oauth:grant-type:token-exchange";
+/// `grant_type` of a request for the app's own token.
+pub(in crate::api) const CLIENT_CREDENTIALS: &str = "client_credentials";
 /// The type of the tokens that are issued.
 pub(in crate::api) const ACCESS_TOKEN: &str = "urn:ietf:params:oauth:token-type:access_token";
 const ID_TOKEN: &str = "urn:ietf:params:oauth:token-type:id_token";
@@ -17,6 +19,87 @@ const CONNECTION: &str = "urn:tokenward:params:oauth:token-type:connection";
 
 /// Longest token of a user that is read. Entra's stay below 8 KiB, even with many groups.
 const LONGEST_TOKEN: usize = 16 * 1024;
+
+/// Parameters that say whose token is meant. They belong to an exchange.
+const OF_AN_EXCHANGE: [&str; 4] = ["subject_token", "subject_token_type", "actor_token", "actor_token_type"];
+/// What Entra's clients put behind a resource to name all that the app has there.
+const DEFAULT: &str = "/.default";
+
+/// What is asked for.
+#[derive(Debug, PartialEq, Eq)]
+pub(in crate::api) enum Asked<'a> {
+    /// A connection's token.
+    Exchange(Exchange<'a>),
+    /// A token of an app itself.
+    OfApp(OfApp<'a>),
+}
+
+impl<'a> Asked<'a> {
+    /// Reads a form.
+    pub(in crate::api) fn read(form: &'a Form) -> Result<Self, Problem> {
+        match form.value("grant_type") {
+            Some(TOKEN_EXCHANGE) => Exchange::read(form).map(Asked::Exchange),
+            Some(CLIENT_CREDENTIALS) => OfApp::read(form).map(Asked::OfApp),
+            Some(_) => Err(Problem::invalid(
+                "grant_type",
+                format!("is not supported; send {TOKEN_EXCHANGE} or {CLIENT_CREDENTIALS}"),
+            )),
+            None => Err(Problem::invalid("body", "has no grant_type")),
+        }
+    }
+}
+
+/// A request for a token of an app itself.
+#[derive(Debug, PartialEq, Eq)]
+pub(in crate::api) struct OfApp<'a> {
+    /// The app; `None` leaves it to the rules.
+    pub(in crate::api) app: Option<AppName>,
+    /// The tenant.
+    pub(in crate::api) tenant: Option<&'a str>,
+    /// The resource, perhaps with `/.default`.
+    pub(in crate::api) resource: Option<&'a str>,
+    /// In which parameter the resource stands.
+    pub(in crate::api) named_in: &'static str,
+    pub(in crate::api) min_ttl: Option<&'a str>,
+}
+
+impl<'a> OfApp<'a> {
+    fn read(form: &'a Form) -> Result<Self, Problem> {
+        if let Some(other) = OF_AN_EXCHANGE.into_iter().find(|name| form.value(name).is_some()) {
+            // Whoever means a user's token must not get one that can do more.
+            let problem = format!("belongs to {TOKEN_EXCHANGE}; a token of the app itself is nobody's");
+            return Err(Problem::invalid(other, problem));
+        }
+        only_access_tokens(form)?;
+        let Named { app, connection } = audience(form.values("audience"))?;
+        if connection.is_some() {
+            let problem = "names a connection; a token of the app itself is for the app alone";
+            return Err(Problem::invalid("audience", problem));
+        }
+        let Wanted { scope, resource, min_ttl } = Wanted::read(form)?;
+        let of_scope = scope.map(resource_of_scope).transpose()?;
+        let (resource, named_in) = match (resource, of_scope) {
+            (Some(one), Some(other)) if one.strip_suffix(DEFAULT).unwrap_or(one) != other => {
+                let problem = "is another one than in scope; send the resource once";
+                return Err(Problem::invalid("resource", problem));
+            }
+            (None, Some(resource)) => (Some(resource), "scope"),
+            (resource, _) => (resource, "resource"),
+        };
+        Ok(OfApp { app, tenant: form.value("tenant"), resource, named_in, min_ttl })
+    }
+}
+
+/// The resource of `{resource}/.default`, the one scope that such a request can have: it is all that the app
+/// was given there.
+fn resource_of_scope(scope: &str) -> Result<&str, Problem> {
+    let resource = scope.strip_suffix(DEFAULT).filter(|rest| !rest.is_empty() && !rest.contains(' '));
+    resource.ok_or_else(|| {
+        let problem = "must be {resource}/.default or be left out: the app's own token can do all that the \
+                       app was given there";
+        Problem::invalid("scope", problem)
+    })
+}
 
 /// An exchange.
 #[derive(Debug, PartialEq, Eq)]
@@ -52,22 +135,8 @@ pub(in crate::api) struct Wanted<'a> {
 }
 
 impl<'a> Exchange<'a> {
-    /// Reads a form.
-    pub(in crate::api) fn read(form: &'a Form) -> Result<Self, Problem> {
-        match form.value("grant_type") {
-            Some(TOKEN_EXCHANGE) => {}
-            Some(_) => {
-                return Err(Problem::invalid(
-                    "grant_type",
-                    format!("is not supported; send {TOKEN_EXCHANGE}"),
-                ));
-            }
-            None => return Err(Problem::invalid("body", "has no grant_type")),
-        }
-        if form.value("requested_token_type").is_some_and(|kind| kind != ACCESS_TOKEN) {
-            let problem = format!("only {ACCESS_TOKEN} is issued here; send that or leave it out");
-            return Err(Problem::invalid("requested_token_type", problem));
-        }
+    fn read(form: &'a Form) -> Result<Self, Problem> {
+        only_access_tokens(form)?;
         no_actor(form)?;
         let missing = |name| Problem::invalid(name, "is missing");
         let token = form.value("subject_token").ok_or_else(|| missing("subject_token"))?;
@@ -90,6 +159,14 @@ impl<'a> Exchange<'a> {
         };
         Ok(Exchange { subject, wanted: Wanted::read(form)? })
     }
+}
+
+fn only_access_tokens(form: &Form) -> Result<(), Problem> {
+    if form.value("requested_token_type").is_some_and(|kind| kind != ACCESS_TOKEN) {
+        let problem = format!("only {ACCESS_TOKEN} is issued here; send that or leave it out");
+        return Err(Problem::invalid("requested_token_type", problem));
+    }
+    Ok(())
 }
 
 /// An actor token is not taken: the client itself acts, and it has authenticated.

@@ -108,6 +108,11 @@ fn rows() -> Vec<(&'static str, Said, String)> {
             "[callers.a]\nauthenticate = [{ api_keys = \"PLACE\" }]\n".to_owned(),
         ),
         (
+            "callers.NAME.authenticate[].client_assertion.jwks_file",
+            Refused,
+            "[callers.a]\nauthenticate = [{ client_assertion = { jwks_file = \"PLACE\" } }]\n".to_owned(),
+        ),
+        (
             "admins.NAME.authenticate[].api_keys",
             Refused,
             "[admins.a]\nauthenticate = [{ api_keys = \"PLACE\" }]\n".to_owned(),

@@ -19,7 +19,7 @@ use crate::domain::time::Clock;
 use crate::jwt::UnverifiedJwt;
 
 /// Longest token, in bytes. A service account's has some 1,100; one of Entra with many roles a few thousand.
-const MAX_TOKEN: usize = 8 * 1024;
+pub(super) const MAX_TOKEN: usize = 8 * 1024;
 
 /// Every configured issuer, by its name.
 pub type Issuers = BTreeMap<String, Arc<Issuer>>;

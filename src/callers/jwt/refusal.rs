@@ -64,6 +64,12 @@ refusals! {
     IssuedInFuture => "issued_in_future",
     /// It is valid for longer than `max_ttl`.
     Life => "life",
+    /// A client's assertion was issued too long ago to be for this request.
+    Stale => "stale",
+    /// The form's `client_id` is not the client that an assertion is of.
+    ClientId => "client_id",
+    /// A client's assertion was used before.
+    Replayed => "replayed",
     /// No caller has this subject or these claims.
     NoCaller => "no_caller",
     /// More than one caller has them.

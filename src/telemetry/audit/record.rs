@@ -10,7 +10,7 @@
 //! | `outcome` | `ok`, or the stable code of the error |
 //! | `reason` | the reason that goes with a code |
 //! | `caller` | the caller's or administrator's name |
-//! | `method` | how the caller proved who it is: `unix_user`, `api_keys`, `spiffe`, `san`, `jwt` |
+//! | `method` | how the caller proved who it is: a word of `authenticate` |
 //! | `door` | what the request came through: a dialect of the local API, `browser` or `admin` |
 //! | `peer`, `peer_address`, `peer_uid` | `unix` or `tcp`, and where from |
 //! | `app`, `connection`, `tenant`, `object` | the connection and, by Entra's ids, its user; no username |

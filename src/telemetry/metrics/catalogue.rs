@@ -78,7 +78,8 @@ metrics! {
         tls_client_crl_expiry_seconds: Gauges["listener"],
         /// Seconds until a caller's API key expires; negative once it has.
         caller_key_expiry_seconds: Gauges["caller", "key"],
-        /// When a caller's API key was last accepted.
+        /// When a caller's API key, or a key by which it signs its own assertions (`key` is its `kid`), was
+        /// last accepted.
         caller_key_last_used_timestamp_seconds: Gauges["caller", "key"],
         /// Stored records that need this sealing key to be opened; remove a key only at 0.
         sealing_key_records: IntGauges["key"],

@@ -94,6 +94,7 @@ fn what_a_request_lacks_or_has_too_much_is_named() {
         ("grant_type=".to_owned(), "body: has no grant_type"),
         ("grant_type=password&username=a".to_owned(), "grant_type: is not supported"),
         ("grant_type=authorization_code".to_owned(), "grant_type: is not supported"),
+        ("grant_type=Client_Credentials".to_owned(), "grant_type: is not supported"),
         (format!("grant_type={TOKEN_EXCHANGE}"), "subject_token: is missing"),
         (exchange("").replace("subject_token=", "other="), "subject_token: is missing"),
         (exchange("").replace("subject_token_type=", "other="), "subject_token_type: is missing"),
@@ -132,7 +133,63 @@ fn what_a_request_lacks_or_has_too_much_is_named() {
         (id_token("&audience=%2F"), "audience: must be"),
     ] {
         let form = form(&body);
-        let refused = Exchange::read(&form).err().map(|problem| problem.detail).unwrap_or_default();
+        let refused = Asked::read(&form).err().map(|problem| problem.detail).unwrap_or_default();
         assert!(refused.starts_with(why), "{body:.200}: {refused}");
+    }
+}
+
+#[test]
+fn an_app_s_own_token_needs_no_name() {
+    const TENANT: &str = "34e60b8e-a5b5-43c9-a67e-a85b7dd8768b";
+    let graph = Some("https://graph.microsoft.com");
+    let plain = || OfApp { app: None, tenant: None, resource: None, named_in: "resource", min_ttl: None };
+    for (more, expected) in [
+        (String::new(), plain()),
+        ("&audience=outlook".to_owned(), OfApp { app: Some(app("outlook")), ..plain() }),
+        (
+            format!("&tenant={TENANT}&min_ttl=60"),
+            OfApp { tenant: Some(TENANT), min_ttl: Some("60"), ..plain() },
+        ),
+        ("&resource=https://graph.microsoft.com".to_owned(), OfApp { resource: graph, ..plain() }),
+        (
+            "&scope=https://graph.microsoft.com/.default".to_owned(),
+            OfApp { resource: graph, named_in: "scope", ..plain() },
+        ),
+        (
+            "&scope=https://graph.microsoft.com/.default&resource=https://graph.microsoft.com".to_owned(),
+            OfApp { resource: graph, ..plain() },
+        ),
+        // Entra's resources may be named by an id, which is no URI, or end in a slash.
+        (format!("&scope={TENANT}/.default"), OfApp { resource: Some(TENANT), named_in: "scope", ..plain() }),
+        (
+            "&scope=https://database.windows.net//.default".to_owned(),
+            OfApp { resource: Some("https://database.windows.net/"), named_in: "scope", ..plain() },
+        ),
+        ("&scope=&audience=&tenant=&unknown=1&client_id=x".to_owned(), plain()),
+    ] {
+        let form = form(&format!("grant_type=client_credentials{more}"));
+        let read = Asked::read(&form).unwrap_or_else(|problem| panic!("{more}: {}", problem.detail));
+        assert_eq!(read, Asked::OfApp(expected), "{more}");
+    }
+    for (more, why) in [
+        ("&scope=Mail.Read", "scope: must be {resource}/.default"),
+        ("&scope=.default", "scope: must be {resource}/.default"),
+        ("&scope=/.default", "scope: must be {resource}/.default"),
+        ("&scope=a/.default+b/.default", "scope: must be {resource}/.default"),
+        ("&scope=openid+https://graph.microsoft.com/.default", "scope: must be {resource}/.default"),
+        ("&scope=https://a.example/.default&resource=https://b.example", "resource: is another one"),
+        ("&resource=graph", "resource: must be an absolute URI"),
+        ("&resource=https://a.example&resource=https://b.example", "resource: is repeated"),
+        ("&audience=outlook&audience=outlook", "audience: is repeated"),
+        ("&audience=outlook:alice", "audience: names a connection"),
+        ("&audience=https://graph.microsoft.com", "audience: must be"),
+        ("&subject_token=outlook:alice", "subject_token: belongs to urn:ietf"),
+        ("&subject_token_type=x", "subject_token_type: belongs to urn:ietf"),
+        ("&actor_token=x", "actor_token: belongs to urn:ietf"),
+        ("&requested_token_type=urn:ietf:params:oauth:token-type:jwt", "requested_token_type: "),
+    ] {
+        let form = form(&format!("grant_type=client_credentials{more}"));
+        let refused = Asked::read(&form).err().map(|problem| problem.detail).unwrap_or_default();
+        assert!(refused.starts_with(why), "{more}: {refused}");
     }
 }
