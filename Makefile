@@ -4,7 +4,7 @@
 CARGO ?= cargo
 # Most tests wait on sockets and clocks: more of them than cores may do so at once.
 export RUST_TEST_THREADS ?= 8
-.PHONY: quickstart build quick test check fmt lint structure docs deny bench image image-test deploy-check tools providers schemas mail soak soak-short flood simulate baseline model rotation rotation-rewrap drill fuzz linear-work policy timing azure-identity
+.PHONY: quickstart build quick test check fmt lint structure docs deny bench image image-test deploy-check tools providers schemas mail soak soak-short flood slow simulate baseline model rotation rotation-rewrap drill fuzz linear-work policy timing azure-identity
 
 quickstart:
 	$(CARGO) run --example quickstart
@@ -123,6 +123,15 @@ FLOOD_SECONDS ?= 60
 flood: tools
 	$(CARGO) build --release -p tokenward -p soak
 	target/release/flood --seconds $(FLOOD_SECONDS) $(FLOOD)
+
+# slowhttptest (Debian's) with 2,000 connections at the listeners for callers, plain and with TLS, then floods of HTTP/2 frames, each
+# beside a canary at the same listener; a table, and an error where the bar is missed. SLOW takes options of
+# `cargo run -p soak --bin slow -- --help`. It wants the machine for itself.
+SLOW_SECONDS ?= 20
+slow:
+	@scripts/tools.sh slow
+	$(CARGO) build --release -p tokenward -p soak
+	target/release/slow --seconds $(SLOW_SECONDS) $(SLOW)
 
 # Runs of the simulation beyond those of `make test`: SEEDS of them, from FIRST_SEED on.
 SEEDS ?= 20000

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Installs what the tests need and the machine lacks: redis-server, promtool, openssl, valgrind, and under target/interop a Python
-# venv and npm packages (tests/interop/README.md says which). With the argument `providers` or `mail` also what only that target
+# venv and npm packages (tests/interop/README.md says which). With the argument `providers`, `mail` or `slow` also what only that target
 # of the Makefile needs. Does nothing when all is there.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -32,6 +32,9 @@ command -v node >/dev/null || missing+=(nodejs)
 command -v npm >/dev/null || missing+=(npm)
 # Debian's python3 comes without what a venv is made with.
 python3 -c 'import ensurepip, venv' 2>/dev/null || missing+=(python3 python3-venv)
+if [ "${1:-}" = slow ]; then
+  command -v slowhttptest >/dev/null || missing+=(slowhttptest)
+fi
 if [ "${1:-}" = mail ]; then
   declare -A of=([mbsync]=isync [msmtp]=msmtp [neomutt]=neomutt [getmail]=getmail6 [aerc]=aerc [offlineimap]=offlineimap3)
   of+=([dovecot]=dovecot-imapd [postfix]=postfix)

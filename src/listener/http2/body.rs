@@ -16,7 +16,7 @@ use crate::listener::AnswerBody;
 pub(super) struct Counted {
     body: AnswerBody,
     ledger: Arc<Ledger>,
-    /// The place of a whole body, taken when its answer began.
+    /// The place of a whole body, taken when its answer began. A refusal for want of room has none.
     whole: Option<Untaken>,
     /// The account of a stream's request: it lasts as long as the stream.
     stream: Option<Arc<Account>>,
@@ -60,14 +60,14 @@ impl Body for Counted {
         }
         let Some(frame) = ready!(Pin::new(&mut self.body).poll_frame(cx)) else { return self.end() };
         let Ok(bytes) = frame?.into_data() else { return self.end() };
-        let place = match self.whole.take() {
-            Some(place) => Some(place),
-            None => self.ledger.answer(bytes.len()),
-        };
+        if self.stream.is_none() {
+            let place = self.whole.take().map(Arc::new);
+            return Poll::Ready(Some(Ok(Frame::data(Part { bytes, _place: place }))));
+        }
         // Without room for it a stream ends; nothing of it was sent in part.
-        let Some(place) = place.map(Arc::new) else { return self.end() };
+        let Some(place) = self.ledger.answer(bytes.len()).map(Arc::new) else { return self.end() };
         self.before = Arc::downgrade(&place);
-        Poll::Ready(Some(Ok(Frame::data(Part { bytes, _place: place }))))
+        Poll::Ready(Some(Ok(Frame::data(Part { bytes, _place: Some(place) }))))
     }
 
     fn is_end_stream(&self) -> bool {
@@ -82,7 +82,7 @@ impl Body for Counted {
 /// A part of a body with its place, which the library drops when the socket has taken it.
 pub(super) struct Part {
     bytes: Bytes,
-    _place: Arc<Untaken>,
+    _place: Option<Arc<Untaken>>,
 }
 
 impl Buf for Part {

@@ -123,7 +123,7 @@ impl Ledger {
     pub(super) fn read(&self, is_unfinished: bool, block: usize) -> bool {
         let mut state = self.state.lock();
         state.head = is_unfinished.then(|| state.head.unwrap_or_else(|| self.clock.monotonic()));
-        state.kept.block == block || self.keeps(&mut state, |kept| kept.block = 2 * block)
+        state.kept.block == 2 * block || self.keeps(&mut state, |kept| kept.block = 2 * block)
     }
 
     /// Records whether the socket takes what is written.

@@ -2,6 +2,7 @@
 //! caller beside them has its hand-outs counted, timed and looked up in the audit.
 
 pub mod drive;
+pub mod http2;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -17,7 +18,7 @@ use serde_json::{Value, json};
 use tokenward::telemetry::audit;
 
 use self::drive::{Rates, Stalled, Tally, Target};
-use crate::client::number_of;
+use crate::client::{Client, number_of};
 use crate::daemon::Replica;
 use crate::world::{Plan, World, has_other_life, now};
 
@@ -142,7 +143,7 @@ pub async fn run(drill: &Drill, folder: &Path, say: impl Fn(String)) -> io::Resu
     };
     let stop = Arc::new(AtomicBool::new(false));
     let canaries: Vec<_> = (0..CANARY_HANDS)
-        .map(|hand| tokio::spawn(canary(world.clone(), drill.canary, hand, stop.clone())))
+        .map(|hand| tokio::spawn(canary(world.clone(), world.client(), drill.canary, hand, stop.clone())))
         .collect();
     // Every token is held, and what the daemon allocates once is allocated.
     tokio::time::sleep(Duration::from_secs(3)).await;
@@ -226,13 +227,13 @@ pub async fn run(drill: &Drill, folder: &Path, say: impl Fn(String)) -> io::Resu
 
 /// One of the canary's connections: asks for one token after the other, until told to stop. Each request's
 /// number, whether the token was one that is held, how long it took, and what was wrong.
-async fn canary(
+pub(crate) async fn canary(
     world: Arc<World>,
+    mut client: Client,
     rate: u32,
     hand: u32,
     stop: Arc<AtomicBool>,
 ) -> Vec<(u64, bool, Duration, Option<String>)> {
-    let mut client = world.client();
     let mut due = tokio::time::interval(Duration::from_secs(1) * CANARY_HANDS / rate.max(1));
     due.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut results = Vec::new();
@@ -269,7 +270,7 @@ fn strike_out_audited(path: &Path, numbers: &mut BTreeSet<u64>) -> io::Result<u6
     Ok(records)
 }
 
-fn percentile(sorted: &[Duration], hundredths: usize) -> Duration {
+pub(crate) fn percentile(sorted: &[Duration], hundredths: usize) -> Duration {
     let at = (sorted.len() * hundredths / 100).min(sorted.len().saturating_sub(1));
     sorted.get(at).copied().unwrap_or_default()
 }
@@ -279,7 +280,7 @@ fn spread(sorted: &[Duration]) -> String {
     format!("{} served, p50 {half:.1?}, p99 {p99:.1?}, longest {longest:.1?}", sorted.len())
 }
 
-fn resident(replica: &Replica) -> io::Result<u64> {
+pub(crate) fn resident(replica: &Replica) -> io::Result<u64> {
     let pid = replica.pid().ok_or_else(|| io::Error::other("the daemon is gone"))?;
     let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
@@ -294,12 +295,21 @@ fn used_memory(server: &crate::redis::Server) -> u64 {
     line.and_then(|line| line.trim().parse().ok()).unwrap_or(0)
 }
 
+/// The series of `/metrics` that begin so, by their labels of listener and reason.
+pub(crate) async fn series_of(replica: &Replica, prefix: &str) -> BTreeMap<String, u64> {
+    let metrics = replica.metrics().await.unwrap_or_default();
+    let lines = metrics.lines().filter_map(|line| line.strip_prefix(prefix)?.split_once("\"} "));
+    lines
+        .filter_map(|(label, count)| Some((label.replace("\",reason=\"", " "), count.parse().ok()?)))
+        .collect()
+}
+
 async fn series(replica: &Replica) -> usize {
     let metrics = replica.metrics().await.unwrap_or_default();
     metrics.lines().filter(|line| !line.starts_with('#')).count()
 }
 
-fn mib(bytes: u64) -> String {
+pub(crate) fn mib(bytes: u64) -> String {
     format!("{:.1} MiB", bytes as f64 / 1024.0 / 1024.0)
 }
 

@@ -35,6 +35,7 @@ pub mod proxy;
 pub mod random;
 pub mod redis;
 pub mod run;
+pub mod slow;
 pub mod world;
 
 #[path = "../../support/config_text.rs"]

@@ -15,6 +15,7 @@ use serde_json::{Value, json};
 use tokenward::domain::time::Clock;
 use tokenward::keyring::files;
 use tokenward::system::{SystemClock, SystemRandom};
+use tokio_rustls::TlsConnector;
 
 use crate::access::{self, Access, FIRST};
 use crate::acts::{Role, role_of};
@@ -143,6 +144,19 @@ impl World {
     /// A client of the native API.
     pub fn client(&self) -> Client {
         Client::new(door("native"), self.shared.clone())
+    }
+
+    /// A client at a door.
+    ///
+    /// # Panics
+    /// When there is no such door.
+    pub fn client_at(&self, name: &str) -> Client {
+        Client::new(door(name), self.shared.clone())
+    }
+
+    /// What a caller shows who it is with, in TLS.
+    pub fn tls(&self, caller: &str) -> Option<&TlsConnector> {
+        self.shared.access.tls(caller)
     }
 
     /// Where browsers go.

@@ -56,7 +56,7 @@ pub struct Rates {
 pub struct Tally(Mutex<BTreeMap<(&'static str, u16), u64>>);
 
 impl Tally {
-    fn add(&self, flood: &'static str, status: u16) {
+    pub(super) fn add(&self, flood: &'static str, status: u16) {
         *self.counts().entry((flood, status)).or_default() += 1;
     }
 
