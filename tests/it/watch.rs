@@ -108,8 +108,12 @@ async fn open(daemon: &Process, key: &str, connection: &str) -> Stream {
 }
 
 impl Stream {
-    /// The next event; `None` at a clean end.
+    /// The next event; `None` at a clean end. Signs of life are no events, however many come.
     pub(crate) async fn next(&mut self) -> Option<Event> {
+        timeout(PATIENCE, self.read()).await.expect("an event, or the end, in time")
+    }
+
+    async fn read(&mut self) -> Option<Event> {
         loop {
             if let Some((block, rest)) = self.received.split_once("\n\n") {
                 let (block, rest) = (block.to_owned(), rest.to_owned());
