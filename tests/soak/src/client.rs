@@ -12,6 +12,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use bytes::Bytes;
 use http::{Request, header};
 use http_body_util::{BodyExt, Full};
+use hyper::body::Incoming;
 use hyper::client::conn::http1::{SendRequest, handshake};
 use hyper_util::rt::TokioIo;
 use parking_lot::Mutex;
@@ -182,6 +183,7 @@ impl Client {
             replica: replica.index,
             started,
             ended,
+            hung_up: door.streams,
             answer: match (&answer, &said) {
                 (Err(_), _) => Answer::Lost,
                 (_, Said { token: Some(token), .. }) => {
@@ -220,6 +222,10 @@ impl Client {
         let response = sender.send_request(request.body(body).map_err(|_| "not_sent")?).await;
         let response = response.map_err(|_| "cut_off")?;
         let status = response.status().as_u16();
+        if self.door.streams && status == 200 {
+            // (The connection goes with its sender.)
+            return Ok((status, first_event(response.into_body()).await?));
+        }
         let body = response.into_body().collect().await.map_err(|_| "cut_off")?.to_bytes();
         self.kept.insert(replica.index, sender);
         Ok((status, body))
@@ -238,6 +244,21 @@ impl Client {
                 let client = client.ok_or_else(|| io::Error::other("no certificate"))?;
                 over(dial(client, replica.tls.port()).await?).await
             }
+        }
+    }
+}
+
+/// The data of the first event of a stream that has some (server-sent events).
+async fn first_event(mut body: Incoming) -> Result<Bytes, &'static str> {
+    let mut text = String::new();
+    loop {
+        let frame = body.frame().await.ok_or("cut_off")?.map_err(|_| "cut_off")?;
+        if let Some(data) = frame.data_ref() {
+            text += &String::from_utf8_lossy(data);
+        }
+        let data = text.split_once("data: ").and_then(|(_, rest)| rest.split_once('\n'));
+        if let Some((data, _)) = data {
+            return Ok(Bytes::from(data.to_owned()));
         }
     }
 }

@@ -38,6 +38,8 @@ pub struct Door {
     pub route: (&'static str, &'static str),
     /// Whose token it is.
     pub whose: Whose,
+    /// Whether the answer is a stream: of that the caller takes the first event, and hangs up.
+    pub streams: bool,
     ask: fn(&Wanted<'_>) -> Asked,
 }
 
@@ -93,6 +95,7 @@ const SHARED: (&str, &str) = ("GET", "/msi/token");
 const OF_CONNECTION: (&str, &str) = ("GET", "/v1/apps/{app}/connections/{connection}/msi/token");
 const EXCHANGE: (&str, &str) = ("POST", "/oauth2/token");
 const CREDS: (&str, &str) = ("GET", "/v1/{mount}/creds/{connection}");
+const WATCH: (&str, &str) = ("GET", "/v1/apps/{app}/connections/{connection}/token/watch");
 const OF_APP: (&str, &str) = ("GET", "/v1/apps/{app}/token");
 
 /// Every door.
@@ -113,6 +116,14 @@ pub const DOORS: &[Door] = &[
         proof: Proof::Spiffe,
         over: Over::Tls,
         ask: native,
+        ..API_KEY
+    },
+    Door {
+        name: "native, watched",
+        caller: "watcher",
+        route: WATCH,
+        streams: true,
+        ask: |wanted| get(path_of(wanted.connection, "/token/watch"), bearer(wanted.secret)),
         ..API_KEY
     },
     Door { name: "native, SAN", caller: "host", proof: Proof::San, over: Over::Tls, ask: native, ..API_KEY },
@@ -267,6 +278,7 @@ const API_KEY: Door = Door {
     word: "native",
     route: NATIVE,
     whose: Whose::Connection,
+    streams: false,
     ask: native,
 };
 

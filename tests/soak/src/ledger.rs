@@ -59,6 +59,9 @@ pub struct Entry {
     pub started: u64,
     /// When its answer was there, or it was given up.
     pub ended: u64,
+    /// Whether the caller hung up after its first answer, so that more may have been handed out to nobody.
+    #[serde(default)]
+    pub hung_up: bool,
     /// What came back.
     pub answer: Answer,
 }

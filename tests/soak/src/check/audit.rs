@@ -73,6 +73,11 @@ pub(super) fn audit(evidence: &Evidence, faults: &Faults<'_>, found: &mut Findin
                     found.broken(Rule::AuditUnasked, || format!("{}; {record:?}", words(entry)));
                 }
             }
+            // A stream's later hand-outs reached nobody: who asked was content with the first.
+            ([first, later @ ..], _)
+                if entry.hung_up
+                    && fits(first, entry)
+                    && later.iter().all(|record| fits_lost(record, entry)) => {}
             (several, _) => {
                 found.broken(Rule::AuditDisagrees, || format!("{}; several: {several:?}", words(entry)));
             }
@@ -107,6 +112,11 @@ fn fits(record: &Audited, entry: &Entry) -> bool {
         }
         Answer::Lost => matches!(record.action.as_str(), "token" | "refused"),
     }
+}
+
+/// The same for what came to nobody.
+fn fits_lost(record: &Audited, entry: &Entry) -> bool {
+    fits(record, &Entry { answer: Answer::Lost, ..entry.clone() })
 }
 
 /// The sums stand for exactly those refusals that have no record of their own; but a kill takes the sum of

@@ -93,6 +93,7 @@ fn entry(number: u64, replica: u8, connection: &str) -> Entry {
         replica,
         started: number * 1_000,
         ended: number * 1_000 + 10,
+        hung_up: false,
         answer: Answer::Token { sha256: format!("{number:064x}"), uti: text("u") },
     }
 }
@@ -230,6 +231,14 @@ fn a_hand_out_without_an_audit_record_of_its_own() {
     // Twice is not once.
     evidence.audited.extend([gone.clone(), gone]);
     assert_eq!(broken(&evidence), ["audit_disagrees"]);
+    // But of a stream that its caller left after the first: the others are its own all the same.
+    evidence.entries[2].hung_up = true;
+    let later = evidence.audited.last_mut().expect("there");
+    later.token_sha256 = Some("1".repeat(64));
+    assert_eq!(broken(&evidence), [""; 0]);
+    evidence.audited.last_mut().expect("there").caller = Some("another".into());
+    assert_eq!(broken(&evidence), ["audit_disagrees"]);
+    evidence.entries[2].hung_up = false;
     evidence.audited.pop();
     assert_eq!(broken(&evidence), [""; 0]);
     evidence.audit_flaws.push("replica 0: Broken { line: 3 }".into());
