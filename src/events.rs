@@ -383,10 +383,11 @@ impl Events {
         }
     }
 
-    /// Reports the due summaries of events that were too many to be reported one by one. Call it every
-    /// second.
+    /// Reports the due summaries of events that were too many to be reported one by one, and has the audit
+    /// sign what is due. Call it every second.
     pub async fn sum_up(&self) {
         self.sum_up_what(false).await;
+        self.audit.tick();
     }
 
     /// Reports all remaining summaries, at the end.

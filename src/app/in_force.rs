@@ -15,6 +15,7 @@ use crate::broker::Broker;
 use crate::config::Config;
 use crate::events::Events;
 use crate::refresh::Engine;
+use crate::telemetry::audit::Signing;
 use crate::telemetry::logging::LevelHandle;
 use crate::telemetry::metrics::Metrics;
 
@@ -29,6 +30,7 @@ pub(super) struct InForce {
     engine: Engine,
     broker: Arc<Broker>,
     events: Arc<Events>,
+    signing: Arc<Signing>,
     metrics: Arc<Metrics>,
 }
 
@@ -42,7 +44,7 @@ impl InForce {
         listeners: LiveListeners,
         level: Option<LevelHandle>,
         core: &Core,
-        events: Arc<Events>,
+        (events, signing): (Arc<Events>, Arc<Signing>),
         process: &Process,
     ) -> Self {
         InForce {
@@ -54,6 +56,7 @@ impl InForce {
             engine: core.engine.clone(),
             broker: core.broker.clone(),
             events,
+            signing,
             metrics: process.metrics.clone(),
         }
     }
@@ -78,7 +81,7 @@ impl InForce {
     /// Replaces the parts in force by `prepared`. `before` are the authorities beside which those were
     /// prepared.
     pub(super) fn take_up(&self, config: Config, prepared: Replaceable, before: &Authorities) {
-        let Replaceable { apps, listeners, issuers, callers, admins, warnings: _ } = prepared;
+        let Replaceable { apps, listeners, issuers, callers, admins, signing_key, warnings: _ } = prepared;
         // Apps before callers, so that nobody is granted an app that is not there yet. (A removed app is
         // therefore "not found" a moment before its rules are gone.)
         let (apps, authorities) = apps::install(apps, before);
@@ -96,6 +99,7 @@ impl InForce {
         self.roster.succeed_by(issuers, callers, admins);
         self.listeners.replace(listeners, &self.metrics);
         self.broker.rights_changed();
+        self.signing.replace(signing_key);
         if let Some(level) = &self.level {
             level.set(level_of(config.log.level));
         }

@@ -80,20 +80,28 @@ impl Daemon {
 
         let everything = reading::everything(&loaded, &files.by(&process))?;
         let Everything { keyring, store, replaceable } = everything;
-        let Replaceable { apps, listeners, issuers, callers, admins, warnings } = replaceable;
+        let Replaceable { apps, listeners, issuers, callers, admins, signing_key, warnings } = replaceable;
         files.say(&warnings);
 
         let config = loaded.config;
-        let reporting = Reporting::open(&config.audit, &process)?;
+        let reporting = Reporting::open(&config.audit, signing_key, &process)?;
         let stored = store::start(store, &config.store, &keyring, &reporting, &process.ports)?;
         let roster = Roster::new(issuers, callers, admins);
         let (core, authorities) = Core::start(apps, &roster, &stored, &reporting, &config, &process).await?;
         let (listeners, live) = listeners::bind(&config.listen, listeners, &process.metrics)?;
         let addresses = listeners.addresses();
 
-        let Reporting { events, .. } = reporting;
-        let in_force =
-            InForce::new(config, authorities, roster, live, level, &core, events.clone(), &process);
+        let Reporting { events, signing, .. } = reporting;
+        let in_force = InForce::new(
+            config,
+            authorities,
+            roster,
+            live,
+            level,
+            &core,
+            (events.clone(), signing),
+            &process,
+        );
         let in_force = Arc::new(in_force);
         let reloader =
             Reloader::new(&process, files.clone(), keyring.clone(), in_force.clone(), events.clone());

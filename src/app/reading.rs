@@ -34,6 +34,7 @@ use crate::journal::files as journal_files;
 use crate::keyring::{Keyring, files as keyring_files};
 use crate::policy::CallerPolicy;
 use crate::secret_file::SecretReader;
+use crate::telemetry::audit::SigningKey;
 use crate::telemetry::metrics::Metrics;
 
 /// The parts of a configuration that a reload replaces.
@@ -43,6 +44,8 @@ pub(super) struct Replaceable {
     pub(super) issuers: InstalledIssuers,
     pub(super) callers: Callers,
     pub(super) admins: Callers,
+    /// Signs the audit.
+    pub(super) signing_key: Option<SigningKey>,
     pub(super) warnings: Vec<Mistake>,
 }
 
@@ -160,8 +163,20 @@ fn replaceable_with(
     let listeners = listeners::prepare(&config.listen, &secrets, &by.ports.clock, findings);
     let issuers = issuers::prepare(config, &apps.outbound, by, issuers, findings);
     let callers = callers::build(config, &apps, &issuers, keyring, by, findings);
+    let signing_key = signing_key(config, &secrets, findings);
     let (callers, admins) = callers?;
-    Some(Replaceable { apps, listeners: listeners?, issuers, callers, admins, warnings: Vec::new() })
+    let (listeners, warnings) = (listeners?, Vec::new());
+    Some(Replaceable { apps, listeners, issuers, callers, admins, signing_key, warnings })
+}
+
+/// Reads the key that signs the audit.
+fn signing_key(config: &Config, secrets: &SecretReader, findings: &mut Findings<'_>) -> Option<SigningKey> {
+    let path = config.audit.signing_key.as_ref()?;
+    let read = match secrets.read(path) {
+        Ok(pem) => SigningKey::read(&pem).map_err(|bad| format!("{} {bad}", path.display())),
+        Err(error) => Err(error.to_string()),
+    };
+    read.map_err(|problem| findings.file("audit.signing_key", problem)).ok()
 }
 
 /// Checks that nobody else may have written the configuration's own file, since it grants all rights.

@@ -6,22 +6,32 @@ use super::process::Process;
 use super::start_error::StartError;
 use crate::config::{AuditConfig, AuditSink, LogConfig, LogFormat, LogLevel};
 use crate::events::{Counters, Events};
-use crate::telemetry::audit::{self, AuditSinks};
+use crate::telemetry::audit::{self, AuditSinks, Signing, SigningKey};
 use crate::telemetry::logging::{self, LevelHandle};
 
 /// What rooms report to.
 pub(super) struct Reporting {
     pub(super) events: Arc<Events>,
     pub(super) counters: Arc<Counters>,
+    /// The key that signs the audit.
+    pub(super) signing: Arc<Signing>,
 }
 
 impl Reporting {
-    /// Opens the audit stream.
-    pub(super) fn open(config: &AuditConfig, process: &Process) -> Result<Self, StartError> {
+    /// Opens the audit stream, signed with this key.
+    pub(super) fn open(
+        config: &AuditConfig,
+        key: Option<SigningKey>,
+        process: &Process,
+    ) -> Result<Self, StartError> {
         let (clock, metrics) = (&process.ports.clock, &process.metrics);
         let sinks: Vec<_> = config.sinks.iter().map(sink_of).collect();
-        let audit = AuditSinks::open(&sinks, clock, metrics).map_err(|error| StartError::chain(&error))?;
+        let signing = Arc::new(Signing::default());
+        signing.replace(key);
+        let audit = AuditSinks::open(&sinks, &signing, clock, metrics);
+        let audit = audit.map_err(|error| StartError::chain(&error))?;
         Ok(Reporting {
+            signing,
             events: Arc::new(
                 Events::new(metrics.clone(), audit, clock.clone()).fail_closed(config.fail_closed),
             ),

@@ -1,15 +1,19 @@
 //! `audit verify`: whether files of the audit stream are as the daemon wrote them, and complete.
 
 use std::collections::BTreeSet;
-use std::fs::File;
-use std::io::{self, Read};
+use std::fs::{File, OpenOptions};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
 use super::output::Output;
 use super::{Exit, Failure, World};
-use crate::telemetry::audit::{Flaw, Verified, What, is_chain, join, unpacked, verify};
+use crate::domain::time::Timestamp;
+use crate::telemetry::audit::{
+    BadKey, Flaw, SigningKey, Verified, VerifyingKey, What, is_chain, join_signed, unpacked, verify_signed,
+};
 
 /// What to do with the audit stream's files.
 #[derive(clap::Subcommand)]
@@ -21,6 +25,15 @@ pub(super) enum Command {
             2 a file cannot be read."
     )]
     Verify(Args),
+    /// Make the key that signs the audit stream, and print its public half
+    #[command(
+        after_help = "Example:\n  tokenward audit make-key /etc/tokenward/audit-signing.pem > audit.pub\n\n\
+            Name the file in `audit.signing_key`, and give the public half to whoever verifies."
+    )]
+    MakeKey {
+        /// The new file, which only its owner may read
+        file: PathBuf,
+    },
 }
 
 /// The files, and how to read them.
@@ -35,7 +48,13 @@ pub(super) struct Args {
     /// The lines went through standard output, syslog or the journal, where each start begins a new chain
     #[arg(long)]
     stream: bool,
-    /// Print {whole, lines, starts, last_chain, files, flaws, torn}
+    /// A public key of the signatures, in PEM; several, if it was replaced
+    #[arg(long, value_name = "FILE")]
+    public_key: Vec<PathBuf>,
+    /// The log must be signed at least until this instant (RFC 3339): an earlier end was cut off
+    #[arg(long, value_name = "INSTANT", requires = "public_key", value_parser = instant)]
+    signed_until: Option<Timestamp>,
+    /// Print {whole, lines, starts, last_chain, signed, files, flaws, torn}
     #[arg(long)]
     json: bool,
 }
@@ -44,11 +63,44 @@ fn chain(text: &str) -> Result<String, &'static str> {
     if is_chain(text) { Ok(text.to_owned()) } else { Err("must be the 64 hex digits that a check printed") }
 }
 
+fn instant(text: &str) -> Result<Timestamp, &'static str> {
+    Timestamp::parse_rfc3339(text).ok_or("must be an instant such as 2026-11-23T00:00:00Z")
+}
+
 /// How many bytes are read between two signs of life.
 const STEP: u64 = 4 << 20;
 
 pub(super) fn run(command: &Command, world: &mut World) -> Result<(), Failure> {
-    let Command::Verify(args) = command;
+    match command {
+        Command::Verify(args) => verify_files(args, world),
+        Command::MakeKey { file } => make_key(file, world),
+    }
+}
+
+/// Makes a key. It overwrites nothing: without the old key, nobody could sign in its name any more.
+fn make_key(path: &Path, world: &mut World) -> Result<(), Failure> {
+    let cannot = |error: &dyn std::fmt::Display| {
+        Failure::failed(format!("cannot make the key {}: {error}", path.display()))
+    };
+    let (key, pem) = SigningKey::make().map_err(|error| cannot(&error))?;
+    let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path);
+    let mut file = file.map_err(|error| cannot(&error))?;
+    file.write_all(pem.as_bytes()).and_then(|()| file.sync_all()).map_err(|error| cannot(&error))?;
+    world.output.data(key.public_pem().trim_end())
+}
+
+fn public_key(path: &Path) -> Result<VerifyingKey, Failure> {
+    /// Far longer than a key.
+    const LONGEST: u64 = 64 * 1024;
+    let failed = |problem: String| Failure::usage(format!("cannot read {}: {problem}", path.display()));
+    let mut pem = Vec::new();
+    let read = File::open(path).and_then(|file| file.take(LONGEST).read_to_end(&mut pem));
+    read.map_err(|error| failed(error.to_string()))?;
+    VerifyingKey::read(&pem).map_err(|bad: BadKey| failed(format!("it {bad}")))
+}
+
+fn verify_files(args: &Args, world: &mut World) -> Result<(), Failure> {
+    let keys = args.public_key.iter().map(|path| public_key(path)).collect::<Result<Vec<_>, _>>()?;
     let mut names = Vec::new();
     let mut files = Vec::new();
     let mut seen = BTreeSet::new();
@@ -56,10 +108,10 @@ pub(super) fn run(command: &Command, world: &mut World) -> Result<(), Failure> {
         // A glob and a name may mean the same file.
         if seen.insert(std::fs::canonicalize(path).unwrap_or_else(|_| path.clone())) {
             names.push(path.display().to_string());
-            files.push(read(path, &mut world.output)?);
+            files.push(read(path, &keys, &mut world.output)?);
         }
     }
-    let report = Report::new(&names, &files, args);
+    let report = Report::new(&names, &files, args, &keys);
     if args.json {
         world.output.json(&report)?;
     } else {
@@ -68,10 +120,10 @@ pub(super) fn run(command: &Command, world: &mut World) -> Result<(), Failure> {
     if report.whole { Ok(()) } else { Err(Failure::silent(Exit::Failed)) }
 }
 
-fn read(path: &Path, output: &mut Output) -> Result<Verified, Failure> {
+fn read(path: &Path, keys: &[VerifyingKey], output: &mut Output) -> Result<Verified, Failure> {
     let failed = |error: io::Error| Failure::usage(format!("cannot read {}: {error}", path.display()));
     if path == Path::new("-") {
-        return verify(output.take_input()).map_err(failed);
+        return verify_signed(output.take_input(), keys).map_err(failed);
     }
     let file = File::open(path).map_err(failed)?;
     let size = file.metadata().map_err(failed)?.len();
@@ -79,7 +131,8 @@ fn read(path: &Path, output: &mut Output) -> Result<Verified, Failure> {
         let percent = (read * 100).checked_div(size).unwrap_or(100).min(100);
         output.progress(&format!("{}: {percent} %", path.display()));
     };
-    verify(unpacked(path, Watched { file, read: 0, shown: 0, show })).map_err(failed)
+    let file = Watched { file, read: 0, shown: 0, show };
+    verify_signed(unpacked(path, file), keys).map_err(failed)
 }
 
 /// A file that says how far it was read.
@@ -113,11 +166,23 @@ struct Report {
     from_the_beginning: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     last_chain: Option<String>,
+    /// With keys.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    signed: Option<Signatures>,
     /// In the order of the chain.
     files: Vec<Part>,
     flaws: Vec<Place>,
     /// Lines that the end of a process tore. They are no flaws.
     torn: Vec<Place>,
+}
+
+#[derive(Serialize)]
+struct Signatures {
+    checkpoints: u64,
+    /// When the last checkpoint was made.
+    until: Option<String>,
+    /// Lines after it, which are not signed yet.
+    unsigned: u64,
 }
 
 #[derive(Serialize)]
@@ -142,8 +207,8 @@ struct Place {
 }
 
 impl Report {
-    fn new(names: &[String], files: &[Verified], args: &Args) -> Self {
-        let joined = join(files, args.after.as_deref());
+    fn new(names: &[String], files: &[Verified], args: &Args, keys: &[VerifyingKey]) -> Self {
+        let joined = join_signed(files, args.after.as_deref(), keys);
         let empty = (0..files.len()).filter(|place| files[*place].first.is_none());
         let order: Vec<usize> = joined.order.iter().copied().chain(empty).collect();
         let counts = |what: What| !(args.stream && what == What::NewChain);
@@ -166,6 +231,13 @@ impl Report {
                 }),
             );
         }
+        let until = joined.signed.until.as_deref().and_then(Timestamp::parse_rfc3339);
+        if let (Some(wanted), Some(&place)) = (args.signed_until, order.last())
+            && until.is_none_or(|until| until < wanted)
+        {
+            let line = files[place].lines;
+            flaws.push(Place::of(&names[place], &Flaw { line, what: What::CutOff }));
+        }
         let first = joined.order.first().and_then(|place| files[*place].first.as_ref());
         let last = joined.order.last().and_then(|place| files[*place].last_chain());
         Report {
@@ -174,6 +246,11 @@ impl Report {
             starts: files.iter().map(|file| file.starts).sum(),
             from_the_beginning: first.is_some_and(|first| first.begins_a_chain()),
             last_chain: last.map(str::to_owned),
+            signed: (!keys.is_empty()).then(|| Signatures {
+                checkpoints: joined.signed.checkpoints,
+                until: joined.signed.until.clone(),
+                unsigned: joined.signed.unsigned,
+            }),
             files: order.iter().map(|&place| Part::of(&names[place], &files[place])).collect(),
             flaws,
             torn,
@@ -199,6 +276,12 @@ impl Report {
         });
         if !self.from_the_beginning {
             lines.push("begins: within a chain; keep the earlier files, or compare with --after".to_owned());
+        }
+        if let Some(Signatures { checkpoints, until, unsigned }) = &self.signed {
+            let until = until.as_deref().unwrap_or("never");
+            lines.push(format!(
+                "signed until {until} by {checkpoints} checkpoints; {unsigned} lines after that"
+            ));
         }
         if let Some(chain) = &self.last_chain {
             lines.push(format!("last chain: {chain}"));
@@ -250,6 +333,16 @@ fn says(what: What) -> String {
             "this file goes on from a line that is in none of the files: one is missing or was cut, or this \
              line was changed"
         }
+        What::Forged => {
+            "the signature of this checkpoint does not fit: lines before it were changed, or it was added"
+        }
+        What::UnknownKey => "this checkpoint is signed with a key that was not given as --public-key",
+        What::Unsigned { records } => {
+            return format!(
+                "{records} records up to this one have no signature; the daemon signs more often than that"
+            );
+        }
+        What::CutOff => "the log is not signed until the instant of --signed-until: its end was cut off",
     };
     words.to_owned()
 }

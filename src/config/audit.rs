@@ -22,7 +22,8 @@ pub(super) fn audit(section: &Section<'_>) -> Option<AuditConfig> {
             sinks.push(one);
         }
     }
-    Some(AuditConfig { sinks, fail_closed: section.bool("fail_closed")? })
+    let signing_key = section.path("signing_key");
+    Some(AuditConfig { sinks, fail_closed: section.bool("fail_closed")?, signing_key })
 }
 
 /// `syslog` and `journald` may have a socket after a colon.

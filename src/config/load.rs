@@ -278,7 +278,10 @@ scopes = ["*"]
         );
         assert_eq!(config.listen.ops.address, "127.0.0.1:9464".parse().unwrap());
         assert_eq!(config.limits.lease.as_secs(), 30);
-        assert_eq!(config.audit, AuditConfig { sinks: vec![AuditSink::Stdout], fail_closed: false });
+        assert_eq!(
+            config.audit,
+            AuditConfig { sinks: vec![AuditSink::Stdout], fail_closed: false, signing_key: None }
+        );
         assert_eq!((config.log.level, config.log.format), (LogLevel::Info, LogFormat::Json));
     }
 

@@ -563,6 +563,8 @@ pub struct AuditConfig {
     pub sinks: Vec<AuditSink>,
     /// Whether a token is handed out only if a sink took its record; default false.
     pub fail_closed: bool,
+    /// The Ed25519 private key in PEM that signs checkpoints; default none.
+    pub signing_key: Option<PathBuf>,
 }
 
 /// Destination of the audit log.

@@ -910,6 +910,14 @@ static AUDIT: Table = Table {
             "A token is handed out only if at least one sink took its record within 250 ms; otherwise 503 \
              `audit_unavailable`.",
         ),
+        key(
+            "signing_key",
+            Kind::Path,
+            Optional,
+            "An Ed25519 private key in PEM, which signs a checkpoint after at most 1,000 records and at most \
+             5 minutes: `tokenward audit make-key` makes one. Its file is watched and may be replaced while \
+             the daemon runs.",
+        ),
     ],
 };
 

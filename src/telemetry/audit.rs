@@ -15,6 +15,9 @@
 //!    They take no place from others, no other record's write waits for more than `CHUNK` of them, and nobody
 //!    waits for theirs. If the lane is full, the sender learns it and counts the event for a summary.
 //!
+//! 7. With a signing key, every line is followed by a signed checkpoint: after `checkpoint::EVERY` records
+//!    of the process, after [`WITHIN`], at its orderly end, or at the beginning of the next file.
+//!
 //! The hard problem: a write for each record would be most of a hand-out's cost, and a write by the request
 //! itself could block a thread that serves all others. Therefore one thread writes all waiting records with
 //! one write, and then wakes only the requests whose records these were: the more requests, the more share a
@@ -22,6 +25,7 @@
 //! since waking costs more than writing.
 
 mod chain;
+mod checkpoint;
 mod queue;
 mod record;
 mod sink;
@@ -37,10 +41,13 @@ use parking_lot::Mutex;
 
 use crate::domain::task::BoxFuture;
 
+pub use checkpoint::{BadKey, Signing, SigningKey, VerifyingKey, WITHIN};
 pub use record::{Action, AuditEvent};
 pub use sink::{AuditError, AuditSink, JOURNALD, SYSLOG};
 pub use sinks::AuditSinks;
-pub use verify::{First, Flaw, Joined, Last, Verified, What, join, unpacked, verify};
+pub use verify::{
+    AllSigned, First, Flaw, Joined, Last, Verified, What, join, join_signed, unpacked, verify, verify_signed,
+};
 pub use writer::AuditWriter;
 
 /// Returns true for the text of a chain.
@@ -66,6 +73,9 @@ pub trait Audit: Send + Sync {
     /// Takes one record, at once: it is written even if the returned future is dropped. The future completes
     /// when it is written, or after [`PATIENCE`] at the latest.
     fn record(&self, event: AuditEvent) -> BoxFuture<'_, Recorded>;
+
+    /// Has what is due at this time done: a signature under the records so far.
+    fn tick(&self) {}
 
     /// Takes a record of a stranger's event, if its lane has room, and waits for nothing. If there is no
     /// room, the caller counts it for the next summary.

@@ -124,11 +124,126 @@ async fn a_log_is_verified_over_kills_rotations_and_packed_files_and_every_chang
     assert_eq!(change(&|_| {}).0, Some(0));
 }
 
+/// What somebody can do who can write the file and does not have the key: change it, and make the numbers and
+/// the chain anew.
+fn made_anew(log: &str, change: impl Fn(&mut Vec<String>)) -> String {
+    use aws_lc_rs::digest::{Context, SHA256};
+    let open = |line: &str| line.rsplit_once(",\"chain\":").expect("a chain").0.to_owned();
+    let mut opens: Vec<String> = log.lines().map(open).collect();
+    change(&mut opens);
+    let (mut chain, mut anew) = ("0".repeat(64), String::new());
+    for open in opens {
+        let mut context = Context::new(&SHA256);
+        context.update(chain.as_bytes());
+        context.update(open.as_bytes());
+        context.update(b"}");
+        chain = context.finish().as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
+        anew += &format!("{open},\"chain\":\"{chain}\"}}\n");
+    }
+    anew
+}
+
+#[tokio::test]
+async fn a_signed_log_cannot_be_written_anew_or_cut_off_unseen_and_its_key_is_replaced_while_it_runs() {
+    let mut world = Plan::default().start().await;
+    world.connect("user-1", ALICE).await;
+    assert_eq!(world.daemon.terminate(), Some(0));
+    let in_folder = |name: &str| world.folder.path().join(name);
+    let make_key = |name: &str| {
+        let mut program = Command::new(env!("CARGO_BIN_EXE_tokenward"));
+        let made = program.args(["audit", "make-key"]).arg(in_folder(name)).output().expect("it ends");
+        if made.status.success() {
+            std::fs::write(in_folder(&format!("{name}.pub")), &made.stdout).expect("written");
+        }
+        made.status.code()
+    };
+    assert_eq!((make_key("signing"), make_key("second")), (Some(0), Some(0)));
+    assert_eq!(make_key("signing"), Some(1), "a key is never overwritten");
+    let [path, moved, signing, second] =
+        ["audit.jsonl", "audit.jsonl.1", "signing.pub", "second.pub"].map(in_folder);
+    // From here on it is signed: what was before is a file of its own.
+    std::fs::remove_file(&path).expect("removed");
+    let settings = format!("TOKENWARD__AUDIT__SIGNING_KEY={}\n", in_folder("signing").display());
+    std::fs::write(in_folder("environment"), settings).expect("written");
+    world.daemon = Process::start(world.folder.path()).await;
+    let is_checkpoint = |line: &Value| line["action"] == "checkpoint";
+    let checkpoints = |path: &Path| lines(path).into_iter().filter(is_checkpoint).collect::<Vec<_>>();
+    let pass_to_the_next = async |world: &World| {
+        let before = checkpoints(&path).len();
+        world.pass(Duration::from_secs(300));
+        world.until("a checkpoint", async || checkpoints(&path).len() > before).await;
+    };
+    for _ in 0..3 {
+        world.access_token("user-1").await;
+    }
+    pass_to_the_next(&world).await;
+    world.access_token("user-1").await;
+    std::fs::rename(&path, &moved).expect("moved");
+    world.access_token("user-1").await;
+    assert!(is_checkpoint(&lines(&path)[0]), "the next file begins with the signature of the one before");
+    // Another key, while it runs.
+    let of_first = text(&checkpoints(&path)[0]["checkpoint"], "key").to_owned();
+    std::fs::rename(in_folder("second"), in_folder("signing")).expect("replaced");
+    let reloaded = |line: &Value| line["action"] == "reloaded" && line["outcome"] == "ok";
+    world.until("it is taken up", async || lines(&path).iter().any(reloaded)).await;
+    pass_to_the_next(&world).await;
+    let of_second = text(&checkpoints(&path)[1]["checkpoint"], "key").to_owned();
+    assert_ne!(of_first, of_second);
+    // A bad one is refused, and the one before signs on.
+    std::fs::write(in_folder("signing"), "no key").expect("written");
+    world.daemon.until_logged("holds no Ed25519 private key").await;
+    pass_to_the_next(&world).await;
+    world.access_token("user-1").await;
+    world.daemon.kill();
+
+    let verify = |keys: &[&Path], more: &[&str], files: &[&Path]| {
+        let keys = keys.iter().flat_map(|key| ["--public-key", key.to_str().expect("text")]);
+        let arguments: Vec<&str> = ["--json"].into_iter().chain(keys).chain(more.iter().copied()).collect();
+        printed(&verify(&arguments, files))
+    };
+    let words = |found: &Value| {
+        let flaws = found["flaws"].as_array().expect("flaws");
+        flaws.iter().map(|flaw| text(flaw, "what").to_owned()).collect::<BTreeSet<_>>()
+    };
+    let both = [signing.as_path(), &second];
+    let (code, found) = verify(&both, &[], &[&path, &moved]);
+    assert_eq!((code, words(&found)), (Some(0), BTreeSet::new()), "{found:#}");
+    assert_eq!(found["signed"]["checkpoints"], 4, "{found:#}");
+    assert!(found["signed"]["unsigned"].as_u64().is_some_and(|left| left > 0), "it was killed: {found:#}");
+    let until = text(&found["signed"], "until").to_owned();
+    assert_eq!(verify(&both, &["--signed-until", &until], &[&path, &moved]).0, Some(0));
+    let (_, found) = verify(&[&signing], &[], &[&path, &moved]);
+    assert!(words(&found).contains("unknown_key"), "{found:#}");
+
+    // The chain of what was changed can be made anew, so that nothing shows without the key.
+    let whole = std::fs::read_to_string(&moved).expect("a log");
+    let last = std::fs::read_to_string(&path).expect("a log");
+    let lines_of_first = whole.lines().count();
+    let anew = made_anew(&(whole + &last), |lines| {
+        let at = lines.iter().position(|line| line.contains("\"action\":\"token\"")).expect("a hand-out");
+        lines[at] = lines[at].replace("user-1", "user-2");
+    });
+    let split: Vec<&str> = anew.split_inclusive('\n').collect();
+    std::fs::write(&moved, split[..lines_of_first].concat()).expect("written");
+    std::fs::write(&path, split[lines_of_first..].concat()).expect("written");
+    assert_eq!(verify(&[], &[], &[&path, &moved]).0, Some(0), "the chain alone does not tell");
+    let (code, found) = verify(&both, &[], &[&path, &moved]);
+    assert!(code == Some(1) && words(&found).contains("forged"), "{found:#}");
+
+    // Cut off behind a checkpoint, it is whole as far as anybody can tell, but for the time of its end.
+    let cut: Vec<&str> = last.split_inclusive('\n').take(1).collect();
+    std::fs::write(&path, cut.concat()).expect("written");
+    let (code, found) = verify(&both, &[], &[&path]);
+    assert_eq!((code, words(&found)), (Some(0), BTreeSet::new()), "{found:#}");
+    let (code, found) = verify(&both, &["--signed-until", &until], &[&path]);
+    assert_eq!((code, words(&found)), (Some(1), BTreeSet::from(["cut_off".to_owned()])), "{found:#}");
+}
+
 /// A daemon for datagrams, which reads while it is let.
-struct Journal(Arc<Mutex<Vec<String>>>, UnixDatagram);
+pub(crate) struct Journal(Arc<Mutex<Vec<String>>>, UnixDatagram);
 
 impl Journal {
-    fn bind(path: &Path) -> Self {
+    pub(crate) fn bind(path: &Path) -> Self {
         let socket = UnixDatagram::bind(path).expect("bound");
         let (got, reader) = (Arc::new(Mutex::new(Vec::new())), socket.try_clone().expect("a handle"));
         let kept = got.clone();
@@ -144,7 +259,11 @@ impl Journal {
         Journal(got, socket)
     }
 
-    fn has(&self, request_id: &str) -> bool {
+    pub(crate) fn text(&self) -> String {
+        self.0.lock().join("\n")
+    }
+
+    pub(crate) fn has(&self, request_id: &str) -> bool {
         self.0.lock().iter().any(|message| message.contains(request_id))
     }
 }
@@ -340,7 +459,7 @@ async fn a_full_disk_and_a_reader_that_stands_still_are_told_and_heal() {
     let id = served(&world).await;
     assert!(in_file(&id));
 
-    // The disk is full in the middle of a line: the other sink takes the record, and the file keeps whole lines.
+    // The disk is full in the middle of a line: the other sink takes it, and the file keeps whole lines.
     let size = std::fs::metadata(&file).expect("a file").len();
     limit_files(&world.daemon, Some(size + 100));
     for _ in 0..5 {

@@ -81,6 +81,8 @@ async fn every_series_whose_labels_are_a_closed_set_is_there_at_0_from_the_start
     let open: Vec<_> =
         counters.filter(|name| name.starts_with("tokenward_")).filter(|name| !known(name)).collect();
     let with_names = [
+        "tokenward_audit_checkpoints_failed_total",
+        "tokenward_audit_checkpoints_total",
         "tokenward_audit_records_lost_total",
         "tokenward_audit_records_total",
         "tokenward_http_requests_total",

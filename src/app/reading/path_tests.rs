@@ -127,6 +127,7 @@ fn rows() -> Vec<(&'static str, Said, String)> {
             Nothing("it grants nothing, and its chain tells what was changed"),
             "[audit]\nalso = [\"PLACE\"]\n".to_owned(),
         ),
+        ("audit.signing_key", Refused, "[audit]\nsigning_key = \"PLACE\"\n".to_owned()),
     ]
 }
 
@@ -210,4 +211,56 @@ fn every_path_of_a_configuration_is_guarded_or_says_why_not() {
             }
         }
     }
+}
+
+/// `docs/keys.md` is the inventory: every file with a key or a secret, and every label of a derived key.
+#[test]
+fn the_inventory_of_keys_has_every_key_of_the_configuration_and_of_the_code() {
+    // Paths that hold neither a key nor a secret, nor what is believed.
+    const OTHERS: [&str; 13] = [
+        "store.path",
+        "store.journal",
+        "store.client_certificate",
+        "listen.public.tls.certificate",
+        "listen.local[].unix",
+        "listen.local[].tls.certificate",
+        "listen.local[].tls.client_crl",
+        "listen.admin[].unix",
+        "listen.admin[].tls.certificate",
+        "listen.admin[].tls.client_crl",
+        "listen.ops.tls.certificate",
+        "audit.path",
+        "audit.also[]",
+    ];
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let page = std::fs::read_to_string(root.join("docs/keys.md")).expect("the inventory");
+    let mut known = crate::config::path_keys();
+    known.retain(|key| !OTHERS.contains(&key.as_str()));
+    let missing: Vec<_> = known.iter().filter(|key| !page.contains(&format!("`{key}`"))).collect();
+    assert_eq!(missing, [""; 0], "not in docs/keys.md");
+    for row in page.lines().filter_map(|line| line.strip_prefix("| `")) {
+        let name = row.split('`').next().unwrap_or_default();
+        let is_known = known.iter().any(|key| key == name) || name.starts_with("tokenward/");
+        assert!(is_known, "{name} is no key");
+    }
+    // Labels of derived keys: a new one is in the code and not yet on the page.
+    let mut folders = vec![root.join("src")];
+    let mut labels = 0;
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(folder).expect("a folder").map_while(Result::ok) {
+            let path = entry.path();
+            if path.is_dir() {
+                folders.push(path);
+            } else if path.extension().is_some_and(|extension| extension == "rs") {
+                let text = std::fs::read_to_string(&path).expect("source");
+                let begun = concat!("b\"token", "ward/");
+                for (at, _) in text.match_indices(begun) {
+                    let label = text[at + 2..].split('"').next().unwrap_or_default();
+                    assert!(page.contains(&format!("| `{label}` |")), "{label} of {}", path.display());
+                    labels += 1;
+                }
+            }
+        }
+    }
+    assert_eq!(labels, 2);
 }

@@ -67,10 +67,18 @@ struct Next {
     batch: Arc<Batch>,
     /// The lane of strangers. Nobody waits for these.
     strangers: VecDeque<AuditEvent>,
+    /// Whether a checkpoint is due.
+    checkpoint: bool,
     /// True while the writer sleeps. A working writer checks again by itself, and a sleeping one is woken
     /// once.
     writer_sleeps: bool,
     closed: bool,
+}
+
+impl Next {
+    fn has_something(&self) -> bool {
+        !self.events.is_empty() || !self.strangers.is_empty() || self.checkpoint
+    }
 }
 
 impl Queue {
@@ -79,6 +87,7 @@ impl Queue {
             events: Vec::new(),
             batch: Arc::default(),
             strangers: VecDeque::new(),
+            checkpoint: false,
             writer_sleeps: false,
             closed: false,
         };
@@ -112,11 +121,16 @@ impl Queue {
         Noted::Taken
     }
 
+    /// Has the writer sign what there is.
+    pub(super) fn ask_for_checkpoint(&self) {
+        self.lock().checkpoint = true;
+        self.wake_writer();
+    }
+
     /// Wakes the writer. It follows every put, sooner or later.
     pub(super) fn wake_writer(&self) {
         let mut next = self.lock();
-        let wake =
-            !(next.events.is_empty() && next.strangers.is_empty()) && std::mem::take(&mut next.writer_sleeps);
+        let wake = next.has_something() && std::mem::take(&mut next.writer_sleeps);
         drop(next);
         if wake {
             self.came.notify_one();
@@ -162,14 +176,14 @@ pub(super) struct Reader(pub(super) Arc<Queue>);
 
 impl Reader {
     /// Waits for records, and takes all of them into the empty `events` and some of strangers into the empty
-    /// `strangers`. `None` if the queue is closed and empty.
+    /// `strangers`; true with it if a checkpoint is due. `None` if the queue is closed and empty.
     pub(super) fn take(
         &self,
         events: &mut Vec<AuditEvent>,
         strangers: &mut Vec<AuditEvent>,
-    ) -> Option<Arc<Batch>> {
+    ) -> Option<(Arc<Batch>, bool)> {
         let mut next = self.0.lock();
-        while next.events.is_empty() && next.strangers.is_empty() {
+        while !next.has_something() {
             if next.closed {
                 return None;
             }
@@ -180,10 +194,10 @@ impl Reader {
         std::mem::swap(events, &mut next.events);
         let some = next.strangers.len().min(CHUNK);
         strangers.extend(next.strangers.drain(..some));
-        let batch = std::mem::take(&mut next.batch);
+        let taken = (std::mem::take(&mut next.batch), std::mem::take(&mut next.checkpoint));
         drop(next);
         self.0.taken.notify_waiters();
-        Some(batch)
+        Some(taken)
     }
 }
 

@@ -20,12 +20,14 @@
 //! | `detail` | subject of an administrative act, `{"credential": "2026-11"}`; in a sum: `peers`, `most` |
 //! | `suppressed` | a sum: how many requests this record stands for; it has no `peer` and `request_id` |
 //! | `request_id` | the request, as in the log and in the caller's response |
+//! | `checkpoint` | a checkpoint: `key`, `records`, `every`, `within`, `signature` |
 //! | `chain` | SHA-256 over the `chain` of the line before and this line, so that every change shows |
 
 use std::collections::BTreeMap;
 
 use serde::{Serialize, Serializer};
 
+use super::checkpoint::Checkpoint;
 use crate::domain::id::{AppName, CallerName, ConnectionName};
 use crate::domain::time::Timestamp;
 use crate::telemetry::session_mark::SessionMark;
@@ -60,6 +62,8 @@ pub enum Action {
     Started,
     /// The daemon stopped.
     Stopped,
+    /// The daemon signed the records before this one.
+    Checkpoint,
 }
 
 /// One record. Begin with [`AuditEvent::new`] and set the known values.
@@ -129,6 +133,9 @@ pub struct AuditEvent {
     /// The request.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub request_id: Option<String>,
+    /// The signature of a checkpoint. The writer alone makes one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) checkpoint: Option<Checkpoint>,
 }
 
 impl AuditEvent {
@@ -157,13 +164,18 @@ impl AuditEvent {
             detail: BTreeMap::new(),
             suppressed: None,
             request_id: None,
+            checkpoint: None,
         }
     }
 }
 
-fn rfc3339_millis<S: Serializer>(at: &Timestamp, serializer: S) -> Result<S::Ok, S::Error> {
+/// A time as a record has it.
+pub(super) fn rfc3339_of(at: Timestamp) -> String {
     let text = at.rfc3339();
-    let millis = at.unix_millis().rem_euclid(1000);
     let whole = text.strip_suffix('Z').unwrap_or(&text);
-    serializer.collect_str(&format_args!("{whole}.{millis:03}Z"))
+    format!("{whole}.{:03}Z", at.unix_millis().rem_euclid(1000))
+}
+
+fn rfc3339_millis<S: Serializer>(at: &Timestamp, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(&rfc3339_of(*at))
 }

@@ -79,6 +79,11 @@ pub(super) trait Sink: Send {
     /// Writes whole lines. What it could not write must not spoil later lines.
     fn write(&mut self, lines: &[u8]) -> Result<(), Failed>;
 
+    /// Returns true if the next write begins another file, because this one was moved away.
+    fn is_moved(&self) -> bool {
+        false
+    }
+
     /// Returns the chain of the last line written before this process's life, if the sink can be read.
     fn last_chain(&mut self) -> Option<String> {
         None

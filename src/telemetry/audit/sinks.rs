@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use futures_util::stream::{FuturesUnordered, StreamExt as _};
 
+use super::checkpoint::Signing;
 use super::sink::{AuditError, AuditSink};
 use super::writer::AuditWriter;
 use super::{Audit, AuditEvent, Noted, Recorded};
@@ -34,13 +35,14 @@ impl AuditSinks {
     /// A file cannot be opened.
     pub fn open(
         sinks: &[AuditSink],
+        signing: &Arc<Signing>,
         clock: &Arc<dyn Clock>,
         metrics: &Arc<Metrics>,
     ) -> Result<Arc<dyn Audit>, AuditError> {
         metrics.rename(|names| names.audit_sinks = sinks.iter().map(ToString::to_string).collect());
         let open = |sink: &AuditSink| {
             let counts = metrics.audit_sink(&sink.to_string(), sinks.len() == 1);
-            AuditWriter::open(sink, clock.clone(), counts)
+            AuditWriter::open(sink, signing.clone(), clock.clone(), counts)
         };
         Ok(match sinks {
             [one] => Arc::new(open(one)?),
@@ -83,6 +85,10 @@ impl Audit for AuditSinks {
             }
             outcome
         })
+    }
+
+    fn tick(&self) {
+        self.writers.iter().for_each(Audit::tick);
     }
 
     fn note(&self, event: AuditEvent) -> Noted {

@@ -47,8 +47,13 @@ fn parts() -> (Arc<Patient>, Arc<Metrics>) {
 /// Opens a writer to a file, the only sink.
 fn to_file(path: &Path) -> AuditWriter {
     let (clock, metrics) = parts();
-    AuditWriter::open(&AuditSink::File(path.to_owned()), clock, metrics.audit_sink("file", true))
-        .expect("open")
+    AuditWriter::open(
+        &AuditSink::File(path.to_owned()),
+        Arc::default(),
+        clock,
+        metrics.audit_sink("file", true),
+    )
+    .expect("open")
 }
 
 /// Checks that a log is whole from the first line of its chain on, and returns the number of its lines.
@@ -129,7 +134,11 @@ async fn a_rotated_file_is_made_anew_and_a_torn_line_stays_alone() {
     let moved = std::fs::read(directory.path().join("audit.log.1")).expect("there");
     let files = [verify(text.as_bytes()), verify(&moved[..])].map(|file| file.expect("read"));
     assert_eq!((&files[1].torn[..], &files[1].flaws[..]), (&[1][..], &[][..]));
-    assert_eq!(join(&files, None), Joined { order: vec![1, 0], flaws: vec![] }, "the chain goes on");
+    assert_eq!(
+        join(&files, None),
+        Joined { order: vec![1, 0], flaws: vec![], ..Joined::default() },
+        "the chain goes on"
+    );
 }
 
 #[tokio::test]
@@ -157,7 +166,7 @@ async fn a_file_that_is_moved_while_no_process_writes_has_the_chain_for_the_next
     drop(writer);
     let read = |path: &Path| verify(unpacked(path, std::fs::File::open(path).expect("there"))).expect("read");
     let files = [&path, &moved[1], &moved[0]].map(|path| read(path));
-    assert_eq!(join(&files, None), Joined { order: vec![2, 1, 0], flaws: vec![] });
+    assert_eq!(join(&files, None), Joined { order: vec![2, 1, 0], flaws: vec![], ..Joined::default() });
 }
 
 #[tokio::test]
@@ -180,7 +189,8 @@ async fn the_chain_goes_on_from_the_lines_that_a_failed_write_left() {
     let kept = KeepsOne::default();
     let counts = parts().1.audit_sink("keeps one", true);
     let clock = Arc::new(SystemClock::new());
-    let writer = AuditWriter::start(Box::new(kept.clone()), "keeps one".to_owned(), 8, clock, counts);
+    let writer =
+        AuditWriter::start(Box::new(kept.clone()), "keeps one".to_owned(), 8, Arc::default(), clock, counts);
     for _ in 0..3 {
         let all = [1, 2, 3].map(|each| writer.record(event(&format!("user-{each}"))));
         for one in all {
@@ -221,7 +231,14 @@ fn told(room: usize) -> Teller {
     let (go_on, told) = std::sync::mpsc::channel();
     let (began, begun) = tokio::sync::mpsc::unbounded_channel();
     let sink = Box::new(Told { go_on: told, begun: began });
-    let writer = AuditWriter::start(sink, "told".to_owned(), room, clock, metrics.audit_sink("told", true));
+    let writer = AuditWriter::start(
+        sink,
+        "told".to_owned(),
+        room,
+        Arc::default(),
+        clock,
+        metrics.audit_sink("told", true),
+    );
     Teller { writer, metrics, patience, go_on, begun }
 }
 
@@ -433,9 +450,97 @@ async fn a_writer_that_is_gone_takes_nothing_and_keeps_nobody() {
     }
     let (clock, metrics) = (Arc::new(SystemClock::new()), parts().1);
     let counts = metrics.audit_sink("panics", true);
-    let writer = AuditWriter::start(Box::new(Panics), "panics".to_owned(), 8, clock, counts);
+    let writer = AuditWriter::start(Box::new(Panics), "panics".to_owned(), 8, Arc::default(), clock, counts);
     assert_eq!(writer.record(event("user-1")).await, Recorded::Lost);
     assert_eq!(writer.record(event("user-2")).await, Recorded::Lost);
     assert_eq!(lost(&metrics), "2");
     drop(writer);
+}
+
+/// A clock that is set by hand.
+#[derive(Default)]
+struct Hand(std::sync::atomic::AtomicU64);
+
+impl Hand {
+    fn pass(&self, time: Duration) {
+        self.0.fetch_add(time.as_secs(), std::sync::atomic::Ordering::SeqCst);
+    }
+}
+
+impl Clock for Hand {
+    fn now(&self) -> Timestamp {
+        Timestamp::from_unix_seconds(0).plus(self.monotonic())
+    }
+
+    fn monotonic(&self) -> Duration {
+        Duration::from_secs(self.0.load(std::sync::atomic::Ordering::SeqCst))
+    }
+
+    fn sleep(&self, _duration: Duration) -> BoxFuture<'static, ()> {
+        Box::pin(std::future::pending())
+    }
+}
+
+#[tokio::test]
+async fn a_log_is_signed_after_so_many_records_after_a_time_in_the_next_file_and_at_the_end() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let (path, moved) = (directory.path().join("audit.log"), directory.path().join("audit.log.1"));
+    let (clock, metrics, signing) = (Arc::new(Hand::default()), parts().1, Arc::new(Signing::default()));
+    metrics.rename(|names| names.audit_sinks = ["file".to_owned()].into());
+    let counts = metrics.audit_sink("file", true);
+    let sink = AuditSink::File(path.clone());
+    let writer = AuditWriter::open(&sink, signing.clone(), clock.clone(), counts).expect("open");
+    let record = async |count| {
+        for _ in 0..count {
+            assert_eq!(writer.record(event("a")).await, Recorded::Written);
+        }
+    };
+    let checkpoints = |path: &Path| {
+        let log = std::fs::read_to_string(path).expect("text");
+        let is_one = |(_, line): &(usize, &str)| line.contains("\"action\":\"checkpoint\"");
+        log.lines().enumerate().filter(is_one).map(|(line, _)| line + 1).collect::<Vec<_>>()
+    };
+    let until = async |count: usize| {
+        while checkpoints(&path).len() < count {
+            tokio::task::yield_now().await;
+        }
+    };
+    record(2).await;
+    writer.tick();
+    let (first, _) = SigningKey::make().expect("a key");
+    let (second, _) = SigningKey::make().expect("a key");
+    let keys = [&first, &second].map(|key| VerifyingKey::read(key.public_pem().as_bytes()).expect("a key"));
+    signing.replace(Some(first));
+    record(2_100).await;
+    assert_eq!(checkpoints(&path), [1_001, 2_002], "without a key there was none; what was before counts");
+    // A time, also without a record.
+    writer.tick();
+    clock.pass(WITHIN);
+    writer.tick();
+    until(3).await;
+    writer.tick();
+    clock.pass(WITHIN);
+    writer.tick();
+    until(4).await;
+    assert_eq!(checkpoints(&path), [1_001, 2_002, 2_105, 2_106]);
+    // The next file begins with the signature of what was left. A key is replaced.
+    record(3).await;
+    signing.replace(Some(second));
+    std::fs::rename(&path, &moved).expect("moved");
+    record(1).await;
+    assert_eq!(checkpoints(&path), [1]);
+    drop(writer);
+    assert_eq!(checkpoints(&path), [1, 3]);
+    let shown = metrics.encode(Timestamp::from_unix_seconds(0));
+    for series in ["checkpoints_total{sink=\"file\"} 6", "unsigned_records{sink=\"file\"} 0"] {
+        assert!(shown.contains(&format!("tokenward_audit_{series}\n")), "{shown}");
+    }
+    let files = [&path, &moved]
+        .map(|path| verify_signed(std::fs::File::open(path).expect("there"), &keys).expect("read"));
+    let joined = join_signed(&files, None, &keys);
+    assert_eq!(joined.flaws, []);
+    assert_eq!(files.iter().flat_map(|file| file.flaws.clone()).collect::<Vec<_>>(), []);
+    assert_eq!((joined.signed.checkpoints, joined.signed.unsigned), (6, 0));
+    let joined = join_signed(&files, None, &keys[..1]);
+    assert_eq!(joined.flaws.len(), 1, "the file's first signature is checked, too: {:?}", joined.flaws);
 }

@@ -11,6 +11,12 @@ use flate2::read::MultiGzDecoder;
 use serde::Deserialize;
 
 use super::chain::{beginning, link, split_chain};
+use super::checkpoint::{Checkpoint, VerifyingKey};
+
+mod signatures;
+
+pub use self::signatures::AllSigned;
+use self::signatures::{InOrder, Signed};
 
 /// Longest line that is read. A record is far shorter.
 const LONGEST_LINE: usize = 1 << 20;
@@ -52,6 +58,17 @@ pub enum What {
     NewChain,
     /// The file's first line follows from the last line of no file that was given.
     Unlinked,
+    /// A checkpoint's signature does not fit: lines before it were changed, or it was added.
+    Forged,
+    /// A checkpoint is signed with a key that was not given.
+    UnknownKey,
+    /// The log is not signed as late as it must be.
+    CutOff,
+    /// More records than a process leaves unsigned have no signature.
+    Unsigned {
+        /// How many.
+        records: u64,
+    },
 }
 
 impl What {
@@ -66,6 +83,10 @@ impl What {
             What::Lost { .. } => "lost",
             What::NewChain => "new_chain",
             What::Unlinked => "unlinked",
+            What::Forged => "forged",
+            What::UnknownKey => "unknown_key",
+            What::CutOff => "cut_off",
+            What::Unsigned { .. } => "unsigned",
         }
     }
 
@@ -73,13 +94,16 @@ impl What {
     pub fn missing(self) -> Option<u64> {
         match self {
             What::Removed { lines } => Some(lines),
-            What::Lost { records } => Some(records),
+            What::Lost { records } | What::Unsigned { records } => Some(records),
             What::Changed
             | What::BrokenAtStart
             | What::OutOfOrder
             | What::Unreadable
             | What::NewChain
-            | What::Unlinked => None,
+            | What::Unlinked
+            | What::Forged
+            | What::UnknownKey
+            | What::CutOff => None,
         }
     }
 }
@@ -99,6 +123,8 @@ pub struct Verified {
     pub first: Option<First>,
     /// Its last record.
     pub last: Option<Last>,
+    /// Its signatures, as far as keys were given.
+    signed: Signed,
 }
 
 /// The first record of a file.
@@ -160,6 +186,7 @@ struct Head<'a> {
     seq: u64,
     #[serde(borrow)]
     at: Cow<'a, str>,
+    checkpoint: Option<Checkpoint>,
 }
 
 /// Checks a file of the stream. Its first line is believed: [`join`] compares it with other files.
@@ -167,8 +194,16 @@ struct Head<'a> {
 /// # Errors
 /// The file cannot be read.
 pub fn verify(log: impl Read) -> io::Result<Verified> {
+    verify_signed(log, &[])
+}
+
+/// The same, with the signatures of checkpoints if there are keys.
+///
+/// # Errors
+/// The file cannot be read.
+pub fn verify_signed(log: impl Read, keys: &[VerifyingKey]) -> io::Result<Verified> {
     let mut reader = BufReader::with_capacity(128 * 1024, log);
-    let (mut line, mut state) = (Vec::new(), State::default());
+    let (mut line, mut state) = (Vec::new(), State { keys, ..State::default() });
     loop {
         line.clear();
         let end = read_line(&mut reader, &mut line)?;
@@ -218,7 +253,8 @@ fn read_line(reader: &mut impl BufRead, line: &mut Vec<u8>) -> io::Result<End> {
 
 /// What is known after some lines.
 #[derive(Default)]
-struct State {
+struct State<'k> {
+    keys: &'k [VerifyingKey],
     found: Verified,
     /// Lines since the last record that are none; true for one that may be the beginning of a record.
     unreadable: Vec<(u64, bool)>,
@@ -226,7 +262,7 @@ struct State {
     is_ended: bool,
 }
 
-impl State {
+impl State<'_> {
     fn take(&mut self, line: &[u8], is_ended: bool) {
         self.found.lines += 1;
         self.is_ended = is_ended;
@@ -255,6 +291,16 @@ impl State {
         self.settle_unreadable(seq == 1 && what.is_none());
         self.found.flaws.extend(what.map(|what| Flaw { line, what }));
         self.found.starts += u64::from(seq == 1);
+        if !self.keys.is_empty() {
+            let before = self.found.last.as_ref().map(|last| last.chain.as_str());
+            let flaw = match &head.checkpoint {
+                Some(checkpoint) => {
+                    self.found.signed.take_checkpoint((line, seq, &head.at), before, checkpoint, self.keys)
+                }
+                None => self.found.signed.take(line, seq, &head.at),
+            };
+            self.found.flaws.extend(flaw);
+        }
         if self.found.first.is_none() {
             let (at, open, chain) = (head.at.to_string(), open.to_owned(), chain.to_owned());
             self.found.first = Some(First { line, seq, at, open, chain });
@@ -310,11 +356,18 @@ pub struct Joined {
     pub order: Vec<usize>,
     /// What is wrong where a file begins, by the file's place in what was given.
     pub flaws: Vec<(usize, Flaw)>,
+    /// The signatures, if there were keys.
+    pub signed: AllSigned,
 }
 
 /// Puts files into the order of their chain, whatever their names and times say. `after` is the chain of the
 /// last line before all of them; without it the very first line is believed.
 pub fn join(files: &[Verified], after: Option<&str>) -> Joined {
+    join_signed(files, after, &[])
+}
+
+/// The same with the signatures, for the keys with which the files were verified.
+pub fn join_signed(files: &[Verified], after: Option<&str>, keys: &[VerifyingKey]) -> Joined {
     let mut left: Vec<(usize, &First, &Last)> = files
         .iter()
         .enumerate()
@@ -324,6 +377,7 @@ pub fn join(files: &[Verified], after: Option<&str>) -> Joined {
     left.sort_by(|(_, one, _), (_, other, _)| one.at.cmp(&other.at));
     let mut joined = Joined::default();
     let mut before: Option<(u64, &str)> = after.map(|chain| (0, chain));
+    let mut in_order = Vec::new();
     while !left.is_empty() {
         let next = before.and_then(|(_, chain)| left.iter().position(|(_, first, _)| first.follows(chain)));
         let is_head = |first: &First| {
@@ -345,7 +399,15 @@ pub fn join(files: &[Verified], after: Option<&str>) -> Joined {
         };
         joined.flaws.extend(what.map(|what| (place, Flaw { line: first.line, what })));
         joined.order.push(place);
+        let known = before.filter(|_| is_linked).map(|(_, chain)| chain);
+        let begins_open = known.is_none() && !first.begins_a_chain();
+        in_order.push(InOrder { place, signed: &files[place].signed, before: known, begins_open });
         before = Some((last.seq, &last.chain));
+    }
+    if !keys.is_empty() {
+        let (signed, flaws) = signatures::join(&in_order, keys);
+        joined.signed = signed;
+        joined.flaws.extend(flaws);
     }
     joined
 }

@@ -2,15 +2,17 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
 
 use super::chain::{append, beginning, last_chain};
+use super::checkpoint::{Checkpoint, EVERY, Signing, SigningKey, Statement, WITHIN};
 use super::queue::{Batch, Put, Queue, Reader, WakesWriter};
+use super::record::rfc3339_of;
 use super::sink::{AuditError, AuditSink, Failed, Sink};
-use super::{Audit, AuditEvent, Noted, PATIENCE, Recorded};
+use super::{Action, Audit, AuditEvent, Noted, PATIENCE, Recorded};
 use crate::domain::task::BoxFuture;
 use crate::domain::time::Clock;
 use crate::telemetry::metrics::AuditSinkMetrics;
@@ -27,6 +29,7 @@ const FLUSH: Duration = Duration::from_secs(2);
 pub struct AuditWriter {
     queue: Arc<Queue>,
     ended: Mutex<std::sync::mpsc::Receiver<()>>,
+    signing: Arc<Signing>,
     clock: Arc<dyn Clock>,
     state: Arc<SinkState>,
 }
@@ -38,6 +41,8 @@ struct SinkState {
     metrics: AuditSinkMetrics,
     /// True after a request waited in vain, until the sink takes records again.
     is_stuck: AtomicBool,
+    /// When its last checkpoint was, in milliseconds of the monotonic clock.
+    signed_at: AtomicU64,
 }
 
 impl fmt::Debug for AuditWriter {
@@ -50,26 +55,30 @@ impl AuditWriter {
     /// Opens the sink and starts the thread.
     pub fn open(
         sink: &AuditSink,
+        signing: Arc<Signing>,
         clock: Arc<dyn Clock>,
         metrics: AuditSinkMetrics,
     ) -> Result<Self, AuditError> {
-        Ok(Self::start(sink.open()?, sink.to_string(), QUEUE, clock, metrics))
+        Ok(Self::start(sink.open()?, sink.to_string(), QUEUE, signing, clock, metrics))
     }
 
     pub(super) fn start(
         sink: Box<dyn Sink>,
         name: String,
         room: usize,
+        signing: Arc<Signing>,
         clock: Arc<dyn Clock>,
         metrics: AuditSinkMetrics,
     ) -> Self {
         let queue = Arc::new(Queue::new(room));
-        let state = Arc::new(SinkState { name, metrics, is_stuck: AtomicBool::new(false) });
+        let signed_at = AtomicU64::new(millis(clock.monotonic()));
+        let state = Arc::new(SinkState { name, metrics, is_stuck: AtomicBool::new(false), signed_at });
         let (done, ended) = std::sync::mpsc::channel();
         let (reader, seen) = (Reader(Arc::clone(&queue)), Arc::clone(&state));
+        let (signs, time) = (Arc::clone(&signing), Arc::clone(&clock));
         let thread = std::thread::Builder::new().name("audit".to_owned());
         let spawned = thread.spawn(move || {
-            write_all(&reader, sink, &seen);
+            write_all(&reader, sink, (&seen, &signs, time.as_ref()));
             // The receiver may be gone.
             let _ = done.send(());
         });
@@ -77,7 +86,7 @@ impl AuditWriter {
             // The queue has no reader, so every record will be counted as lost.
             tracing::error!(%error, "the audit thread could not be started");
         }
-        AuditWriter { queue, ended: Mutex::new(ended), clock, state }
+        AuditWriter { queue, ended: Mutex::new(ended), signing, clock, state }
     }
 
     /// Returns true after a request waited in vain, until the sink takes records again.
@@ -141,6 +150,14 @@ impl Audit for AuditWriter {
         }
     }
 
+    fn tick(&self) {
+        let signed_at = Duration::from_millis(self.state.signed_at.load(Ordering::Relaxed));
+        let is_due = self.clock.monotonic().saturating_sub(signed_at) >= WITHIN;
+        if is_due && self.signing.key().is_some() {
+            self.queue.ask_for_checkpoint();
+        }
+    }
+
     fn note(&self, event: AuditEvent) -> Noted {
         self.queue.note(event)
     }
@@ -186,23 +203,38 @@ impl Drop for AuditWriter {
 }
 
 /// The writer's thread: it writes all waiting records at once, then some of strangers, and repeats.
-fn write_all(queue: &Reader, mut sink: Box<dyn Sink>, state: &SinkState) {
+fn write_all(
+    queue: &Reader,
+    mut sink: Box<dyn Sink>,
+    (state, signing, clock): (&SinkState, &Signing, &dyn Clock),
+) {
     let chain = sink.last_chain().unwrap_or_else(beginning);
-    let mut stream = Stream { sink, chain, seq: 0, lines: Vec::new(), failing: false, state };
+    let (lines, failing, unsigned) = (Vec::new(), false, 0);
+    let mut stream = Stream { sink, chain, seq: 0, unsigned, lines, failing, state, signing, clock };
     let (mut events, mut strangers) = (Vec::new(), Vec::new());
-    while let Some(batch) = queue.take(&mut events, &mut strangers) {
+    while let Some((batch, is_due)) = queue.take(&mut events, &mut strangers) {
         if !events.is_empty() {
             let records = events.len() as u64;
-            let outcome = stream.write(&mut events);
+            let outcome = stream.write(&mut events, false);
             batch.finish(outcome, records, |lost| state.metrics.lost(lost));
         }
         if !strangers.is_empty() {
             let records = strangers.len() as u64;
-            if stream.write(&mut strangers) == Recorded::Lost {
+            if stream.write(&mut strangers, false) == Recorded::Lost {
                 state.metrics.lost(records);
             }
         }
+        if is_due {
+            let _ = stream.write(&mut events, true);
+        }
     }
+    if stream.unsigned > 0 {
+        let _ = stream.write(&mut events, true);
+    }
+}
+
+fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// The lines of one process's life.
@@ -211,25 +243,76 @@ struct Stream<'a> {
     /// Chain value of the last written line.
     chain: String,
     seq: u64,
+    /// Records of this process since its last checkpoint.
+    unsigned: u64,
     lines: Vec<u8>,
     failing: bool,
     state: &'a SinkState,
+    signing: &'a Signing,
+    clock: &'a dyn Clock,
+}
+
+/// Lines that are to be written, and what is known after them.
+struct Drafted {
+    chain: String,
+    unsigned: u64,
+    checkpoints: u64,
 }
 
 impl Stream<'_> {
-    /// Writes these records with one write, and empties the list.
-    fn write(&mut self, events: &mut Vec<AuditEvent>) -> Recorded {
-        let records = events.len();
-        let mut chain = self.chain.clone();
+    /// Writes these records with one write, and empties the list; with `sign` there is a checkpoint behind
+    /// them. There is one before them where they begin another file, and one after so many.
+    fn write(&mut self, events: &mut Vec<AuditEvent>, sign: bool) -> Recorded {
+        let (records, key) = (events.len(), self.signing.key());
+        let mut drafted = Drafted { chain: self.chain.clone(), unsigned: self.unsigned, checkpoints: 0 };
         self.lines.clear();
+        if let Some(key) = &key
+            && drafted.unsigned > 0
+            && self.sink.is_moved()
+        {
+            self.checkpoint(key, &mut drafted);
+        }
         for event in events.drain(..) {
             self.seq += 1;
-            append(&mut self.lines, self.seq, &event, &mut chain);
+            append(&mut self.lines, self.seq, &event, &mut drafted.chain);
+            drafted.unsigned += 1;
+            if let Some(key) = &key
+                && drafted.unsigned >= EVERY
+            {
+                self.checkpoint(key, &mut drafted);
+            }
         }
-        let SinkState { name, metrics, is_stuck } = self.state;
-        match self.sink.write(&self.lines) {
+        if let Some(key) = &key
+            && sign
+        {
+            self.checkpoint(key, &mut drafted);
+        }
+        if self.lines.is_empty() {
+            return Recorded::Written;
+        }
+        self.send(records, drafted, key.is_some())
+    }
+
+    /// Appends a checkpoint.
+    fn checkpoint(&mut self, key: &SigningKey, drafted: &mut Drafted) {
+        self.seq += 1;
+        let mut event = AuditEvent::new(self.clock.now(), Action::Checkpoint, "ok");
+        let (records, every, within) = (drafted.unsigned, EVERY, WITHIN.as_secs());
+        let at = rfc3339_of(event.at);
+        let (before, id) = (drafted.chain.as_str(), key.id());
+        let signature =
+            key.sign(&Statement { before, seq: self.seq, at: &at, key: id, records, every, within });
+        event.checkpoint = Some(Checkpoint { key: id.to_owned(), records, every, within, signature });
+        append(&mut self.lines, self.seq, &event, &mut drafted.chain);
+        (drafted.unsigned, drafted.checkpoints) = (0, drafted.checkpoints + 1);
+    }
+
+    /// Hands the lines to the sink.
+    fn send(&mut self, records: usize, drafted: Drafted, signs: bool) -> Recorded {
+        let SinkState { name, metrics, is_stuck, signed_at } = self.state;
+        let outcome = match self.sink.write(&self.lines) {
             Ok(()) => {
-                self.chain = chain;
+                (self.chain, self.unsigned) = (drafted.chain, drafted.unsigned);
                 metrics.written(records as u64);
                 if is_stuck.swap(false, Ordering::Relaxed) | std::mem::take(&mut self.failing) {
                     metrics.failing(false);
@@ -240,8 +323,13 @@ impl Stream<'_> {
             Err(Failed { kept, error }) => {
                 // The next line follows from the last one that is there. (Those count as lost all the same:
                 // this is rare, and nobody may rely on them.)
-                self.chain =
-                    last_chain(&self.lines[..kept]).unwrap_or_else(|| std::mem::take(&mut self.chain));
+                let kept = &self.lines[..kept];
+                self.chain = last_chain(kept).unwrap_or_else(|| std::mem::take(&mut self.chain));
+                self.unsigned = unsigned_after(self.unsigned, kept);
+                if records == 0 && kept.is_empty() {
+                    // Nothing of anybody's is missing.
+                    self.seq -= drafted.checkpoints;
+                }
                 if !std::mem::replace(&mut self.failing, true) {
                     metrics.failing(true);
                     tracing::error!(
@@ -251,6 +339,26 @@ impl Stream<'_> {
                 }
                 Recorded::Lost
             }
+        };
+        if drafted.checkpoints > 0 {
+            let is_written = outcome == Recorded::Written;
+            metrics.checkpoints(drafted.checkpoints, is_written);
+            if is_written {
+                signed_at.store(millis(self.clock.monotonic()), Ordering::Relaxed);
+            }
         }
+        if signs {
+            metrics.unsigned(self.unsigned);
+        }
+        outcome
     }
+}
+
+/// How many records are unsigned after these lines.
+fn unsigned_after(before: u64, lines: &[u8]) -> u64 {
+    const CHECKPOINT: &[u8] = b",\"action\":\"checkpoint\",";
+    let lines = lines.split(|byte| *byte == b'\n').filter(|line| !line.is_empty());
+    // (A quotation mark within a value is escaped.)
+    let is_checkpoint = |line: &[u8]| line.windows(CHECKPOINT.len()).any(|part| part == CHECKPOINT);
+    lines.fold(before, |unsigned, line| if is_checkpoint(line) { 0 } else { unsigned + 1 })
 }

@@ -129,6 +129,12 @@ metrics! {
         audit_records_lost_total: Counters["sink"],
         /// 1 while a sink of the audit takes no records: its last write failed, or does not end.
         audit_sink_failing: IntGauges["sink"],
+        /// Signed checkpoints of the audit that a sink took; none without `audit.signing_key`.
+        audit_checkpoints_total: Counters["sink"],
+        /// Signed checkpoints of the audit that a sink did not take; the next one signs the same records.
+        audit_checkpoints_failed_total: Counters["sink"],
+        /// Records in a sink of the audit since its last signed checkpoint; 0 without `audit.signing_key`.
+        audit_unsigned_records: IntGauges["sink"],
         /// Refusals that are in the audit stream as part of a sum only: more of one kind within a second than
         /// are told one by one.
         audit_suppressed_total: IntCounter,

@@ -40,6 +40,9 @@ pub struct AuditSinkMetrics {
     /// Of all sinks together, where there is no other.
     lost_everywhere: Option<IntCounter>,
     failing: IntGauge,
+    checkpoints: IntCounter,
+    checkpoints_failed: IntCounter,
+    unsigned: IntGauge,
 }
 
 impl AuditSinkMetrics {
@@ -50,6 +53,9 @@ impl AuditSinkMetrics {
             lost: all.audit_records_lost_total.with(&name),
             lost_everywhere: is_only.then(|| all.audit_lost_total.clone()),
             failing: all.audit_sink_failing.with(&name),
+            checkpoints: all.audit_checkpoints_total.with(&name),
+            checkpoints_failed: all.audit_checkpoints_failed_total.with(&name),
+            unsigned: all.audit_unsigned_records.with(&name),
         }
     }
 
@@ -64,6 +70,16 @@ impl AuditSinkMetrics {
         if let Some(everywhere) = &self.lost_everywhere {
             everywhere.inc_by(records);
         }
+    }
+
+    /// The sink took signed checkpoints, or did not.
+    pub fn checkpoints(&self, checkpoints: u64, are_written: bool) {
+        if are_written { &self.checkpoints } else { &self.checkpoints_failed }.inc_by(checkpoints);
+    }
+
+    /// So many records of the sink are not signed yet.
+    pub fn unsigned(&self, records: u64) {
+        self.unsigned.set(i64::try_from(records).unwrap_or(i64::MAX));
     }
 
     /// The sink takes no records, or takes them again.

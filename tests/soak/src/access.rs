@@ -14,6 +14,7 @@ use tokenward::callers::key_file;
 use tokenward::domain::id::CallerName;
 use tokenward::domain::time::Clock;
 use tokenward::system::{SystemClock, SystemRandom};
+use tokenward::telemetry::audit::{SigningKey, VerifyingKey};
 use tokio_rustls::TlsConnector;
 
 use crate::doors::{DOORS, Door};
@@ -68,7 +69,12 @@ pub struct Access {
     keys: BTreeMap<String, String>,
     /// Clients with a certificate, by caller.
     tls: BTreeMap<&'static str, TlsConnector>,
+    /// The public half of the key with which the daemons sign their audit.
+    pub audit_key: VerifyingKey,
 }
+
+/// The file of the key with which the daemons sign their audit.
+pub const AUDIT_KEY: &str = "audit-signing.pem";
 
 impl Access {
     /// Makes all of it, with the files that the daemons read, in a folder. `more` are callers beside those of
@@ -94,7 +100,10 @@ impl Access {
             ("mesh", shows(Leaf::new().uri(SPIFFE_ID))),
             ("host", shows(Leaf::new().dns(SAN))),
         ]);
-        Ok(Access { keys, tls })
+        let (signing, pem) = SigningKey::make().map_err(io::Error::other)?;
+        write(&folder.join(AUDIT_KEY), &pem)?;
+        let audit_key = VerifyingKey::read(signing.public_pem().as_bytes()).map_err(io::Error::other)?;
+        Ok(Access { keys, tls, audit_key })
     }
 
     /// A caller's API key.

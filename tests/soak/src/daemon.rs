@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use http::Method;
 use rustix::process::{Pid, Signal, kill_process};
 
+use crate::access::AUDIT_KEY;
 use crate::http_client;
 
 /// How long a daemon may take until it is ready, with a store and an authority that may be in trouble.
@@ -151,6 +152,8 @@ impl Replica {
         let mut command = Command::new(&self.binary);
         command.arg("serve").arg("--config").arg(self.folder.join("tokenward.toml"));
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
+        let signing_key = self.folder.parent().map(|run| run.join(AUDIT_KEY));
+        command.envs(signing_key.map(|file| ("TOKENWARD__AUDIT__SIGNING_KEY", file)));
         if let Some(clock) = &self.clock {
             command
                 .env("LD_PRELOAD", FAKETIME)

@@ -40,9 +40,7 @@ impl AppendedFile {
 
 impl Sink for AppendedFile {
     fn write(&mut self, lines: &[u8]) -> Result<(), Failed> {
-        let same = std::fs::metadata(&self.path)
-            .is_ok_and(|metadata| (metadata.dev(), metadata.ino()) == self.identity);
-        if !same {
+        if self.is_moved() {
             *self = Self::open(&self.path)?;
         }
         let before = self.file.metadata()?.len();
@@ -59,6 +57,11 @@ impl Sink for AppendedFile {
             self.is_torn = bytes > failed.kept;
             failed
         })
+    }
+
+    fn is_moved(&self) -> bool {
+        let here = std::fs::metadata(&self.path);
+        !here.is_ok_and(|metadata| (metadata.dev(), metadata.ino()) == self.identity)
     }
 
     fn last_chain(&mut self) -> Option<String> {

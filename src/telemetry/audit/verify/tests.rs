@@ -1,6 +1,8 @@
 use super::*;
 use crate::domain::time::Timestamp;
 use crate::telemetry::audit::chain::append;
+use crate::telemetry::audit::checkpoint::{SigningKey, Statement};
+use crate::telemetry::audit::record::rfc3339_of;
 use crate::telemetry::audit::{Action, AuditEvent};
 
 /// Lines of lives of the daemon, with so many records each.
@@ -142,9 +144,12 @@ fn files_are_put_into_the_order_of_the_chain() {
     let lines = log(&[4, 4, 4]);
     let parts = [&lines[0..3], &lines[3..8], &lines[8..8], &lines[8..12]].map(checked);
     let given = |places: &[usize]| places.iter().map(|place| parts[*place].clone()).collect::<Vec<_>>();
-    assert_eq!(join(&given(&[3, 0, 2, 1]), None), Joined { order: vec![1, 3, 0], flaws: vec![] });
+    assert_eq!(
+        join(&given(&[3, 0, 2, 1]), None),
+        Joined { order: vec![1, 3, 0], flaws: vec![], ..Joined::default() }
+    );
     // (The times of all lines are the same here: nothing but the chain says what comes first.)
-    assert_eq!(join(&given(&[1, 3]), None), Joined { order: vec![0, 1], flaws: vec![] });
+    assert_eq!(join(&given(&[1, 3]), None), Joined { order: vec![0, 1], flaws: vec![], ..Joined::default() });
 
     // A file is missing, or was cut.
     let unlinked = join(&given(&[0, 3]), None);
@@ -157,7 +162,10 @@ fn files_are_put_into_the_order_of_the_chain() {
 
     // What an earlier check printed.
     let known = parts[0].last_chain();
-    assert_eq!(join(&given(&[3, 1]), known), Joined { order: vec![1, 0], flaws: vec![] });
+    assert_eq!(
+        join(&given(&[3, 1]), known),
+        Joined { order: vec![1, 0], flaws: vec![], ..Joined::default() }
+    );
     assert_eq!(join(&given(&[3]), known).flaws, [(0, flaw(1, What::Unlinked))]);
     assert_eq!(join(&given(&[0]), known).flaws, [(0, flaw(1, What::NewChain))]);
 }
@@ -179,4 +187,186 @@ fn garbage_is_read_to_its_end() {
         let found = verify(text).expect("read");
         assert!(found.first.is_none() && found.flaws.len() + found.torn.len() > 0, "{:?}", found.lines);
     }
+}
+
+/// Writes a log with signatures.
+struct Signer {
+    key: SigningKey,
+    chain: String,
+    seq: u64,
+    unsigned: u64,
+    seconds: i64,
+    lines: Vec<String>,
+}
+
+impl Signer {
+    fn new() -> Self {
+        let (key, _) = SigningKey::make().expect("a key");
+        Signer { key, chain: beginning(), seq: 0, unsigned: 0, seconds: 0, lines: Vec::new() }
+    }
+
+    fn write(&mut self, mut event: AuditEvent, checkpoint: Option<Checkpoint>) {
+        event.checkpoint = checkpoint;
+        let mut line = Vec::new();
+        append(&mut line, self.seq, &event, &mut self.chain);
+        self.lines.push(String::from_utf8(line).expect("text").trim_end().to_owned());
+    }
+
+    /// So many records, one a second.
+    fn records(mut self, count: u64) -> Self {
+        for _ in 0..count {
+            (self.seq, self.unsigned, self.seconds) = (self.seq + 1, self.unsigned + 1, self.seconds + 1);
+            let at = Timestamp::from_unix_seconds(self.seconds);
+            self.write(AuditEvent::new(at, Action::Token, "ok"), None);
+        }
+        self
+    }
+
+    fn checkpoint(mut self) -> Self {
+        self.seq += 1;
+        let at = Timestamp::from_unix_seconds(self.seconds);
+        let (text, id) = (rfc3339_of(at), self.key.id().to_owned());
+        let (seq, records, every, within) = (self.seq, self.unsigned, 10, 300);
+        let statement = Statement { before: &self.chain, seq, at: &text, key: &id, records, every, within };
+        let signature = self.key.sign(&statement);
+        let checkpoint = Checkpoint { key: id, records, every, within, signature };
+        self.write(AuditEvent::new(at, Action::Checkpoint, "ok"), Some(checkpoint));
+        self.unsigned = 0;
+        self
+    }
+
+    /// The process ends without a word, and another one begins.
+    fn killed(mut self) -> Self {
+        (self.seq, self.unsigned) = (0, 0);
+        self
+    }
+
+    fn later(mut self, seconds: i64) -> Self {
+        self.seconds += seconds;
+        self
+    }
+
+    fn with_another_key(mut self) -> (Self, VerifyingKey) {
+        let before = public(&self.key);
+        self.key = SigningKey::make().expect("a key").0;
+        (self, before)
+    }
+
+    fn checked(&self) -> (Vec<Flaw>, AllSigned) {
+        signed(std::slice::from_ref(&self.lines), &[public(&self.key)])
+    }
+}
+
+fn public(key: &SigningKey) -> VerifyingKey {
+    VerifyingKey::read(key.public_pem().as_bytes()).expect("a key")
+}
+
+/// The flaws of these files together, and their signatures.
+fn signed(files: &[Vec<String>], keys: &[VerifyingKey]) -> (Vec<Flaw>, AllSigned) {
+    let verified: Vec<Verified> = files
+        .iter()
+        .map(|lines| verify_signed((lines.join("\n") + "\n").as_bytes(), keys).expect("read"))
+        .collect();
+    let joined = join_signed(&verified, None, keys);
+    let all = verified.iter().flat_map(|file| file.flaws.clone());
+    (all.chain(joined.flaws.into_iter().map(|(_, flaw)| flaw)).collect(), joined.signed)
+}
+
+/// What somebody without the key can do: change lines, and make numbers and chain anew.
+fn forged(lines: &[String], change: impl Fn(&mut Vec<String>)) -> Vec<String> {
+    let mut opens: Vec<String> =
+        lines.iter().map(|line| split_chain(line).expect("a line").0.to_owned()).collect();
+    change(&mut opens);
+    let mut chain = beginning();
+    let anew = opens.iter().enumerate().map(|(at, open)| {
+        let rest = open.split_once(",\"at\"").expect("a record").1;
+        let open = format!("{{\"seq\":{},\"at\"{rest}", at + 1);
+        chain = link(&chain, &open);
+        format!("{open},\"chain\":\"{chain}\"}}")
+    });
+    anew.collect()
+}
+
+#[test]
+fn signatures_cover_what_their_processes_wrote_and_say_until_when() {
+    let log = Signer::new().records(9).checkpoint().records(4).killed().records(3).checkpoint().records(2);
+    let (flaws, found) = log.checked();
+    assert_eq!(flaws, []);
+    assert_eq!((found.checkpoints, found.unsigned), (2, 2));
+    assert_eq!(found.until.as_deref(), Some("1970-01-01T00:00:16.000Z"));
+    // Without keys nobody looks.
+    assert_eq!(signed(std::slice::from_ref(&log.lines), &[]), (vec![], AllSigned::default()));
+    // Wherever it is rotated, also right before a checkpoint.
+    for at in 1..log.lines.len() {
+        let (first, second) = log.lines.split_at(at);
+        let both = [second.to_vec(), first.to_vec()];
+        assert_eq!(signed(&both, &[public(&log.key)]), (vec![], found.clone()), "{at}");
+        // The second alone begins in the middle: what its checkpoint signs besides stands elsewhere.
+        assert_eq!(signed(&both[..1], &[public(&log.key)]).0, [], "{at}");
+    }
+}
+
+#[test]
+fn a_log_that_was_written_anew_without_the_key_shows() {
+    let log = Signer::new().records(9).checkpoint().records(5).checkpoint().records(2);
+    let keys = [public(&log.key)];
+    let words = |lines: Vec<String>| {
+        let (flaws, _) = signed(&[lines], &keys);
+        flaws.into_iter().map(|flaw| (flaw.line, flaw.what.word())).collect::<Vec<_>>()
+    };
+    assert_eq!(words(forged(&log.lines, |_| {})), [], "made anew as it was");
+    let changed = |lines: &mut Vec<String>| lines[3] = lines[3].replace("token", "admin");
+    assert_eq!(words(forged(&log.lines, changed)), [(10, "forged"), (16, "forged")]);
+    let later = |lines: &mut Vec<String>| lines[11] = lines[11].replace("token", "admin");
+    assert_eq!(words(forged(&log.lines, later)), [(16, "forged")]);
+    let removed = |lines: &mut Vec<String>| drop(lines.remove(12));
+    assert_eq!(words(forged(&log.lines, removed)), [(15, "forged")]);
+    // Without its checkpoints it is not signed.
+    let stripped = |lines: &mut Vec<String>| lines.retain(|line| !line.contains("checkpoint"));
+    let many = Signer::new().records(1_100).checkpoint();
+    assert_eq!(
+        signed(&[forged(&many.lines, stripped)], &[public(&many.key)]).0,
+        [flaw(1_100, What::Unsigned { records: 1_100 })]
+    );
+    // A checkpoint of another log, another place or another key is none.
+    let other = Signer::new().records(9).checkpoint();
+    let alien = |lines: &mut Vec<String>| {
+        lines[9] = split_chain(&other.lines[9]).expect("a line").0.to_owned();
+    };
+    assert!(words(forged(&log.lines, alien)).contains(&(10, "unknown_key")));
+    let moved = |lines: &mut Vec<String>| lines.swap(14, 15);
+    assert_eq!(words(forged(&log.lines, moved)), [(15, "forged")]);
+    // What the last one signs is missed when it is cut off, and what comes after it is not.
+    let cut = |until: usize| signed(&[log.lines[..until].to_vec()], &keys);
+    assert_eq!((cut(17).0, cut(17).1.unsigned), (vec![], 1));
+    assert_eq!((cut(16).0, cut(16).1.unsigned), (vec![], 0));
+    assert_eq!(cut(12).1.until.as_deref(), Some("1970-01-01T00:00:09.000Z"), "it ends earlier");
+}
+
+#[test]
+fn no_process_leaves_more_unsigned_than_it_says() {
+    let unsigned = |records| What::Unsigned { records };
+    // The cadence is the last checkpoint's: ten records, five minutes.
+    let log = Signer::new().records(3).checkpoint().records(9);
+    assert_eq!(log.checked().0, []);
+    assert_eq!(log.records(1).checked().0, [flaw(14, unsigned(10))]);
+    let log = Signer::new().records(3).checkpoint().records(10).killed().records(1).checkpoint();
+    assert_eq!(log.checked().0, [flaw(14, unsigned(10))]);
+    let log = Signer::new().records(3).checkpoint().records(1).later(361).records(1).killed().records(1);
+    assert_eq!(log.checked().0, [flaw(6, unsigned(2))]);
+    let log = Signer::new().records(3).checkpoint().records(1).later(300).records(1).checkpoint();
+    assert_eq!(log.checked().0, []);
+}
+
+#[test]
+fn a_key_is_replaced_in_the_middle() {
+    let (log, before) = Signer::new().records(5).checkpoint().records(2).with_another_key();
+    let log = log.records(2).checkpoint();
+    let now = public(&log.key);
+    assert_eq!(signed(std::slice::from_ref(&log.lines), &[now.clone(), before.clone()]).0, []);
+    assert_eq!(signed(std::slice::from_ref(&log.lines), &[before]).0, [flaw(11, What::UnknownKey)]);
+    assert_eq!(
+        signed(&[log.lines], &[now]).0,
+        [flaw(6, What::UnknownKey), flaw(11, What::Unsigned { records: 6 })]
+    );
 }
