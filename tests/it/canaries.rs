@@ -11,11 +11,19 @@ use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use bytes::Bytes;
 use entra_emulator::{Endpoint, Fault, FaultRule, Garbage, Mode, RevokeKind};
 use http::Method;
+use rustls::pki_types::pem::PemObject as _;
 use serde_json::{Value, json};
+use tokenward::domain::time::Clock;
 use tokenward::keyring::files;
+use tokenward::system::SystemClock;
 
-use crate::http_client::{Answer, Browser, request};
-use crate::world::{ALICE, BOB, CLIENT_ID, CLIENT_SECRET, Kept, Plan, World, attribute, hidden_fields, text};
+use crate::audit::Journal;
+use crate::http_client::{Answer, Browser, exchange as exchange_over, request};
+use crate::pki::{self, Authority, Identity, Leaf, connector, dial};
+use crate::tokens::{P256, jwt, p256_jwk};
+use crate::world::{
+    ALICE, BOB, CLIENT_ID, CLIENT_SECRET, Kept, Plan, World, attribute, free_port, hidden_fields, text,
+};
 
 // === the searcher ===
 
@@ -344,6 +352,218 @@ async fn wrong_requests(world: &World, heard: &mut Heard, token: &str, refresh: 
     heard.hear("form", relayed.expect("an answer"));
 }
 
+/// Method, path, headers and body of a request.
+type Sent = (&'static str, String, Vec<(&'static str, String)>, String);
+
+/// The doors of the scene: every way to prove who asks that has a secret in it.
+struct Doors {
+    issuer: &'static str,
+    port: u16,
+    server: Authority,
+    mesh: Identity,
+}
+
+impl Doors {
+    fn new() -> Self {
+        let callers = Authority::root("callers", 48);
+        let mesh = callers.issue(Leaf::new().uri("spiffe://contoso.com/mesh"));
+        // (What issues the callers issues the listener's certificate, too.)
+        Doors { issuer: "https://cluster.example", port: free_port(), server: callers, mesh }
+    }
+
+    fn plan(&self, plan: Plan) -> Plan {
+        let Identity { chain, key } = pki::server(&self.server);
+        let rule =
+            "app = \"outlook\"\nconnections = [\"*\"]\nbulk = true\nscopes = [\"*\"]\napp_only = [\"home\"]";
+        let caller = |name: &str, way: &str| {
+            format!("[callers.{name}]\nauthenticate = [{way}]\n[[callers.{name}.allow]]\n{rule}\n")
+        };
+        let tls = "certificate = \"local.pem\", key = \"local.key\", client_ca = \"callers-ca.pem\"";
+        let sections = [
+            format!("[[listen.local]]\naddress = \"127.0.0.1:{}\"\ntls = {{ {tls} }}\n", self.port),
+            format!(
+                "[issuers.cluster]\nissuer = \"{}\"\naudience = \"tokenward\"\njwks_file = \"jwks.json\"\n",
+                self.issuer
+            ),
+            caller("pod", "{ jwt = { issuer = \"cluster\", subject = \"pod\" } }"),
+            caller("mesh", "{ spiffe = \"spiffe://contoso.com/mesh\" }"),
+        ];
+        plan.app_lines("home_tenant = \"22222222-0000-4000-8000-00000000000b\"")
+            .sections(&sections.concat())
+            .file("jwks.json", &json!({ "keys": [p256_jwk("k", &P256)] }).to_string())
+            .file("local.pem", &chain)
+            .file("local.key", &key)
+            .file("callers-ca.pem", &self.server.pem())
+    }
+
+    /// An assertion of the issuer with another life or audience. Its signature is the secret.
+    fn assertion(&self, world: &World, audience: &str, life: i64) -> String {
+        let now = SystemClock::new().now().plus(world.ahead()).unix_seconds();
+        let claims = json!({
+            "iss": self.issuer, "aud": audience, "sub": "pod", "iat": now - 60, "nbf": now - 60,
+            "exp": now + life,
+        });
+        jwt(&json!({ "alg": "ES256", "kid": "k" }), &claims)
+    }
+
+    /// Good and bad requests at every door of the local API, with secrets in every place where a caller can
+    /// put one. What is refused is heard; a token that is handed out belongs into its answer.
+    async fn ask(
+        &self,
+        world: &World,
+        heard: &mut Heard,
+        (token, refresh): (&str, &str),
+        secrets: &mut Vec<(String, String)>,
+    ) {
+        const FORM: (&str, &str) = ("content-type", "application/x-www-form-urlencoded");
+        world.connect("doors", ALICE).await;
+        let key = world.key.as_str();
+        let good = self.assertion(world, "tokenward", 600);
+        let bad = [
+            self.assertion(world, "tokenward", -30),
+            self.assertion(world, "another", 600),
+            format!("{good}x"),
+        ];
+        for one in bad.iter().chain([&good]) {
+            let (_, signature) = one.rsplit_once('.').expect("three parts");
+            secrets.push(("assertion".to_owned(), signature.to_owned()));
+        }
+        let bearer = |secret: &str| format!("Bearer {secret}");
+        let basic =
+            |name: &str, secret: &str| format!("Basic {}", STANDARD.encode(format!("{name}:{secret}")));
+        let connection = "urn:tokenward:params:oauth:token-type:connection";
+        let kind = |word: &str| format!("urn:ietf:params:oauth:token-type:{word}");
+        let form = |pairs: &[(&str, &str)]| {
+            let mut form = form_urlencoded::Serializer::new(String::new());
+            form.append_pair("grant_type", "urn:ietf:params:oauth:grant-type:token-exchange");
+            form.extend_pairs(pairs);
+            form.finish()
+        };
+        let alice = [("subject_token", "outlook:doors"), ("subject_token_type", connection)];
+        let client = [("client_id", "mail-sync"), ("client_secret", key)];
+        let as_client = |pairs: &[(&str, &str)]| form(&[pairs, &client].concat());
+        let of = |name: &str, rest: &str| format!("/v1/apps/outlook/connections/{name}{rest}");
+        let native = of("doors", "/token");
+        let graph = "resource=https://graph.microsoft.com&api-version=2019-08-01";
+        let shared = format!("/msi/token?{graph}&client_id=outlook:doors");
+        let exchange = "/oauth2/token";
+        let mut all: Vec<Sent> = Vec::new();
+        let mut get = |path: String, headers: &[(&'static str, String)]| {
+            all.push(("GET", path, headers.to_vec(), String::new()));
+        };
+        for secret in [key, token, refresh, CLIENT_SECRET, good.as_str()]
+            .into_iter()
+            .chain(bad.iter().map(String::as_str))
+        {
+            get(native.clone(), &[("authorization", bearer(secret))]);
+            for header in ["x-identity-header", "secret"] {
+                get(shared.clone(), &[(header, secret.to_owned())]);
+                get(of("doors", &format!("/msi/token?{graph}")), &[(header, secret.to_owned())]);
+            }
+            get(shared.clone(), &[("x-identity-header", key.to_owned()), ("authorization", bearer(secret))]);
+            get("/v1/outlook/creds/doors".to_owned(), &[("x-vault-token", secret.to_owned())]);
+            get("/v1/outlook/creds/doors".to_owned(), &[("authorization", bearer(secret))]);
+            get("/v1/auth/token/lookup-self".to_owned(), &[("x-vault-token", secret.to_owned())]);
+            get("/v1/apps/outlook/token".to_owned(), &[("authorization", bearer(secret))]);
+        }
+        let known = [("x-identity-header", key.to_owned())];
+        for secret in [token, refresh] {
+            for path in [
+                format!("/msi/token?resource={secret}&client_id=outlook:doors"),
+                format!("/msi/token?{graph}&client_id={secret}"),
+                format!("/msi/token?{graph}&client_id=outlook:{secret}"),
+                format!("/msi/token?{graph}&object_id={secret}"),
+                format!("/msi/token?api-version={secret}"),
+                format!("{shared}&token_sha256_to_refresh={secret}"),
+                format!("/msi/{secret}"),
+                format!("/oauth2/{secret}"),
+            ] {
+                get(path, &known);
+            }
+            let known = [("authorization", bearer(key))];
+            for path in [
+                format!("/v1/outlook/creds/{secret}"),
+                format!("/v1/{secret}/creds/x"),
+                format!("/v1/outlook/creds/doors?minimum_seconds={secret}"),
+                format!("/v1/sys/{secret}"),
+                format!("/v1/apps/outlook/token?tenant={secret}"),
+                format!("/v1/apps/outlook/token?resource={secret}"),
+                format!("/v1/apps/outlook/token?min_ttl={secret}"),
+                format!("{native}?claims={secret}"),
+            ] {
+                get(path, &known);
+            }
+        }
+        let mut post = |path: &str, headers: &[(&'static str, String)], body: String| {
+            let headers = [&[(FORM.0, FORM.1.to_owned())], headers].concat();
+            all.push(("POST", path.to_owned(), headers, body));
+        };
+        post(exchange, &[], as_client(&alice));
+        post(exchange, &[("authorization", basic("mail-sync", key))], form(&alice));
+        for secret in [token, refresh, CLIENT_SECRET, good.as_str(), &bad[0]] {
+            post(exchange, &[("authorization", basic("mail-sync", secret))], form(&alice));
+            post(exchange, &[("authorization", basic(secret, key))], form(&alice));
+            post(exchange, &[("authorization", basic("mail-sync", key))], form(&[("client_secret", secret)]));
+            post(exchange, &[], form(&[("client_id", "mail-sync"), ("client_secret", secret)]));
+            post(exchange, &[], form(&[("client_id", secret), ("client_secret", key)]));
+            let jwt_bearer = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer";
+            post(exchange, &[], form(&[("client_assertion", secret), ("client_assertion_type", jwt_bearer)]));
+            for word in ["id_token", "access_token", "jwt"] {
+                let subject = [("subject_token", secret), ("subject_token_type", &kind(word))];
+                post(exchange, &[], as_client(&subject));
+                post(exchange, &[], as_client(&[&subject[..], &[("audience", "outlook:doors")]].concat()));
+            }
+            for (name, value) in [
+                ("subject_token", secret),
+                ("subject_token_type", secret),
+                ("requested_token_type", secret),
+                ("scope", secret),
+                ("audience", secret),
+                ("resource", &format!("https://{secret}")),
+                ("min_ttl", secret),
+                ("actor_token", secret),
+                (secret, "x"),
+            ] {
+                let others: Vec<_> = alice.into_iter().filter(|(other, _)| *other != name).collect();
+                post(exchange, &[], as_client(&[&others[..], &[(name, value)]].concat()));
+            }
+            post(exchange, &[], secret.to_owned());
+            post(&format!("{exchange}?client_secret={secret}"), &[], as_client(&alice));
+            post(&native, &[("authorization", bearer(key))], format!("{{\"claims\": \"{secret}\"}}"));
+            let challenge = json!({ "access_token": { "nbf": { "essential": true, "value": secret } } });
+            let challenge = json!({ "claims": STANDARD.encode(challenge.to_string()) }).to_string();
+            post(&native, &[("authorization", bearer(key))], challenge);
+        }
+        let mut handed_out = 0;
+        for (method, path, headers, body) in all {
+            // More than ten of a kind in one second are summed up: they must be told one by one.
+            world.pass(Duration::from_millis(200));
+            let headers: Vec<_> = headers.iter().map(|(name, value)| (*name, value.as_str())).collect();
+            let url = format!("{}{path}", world.daemon.local);
+            let method = method.parse().expect("a method");
+            let answer = request(method, &url, &headers, body).await.expect("an answer");
+            let has_token = answer.status == 200 && answer.text().contains("\"access_token\"");
+            handed_out += usize::from(has_token);
+            // (Who asks for a scope that was not granted is told which: a client secret could be one's name.)
+            let names_scope = answer.text().contains("\"scope_not_granted\"");
+            if !has_token && !names_scope {
+                heard.hear("a door", answer);
+            }
+        }
+        assert!(handed_out >= 10, "{handed_out}");
+        // With a certificate, and with a key beside it that decides alone.
+        for header in [None, Some(bearer(token))] {
+            let stream =
+                dial(&connector(&self.server.pem(), Some(&self.mesh)), self.port).await.expect("TLS");
+            let headers: Vec<_> = header.iter().map(|value| ("authorization", value.as_str())).collect();
+            let (uri, body) = (native.parse().expect("a path"), Bytes::new());
+            let answer = exchange_over(stream, Method::GET, &uri, "localhost", &headers, body).await;
+            let answer = answer.expect("an answer");
+            assert_eq!(answer.status.as_u16(), if header.is_some() { 401 } else { 200 });
+        }
+    }
+}
+
 /// Files under a folder, with their content.
 fn files_under(folder: &Path) -> Vec<(String, Vec<u8>)> {
     let mut found = Vec::new();
@@ -363,7 +583,8 @@ fn files_under(folder: &Path) -> Vec<(String, Vec<u8>)> {
 }
 
 async fn nothing_leaks(kept: Kept, mode: Mode, form_post: bool) {
-    let mut plan = Plan::default().kept(kept).mode(mode).token_life(Duration::from_secs(600));
+    let doors = Doors::new();
+    let mut plan = doors.plan(Plan::default().kept(kept).mode(mode).token_life(Duration::from_secs(600)));
     plan.form_post = form_post;
     // As much as it can be made to say.
     let mut world = plan.start().await;
@@ -371,6 +592,15 @@ async fn nothing_leaks(kept: Kept, mode: Mode, form_post: bool) {
     let loud =
         std::fs::read_to_string(&config).expect("read").replace("level = \"debug\"", "level = \"trace\"");
     std::fs::write(&config, loud).expect("write");
+    // Every kind of sink at once.
+    let sockets = ["syslog", "journald"].map(|kind| (kind, world.folder.path().join(format!("{kind}.sock"))));
+    let journals = sockets.each_ref().map(|(kind, socket)| (*kind, Journal::bind(socket)));
+    let also = sockets.iter().enumerate().map(|(item, (kind, socket))| {
+        format!("TOKENWARD__AUDIT__ALSO__{}={kind}:{}\n", item + 1, socket.display())
+    });
+    let environment = format!("TOKENWARD__AUDIT__ALSO__0=stdout\n{}", also.collect::<String>());
+    std::fs::write(world.folder.path().join("environment"), environment).expect("write");
+    std::fs::write(world.folder.path().join("stdout"), "").expect("write");
     world.stop_and_restart().await;
 
     let mut heard = Heard::default();
@@ -437,7 +667,11 @@ async fn nothing_leaks(kept: Kept, mode: Mode, form_post: bool) {
     let issued = world.entra.issued_secrets();
     let live =
         |kind: &str| issued.iter().rfind(|(known, _)| *known == kind).expect("one was issued").1.clone();
-    wrong_requests(&world, &mut heard, &live("access_token"), &live("refresh_token")).await;
+    let (token, refresh) = (live("access_token"), live("refresh_token"));
+    wrong_requests(&world, &mut heard, &token, &refresh).await;
+    doors.ask(&world, &mut heard, (&token, &refresh), &mut secrets).await;
+    // What was issued for them is secret, too.
+    let issued = world.entra.issued_secrets();
 
     // What there is to find.
     let mut searcher = Searcher::default();
@@ -471,6 +705,10 @@ async fn nothing_leaks(kept: Kept, mode: Mode, form_post: bool) {
     for (name, secret) in &secrets {
         searcher.add(name, secret.as_bytes());
     }
+    let tls_key = std::fs::read(world.folder.path().join("local.key")).expect("read");
+    let tls_key = rustls::pki_types::PrivateKeyDer::from_pem_slice(&tls_key).expect("PEM");
+    // (The private number of a P-256 key; what follows it is public.)
+    searcher.add("TLS key", &tls_key.secret_der()[36..68]);
     for key in files_under(&world.folder.path().join("keyring")) {
         let file = String::from_utf8(key.1).expect("text");
         let value =
@@ -512,6 +750,14 @@ async fn nothing_leaks(kept: Kept, mode: Mode, form_post: bool) {
     let log = world.daemon.log();
     assert!(log.len() > 10_000, "it said something");
     searcher.must_be_absent("the log", log.as_bytes());
+    let printed = std::fs::read_to_string(world.folder.path().join("stdout")).expect("read");
+    let sinks = journals.each_ref().map(|(kind, journal)| (*kind, journal.text()));
+    for (sink, said) in sinks.into_iter().chain([("stdout", printed)]) {
+        let of_doors = ["native", "msi", "oauth2", "vault", "browser"];
+        let has = |door: &&str| said.contains(&format!("\"door\":\"{door}\""));
+        assert!(of_doors.iter().all(has), "{sink} has records of every door");
+        searcher.must_be_absent(sink, said.as_bytes());
+    }
 
     if let Some(redis) = &world.redis {
         // Uncompressed, so that it can be searched; the append-only file has every write there ever was.
@@ -534,7 +780,8 @@ async fn nothing_leaks(kept: Kept, mode: Mode, form_post: bool) {
     for round in ["running", "ended"] {
         let mut searched = Vec::new();
         for (name, content) in files_under(world.folder.path()) {
-            let own = name.contains("/keyring/") || name.ends_with("/client-secret");
+            let own = ["/client-secret", "/local.key"].iter().any(|own| name.ends_with(own));
+            let own = own || name.contains("/keyring/");
             if !own {
                 searcher.must_be_absent(&format!("{name}, {round}"), &content);
                 searched.push(name);

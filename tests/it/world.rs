@@ -261,6 +261,11 @@ impl World {
         moved::write(&self.folder.path().join(CLOCK), *ahead).expect("the folder is there");
     }
 
+    /// How far the clocks of the daemons are ahead of the machine's.
+    pub(crate) fn ahead(&self) -> Duration {
+        *self.ahead.lock()
+    }
+
     /// Lets time pass for Redis: keys with an expiry come nearer to it, or are gone. Without Redis it does
     /// nothing.
     pub(crate) fn pass_in_redis(&self, time: Duration) {
@@ -517,6 +522,8 @@ impl Process {
         let of_systemd = Some(folder.join("systemd")).filter(|folder| folder.exists());
         // The machine's proxy settings do not apply to an authority on it; the test's own do.
         let environment = std::fs::read_to_string(folder.join("environment")).unwrap_or_default();
+        // A file of this name gets what it prints.
+        let stdout = std::fs::OpenOptions::new().append(true).open(folder.join("stdout"));
         let mut command = Command::new(env!("CARGO_BIN_EXE_tokenward"));
         for name in ["HTTPS_PROXY", "HTTP_PROXY", "NO_PROXY"] {
             command.env_remove(name).env_remove(name.to_ascii_lowercase());
@@ -530,7 +537,7 @@ impl Process {
             .arg("--config")
             .arg(folder.join("tokenward.toml"))
             .stdin(Stdio::null())
-            .stdout(Stdio::null())
+            .stdout(stdout.map_or_else(|_| Stdio::null(), Stdio::from))
             .stderr(Stdio::piped())
             .spawn()
             .expect("the daemon starts");
