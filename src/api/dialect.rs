@@ -5,7 +5,7 @@ mod managed_identity;
 mod token_endpoint;
 mod vault;
 
-use http::{HeaderMap, HeaderValue};
+use http::{HeaderMap, HeaderValue, header};
 
 pub(super) use self::token_endpoint::tell_not_to_store;
 use super::problem::Problem;
@@ -44,6 +44,27 @@ impl Dialect {
             Dialect::Vault
         } else {
             Dialect::Native
+        }
+    }
+
+    /// Returns the dialect of a path that is no route. A path that somebody meant to be a connection's of
+    /// managed identity, such as `…/msi/token/`, is that: one client takes any other error for a token.
+    pub(super) fn of_no_route(path: &str) -> Self {
+        let mut from_the_end = path.trim_end_matches('/').rsplit('/');
+        let is_meant = from_the_end.by_ref().take(2).any(|part| part.eq_ignore_ascii_case("msi"));
+        if is_meant && path.starts_with("/v1/apps/") { Dialect::ManagedIdentity } else { Dialect::of(path) }
+    }
+
+    /// Returns the form of a refusal. A client of managed identity that was given another address than its
+    /// own, such as `…/token`, is refused in the form that it understands. Its credential still counts on
+    /// its own paths only.
+    pub(super) fn form_for(self, headers: &HeaderMap) -> Self {
+        let is_of_identity = headers.contains_key(managed_identity::HEADER);
+        match self {
+            Dialect::Native if is_of_identity && !headers.contains_key(header::AUTHORIZATION) => {
+                Dialect::ManagedIdentity
+            }
+            dialect => dialect,
         }
     }
 
@@ -113,7 +134,7 @@ impl Dialect {
 }
 
 /// Returns true for `/v1/{mount}/creds` and what is below it.
-fn is_below_creds(path: &str) -> bool {
+pub(super) fn is_below_creds(path: &str) -> bool {
     let mut parts = path.strip_prefix("/v1/").into_iter().flat_map(|rest| rest.split('/'));
     parts.next().is_some_and(|mount| mount != "apps") && parts.next() == Some("creds")
 }
@@ -158,6 +179,17 @@ mod tests {
             ("/v1/system", Dialect::Native),
         ] {
             assert_eq!(Dialect::of(path), dialect, "{path}");
+        }
+    }
+
+    #[test]
+    fn a_path_that_is_no_route_has_the_dialect_that_was_meant() {
+        for path in ["msi", "msi/", "msi/token/", "msi/tokens", "MSI/Token//", "msi/tok"] {
+            let path = format!("/v1/apps/outlook/connections/a/{path}");
+            assert_eq!(Dialect::of_no_route(&path), Dialect::ManagedIdentity, "{path}");
+        }
+        for path in ["/v1/apps/outlook/connections/a/tokens", "/v1/x/msi", "/v1/apps/a/b/msi/c/d"] {
+            assert_eq!(Dialect::of_no_route(path), Dialect::Native, "{path}");
         }
     }
 }

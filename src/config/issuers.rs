@@ -9,7 +9,7 @@ use super::sections::{AppConfig, IssuerConfig, IssuerKeysConfig, JwtConfig};
 use super::spec::nearest;
 use super::tree::{Entries, Value};
 use super::url::HttpUrl;
-use crate::domain::clouds::is_graph_audience;
+use crate::domain::clouds::{is_audience_of_app, is_graph_audience};
 
 /// Reads one `[issuers.NAME]`.
 pub(super) fn issuer(section: &Section<'_>, apps: &BTreeMap<String, AppConfig>) -> Option<IssuerConfig> {
@@ -26,9 +26,9 @@ pub(super) fn issuer(section: &Section<'_>, apps: &BTreeMap<String, AppConfig>) 
 
 /// Refuses an audience by which the tokens of others, or for others, would be callers' credentials.
 fn check_audience(section: &Section<'_>, audience: &Leaf<'_, &str>, apps: &BTreeMap<String, AppConfig>) {
-    if let Some((name, _)) = apps.iter().find(|(_, app)| app.client_id == audience.value) {
+    if let Some((name, _)) = apps.iter().find(|(_, app)| is_audience_of_app(audience.value, &app.client_id)) {
         audience.mistake(format!(
-            "is the client id of the app `{name}`, so every user's id_token would be a caller's credential: \
+            "names the app `{name}`, so every user's id_token would be a caller's credential: \
              register tokenward itself as an API, and use that one's"
         ));
     } else if is_graph_audience(audience.value) {

@@ -25,6 +25,17 @@ pub fn is_graph_audience(audience: &str) -> bool {
         || CLOUDS.iter().any(|cloud| audience.eq_ignore_ascii_case(cloud.graph))
 }
 
+/// Returns true for an `aud` of tokens for the app with this client id: the id, or the `api://{id}` that Entra
+/// proposes as its address. Comparison ignores case.
+pub fn is_audience_of_app(audience: &str, client_id: &str) -> bool {
+    const SCHEME: usize = "api://".len();
+    let id = match audience.get(..SCHEME) {
+        Some(scheme) if scheme.eq_ignore_ascii_case("api://") => &audience[SCHEME..],
+        _ => audience,
+    };
+    id.trim_end_matches('/').eq_ignore_ascii_case(client_id)
+}
+
 #[rustfmt::skip]
 static CLOUDS: [Cloud; 6] = [
     Cloud {

@@ -164,11 +164,11 @@ impl KeySet {
         Ok(set)
     }
 
-    /// The same, but an issuer may also say that it has no key at all, `"keys": []`: so it withdraws all of
-    /// them.
+    /// The same, but an issuer may also have no key that can be used, such as `"keys": []`: so it withdraws
+    /// all that it had.
     ///
     /// # Errors
-    /// It is no key set, has more than 100 keys, or keys of which none can be used.
+    /// It is no key set, or has more than 100 keys.
     pub fn parse_even_empty(bytes: &[u8]) -> Result<Self, String> {
         let document = Object::parse(bytes)?;
         let Some(Value::Array(keys)) = document.0.get("keys") else {
@@ -177,11 +177,7 @@ impl KeySet {
         if keys.len() > MAX_KEYS {
             return Err(format!("the key set has more than {MAX_KEYS} keys"));
         }
-        let usable: Vec<Key> = keys.iter().filter_map(Value::as_object).filter_map(key).collect();
-        if usable.is_empty() && !keys.is_empty() {
-            return Err(NO_USABLE_KEY.to_owned());
-        }
-        Ok(KeySet { keys: usable })
+        Ok(KeySet { keys: keys.iter().filter_map(Value::as_object).filter_map(key).collect() })
     }
 
     /// Returns true if there is no key.

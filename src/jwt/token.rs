@@ -89,6 +89,14 @@ pub struct UnverifiedJwt<'a> {
     signature: Vec<u8>,
 }
 
+/// Returns a media type as `typ` recommends to write it, without `application/` (RFC 7515 §4.1.9).
+fn short(media_type: &str) -> &str {
+    match media_type.split_once('/') {
+        Some((top, rest)) if top.eq_ignore_ascii_case("application") && !rest.contains('/') => rest,
+        _ => media_type,
+    }
+}
+
 impl<'a> UnverifiedJwt<'a> {
     /// Parses a token whose `typ` is absent or one of `types` (compared without case). Key material and
     /// addresses in the header (`jku`, `jwk`, `x5u`, `x5c`) are ignored.
@@ -113,7 +121,7 @@ impl<'a> UnverifiedJwt<'a> {
         if header.0.contains_key("enc") {
             return Err(JwtFault::Encrypted);
         }
-        let is_other = |kind: &str| !types.iter().any(|known| kind.eq_ignore_ascii_case(known));
+        let is_other = |kind: &str| !types.iter().any(|known| short(kind).eq_ignore_ascii_case(short(known)));
         let is_unfit = if header.0.contains_key("crit") {
             Some(JwtFault::Critical)
         } else if text("typ").is_ok_and(|kind| kind.is_some_and(is_other)) {

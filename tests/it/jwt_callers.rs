@@ -370,10 +370,36 @@ async fn an_issuer_that_is_away_for_a_day_is_not_missed_and_a_withdrawn_key_ends
     world.until("the key is refused", async || see(&world, &withdrawn).await.status == 401).await;
     let other = jwt(&json!({ "alg": "ES256", "kid": "k2" }), &claims_at(&issuer, ahead));
     assert_eq!(see(&world, &other).await.status, 200);
-    // Even the last one.
+    // Even the last one, whether there is none after it or only one of a kind that is not used here.
+    let for_encryption = with(rsa_jwk("k5", &RSA), "use", json!("enc"));
+    issuer.publish(json!({ "keys": [for_encryption] }));
+    world.pass(five_minutes);
+    world.until("the last key is refused", async || see(&world, &other).await.status == 401).await;
+    issuer.publish(json!({ "keys": [p256_jwk("k2", &P256)] }));
+    world.pass(five_minutes);
+    ahead += five_minutes * 2;
+    let other = jwt(&json!({ "alg": "ES256", "kid": "k2" }), &claims_at(&issuer, ahead));
+    world.until("it is published again", async || see(&world, &other).await.status == 200).await;
     issuer.publish(json!({ "keys": [] }));
     world.pass(five_minutes);
     world.until("the last key is refused", async || see(&world, &other).await.status == 401).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_fetch_that_failed_at_the_first_token_of_a_new_key_is_made_again_soon() {
+    let issuer = Issuer::start(keys());
+    let world = world(&issuer, &pod(&format!("subject = \"{SUBJECT}\""))).await;
+    let half_a_minute = Duration::from_secs(31);
+    let new = jwt_by_the_other(&json!({ "alg": "RS256", "kid": "k3" }), &claims_at(&issuer, half_a_minute));
+    issuer.publish(json!({ "keys": [rsa_jwk("k1", &RSA), rsa_jwk("k3", &OTHER_RSA)] }));
+    issuer.be_down(true);
+    refused(&see(&world, &new).await);
+    issuer.be_down(false);
+    refused(&see(&world, &new).await);
+    let in_vain = world.daemon.log().matches("those from before stay in use").count();
+    assert_eq!((in_vain, issuer.fetches()), (1, 1), "it is not asked at once again");
+    world.pass(half_a_minute);
+    world.until("the new key counts", async || see(&world, &new).await.status == 200).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -193,6 +193,12 @@ async fn a_token_that_cannot_be_renewed_is_served_to_its_end() {
         }
     }
     world.pass(Duration::from_secs(20));
+    // A renewal that was under way while the time passed counts as too slow.
+    world
+        .until("nothing is under way", async || {
+            ask_for(&world, "alice", "").await.json()["error"] != "overloaded"
+        })
+        .await;
     assert_refused(&ask_for(&world, "alice", "").await, 503, "authority_unavailable");
     world.entra.faults().clear();
     world.until("it is over", async || ask_for(&world, "alice", "").await.status == 200).await;
@@ -254,4 +260,22 @@ async fn a_client_id_without_a_connection_is_the_app_itself() {
     }
     assert_eq!(assert_refused(&of_app(&key, "https://vault.azure.net").await, 403, "caller_forbidden"), None);
     assert_eq!(assert_refused(&of_app(&world.key, GRAPH).await, 403, "caller_forbidden"), None);
+}
+
+/// One client takes a refusal in any other form for an empty token.
+#[tokio::test]
+async fn a_misspelt_path_of_a_connection_is_refused_in_its_form() {
+    let world = Plan::default().start().await;
+    world.connect("alice", ALICE).await;
+    for path in ["msi/token/", "msi/tokens", "msi/", "msi/Token", "token", "tokn"] {
+        let target = format!("/v1/apps/outlook/connections/alice/{path}?resource={GRAPH}");
+        for (key, statuses) in [(world.key.as_str(), [403, 404, 401]), ("x", [401; 3])] {
+            let answer = ask(&world, &target, &[("x-identity-header", key)]).await;
+            let body = answer.json();
+            assert!(statuses.contains(&answer.status.as_u16()), "{path}: {body}");
+            for member in ["statusCode", "message", "correlationId", "error", "error_description"] {
+                assert!(!body[member].is_null(), "{path}: {member}: {body}");
+            }
+        }
+    }
 }

@@ -418,7 +418,11 @@ const ISSUERS: Table = &[
     ("issuer = \"https://a.example\"", "issuers.kubernetes.audience: is required"),
     (
         "issuer = \"https://a.example\"\naudience = \"11111111-2222-3333-4444-555555555555\"",
-        "audience: is the client id of the app `outlook`",
+        "audience: names the app `outlook`",
+    ),
+    (
+        "issuer = \"https://a.example\"\naudience = \"API://11111111-2222-3333-4444-555555555555/\"",
+        "audience: names the app `outlook`",
     ),
     ("issuer = \"https://a.example\"\naudience = \"https://graph.microsoft.com\"", "is Microsoft Graph's"),
     ("issuer = \"kubernetes\"\naudience = \"tokenward\"", "needs `jwks_file` or `jwks_url`"),

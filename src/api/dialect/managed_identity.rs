@@ -14,7 +14,8 @@ use crate::listener::{Peer, Response};
 
 /// The headers with the caller's API key: clients take it from `IDENTITY_HEADER`, and in the older versions
 /// from `MSI_SECRET`.
-const KEYS: [&str; 2] = ["x-identity-header", "secret"];
+const KEYS: [&str; 2] = [HEADER, "secret"];
+pub(super) const HEADER: &str = "x-identity-header";
 
 /// The longest wait that a client is told, in seconds: Python and Rust obey without a limit of their own.
 const LONGEST_WAIT: u64 = 5;

@@ -19,7 +19,7 @@ pub use self::handlers::DEGRADED;
 use self::table::TABLE;
 use self::token_endpoint::Client;
 use super::asked::{Asked, BadUrl};
-use super::dialect::Dialect;
+use super::dialect::{Dialect, is_below_creds};
 use super::problem::Problem;
 use super::routes::{self, Api, Effect, Found, Route, Target};
 use super::to_its_end::{Acts, ToItsEnd};
@@ -115,10 +115,14 @@ impl LocalApi {
 
     async fn respond(&self, request: Request, asked: Asked<LocalApi>) -> Response {
         let id = request.request_id.clone();
-        let dialect = Dialect::of(asked.found.as_ref().map_or(&request.path, |found| found.path));
+        let dialect = match &asked.found {
+            Ok(found) => Dialect::of(found.path),
+            Err(_) => Dialect::of_no_route(&request.path),
+        };
+        let form = dialect.form_for(&request.headers);
         match self.route(request, (asked, dialect), &id).await {
             Ok(response) => response,
-            Err(problem) => dialect.refusal(problem, id.as_str()),
+            Err(problem) => form.refusal(problem, id.as_str()),
         }
     }
 
@@ -150,10 +154,11 @@ impl LocalApi {
             Ok(known) => known,
             Err(NoCaller::Body(problem)) => return Err(*problem),
             Err(NoCaller::Unknown(failure)) => {
+                // A credential in the URL is said so to everybody, and is nobody's for all that.
+                self.events.unauthenticated(who, failure);
                 if let Err(BadUrl::Refused(problem)) = found {
                     return Err(*problem);
                 }
-                self.events.unauthenticated(who, failure);
                 let brought = request.headers.contains_key(header::AUTHORIZATION);
                 return Err(Problem::unauthenticated().for_credential(brought));
             }
@@ -165,7 +170,7 @@ impl LocalApi {
                 if let Some(once) = &once {
                     self.use_once(who, admitted.caller(), once).await?;
                 }
-                let found = self.found(found, who, &name).await?;
+                let found = self.found((found, &request.path), who, &name).await?;
                 let route = found.route(&request.method);
                 let rest = (request.headers, query, body, (request.streams, request.peer));
                 let outcome = self.serve(&admitted, &found, route, rest, who).await;
@@ -193,10 +198,10 @@ impl LocalApi {
     }
 
     /// What a known caller's URL asks for. One that is refused, or names what nothing can have, is recorded;
-    /// one that leads nowhere is not.
+    /// one that leads nowhere is not. (Below a mount of Vault's plugin there is nothing but names.)
     async fn found(
         &self,
-        found: Result<Found<LocalApi>, BadUrl>,
+        (found, path): (Result<Found<LocalApi>, BadUrl>, &str),
         who: Who<'_>,
         name: &CallerName,
     ) -> Result<Found<LocalApi>, Problem> {
@@ -204,7 +209,9 @@ impl LocalApi {
             Ok(found) => Ok(found),
             Err(bad) => {
                 let problem = Problem::from(bad);
-                if problem.code != "not_found" {
+                if is_below_creds(path) {
+                    self.events.refused_unnamed(who, name, None, problem.code, Duration::ZERO).await;
+                } else if problem.code != "not_found" {
                     self.events.request_refused(who, name, (None, None), problem.code).await;
                 }
                 Err(problem)

@@ -14,7 +14,6 @@ use crate::api::problem::{self, Problem};
 use crate::api::routes::{Effect, Permission, Route, Run};
 use crate::api::token_body::TokenBody;
 use crate::domain::id::{AppName, ConnectionKey, ConnectionName};
-use crate::events::Read;
 use crate::listener::Response;
 
 /// `GET /v1/{mount}/creds/{connection}`
@@ -164,15 +163,7 @@ impl LocalApi {
                 let key = ConnectionKey { app, connection: connection.clone() };
                 self.events.refused(call.who, name, &key, problem.code, Duration::ZERO).await;
             }
-            None => {
-                let read = Read {
-                    what: "connection",
-                    app: None,
-                    connection: Some(connection.clone()),
-                    session: None,
-                };
-                self.events.reading_refused(call.who, name, read, problem.code).await;
-            }
+            None => self.events.refused_unnamed(call.who, name, None, problem.code, Duration::ZERO).await,
         }
         Err(problem)
     }

@@ -109,7 +109,9 @@ impl HeldKeys {
             let mut state = self.state.lock();
             let under_way = state.flight.clone().filter(Flight::is_under_way);
             let may_fetch = match state.fetched_at {
-                Some(_) => is_over(state.missed_at, MISS_COOLDOWN, now),
+                Some(_) => {
+                    is_over(state.missed_at, MISS_COOLDOWN, now) && is_over(state.failed_at, RETRY, now)
+                }
                 // Without any keys every token misses its own.
                 None => is_over(state.failed_at, RETRY_FIRST, now),
             };
@@ -136,7 +138,11 @@ impl HeldKeys {
         let mut state = self.state.lock();
         let is_due = match state.fetched_at {
             None => is_over(state.failed_at, RETRY_FIRST, now),
-            Some(_) => is_over(state.fetched_at, RENEW_AFTER, now) && is_over(state.failed_at, RETRY, now),
+            // What failed is tried again, also if it was for a token whose key is not held.
+            Some(_) => match state.failed_at {
+                Some(_) => is_over(state.failed_at, RETRY, now),
+                None => is_over(state.fetched_at, RENEW_AFTER, now),
+            },
         };
         if is_due {
             let _beside = self.start(&mut state);
@@ -188,13 +194,17 @@ impl HeldKeys {
                     tracing::info!(issuer, "the issuer's keys were fetched");
                 }
                 if keys.keys.is_empty() {
-                    tracing::error!(issuer, "the issuer publishes no key any more: its tokens are refused");
+                    tracing::error!(
+                        issuer,
+                        "the issuer publishes no key any more that can be used: its tokens are refused"
+                    );
                 }
                 self.held.store(Some(Arc::new(keys)));
                 state.fetched_at = Some(now);
             }
             Err(cause) => {
                 state.failed_at = Some(now);
+                state.missed_at = None;
                 match state.fetched_at {
                     Some(at) => tracing::warn!(
                         issuer,

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::held_keys::HeldKeys;
 use super::refusal::JwtRefusal;
-use crate::domain::clouds::is_graph_audience;
+use crate::domain::clouds::{is_audience_of_app, is_graph_audience};
 use crate::domain::time::Timestamp;
 use crate::jwt::{PublishedKeys, Times, UnverifiedJwt};
 
@@ -58,7 +58,8 @@ impl Issuer {
         if !audiences.contains(&self.audience.as_str()) {
             return Err(JwtRefusal::Audience);
         }
-        if audiences.iter().any(|audience| self.not_for.contains(*audience) || is_graph_audience(audience)) {
+        let is_of_app = |audience: &&str| self.not_for.iter().any(|id| is_audience_of_app(audience, id));
+        if audiences.iter().any(|audience| is_of_app(audience) || is_graph_audience(audience)) {
             return Err(JwtRefusal::OwnApp);
         }
         let times = token.times()?;
