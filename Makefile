@@ -4,7 +4,7 @@
 CARGO ?= cargo
 # Most tests wait on sockets and clocks: more of them than cores may do so at once.
 export RUST_TEST_THREADS ?= 8
-.PHONY: quickstart build quick test check fmt lint structure docs deny bench image image-test deploy-check tools providers schemas mail soak soak-short flood slow simulate baseline model rotation rotation-rewrap drill fuzz linear-work policy timing azure-identity
+.PHONY: quickstart build quick test check fmt lint structure docs deny bench image image-test deploy-check tools providers schemas vault mail soak soak-short flood slow simulate baseline model rotation rotation-rewrap drill fuzz linear-work policy timing azure-identity
 
 quickstart:
 	$(CARGO) run --example quickstart
@@ -68,6 +68,11 @@ timing: tools
 schemas:
 	@scripts/tools.sh schemas
 	$(CARGO) test --test it -- schemas:: --ignored --nocapture
+
+# OpenBao's own command reads a connection's token at the paths of Vault (a download of 75 MB).
+vault:
+	@scripts/tools.sh vault
+	$(CARGO) test --test it -- dialects::bao --ignored
 
 # The guide docs/mail-programs.md with the mail programs themselves, against a Dovecot and a Postfix. It installs Debian's packages
 # and needs root, so it is for a machine that may be changed, such as a container.

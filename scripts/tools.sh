@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Installs what the tests need and the machine lacks: redis-server, promtool, openssl, valgrind, and under target/interop a Python
-# venv and npm packages (tests/interop/README.md says which). With the argument `providers`, `mail` or `slow` also what only that target
+# venv and npm packages (tests/interop/README.md says which). With the argument `providers`, `vault`, `mail` or `slow` also what only that target
 # of the Makefile needs. Does nothing when all is there.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -78,6 +78,7 @@ if ! cmp -s tests/interop/package-lock.json "$interop/package-lock.installed" ||
   cp tests/interop/package-lock.json "$interop/package-lock.installed"
 fi
 [ "${1:-}" = schemas ] && venv requirements-schemas schemas
+[ "${1:-}" = vault ] && venv requirements-vault vault
 [ "${1:-}" = providers ] || exit 0
 
 venv requirements-providers providers

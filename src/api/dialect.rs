@@ -133,11 +133,15 @@ impl Dialect {
     }
 }
 
-/// Returns true for `/v1/{mount}/creds` and what is below it.
+/// Returns true for `/v1/{mount}/creds` and what is below it. A mount may have slashes.
 pub(super) fn is_below_creds(path: &str) -> bool {
     let mut parts = path.strip_prefix("/v1/").into_iter().flat_map(|rest| rest.split('/'));
-    parts.next().is_some_and(|mount| mount != "apps") && parts.next() == Some("creds")
+    let is_native = |first: &str| OURS.contains(&first);
+    parts.next().is_some_and(|first| !is_native(first)) && parts.any(|part| part == "creds")
 }
+
+/// The words with which our own paths begin, behind `/v1/`.
+const OURS: [&str; 4] = ["admin-consent-sessions", "apps", "connect-sessions", "events"];
 
 /// Returns a header that may stand there once. The outer `None` means that it stands there twice.
 fn only<'h>(headers: &'h HeaderMap, name: &str) -> Option<Option<&'h HeaderValue>> {
@@ -173,6 +177,11 @@ mod tests {
             ("/v1/{mount}/creds/{connection}", Dialect::Vault),
             ("/v1/outlook/creds", Dialect::Vault),
             ("/v1/outlook/credsx", Dialect::Native),
+            ("/v1/team/outlook/creds/a", Dialect::Vault),
+            ("/v1/team%2Foutlook/creds/a", Dialect::Vault),
+            ("/v1/creds/a", Dialect::Native),
+            ("/v1/apps/outlook/connections/creds/a", Dialect::Native),
+            ("/v1/connect-sessions/a/creds", Dialect::Native),
             ("/v1/apps/creds/a", Dialect::Native),
             ("/v1/sys/health", Dialect::Vault),
             ("/v1/auth/token/lookup-self", Dialect::Vault),

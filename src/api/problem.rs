@@ -8,9 +8,14 @@ use serde::Serialize;
 
 use self::words::Words;
 use crate::broker::{Outside, Refusal};
+use crate::callers::AuthenticationFailure;
+use crate::callers::jwt::JwtRefusal;
 use crate::domain::id::{ConnectionKey, InvalidName};
 use crate::domain::verdict::AuthorityError;
 use crate::listener::{BadPairs, MOST_PARAMETERS, Refused, Response, response};
+
+/// `Retry-After` while an issuer's keys are missing, in seconds: they are asked for as often.
+const NO_KEYS_FOR: u64 = 5;
 
 /// A problem document. Codes are contract; words are not.
 pub type Problem = crate::listener::Problem<Members>;
@@ -157,6 +162,23 @@ impl Problem {
              socket as a configured user, or show a client certificate with a configured name where the \
              listener asks for one",
         )
+    }
+
+    /// Who asks is not known: 401, or 503 while the keys that would tell could not be fetched yet. A client
+    /// that is told 401 gives up, and this one has done nothing wrong. `brought` says that a header had a
+    /// credential.
+    pub(super) fn of_stranger(failure: AuthenticationFailure, brought: bool) -> Self {
+        match failure {
+            AuthenticationFailure::Jwt(JwtRefusal::NoKeys) => Problem::new(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "issuer_unavailable",
+                "The issuer's keys are not known yet",
+                "the keys of this token's issuer could not be fetched yet, so nobody can verify it",
+            )
+            .hint("try again after the time in Retry-After; the operator must see to it if that lasts")
+            .after(NO_KEYS_FOR),
+            _ => Problem::unauthenticated().for_credential(brought),
+        }
     }
 
     /// Notes whether the request brought a credential of its own in a header: `WWW-Authenticate` names an

@@ -41,8 +41,8 @@ pub(super) trait Api: Sized + 'static {
 pub(super) struct Route<A: Api> {
     /// The method.
     pub(super) method: &'static str,
-    /// The path as the document spells it. `{connection}` stands for one part or more, any other name for
-    /// one.
+    /// The path as the document spells it. `{connection}` and `{mount}` stand for one part or more, any other
+    /// name for one.
     pub(super) path: &'static str,
     /// What answers.
     pub(super) handler: Run<A>,
@@ -159,25 +159,35 @@ pub(super) const fn listed<A: Api, const N: usize>(
 /// # Errors
 /// The 404 of a path that the table does not have, or what is wrong with what the path names.
 pub(super) fn find<A: Api>(segments: &[String]) -> Result<Found<A>, Problem> {
-    let found = A::TABLE.iter().find_map(|route| Some((route.path, parameters(route.path, segments)?)));
+    let is_ours = |word: &str| A::TABLE.iter().any(|route| route.path.split('/').nth(2) == Some(word));
+    let read = |path| parameters(path, segments, &is_ours);
+    let found = A::TABLE.iter().find_map(|route| Some((route.path, read(route.path)?)));
     let (path, parameters) = found.ok_or_else(Problem::no_such_path)?;
     Ok(Found { target: target::<A>(&parameters)?, path, api: PhantomData })
 }
 
-/// Which segments stand for each parameter of a path; `None` when they ask for another path.
-fn parameters<'s>(path: &'static str, segments: &'s [String]) -> Option<Vec<(&'static str, &'s [String])>> {
+/// Which segments stand for each parameter of a path; `None` when they ask for another path. `is_ours` says
+/// that a path of the table begins with this word, behind the version: no mount does.
+fn parameters<'s>(
+    path: &'static str,
+    segments: &'s [String],
+    is_ours: &dyn Fn(&str) -> bool,
+) -> Option<Vec<(&'static str, &'s [String])>> {
     let mut parameters = Vec::new();
     let mut rest = segments;
     let mut parts = path.split('/').skip(1);
     while let Some(part) = parts.next() {
         let of_part = match part {
             "{connection}" => rest.len().checked_sub(parts.clone().count())?,
+            // Up to the first place where its path goes on.
+            "{mount}" => rest.iter().position(|segment| Some(segment.as_str()) == parts.clone().next())?,
             _ => 1,
         };
         let (named, after) = rest.split_at_checked(of_part)?;
         rest = after;
         match (part.strip_prefix('{'), named) {
-            (Some("connection}"), []) => return None,
+            (Some("connection}" | "mount}"), []) => return None,
+            (Some("mount}"), [first, ..]) if is_ours(first) => return None,
             (Some("connection}"), [_, .., last])
                 if BELOW_A_CONNECTION.contains(&last.as_str()) && rest.is_empty() =>
             {
@@ -202,9 +212,9 @@ fn target<A: Api>(parameters: &[(&str, &[String])]) -> Result<Target, Problem> {
             let connection = A::connection_name(&connection.join("/")).map_err(Problem::no_connection)?;
             Ok(Target::Connection(ConnectionKey { app, connection }))
         }
-        [("mount", [mount]), ("connection", connection)] => {
+        [("mount", mount), ("connection", connection)] => {
             let connection = A::connection_name(&connection.join("/")).map_err(Problem::no_connection)?;
-            Ok(Target::Mount(mount.clone(), connection))
+            Ok(Target::Mount(mount.join("/"), connection))
         }
         [("app", [app]), ("credential", [label])] => Ok(Target::Credential(app_name(app)?, label.clone())),
         [("app", [app]), ("host", [host])] => Ok(Target::TokenHost(app_name(app)?, host.clone())),

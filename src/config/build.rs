@@ -552,10 +552,16 @@ fn app(name: &str, section: &Section<'_>) -> Option<AppConfig> {
 fn vault_mount(leaf: &Leaf<'_, &str>) {
     let mount = leaf.value;
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
-    if !(1..=63).contains(&mount.len()) || !mount.bytes().all(plain) || matches!(mount, "." | "..") {
-        leaf.mistake("must be 1 to 63 letters, digits, `-`, `_` and `.`, without a slash");
-    } else if RESERVED_MOUNTS.contains(&mount) {
-        leaf.mistake(format!("`{mount}` is a word of the API: choose another"));
+    let is_part =
+        |part: &str| !part.is_empty() && part.bytes().all(plain) && !matches!(part, "." | ".." | "creds");
+    let first = mount.split('/').next().unwrap_or_default();
+    if mount.len() > 63 || !mount.split('/').all(is_part) {
+        leaf.mistake(
+            "must be 1 to 63 letters, digits, `-`, `_`, `.` and `/`: parts like `team/outlook`, none of them \
+             empty, `.`, `..` or `creds`",
+        );
+    } else if RESERVED_MOUNTS.contains(&first) {
+        leaf.mistake(format!("`{first}` is a word of the API: choose another"));
     }
 }
 

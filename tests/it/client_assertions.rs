@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use http::Method;
 use serde_json::{Map, Value, json};
 
-use crate::http_client::{Answer, request};
+use crate::http_client::{Answer, request, request_unix};
 use crate::setup::config_text::EVERYTHING;
 use crate::token_exchange::{CONNECTION, FORM, exchange, form, is, refusal};
 use crate::tokens::{OTHER_RSA, P256, RSA, jwt, jwt_by_the_other, p256_jwk, rsa_jwk};
@@ -309,4 +309,55 @@ async fn a_token_of_a_configured_issuer_is_an_assertion_too() {
     }
     let answer = post_at(&world.daemon, &[], by(&token, &[("client_id", "signer")])).await;
     assert_eq!(answer.status, 401);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_listener_does_not_accept_is_refused_there() {
+    let sections = "[[listen.local]]\nunix = \"keys.sock\"\naccept = [\"api_keys\"]\n";
+    let mut plan = plan();
+    plan.sections.push_str(sections);
+    let world = start(plan).await;
+    let socket = world.folder.path().join("keys.sock");
+    let at = async |path: &str, headers: &[(&str, &str)], body: String| {
+        let method = if body.is_empty() { Method::GET } else { Method::POST };
+        request_unix(&socket, method, path, headers, body).await.expect("an answer")
+    };
+    let now = now();
+    let claims = json!({
+        "iss": "https://kubernetes.default.svc.cluster.local", "sub": "system:serviceaccount:mail:sync",
+        "aud": ["tokenward"], "iat": now, "nbf": now, "exp": now + 3600,
+    });
+    let pod = jwt(&json!({ "alg": "RS256", "kid": "c1" }), &claims);
+    let bearer = format!("Bearer {pod}");
+    let native = "/v1/apps/outlook/connections/user-1/token";
+    assert_eq!(at(native, &[("authorization", &bearer)], String::new()).await.status, 401);
+    for assertion in [signed("a"), pod.clone()] {
+        let answer = at("/oauth2/token", &[FORM], by(&assertion, &[])).await;
+        assert_eq!(refusal(&answer), is(401, "invalid_client", "caller_unauthenticated"));
+    }
+    world
+        .until("each is in the audit", async || {
+            reasons(&world).iter().filter(|word| *word == "not_accepted").count() == 3
+        })
+        .await;
+    let secret = format!(
+        "{}&{}",
+        exchange("outlook:user-1", CONNECTION, &[]),
+        form(&[("client_id", SYNC), ("client_secret", &world.key)])
+    );
+    assert_eq!(at("/oauth2/token", &[FORM], secret).await.status, 200);
+    // The metadata of each listener says what counts there, and of its assertions how they are signed.
+    let path = "/.well-known/oauth-authorization-server";
+    let here = at(path, &[], String::new()).await.json();
+    assert_eq!(
+        here["token_endpoint_auth_methods_supported"],
+        json!(["client_secret_basic", "client_secret_post"])
+    );
+    assert_eq!(here.get("token_endpoint_auth_signing_alg_values_supported"), None);
+    let there =
+        request(Method::GET, &format!("{}{path}", world.daemon.local), &[], "").await.expect("an answer");
+    let there = there.json();
+    assert_eq!(there["token_endpoint_auth_methods_supported"][2], "private_key_jwt", "{there}");
+    assert_eq!(there["token_endpoint_auth_signing_alg_values_supported"][0], "RS256", "{there}");
+    assert_eq!(world.api_as(&pod, Method::GET, native, Value::Null).await.status, 200);
 }

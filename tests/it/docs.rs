@@ -42,7 +42,7 @@ const DOCUMENTS: [&str; 21] = [
 ];
 
 /// Every stable code of the contract with the statuses it comes with.
-const CODES: [(&str, &[u16]); 23] = [
+const CODES: [(&str, &[u16]); 24] = [
     ("invalid_request", &[400, 414]),
     ("caller_unauthenticated", &[401]),
     ("caller_forbidden", &[403]),
@@ -67,6 +67,7 @@ const CODES: [(&str, &[u16]); 23] = [
     ("store_unavailable", &[503]),
     ("audit_unavailable", &[503]),
     ("overloaded", &[503]),
+    ("issuer_unavailable", &[503]),
 ];
 
 fn root() -> &'static Path {

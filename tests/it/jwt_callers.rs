@@ -10,8 +10,10 @@ use http::Method;
 use parking_lot::Mutex;
 use serde_json::{Value, json};
 
-use crate::http_client::{Answer, request_unix};
+use crate::client_assertions::JWT_BEARER;
+use crate::http_client::{Answer, request, request_unix};
 use crate::setup::config_text::EVERYTHING;
+use crate::token_exchange::{FORM, form};
 use crate::tokens::{OTHER_RSA, P256, RSA, jwt, jwt_by_the_other, p256_jwk, rsa_jwk};
 use crate::world::{ALICE, CLIENT_ID, Plan, World, text};
 
@@ -507,4 +509,74 @@ async fn an_api_server_that_demands_a_token_is_given_the_newest() {
     let new = jwt_by_the_other(&json!({ "alg": "RS256", "kid": "k3" }), &claims(&issuer));
     assert_eq!(ask(&world, &new).await.status, 200, "{}", world.daemon.log());
     assert!(!world.daemon.log().contains("second\n"), "no token in the log");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_daemon_that_starts_while_the_issuer_is_away_asks_its_callers_to_wait() {
+    let issuer = Issuer::start(keys());
+    issuer.be_down(true);
+    let world = world(&issuer, &pod(&format!("subject = \"{SUBJECT}\""))).await;
+    let token = rs256(&claims(&issuer));
+    let bearer = format!("Bearer {token}");
+    let local = |path: &str| format!("{}{path}", world.daemon.local);
+    let headers = [("authorization", bearer.as_str())];
+    let get = async |path: &str| request(Method::GET, &local(path), &headers, "").await.expect("an answer");
+    let form = form(&[
+        ("grant_type", "client_credentials"),
+        ("client_assertion_type", JWT_BEARER),
+        ("client_assertion", &token),
+    ]);
+    let exchange = request(Method::POST, &local("/oauth2/token"), &[FORM], form).await.expect("an answer");
+    for (answer, member, code) in [
+        (get(TOKEN).await, "code", "issuer_unavailable"),
+        (get("/v1/apps/outlook/connections").await, "code", "issuer_unavailable"),
+        (exchange, "error", "temporarily_unavailable"),
+    ] {
+        assert_eq!(answer.status, 503, "{}", answer.text());
+        assert_eq!(answer.headers["retry-after"], "5", "{}", answer.text());
+        assert_eq!(text(&answer.json(), member), code, "{}", answer.text());
+        assert!(!answer.headers.contains_key("www-authenticate"), "{}", answer.text());
+    }
+    let vault = get("/v1/outlook/creds/user-1").await;
+    let words = vault.json()["errors"][0].as_str().unwrap_or_default().to_owned();
+    assert!(vault.status == 503 && words.starts_with("issuer_unavailable: "), "{}", vault.text());
+    // Nobody else's token is asked to wait.
+    refused(&ask(&world, &rs256(&with(claims(&issuer), "iss", json!("https://other.example")))).await);
+    issuer.be_down(false);
+    world.until("it is back", async || ask(&world, &token).await.status == 200).await;
+}
+
+/// As clusters are that were set up alike: they call themselves the same, and have other keys.
+#[tokio::test(flavor = "multi_thread")]
+async fn of_several_issuers_of_one_name_the_one_that_signed_decides() {
+    let name = "https://kubernetes.default.svc.cluster.local";
+    let cluster = |cluster: &str| {
+        format!(
+            "[issuers.{cluster}]\nissuer = \"{name}\"\naudience = \"tokenward\"\njwks_file = \"{cluster}.jwks\"\n\
+             [callers.of-{cluster}]\nauthenticate = [{{ jwt = {{ issuer = \"{cluster}\", subject = \"{SUBJECT}\" }} \
+             }}]\n[[callers.of-{cluster}.allow]]\napp = \"outlook\"\n{EVERYTHING}\n"
+        )
+    };
+    let third = cluster("c").replace(SUBJECT, "somebody-else");
+    let set = |key: Value| json!({ "keys": [key] }).to_string();
+    let world = Plan::default()
+        .file("a.jwks", &set(rsa_jwk("k1", &RSA)))
+        .file("b.jwks", &set(rsa_jwk("k1", &OTHER_RSA)))
+        .file("c.jwks", &set(p256_jwk("k2", &P256)))
+        .sections(&format!("{}{}{third}", cluster("a"), cluster("b")))
+        .start()
+        .await;
+    world.connect("user-1", ALICE).await;
+    let shared = Arc::<Shared>::default();
+    let issuer = Issuer { origin: name.to_owned(), shared };
+    let header = json!({ "alg": "RS256", "kid": "k1" });
+    assert_eq!(ask(&world, &jwt(&header, &claims(&issuer))).await.status, 200, "{}", world.daemon.log());
+    assert_eq!(ask(&world, &jwt_by_the_other(&header, &claims(&issuer))).await.status, 200);
+    // The third cluster's account of that name is nobody here.
+    refused(&ask(&world, &jwt(&json!({ "alg": "ES256", "kid": "k2" }), &claims(&issuer))).await);
+    let audit = std::fs::read_to_string(world.folder.path().join("audit.jsonl")).expect("the audit");
+    let records = audit.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+    let tokens = records.filter(|record| record["action"] == "token");
+    let actors: Vec<String> = tokens.map(|record| text(&record, "caller").to_owned()).collect();
+    assert_eq!(actors, ["of-a", "of-b"]);
 }

@@ -12,6 +12,7 @@ use parking_lot::Mutex;
 use serde_json::Value;
 
 use crate::http_client::{self, Answer, exchange, request_unix};
+use crate::launcher::{command, installed};
 use crate::pki::{self, Authority, Identity, Leaf, connector, dial};
 use crate::watch;
 use crate::world::{ALICE, Plan, World, free_port, write_secret};
@@ -565,4 +566,64 @@ async fn the_guide_s_commands_do_what_they_say() {
     let ask = ask.replace("https://tokens.contoso.com:7443", &format!("https://localhost:{port}"));
     let (is_done, answer, said) = run(made.path(), &ask);
     assert!(is_done && answer.contains("access_token"), "{answer}{said}{}", world.daemon.log());
+}
+
+/// `tls_client_auth` (RFC 8705 section 2) at the token endpoint, as curl and Python's requests do it.
+#[tokio::test]
+async fn a_certificate_is_a_client_at_the_token_endpoint() {
+    let scene = Scene::start().await;
+    let folder = scene.world.folder.path();
+    let write = |name: &str, Identity { chain, key }: &Identity| {
+        write_secret(&folder.join(format!("{name}.pem")), chain);
+        write_secret(&folder.join(format!("{name}.key")), key);
+    };
+    write("client", &scene.callers.issue(Leaf::new().uri(SPIFFE_ID)));
+    write("nobody", &scene.callers.issue(Leaf::new().uri("spiffe://contoso.com/nobody")));
+    write_secret(&folder.join("servers.pem"), &scene.server.pem());
+    let token = scene.world.access_token("user-1").await;
+    let url = format!("https://localhost:{}", scene.port);
+    let form = "grant_type=urn:ietf:params:oauth:grant-type:token-exchange&subject_token=outlook:user-1&\
+                subject_token_type=urn:tokenward:params:oauth:token-type:connection";
+    let curl = async |who: &str, more: &str| {
+        let mut curl = command("curl");
+        curl.current_dir(folder).args(["-sS", "--cacert", "servers.pem", "-d", &format!("{form}{more}")]);
+        if !who.is_empty() {
+            curl.args(["--cert", &format!("{who}.pem"), "--key", &format!("{who}.key")]);
+        }
+        curl.arg(format!("{url}/oauth2/token"));
+        let output = tokio::task::spawn_blocking(move || curl.output()).await.expect("joined").expect("curl");
+        serde_json::from_slice::<Value>(&output.stdout)
+            .unwrap_or_else(|error| panic!("{error}: {}", String::from_utf8_lossy(&output.stderr)))
+    };
+    // RFC 8705 has the client name itself; a certificate names its caller here, so it may leave that out.
+    for more in ["", "&client_id=by-spiffe"] {
+        assert_eq!(curl("client", more).await["access_token"], token, "{more}");
+        assert_eq!(scene.last_caller(), ("by-spiffe".to_owned(), "spiffe".to_owned()));
+    }
+    for (who, more, error) in [
+        ("client", "&client_id=by-san", "invalid_request"),
+        ("nobody", "", "invalid_client"),
+        ("nobody", "&client_id=by-spiffe", "invalid_client"),
+        ("", "&client_id=by-spiffe", "invalid_client"),
+        // What is presented decides alone, and the certificate is not taken in its place.
+        ("client", "&client_id=by-spiffe&client_secret=x", "invalid_client"),
+        ("client", "&client_assertion=a.b.c&client_assertion_type=x", "invalid_client"),
+    ] {
+        let refused = curl(who, more).await;
+        assert_eq!(refused["error"], error, "{who} {more}: {refused}");
+    }
+    let script = format!(
+        "import requests\n\
+         client = requests.Session()\n\
+         client.trust_env, client.verify, client.cert = False, 'servers.pem', ('client.pem', 'client.key')\n\
+         methods = client.get('{url}/.well-known/oauth-authorization-server').json()\n\
+         assert 'tls_client_auth' in methods['token_endpoint_auth_methods_supported'], methods\n\
+         asked = {{pair.split('=')[0]: pair.split('=')[1] for pair in '{form}&client_id=by-spiffe'.split('&')}}\n\
+         print(client.post('{url}/oauth2/token', data=asked).json()['access_token'])\n"
+    );
+    let mut python = command(installed("venv/bin/python", "tools"));
+    python.current_dir(folder).arg("-c").arg(script);
+    let output = tokio::task::spawn_blocking(move || python.output()).await.expect("joined").expect("python");
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert_eq!(said.trim_end(), token, "{}", String::from_utf8_lossy(&output.stderr));
 }

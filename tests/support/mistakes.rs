@@ -312,7 +312,9 @@ const APPS: Table = &[
     ("endpoint_hosts = [\"https://x.example\"]", "endpoint_hosts[0]: must be a host name"),
     ("redirect_uri = \"http://x.example/cb\"", "must be https"),
     ("vault_mount = \"sys\"", "vault_mount: `sys` is a word of the API"),
-    ("vault_mount = \"a/b\"", "vault_mount: must be 1 to 63 letters"),
+    ("vault_mount = \"sys/b\"", "vault_mount: `sys` is a word of the API"),
+    ("vault_mount = \"a//b\"", "vault_mount: must be 1 to 63 letters"),
+    ("vault_mount = \"a/creds\"", "vault_mount: must be 1 to 63 letters"),
     (
         "vault_mount = \"other\"\n[apps.other]\nclient_id = \"22222222-2222-3333-4444-555555555555\"\nauthority = \
          \"https://login.microsoftonline.com/common/v2.0\"\nscopes = [\"offline_access\", \

@@ -120,7 +120,7 @@ impl AdminApi {
             Err(failure) => {
                 self.events.unauthenticated(who, failure);
                 let brought = request.headers.contains_key(header::AUTHORIZATION);
-                return Err(Problem::unauthenticated().for_credential(brought));
+                return Err(Problem::of_stranger(failure, brought));
             }
         };
         let found = found?;

@@ -102,6 +102,7 @@ mod tests {
 
     use super::*;
     use crate::broker::Refusal as Refused;
+    use crate::callers::jwt::JwtRefusal;
     use crate::domain::not_now::NotNow;
     use crate::domain::verdict::{AuthorityError, BlockReason, ReauthReason};
     use crate::listener::{Origin, PeerCertificate};
@@ -196,6 +197,8 @@ mod tests {
             (Problem::no_such_path(), 404, "not_found"),
             (Problem::internal(), 500, "internal"),
             (Problem::overloaded(), 503, "overloaded"),
+            (Problem::of_stranger(JwtRefusal::NoKeys.into(), true), 503, "issuer_unavailable"),
+            (Problem::of_stranger(JwtRefusal::UnknownKey.into(), true), 401, "caller_unauthenticated"),
         ];
         for (problem, status, code) in others {
             assert_form(refusal(&problem, "an-id"), status, code).await;

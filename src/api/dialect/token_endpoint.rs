@@ -154,6 +154,7 @@ mod tests {
 
     use super::*;
     use crate::broker::Refusal as Broker;
+    use crate::callers::jwt::JwtRefusal;
     use crate::domain::not_now::NotNow;
     use crate::domain::verdict::{AuthorityError, BlockReason, ReauthReason};
 
@@ -229,6 +230,7 @@ mod tests {
             (of(Broker::StoreUnavailable), 503, "temporarily_unavailable"),
             (of(Broker::AuditUnavailable), 503, "temporarily_unavailable"),
             (Problem::overloaded(), 503, "temporarily_unavailable"),
+            (Problem::of_stranger(JwtRefusal::NoKeys.into(), false), 503, "temporarily_unavailable"),
             (Problem::no_such_path(), 404, "invalid_request"),
             (Problem::method_not_allowed(HeaderValue::from_static("POST")), 405, "invalid_request"),
             (Problem::internal(), 500, "server_error"),

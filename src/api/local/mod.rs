@@ -160,7 +160,7 @@ impl LocalApi {
                     return Err(*problem);
                 }
                 let brought = request.headers.contains_key(header::AUTHORIZATION);
-                return Err(Problem::unauthenticated().for_credential(brought));
+                return Err(Problem::of_stranger(failure, brought));
             }
         };
         let who = who.proven_by(method);
