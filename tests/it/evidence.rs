@@ -478,25 +478,36 @@ async fn every_route_that_refuses_a_caller_leaves_a_line() {
     world.until("all are told, by themselves or in a sum", async || told() == 50).await;
 }
 
-/// Whoever tries keys in URLs is seen.
+/// Whoever tries keys in URLs, or sends a form that nobody can read, is seen.
 #[tokio::test]
-async fn a_stranger_with_a_credential_in_the_url_is_counted_and_recorded() {
+async fn a_stranger_whose_request_cannot_be_judged_is_counted_and_recorded() {
     let world = Plan::default().start().await;
     let strangers = async || {
         let shown = world.metrics().await;
         let of = shown.lines().filter(|line| line.starts_with("tokenward_strangers_refused_total"));
         of.filter_map(|line| line.rsplit(' ').next()?.parse::<u64>().ok()).sum::<u64>()
     };
-    let before = strangers().await;
-    let url = format!("{}/v1/apps/outlook/connections/a/token?access_token=x", world.daemon.local);
-    let answer = request(Method::GET, &url, &[("authorization", "Bearer x")], "").await.expect("an answer");
-    assert_eq!(answer.status, 400, "{}", answer.text());
-    assert_eq!(strangers().await, before + 1);
-    world
-        .until("a record", async || {
-            let audit = std::fs::read_to_string(world.folder.path().join("audit.jsonl")).unwrap_or_default();
-            let id = answer.headers["x-request-id"].to_str().expect("text");
-            audit.contains(id)
-        })
-        .await;
+    let form = ("content-type", "application/x-www-form-urlencoded");
+    for (method, path, header, body) in [
+        (
+            Method::GET,
+            "/v1/apps/outlook/connections/a/token?access_token=x",
+            ("authorization", "Bearer x"),
+            String::new(),
+        ),
+        (Method::POST, "/oauth2/token", form, format!("subject_token={}", "a".repeat(70_000))),
+    ] {
+        let before = strangers().await;
+        let url = format!("{}{path}", world.daemon.local);
+        let answer = request(method, &url, &[header], body).await.expect("an answer");
+        assert_eq!(answer.status, 400, "{path}: {}", answer.text());
+        assert_eq!(strangers().await, before + 1, "{path}");
+        let id = answer.headers["x-request-id"].to_str().expect("text");
+        world
+            .until("a record", async || {
+                let audit = std::fs::read_to_string(world.folder.path().join("audit.jsonl"));
+                audit.unwrap_or_default().contains(id)
+            })
+            .await;
+    }
 }

@@ -152,7 +152,11 @@ impl LocalApi {
         };
         let Client { known: Authenticated { caller, method }, once, body } = match known {
             Ok(known) => known,
-            Err(NoCaller::Body(problem)) => return Err(*problem),
+            // The form that would say who asks cannot be read.
+            Err(NoCaller::Body(problem)) => {
+                self.events.unauthenticated(who, AuthenticationFailure::Malformed);
+                return Err(*problem);
+            }
             Err(NoCaller::Unknown(failure)) => {
                 // A credential in the URL is said so to everybody, and is nobody's for all that.
                 self.events.unauthenticated(who, failure);
