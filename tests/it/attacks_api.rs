@@ -381,7 +381,10 @@ async fn a_key_that_is_almost_right_is_wrong() {
         let url = format!("{}{path}", world.daemon.local);
         let answer = request(Method::GET, &url, &[(name, value.as_str())], "").await.expect("an answer");
         assert_eq!(answer.status, 401, "{name}: {value}");
-        bodies.insert(body(&answer).to_string());
+        // (A client of managed identity at another path is refused in its own form.)
+        if name != "x-identity-header" {
+            bodies.insert(body(&answer).to_string());
+        }
     }
     let two = format!("Bearer {key}");
     let url = format!("{}{path}", world.daemon.local);

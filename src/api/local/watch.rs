@@ -191,8 +191,8 @@ impl Stream {
                 // (In a box, so that a stream that waits is small.)
                 Box::pin(self.look()).await;
             } else {
-                match Box::pin(self.asker.caller_now()).await {
-                    Ok(_) => self.text = Some(ALIVE.to_owned()),
+                match Box::pin(self.asker.may_still_see()).await {
+                    Ok(()) => self.text = Some(ALIVE.to_owned()),
                     Err(problem) => self.refuse(problem, Duration::ZERO).await,
                 }
             }
@@ -268,6 +268,13 @@ impl Asker {
         let served = self.serve(&caller.policy).await?;
         let elapsed = self.clock.monotonic().saturating_sub(begun);
         Ok(Judged { served, method: Some(method), elapsed })
+    }
+
+    /// Judges credential and rules, without a look at the connection.
+    async fn may_still_see(&self) -> Result<(), Problem> {
+        let known = self.caller_now().await?;
+        let may = known.caller.policy.may_see(&self.key);
+        may.map(|_| ()).map_err(|denial| Problem::of(denial.into()))
     }
 
     /// The caller, if the credential is still its own.

@@ -46,6 +46,16 @@ pub(super) struct Checkpoint {
     pub(super) signature: String,
 }
 
+impl Checkpoint {
+    /// Returns the only record that this checkpoint can stand in, without its chain and closing brace. (The
+    /// signature does not cover the record itself.)
+    pub(super) fn record(&self, seq: u64, at: &str) -> String {
+        let own = serde_json::to_string(self).expect("strings and numbers");
+        let what = "\"action\":\"checkpoint\",\"outcome\":\"ok\"";
+        format!("{{\"seq\":{seq},\"at\":\"{at}\",{what},\"checkpoint\":{own}")
+    }
+}
+
 /// What is signed.
 pub(super) struct Statement<'a> {
     /// The chain of the line before.

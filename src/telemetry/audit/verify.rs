@@ -294,6 +294,12 @@ impl State<'_> {
         if !self.keys.is_empty() {
             let before = self.found.last.as_ref().map(|last| last.chain.as_str());
             let flaw = match &head.checkpoint {
+                // Another record around a good checkpoint: none follows a log's last one that would show
+                // it.
+                Some(checkpoint) if checkpoint.record(seq, &head.at) != open => {
+                    let flaw = self.found.signed.take(line, seq, &head.at);
+                    Some(flaw.unwrap_or(Flaw { line, what: What::Forged }))
+                }
                 Some(checkpoint) => {
                     self.found.signed.take_checkpoint((line, seq, &head.at), before, checkpoint, self.keys)
                 }
@@ -400,7 +406,9 @@ pub fn join_signed(files: &[Verified], after: Option<&str>, keys: &[VerifyingKey
         joined.flaws.extend(what.map(|what| (place, Flaw { line: first.line, what })));
         joined.order.push(place);
         let known = before.filter(|_| is_linked).map(|(_, chain)| chain);
-        let begins_open = known.is_none() && !first.begins_a_chain();
+        // (Of `after` only the chain is known.)
+        let follows_records = before.is_some_and(|(seq, _)| seq > 0) && is_linked;
+        let begins_open = !follows_records && !first.begins_a_chain();
         in_order.push(InOrder { place, signed: &files[place].signed, before: known, begins_open });
         before = Some((last.seq, &last.chain));
     }

@@ -303,6 +303,10 @@ fn signatures_cover_what_their_processes_wrote_and_say_until_when() {
         assert_eq!(signed(&both, &[public(&log.key)]), (vec![], found.clone()), "{at}");
         // The second alone begins in the middle: what its checkpoint signs besides stands elsewhere.
         assert_eq!(signed(&both[..1], &[public(&log.key)]).0, [], "{at}");
+        // The same where only the chain before it is known.
+        let alone = verify_signed((second.join("\n") + "\n").as_bytes(), &[public(&log.key)]).expect("read");
+        let before = split_chain(&first[at - 1]).map(|(_, chain)| chain);
+        assert_eq!(join_signed(&[alone], before, &[public(&log.key)]).flaws, [], "{at}");
     }
 }
 
@@ -334,6 +338,12 @@ fn a_log_that_was_written_anew_without_the_key_shows() {
         lines[9] = split_chain(&other.lines[9]).expect("a line").0.to_owned();
     };
     assert!(words(forged(&log.lines, alien)).contains(&(10, "unknown_key")));
+    // Nor is what stands in the last one's record, which none follows.
+    let disguised = |lines: &mut Vec<String>| {
+        lines.truncate(16);
+        lines[15] = lines[15].replace("\"action\":\"checkpoint\"", "\"action\":\"token\",\"caller\":\"eve\"");
+    };
+    assert_eq!(words(forged(&log.lines, disguised)), [(16, "forged")]);
     let moved = |lines: &mut Vec<String>| lines.swap(14, 15);
     assert_eq!(words(forged(&log.lines, moved)), [(15, "forged")]);
     // What the last one signs is missed when it is cut off, and what comes after it is not.
