@@ -121,6 +121,7 @@ pub const DOORS: &[Door] = &[
     Door {
         name: "native, watched",
         caller: "watcher",
+        word: "watch",
         route: WATCH,
         streams: true,
         ask: |wanted| get(path_of(wanted.connection, "/token/watch"), bearer(wanted.secret)),
