@@ -26,7 +26,7 @@ pub(super) trait Acts: Send + Sync + 'static {
     fn answer<'a>(&'a self, request: Request, asked: Self::Asked) -> BoxFuture<'a, Response>;
 
     /// Makes the answer to a request that is refused without it ([`Handler::refuse`]).
-    fn refuse(&self, refused: Refused, _path: Option<&str>, id: &RequestId) -> Response {
+    fn refuse(&self, refused: Refused, _path: &str, id: &RequestId) -> Response {
         refused.problem(id)
     }
 }
@@ -55,7 +55,7 @@ impl<A: Acts> Handler for ToItsEnd<A> {
             return self.api.answer(request, asked);
         }
         let Ok(place) = Arc::clone(&self.acts).try_acquire_owned() else {
-            let answer = self.refuse(Refused::Overloaded, Some(&request.path), &request.request_id);
+            let answer = self.refuse(Refused::Overloaded, &request.path, &request.request_id);
             return Box::pin(async { answer });
         };
         let (sender, receiver) = oneshot::channel();
@@ -69,7 +69,7 @@ impl<A: Acts> Handler for ToItsEnd<A> {
         Box::pin(async { receiver.await.expect("the act did not panic") })
     }
 
-    fn refuse(&self, refused: Refused, path: Option<&str>, id: &RequestId) -> Response {
+    fn refuse(&self, refused: Refused, path: &str, id: &RequestId) -> Response {
         self.api.refuse(refused, path, id)
     }
 }

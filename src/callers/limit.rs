@@ -141,15 +141,19 @@ impl Admitted<'_> {
             let bucket = buckets.entry(connection.clone()).or_insert_with(|| Allowance::new(rate, monotonic));
             bucket.take_at(rate, monotonic)
         };
-        if taken.is_err()
-            && let Some(own) = limiter
-                .shard(&self.caller.name, None)
-                .get_mut(&self.caller.name)
-                .and_then(|buckets| buckets.own.as_mut())
-        {
-            own.give_back();
+        if taken.is_err() {
+            self.give_back();
         }
         taken
+    }
+
+    /// Restores the caller's own count: the request was not the caller's doing, or is refused for another
+    /// limit.
+    pub fn give_back(&self) {
+        let mut shard = self.limiter.shard(&self.caller.name, None);
+        if let Some(own) = shard.get_mut(&self.caller.name).and_then(|buckets| buckets.own.as_mut()) {
+            own.give_back();
+        }
     }
 }
 

@@ -28,7 +28,8 @@ pub(super) enum Command {
     /// Make the key that signs the audit stream, and print its public half
     #[command(
         after_help = "Example:\n  tokenward audit make-key /etc/tokenward/audit-signing.pem > audit.pub\n\n\
-            Name the file in `audit.signing_key`, and give the public half to whoever verifies."
+            Name the file in `audit.signing_key`, and give the public half to the person who \
+            verifies."
     )]
     MakeKey {
         /// The new file, which only its owner may read

@@ -176,7 +176,7 @@ pub(super) async fn serve(
 /// Answers a head that was too long. No handler sees it, and the connection ends.
 async fn refuse_head(shared: &Shared, socket: &mut Box<dyn Socket>, path: &str) {
     let request_id = RequestId::new(shared.surroundings.random.as_ref());
-    let response = shared.handler.refuse(Refused::HeadTooLarge, Some(path), &request_id);
+    let response = shared.handler.refuse(Refused::HeadTooLarge, path, &request_id);
     let response = finished(shared, response, &request_id);
     let (head, body) = response.into_parts();
     let Ok(body) = body.collect().await;

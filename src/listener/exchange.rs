@@ -99,7 +99,7 @@ impl<'a> Exchange<'a> {
     }
 
     pub(super) fn refuse(&self, refused: Refused) -> Response {
-        self.shared.handler.refuse(refused, Some(self.uri.path()), &self.request_id)
+        self.shared.handler.refuse(refused, self.uri.path(), &self.request_id)
     }
 
     /// Returns true if its client certificate is not trusted any more.

@@ -347,7 +347,7 @@ pub trait Handler: Send + Sync + 'static {
 
     /// Makes the answer to a request that the listener refuses. `path` is as much of its path as could be
     /// read, which may be nothing.
-    fn refuse(&self, refused: Refused, path: Option<&str>, request_id: &RequestId) -> Response {
+    fn refuse(&self, refused: Refused, path: &str, request_id: &RequestId) -> Response {
         let _ = path;
         refused.problem(request_id)
     }

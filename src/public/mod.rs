@@ -360,7 +360,7 @@ impl Handler for PublicSite {
         Box::pin(self.answer(request))
     }
 
-    fn refuse(&self, refused: Refused, _: Option<&str>, request_id: &RequestId) -> Response {
+    fn refuse(&self, refused: Refused, _: &str, request_id: &RequestId) -> Response {
         match refused {
             Refused::HeadTooLarge => self.too_many_cookies(),
             Refused::TooManyParameters => self.page(StatusCode::BAD_REQUEST, &Page::too_many_parameters()),

@@ -164,8 +164,9 @@ impl Engine {
     /// store answers.)
     pub fn learn_revocations(&self, list: Vec<Revocation>) {
         self.ports.store_answered();
-        for revocation in self.ports.revoked.learn(list, self.ports.monotonic()) {
-            self.app_tokens.revoke(&revocation);
+        let new = self.ports.revoked.learn(list, self.ports.monotonic());
+        new.iter().for_each(|revocation| self.app_tokens.revoke(revocation));
+        if !new.is_empty() {
             self.rights_changed();
         }
     }

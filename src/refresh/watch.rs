@@ -1,4 +1,4 @@
-//! Tells who watches a connection when to look again. It polls nothing: whatever changes the slot wakes them.
+//! Tells who watches a connection when to look again. It polls nothing: each change of the slot wakes them.
 
 use std::sync::Arc;
 

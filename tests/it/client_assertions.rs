@@ -5,6 +5,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use http::Method;
 use serde_json::{Map, Value, json};
 
+use crate::attacks_rights::reconfigure;
 use crate::http_client::{Answer, request, request_unix};
 use crate::setup::config_text::EVERYTHING;
 use crate::token_exchange::{CONNECTION, FORM, exchange, form, is, refusal};
@@ -149,6 +150,19 @@ async fn a_client_signs_for_each_request_and_each_assertion_is_good_once() {
             })
         })
         .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_used_assertion_that_comes_again_shuts_nobody_out() {
+    let world = start(plan()).await;
+    reconfigure(&world, "[callers.signer]\n", "[callers.signer]\nrate_limit = 1\n").await;
+    let used = signed("used");
+    assert_eq!(ask(&world, &used).await.status, 200);
+    // Far more than the caller's burst of two.
+    for _ in 0..8 {
+        assert_eq!(refusal(&ask(&world, &used).await), is(401, "invalid_client", "caller_unauthenticated"));
+    }
+    assert_eq!(ask(&world, &signed("fresh")).await.status, 200);
 }
 
 #[tokio::test(flavor = "multi_thread")]

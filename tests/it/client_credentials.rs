@@ -174,17 +174,17 @@ async fn four_libraries_get_the_app_s_own_token_and_two_of_them_sign() {
     reconfigure(&world, way, &format!("{way}, {and}")).await;
     let rule = "[[callers.harness.allow]]\napp = \"outlook\"\nconnections = [\"user-1\"]\nscopes = [\"*\"]\n";
     reconfigure(&world, "[listen.public]", &format!("{rule}[listen.public]")).await;
-    let signing = |library: &str, grant_type: &str, form: &Value| {
+    let signing = |package: &str, grant_type: &str, form: &Value| {
         json!({
-            "library": library, "issuer": world.daemon.local, "client_id": "harness", "jwk": jwk,
+            "package": package, "issuer": world.daemon.local, "client_id": "harness", "jwk": jwk,
             "grant_type": grant_type, "form": form,
         })
     };
     let exchange = json!({ "subject_token": "outlook:user-1", "subject_token_type": CONNECTION });
-    let libraries = ["oauth4webapi", "openid-client"];
-    let cases: Vec<Value> = libraries
+    let packages = ["oauth4webapi", "openid-client"];
+    let cases: Vec<Value> = packages
         .iter()
-        .flat_map(|library| [signing(library, GRANT, &form), signing(library, EXCHANGE, &exchange)])
+        .flat_map(|package| [signing(package, GRANT, &form), signing(package, EXCHANGE, &exchange)])
         .collect();
     let users = Value::from(world.access_token("user-1").await);
     for (at, answer) in sign_as_libraries(cases).await.into_iter().enumerate() {

@@ -214,6 +214,11 @@ async fn a_projected_token_of_a_service_account_is_a_caller() {
         assert_eq!(answer.status, 200, "{header}: {}\n{}", answer.text(), world.daemon.log());
         text(&answer.json(), "access_token");
     }
+    // A media type in full is the same (RFC 7515 section 4.1.9).
+    for kind in ["JWT", "jwt", "application/jwt", "Application/JWT"] {
+        let header = json!({ "alg": "RS256", "kid": "k1", "typ": kind });
+        assert_eq!(ask(&world, &jwt(&header, &claims(&issuer))).await.status, 200, "{kind}");
+    }
     let answer = ask(&world, &rs256(&with(claims(&issuer), "aud", json!("tokenward")))).await;
     assert_eq!(answer.status, 200, "one audience as text: {}", answer.text());
     let audit = std::fs::read_to_string(world.folder.path().join("audit.jsonl")).expect("the audit");
@@ -232,6 +237,7 @@ fn bad_tokens(issuer: &Issuer, ahead: Duration) -> Vec<(&'static str, String)> {
         ("jwt_claim_type", rs256(&with(good(), "aud", json!(["tokenward", 7])))),
         ("jwt_claim_missing", rs256(&without(good(), "aud"))),
         ("jwt_own_app", rs256(&with(good(), "aud", json!(["tokenward", CLIENT_ID])))),
+        ("jwt_own_app", rs256(&with(good(), "aud", json!(["tokenward", format!("API://{CLIENT_ID}/")])))),
         ("jwt_own_app", rs256(&with(good(), "aud", json!(["tokenward", "https://graph.microsoft.com"])))),
         ("jwt_expired", rs256(&with(with(good(), "iat", json!(now - 3600)), "exp", json!(now - 120)))),
         ("jwt_not_yet_valid", rs256(&with(good(), "nbf", json!(now + 300)))),

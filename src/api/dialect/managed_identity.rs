@@ -14,8 +14,7 @@ use crate::listener::{Peer, Response};
 
 /// The headers with the caller's API key: clients take it from `IDENTITY_HEADER`, and in the older versions
 /// from `MSI_SECRET`.
-const KEYS: [&str; 2] = [HEADER, "secret"];
-pub(super) const HEADER: &str = "x-identity-header";
+pub(super) const KEYS: [&str; 2] = ["x-identity-header", "secret"];
 
 /// The longest wait that a client is told, in seconds: Python and Rust obey without a limit of their own.
 const LONGEST_WAIT: u64 = 5;
@@ -70,7 +69,11 @@ fn message(problem: &Problem) -> String {
         and send the user to its connect_url; with ?connect=1 at the end of IDENTITY_ENDPOINT the link \
         stands here";
     let hint: Cow<'_, str> = match problem.code {
-        "caller_unauthenticated" => "set IDENTITY_HEADER to an API key of the caller".into(),
+        "caller_unauthenticated" => {
+            "set IDENTITY_HEADER to an API key of the caller, and IDENTITY_ENDPOINT to \
+                                     the URL of /msi/token or of a connection's msi/token"
+                .into()
+        }
         "not_found" => ADDRESS.into(),
         "method_not_allowed" => format!("SDKs send GET; {ADDRESS}").into(),
         code => match problem.connect_url() {

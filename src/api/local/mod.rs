@@ -115,10 +115,7 @@ impl LocalApi {
 
     async fn respond(&self, request: Request, asked: Asked<LocalApi>) -> Response {
         let id = request.request_id.clone();
-        let dialect = match &asked.found {
-            Ok(found) => Dialect::of(found.path),
-            Err(_) => Dialect::of_no_route(&request.path),
-        };
+        let dialect = Dialect::of(asked.found.as_ref().map_or(&request.path, |found| found.path));
         let form = dialect.form_for(&request.headers);
         match self.route(request, (asked, dialect), &id).await {
             Ok(response) => response,
@@ -172,7 +169,7 @@ impl LocalApi {
         match self.limiter.admit(caller, self.clock.monotonic()) {
             Ok(admitted) => {
                 if let Some(once) = &once {
-                    self.use_once(who, admitted.caller(), once).await?;
+                    self.use_once(who, &admitted, once).await?;
                 }
                 let found = self.found((found, &request.path), who, &name).await?;
                 let route = found.route(&request.method);
@@ -307,8 +304,8 @@ impl Acts for LocalApi {
         Box::pin(self.respond(request, asked))
     }
 
-    fn refuse(&self, refused: Refused, path: Option<&str>, id: &RequestId) -> Response {
-        Dialect::of(path.unwrap_or_default()).refusal(Problem::of_listener(refused), id.as_str())
+    fn refuse(&self, refused: Refused, path: &str, id: &RequestId) -> Response {
+        Dialect::of(path).refusal(Problem::of_listener(refused), id.as_str())
     }
 }
 

@@ -1,4 +1,5 @@
-//! The OAuth token endpoint (RFC 6749 §3.2): token exchange (RFC 8693), and the metadata (RFC 8414).
+//! The OAuth token endpoint (RFC 6749 §3.2): token exchange (RFC 8693), an app's own token (§4.4), and the
+//! metadata (RFC 8414).
 
 use std::collections::BTreeMap;
 
@@ -23,7 +24,7 @@ use crate::broker::exchange::{Found, Named};
 use crate::callers::client_assertion::{ClientAssertion, Once};
 use crate::callers::jwt::JwtRefusal;
 use crate::callers::limit::Admitted;
-use crate::callers::{Authenticated, AuthenticationFailure, Caller, Credential};
+use crate::callers::{Authenticated, AuthenticationFailure, Credential};
 use crate::domain::id::ConnectionKey;
 use crate::events::Who;
 use crate::listener::{Body, Peer, Response};
@@ -89,7 +90,7 @@ pub(super) struct Client {
     pub(super) body: Body,
 }
 
-/// What a client gets for the app itself (RFC 6749 §5.1).
+/// What a client gets for an app itself (RFC 6749 §5.1).
 #[derive(Serialize)]
 struct OwnToken<'a> {
     access_token: &'a str,
@@ -143,19 +144,26 @@ impl LocalApi {
         Ok(Client { known, once, body: Body::whole(bytes) })
     }
 
-    /// Marks a counted client's assertion as used. One that was used before is nobody's.
-    pub(super) async fn use_once(&self, who: Who<'_>, caller: &Caller, once: &Once) -> Result<(), Problem> {
+    /// Marks an admitted client's assertion as used. One that was used before is nobody's, and costs the
+    /// caller nothing of its rate.
+    pub(super) async fn use_once(
+        &self,
+        who: Who<'_>,
+        admitted: &Admitted<'_>,
+        once: &Once,
+    ) -> Result<(), Problem> {
         let begun = self.clock.monotonic();
         match self.broker.use_once(&once.name, once.until).await {
             Ok(true) => Ok(()),
             Ok(false) => {
+                admitted.give_back();
                 self.events.unauthenticated(who, JwtRefusal::Replayed.into());
                 Err(Problem::unauthenticated())
             }
             Err(refusal) => {
                 let (problem, now) = (Problem::of(refusal), self.clock.monotonic());
                 let elapsed = now.saturating_sub(begun);
-                self.events.refused_unnamed(who, &caller.name, None, problem.code, elapsed).await;
+                self.events.refused_unnamed(who, &admitted.caller().name, None, problem.code, elapsed).await;
                 Err(problem)
             }
         }

@@ -292,7 +292,10 @@ impl Asker {
         };
         match known {
             Ok(known) if known.caller.name == self.caller => Ok(known),
-            _ => Err(Problem::unauthenticated().for_credential(self.credential.is_some())),
+            // The credential is another caller's now.
+            Ok(_) => Err(Problem::unauthenticated().for_credential(self.credential.is_some())),
+            // (Where its issuer's keys are not known yet, that may pass.)
+            Err(failure) => Err(Problem::of_stranger(failure, self.credential.is_some())),
         }
     }
 

@@ -66,7 +66,7 @@ pub(in crate::api) struct OfApp<'a> {
 impl<'a> OfApp<'a> {
     fn read(form: &'a Form) -> Result<Self, Problem> {
         if let Some(other) = OF_AN_EXCHANGE.into_iter().find(|name| form.value(name).is_some()) {
-            // Whoever means a user's token must not get one that can do more.
+            // A client that means a user's token must not get one that can do more.
             let problem = format!("belongs to {TOKEN_EXCHANGE}; a token of the app itself is nobody's");
             return Err(Problem::invalid(other, problem));
         }

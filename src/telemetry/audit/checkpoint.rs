@@ -1,9 +1,9 @@
 //! Signed checkpoints: a record in which the daemon signs the chain up to it, and says how many records
 //! before it are its own.
 //!
-//! The key is an Ed25519 key of its own (`audit.signing_key`), not one derived from the keyring: whoever can
-//! check a MAC can forge it, an auditor must not need a secret, and a log must be checked long after the
-//! sealing keys of its day are gone.
+//! The key is an Ed25519 key of its own (`audit.signing_key`), not one derived from the keyring: a person
+//! who can check a MAC can forge it, an auditor must not need a secret, and a log must be checked long after
+//! the sealing keys of its day are gone.
 //!
 //! A process signs only what it wrote itself. So a log that was changed while no process ran is not signed
 //! by the next one: the lines of a process that was killed, since its last checkpoint, stay unsigned.

@@ -1,7 +1,7 @@
 // Asks tokenward's token endpoint as oauth4webapi and openid-client do for a client that signs (`private_key_jwt`), and tells
 // what their user sees.
 //
-// Standard input is a list of cases in JSON, each with `library`, `issuer`, `client_id`, `jwk` (the private key), `grant_type`
+// Standard input is a list of cases in JSON, each with `package`, `issuer`, `client_id`, `jwk` (the private key), `grant_type`
 // and `form`. Standard output is a list of `{"token": …}` or `{"shown": …}`, in the same order. It runs in the folder with
 // node_modules.
 
@@ -47,7 +47,7 @@ async function ofOpenidClient(asked) {
 async function ask(asked) {
   const ways = { oauth4webapi: ofOauth4webapi, 'openid-client': ofOpenidClient }
   try {
-    return { token: await ways[asked.library](asked) }
+    return { token: await ways[asked.package](asked) }
   } catch (error) {
     return { shown: `${error.name}: ${error.message}`, cause: `${error.error ?? error.cause}` }
   }
