@@ -15,7 +15,7 @@
 //   GET  /_test/events         what happened, oldest first
 // Needs: npm install oidc-provider, beside the working directory or beside this file.
 
-import { generateKeyPairSync, X509Certificate } from "node:crypto";
+import { createPrivateKey, generateKeyPairSync, X509Certificate } from "node:crypto";
 import { createServer } from "node:http";
 import { createRequire } from "node:module";
 import { createInterface } from "node:readline";
@@ -90,7 +90,13 @@ let tokenLife = Number(process.env.TOKEN_LIFE ?? 3);
 let tokenDelay = 0;
 let loseAnswer = false;
 
-const { privateKey } = generateKeyPairSync("rsa", { modulusLength: 2048 });
+// By way of PEM: Node 20 may wait for itself for ever in the export of a key object that it has just generated.
+const { privateKey: pem } = generateKeyPairSync("rsa", {
+  modulusLength: 2048,
+  publicKeyEncoding: { type: "spki", format: "pem" },
+  privateKeyEncoding: { type: "pkcs8", format: "pem" },
+});
+const privateKey = createPrivateKey(pem);
 const server = createServer();
 await new Promise((listening) => server.listen(0, "127.0.0.1", listening));
 const { port } = server.address();
