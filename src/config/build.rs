@@ -39,6 +39,7 @@ pub(super) fn config(context: &Context, entries: &Entries, env: &BTreeMap<String
     };
     let apps = root.map("apps", app);
     mounts_differ(&root, &apps);
+    assertions_name_us(&root);
     let outbound =
         root.section("outbound").and_then(|section| outbound(&section, context, env, apps.values()));
     let known_issuers: Vec<&str> = match root.section("issuers") {
@@ -579,6 +580,25 @@ fn mounts_differ(root: &Section<'_>, apps: &BTreeMap<String, AppConfig>) {
     }
 }
 
+/// Warns about callers that sign for an issuer which the configuration does not name: then it is the address
+/// of a listener, which another host may have, too.
+fn assertions_name_us(root: &Section<'_>) {
+    let (Some(listen), Some(callers)) = (root.section("listen"), root.section("callers")) else { return };
+    if listen.is_given("issuer") {
+        return;
+    }
+    for caller in callers.keys().filter_map(|name| callers.section(name)) {
+        for way in caller.sections("authenticate") {
+            if let Some(leaf) = way.node("client_assertion") {
+                leaf.warning(
+                    "without `listen.issuer` the assertion's `aud` is a listener's address, which two hosts \
+                    may have: give the URL at which callers reach this broker",
+                );
+            }
+        }
+    }
+}
+
 /// Warns about a suspicious client id. The authority's room reports what is certainly wrong.
 fn client_id(leaf: &Leaf<'_, &str>, entra: bool) {
     let bare = leaf.value.trim_matches(['{', '}', '"', '\'', ' ']);
@@ -784,6 +804,10 @@ fn authenticate(section: &Section<'_>, known_issuers: &[&str], is_admin: bool) -
             token.map(Authenticate::Jwt),
             own_keys.map(Authenticate::ClientAssertion),
         ];
+        let has_keys = |way: &Authenticate| matches!(way, Authenticate::ClientAssertion(_));
+        if ways.iter().flatten().any(has_keys) && all.iter().any(has_keys) {
+            itself.mistake("is a second `client_assertion`: one file holds all of the caller's keys");
+        }
         let mut ways = ways.into_iter().flatten();
         match (ways.next(), ways.next()) {
             (Some(_), Some(_)) => itself.mistake("has two ways in one: put each in its own `{ }`"),

@@ -485,6 +485,8 @@ scopes = ["openid"]
 id = "s"
 kind = "secret"
 file = "f"
+[callers.signer]
+authenticate = [{ client_assertion = { jwks_file = "j" } }]
 "#;
         let lines: Vec<String> = good(text).warnings.iter().map(Mistake::to_string).collect();
         let starts = [
@@ -494,11 +496,14 @@ file = "f"
             "6:10: apps.a.scopes: without `offline_access`",
             "6:10: apps.a.scopes: without `openid`",
             "11:1: apps.b.credentials[0]: a secret without `expires`",
+            "16:38: callers.signer.authenticate[0].client_assertion: without `listen.issuer`",
         ];
         assert_eq!(lines.len(), starts.len(), "{lines:#?}");
         for (line, start) in lines.iter().zip(starts) {
             assert!(line.contains(start), "{line}");
         }
+        let named = format!("[listen]\nissuer = \"https://tokens.example\"\n{text}");
+        assert_eq!(good(&named).warnings.len(), starts.len() - 1);
     }
 
     #[test]

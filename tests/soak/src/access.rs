@@ -7,6 +7,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use serde_json::json;
@@ -35,6 +36,8 @@ pub enum Proof {
     San,
     /// A JWT of an issuer.
     Jwt,
+    /// A JWT that the caller signs for each request.
+    ClientAssertion,
     /// Nothing that is known: a key of nobody.
     Nothing,
 }
@@ -48,17 +51,24 @@ impl Proof {
             Proof::Spiffe => Some("spiffe"),
             Proof::San => Some("san"),
             Proof::Jwt => Some("jwt"),
+            Proof::ClientAssertion => Some("client_assertion"),
             Proof::Nothing => None,
         }
     }
 }
 
+/// The daemons' own issuer, for which clients sign.
+const TOKENWARD: &str = "https://tokens.soak.example";
 const ISSUER: &str = "https://cluster.soak.example";
 const SUBJECT: &str = "system:serviceaccount:soak:pod";
 const SPIFFE_ID: &str = "spiffe://soak.example/mesh";
 const SAN: &str = "host.soak.example";
+/// Every assertion is another one.
+static ASSERTIONS: AtomicU64 = AtomicU64::new(1);
 /// A key of nobody, in the form of a key.
 const OF_NOBODY: &str = "twk_mail-sync_AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA_00000000";
+/// The caller that signs.
+pub(crate) const SIGNER: &str = "signer";
 /// Callers whose rule is another than everybody's.
 const NARROW: &str = "narrow";
 const EAGER: &str = "eager";
@@ -96,6 +106,8 @@ impl Access {
         write(&folder.join("callers-ca.pem"), &callers.pem())?;
         write(&folder.join("jwks.json"), &json!({ "keys": [p256_jwk("soak", &P256)] }).to_string())?;
         let shows = |leaf: Leaf| connector(&servers.pem(), Some(&callers.issue(leaf)));
+        // (The same key pair signs for the issuer and for the caller.)
+        write(&folder.join("signer.jwks"), &json!({ "keys": [p256_jwk("soak", &P256)] }).to_string())?;
         let tls = BTreeMap::from([
             ("mesh", shows(Leaf::new().uri(SPIFFE_ID))),
             ("host", shows(Leaf::new().dns(SAN))),
@@ -126,6 +138,14 @@ impl Access {
                 });
                 jwt(&json!({ "alg": "ES256", "kid": "soak", "typ": "JWT" }), &claims)
             }
+            Proof::ClientAssertion => {
+                let (seconds, number) = (now() / 1000, ASSERTIONS.fetch_add(1, Ordering::Relaxed));
+                let claims = json!({
+                    "iss": SIGNER, "sub": SIGNER, "aud": TOKENWARD, "exp": seconds + 60, "iat": seconds,
+                    "jti": number.to_string(),
+                });
+                jwt(&json!({ "alg": "ES256", "kid": "soak", "typ": "JWT" }), &claims)
+            }
             Proof::Nothing => OF_NOBODY.to_owned(),
             Proof::UnixUser | Proof::Spiffe | Proof::San => String::new(),
         }
@@ -140,7 +160,7 @@ impl Access {
 /// The sections of the doors' callers and of the listeners that they need, with the files of `folder`.
 pub fn sections(folder: &str, tls: SocketAddr) -> String {
     let mut text = format!(
-        "[[listen.local]]\nunix = \"local.sock\"\n[[listen.local]]\naddress = \"{tls}\"\n\
+        "[listen]\nissuer = \"{TOKENWARD}\"\n[[listen.local]]\nunix = \"local.sock\"\n[[listen.local]]\naddress = \"{tls}\"\n\
          tls = {{ certificate = \"{folder}server.pem\", key = \"{folder}server.key\", client_ca = \"{folder}callers-ca.pem\" }}\n\
          [issuers.cluster]\nissuer = \"{ISSUER}\"\naudience = \"tokenward\"\n\
          jwks_file = \"{folder}jwks.json\"\n"
@@ -153,6 +173,9 @@ pub fn sections(folder: &str, tls: SocketAddr) -> String {
             Proof::Spiffe => format!("{{ spiffe = \"{SPIFFE_ID}\" }}"),
             Proof::San => format!("{{ san = \"{SAN}\" }}"),
             Proof::Jwt => format!("{{ jwt = {{ issuer = \"cluster\", subject = \"{SUBJECT}\" }} }}"),
+            Proof::ClientAssertion => {
+                format!("{{ client_assertion = {{ jwks_file = \"{folder}signer.jwks\" }} }}")
+            }
             Proof::ApiKey | Proof::Nothing => format!("{{ api_keys = \"{folder}{caller}.keys\" }}"),
         };
         let rate = if caller == EAGER { "rate_limit = 1\n" } else { "" };

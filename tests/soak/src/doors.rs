@@ -8,7 +8,7 @@ use http::Method;
 use serde_json::{Value, json};
 use tokenward::domain::time::Timestamp;
 
-use crate::access::Proof;
+use crate::access::{Proof, SIGNER};
 
 /// How a request reaches a replica.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -199,6 +199,25 @@ pub const DOORS: &[Door] = &[
         word: "oauth2",
         route: EXCHANGE,
         ask: |wanted| exchange(Client::OfTransport, wanted),
+        ..API_KEY
+    },
+    Door {
+        name: "client_credentials, client_secret_post",
+        caller: "nightly",
+        word: "oauth2",
+        route: EXCHANGE,
+        whose: Whose::App,
+        ask: |wanted| client_credentials(Client::Post("nightly"), wanted),
+        ..API_KEY
+    },
+    Door {
+        name: "client_credentials, private_key_jwt",
+        caller: SIGNER,
+        proof: Proof::ClientAssertion,
+        word: "oauth2",
+        route: EXCHANGE,
+        whose: Whose::App,
+        ask: |wanted| client_credentials(Client::Assertion, wanted),
         ..API_KEY
     },
     Door {
@@ -411,24 +430,44 @@ fn msi(header: &'static str, version: &str, shared: bool, wanted: &Wanted<'_>) -
 enum Client {
     Basic(&'static str),
     Post(&'static str),
+    Assertion,
     OfTransport,
 }
 
 fn exchange(client: Client, wanted: &Wanted<'_>) -> Asked {
+    let subject = format!("outlook:{}", wanted.connection);
+    let grant = [
+        ("grant_type", "urn:ietf:params:oauth:grant-type:token-exchange"),
+        ("subject_token", &subject),
+        ("subject_token_type", "urn:tokenward:params:oauth:token-type:connection"),
+    ];
+    token_request(client, &grant, wanted.secret)
+}
+
+fn client_credentials(client: Client, wanted: &Wanted<'_>) -> Asked {
+    token_request(client, &[("grant_type", "client_credentials"), ("audience", "outlook")], wanted.secret)
+}
+
+fn token_request(client: Client, grant: &[(&str, &str)], secret: &str) -> Asked {
     use base64::Engine;
     use base64::engine::general_purpose::STANDARD;
     let mut form = form_urlencoded::Serializer::new(String::new());
-    form.append_pair("grant_type", "urn:ietf:params:oauth:grant-type:token-exchange")
-        .append_pair("subject_token", &format!("outlook:{}", wanted.connection))
-        .append_pair("subject_token_type", "urn:tokenward:params:oauth:token-type:connection");
+    form.extend_pairs(grant);
     let mut headers = vec![("content-type", "application/x-www-form-urlencoded".to_owned())];
     match client {
         Client::Basic(name) => {
-            let encoded = STANDARD.encode(format!("{name}:{}", wanted.secret));
+            let encoded = STANDARD.encode(format!("{name}:{secret}"));
             headers.push(("authorization", format!("Basic {encoded}")));
         }
         Client::Post(name) => {
-            form.append_pair("client_id", name).append_pair("client_secret", wanted.secret);
+            form.append_pair("client_id", name).append_pair("client_secret", secret);
+        }
+        Client::Assertion => {
+            form.append_pair(
+                "client_assertion_type",
+                "urn:ietf:params:oauth:client-assertion-type:jwt-bearer",
+            )
+            .append_pair("client_assertion", secret);
         }
         Client::OfTransport => {}
     }
