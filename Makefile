@@ -89,7 +89,7 @@ deploy-check:
 	scripts/check-deploy.sh
 
 bench:
-	$(CARGO) bench --bench serve_hot
+	$(CARGO) bench --bench hand_out
 
 # The image, from a static binary built here: no base image is fetched. `make image-test` starts it.
 image:

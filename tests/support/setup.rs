@@ -1,6 +1,6 @@
 //! A daemon's files for the quickstart and the benches: keyring, caller key, client secret, configuration.
 
-#![allow(unreachable_pub, missing_docs, reason = "shared by the quickstart and the benches")]
+#![allow(unreachable_pub, missing_docs, dead_code, reason = "shared by the quickstart and the benches")]
 
 #[path = "config_text.rs"]
 pub mod config_text;
