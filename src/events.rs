@@ -29,7 +29,7 @@ use crate::listener::{Origin, RequestId};
 use crate::refresh::{LeaseOutcome, Lookup, Observer, Swept};
 use crate::store::StoreError;
 use crate::store::observed::{OPERATIONS, Risk, StoreObserver};
-use crate::telemetry::audit::{Action, Audit, AuditEvent, Noted, Recorded};
+use crate::telemetry::audit::{Action, Audit, AuditEvent, Noted, Recorded, TokenWords};
 use crate::telemetry::metrics::{CacheResult, LeaseResult, Metrics, TokenRequestHandles};
 use crate::telemetry::sampler::Sampler;
 use crate::telemetry::session_mark::SessionMark;
@@ -88,8 +88,8 @@ pub struct HandOut<'a> {
     pub caller: &'a CallerName,
     /// Its connection.
     pub key: &'a ConnectionKey,
-    /// The token.
-    pub token: &'a HeldToken,
+    /// What its record says of the token.
+    pub words: Arc<TokenWords>,
     /// The life it has left.
     pub life: Duration,
     /// How long the request took.
@@ -196,11 +196,11 @@ impl Events {
     /// # Errors
     /// No sink took the record, and the configuration demands one: the token must not leave.
     pub async fn handed_out(&self, who: Who<'_>, out: HandOut<'_>) -> Result<(), Refusal> {
-        let HandOut { caller, key, token, life, elapsed, detail } = out;
+        let HandOut { caller, key, words, life, elapsed, detail } = out;
         let mut event = self.of(who, Action::Token, "ok").caller(caller).key(key).0;
-        event.scopes.clone_from(&token.scopes);
+        event.scopes = Arc::clone(&words.scopes);
         event.detail = detail;
-        if !self.may_leave(event, token, life).await {
+        if !self.may_leave(event, &words, life).await {
             let refusal = Refusal::AuditUnavailable;
             let code = refusal.outside().code;
             // The sink may write the record after all. Then this refusal follows it.
@@ -215,10 +215,10 @@ impl Events {
 
     /// Records that a token is handed out. Returns false if no sink took the record and the configuration
     /// demands one.
-    async fn may_leave(&self, mut event: AuditEvent, token: &HeldToken, life: Duration) -> bool {
+    async fn may_leave(&self, mut event: AuditEvent, words: &TokenWords, life: Duration) -> bool {
         event.expires_in = Some(life.as_secs());
-        event.token_sha256 = Some(token.digest.clone());
-        event.uti.clone_from(&token.uti);
+        event.token_sha256 = Some(Arc::clone(&words.sha256));
+        event.uti.clone_from(&words.uti);
         self.audit.record(event).await == Recorded::Written || !self.is_fail_closed
     }
 
@@ -282,8 +282,9 @@ impl Events {
         let mut event = self.of(who, Action::Token, "ok").caller(out.caller).0;
         event.app = Some(out.app.clone());
         event.tenant = Some(out.tenant.to_owned());
-        event.scopes = out.resource.map(|resource| format!("{resource}/.default")).into_iter().collect();
-        if !self.may_leave(event, out.token, out.life).await {
+        let scopes = out.resource.map(|resource| format!("{resource}/.default")).into_iter().collect();
+        event.scopes = Arc::new(scopes);
+        if !self.may_leave(event, &TokenWords::of(out.token), out.life).await {
             let refusal = Refusal::AuditUnavailable;
             let (about, code) = ((out.app, Some(out.tenant)), refusal.outside().code);
             if let Some(event) = self.app_refusal(who, out.caller, about, code, out.elapsed) {

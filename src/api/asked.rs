@@ -88,7 +88,7 @@ const SECRET_PARAMETERS: [&str; 7] = [
 /// An escape hides nothing from those who read a log, so what was decoded counts.
 fn shows_credential(
     path: &str,
-    segments: Option<&[String]>,
+    segments: Option<&[Cow<'_, str>]>,
     parameters: &[(Cow<'_, str>, Cow<'_, str>)],
 ) -> bool {
     let is_key = |text: &str| text.contains("twk_");

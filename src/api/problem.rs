@@ -330,7 +330,11 @@ impl Problem {
 
 /// A JSON answer that is never cached.
 pub fn json<T: Serialize>(status: StatusCode, body: &T) -> Response {
-    let body = serde_json::to_vec(body).expect("answers are plain JSON");
+    json_bytes(status, serde_json::to_vec(body).expect("answers are plain JSON"))
+}
+
+/// The same of JSON that is written already.
+pub fn json_bytes(status: StatusCode, body: Vec<u8>) -> Response {
     let mut response = response(status, "application/json", body);
     response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     response

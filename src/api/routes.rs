@@ -1,6 +1,7 @@
 //! The table of an API. A request is routed by it, a wrong method is answered from it with `Allow`, the API's
 //! document is written from it, and the tests walk over it.
 
+use std::borrow::Cow;
 use std::marker::PhantomData;
 
 use http::{HeaderValue, Method};
@@ -24,6 +25,9 @@ pub(super) trait Api: Sized + 'static {
     const TABLE: &'static [Route<Self>];
     /// Which segments of dots may be a connection's name.
     const DOTS: Dots;
+
+    /// Returns the table's paths ([`Paths::of`]), read once.
+    fn paths() -> &'static Paths;
 
     /// Reads a connection's name.
     ///
@@ -154,42 +158,63 @@ pub(super) const fn listed<A: Api, const N: usize>(
     routes
 }
 
+/// The paths of a table, each once and in its parts, behind the first slash.
+pub(super) struct Paths(Vec<(&'static str, Vec<&'static str>)>);
+
+impl Paths {
+    /// Reads a table's paths.
+    pub(super) fn of<A: Api>() -> Self {
+        let mut paths: Vec<(&'static str, Vec<&'static str>)> = Vec::new();
+        for Route { path, .. } in A::TABLE {
+            if !paths.iter().any(|(known, _)| known == path) {
+                paths.push((path, path.split('/').skip(1).collect()));
+            }
+        }
+        Paths(paths)
+    }
+
+    /// Whether a path begins with this word, behind the version: no mount does.
+    fn is_ours(&self, word: &str) -> bool {
+        self.0.iter().any(|(_, parts)| parts.get(1) == Some(&word))
+    }
+}
+
 /// Finds the path that these segments ask for.
 ///
 /// # Errors
 /// The 404 of a path that the table does not have, or what is wrong with what the path names.
-pub(super) fn find<A: Api>(segments: &[String]) -> Result<Found<A>, Problem> {
-    let is_ours = |word: &str| A::TABLE.iter().any(|route| route.path.split('/').nth(2) == Some(word));
-    let read = |path| parameters(path, segments, &is_ours);
-    let found = A::TABLE.iter().find_map(|route| Some((route.path, read(route.path)?)));
+pub(super) fn find<A: Api>(segments: &[Cow<'_, str>]) -> Result<Found<A>, Problem> {
+    let paths = A::paths();
+    let found = paths.0.iter().find_map(|(path, parts)| Some((*path, parameters(paths, parts, segments)?)));
     let (path, parameters) = found.ok_or_else(Problem::no_such_path)?;
     Ok(Found { target: target::<A>(&parameters)?, path, api: PhantomData })
 }
 
-/// Which segments stand for each parameter of a path; `None` when they ask for another path. `is_ours` says
-/// that a path of the table begins with this word, behind the version: no mount does.
+/// A parameter of a path, and the segments that stand for it.
+type Parameter<'s> = (&'static str, &'s [Cow<'s, str>]);
+
+/// Which segments stand for each parameter of a path; `None` when they ask for another path.
 fn parameters<'s>(
-    path: &'static str,
-    segments: &'s [String],
-    is_ours: &dyn Fn(&str) -> bool,
-) -> Option<Vec<(&'static str, &'s [String])>> {
+    paths: &Paths,
+    mut parts: &[&'static str],
+    segments: &'s [Cow<'s, str>],
+) -> Option<Vec<Parameter<'s>>> {
     let mut parameters = Vec::new();
     let mut rest = segments;
-    let mut parts = path.split('/').skip(1);
-    while let Some(part) = parts.next() {
-        let of_part = match part {
-            "{connection}" => rest.len().checked_sub(parts.clone().count())?,
+    while let Some((part, following)) = parts.split_first() {
+        let of_part = match *part {
+            "{connection}" => rest.len().checked_sub(following.len())?,
             // Up to the first place where its path goes on.
-            "{mount}" => rest.iter().position(|segment| Some(segment.as_str()) == parts.clone().next())?,
+            "{mount}" => rest.iter().position(|segment| Some(&segment.as_ref()) == following.first())?,
             _ => 1,
         };
         let (named, after) = rest.split_at_checked(of_part)?;
-        rest = after;
+        (rest, parts) = (after, following);
         match (part.strip_prefix('{'), named) {
             (Some("connection}" | "mount}"), []) => return None,
-            (Some("mount}"), [first, ..]) if is_ours(first) => return None,
+            (Some("mount}"), [first, ..]) if paths.is_ours(first) => return None,
             (Some("connection}"), [_, .., last])
-                if BELOW_A_CONNECTION.contains(&last.as_str()) && rest.is_empty() =>
+                if BELOW_A_CONNECTION.contains(&last.as_ref()) && rest.is_empty() =>
             {
                 return None;
             }
@@ -201,7 +226,15 @@ fn parameters<'s>(
     rest.is_empty().then_some(parameters)
 }
 
-fn target<A: Api>(parameters: &[(&str, &[String])]) -> Result<Target, Problem> {
+/// A name that takes several segments, as it was before it was split.
+fn joined<'s>(segments: &'s [Cow<'s, str>]) -> Cow<'s, str> {
+    match segments {
+        [one] => Cow::Borrowed(one),
+        several => Cow::Owned(several.join("/")),
+    }
+}
+
+fn target<A: Api>(parameters: &[Parameter<'_>]) -> Result<Target, Problem> {
     // A name that nothing can have is one that nothing has.
     let app_name = |app: &str| AppName::parse(app).map_err(|_| Problem::no_such_path());
     match parameters {
@@ -209,15 +242,19 @@ fn target<A: Api>(parameters: &[(&str, &[String])]) -> Result<Target, Problem> {
         [("app", [app])] => app_name(app).map(Target::App),
         [("app", [app]), ("connection", connection)] => {
             let app = AppName::parse(app).map_err(|_| Problem::of(Refusal::AppNotFound))?;
-            let connection = A::connection_name(&connection.join("/")).map_err(Problem::no_connection)?;
+            let connection = A::connection_name(&joined(connection)).map_err(Problem::no_connection)?;
             Ok(Target::Connection(ConnectionKey { app, connection }))
         }
         [("mount", mount), ("connection", connection)] => {
-            let connection = A::connection_name(&connection.join("/")).map_err(Problem::no_connection)?;
-            Ok(Target::Mount(mount.join("/"), connection))
+            let connection = A::connection_name(&joined(connection)).map_err(Problem::no_connection)?;
+            Ok(Target::Mount(joined(mount).into_owned(), connection))
         }
-        [("app", [app]), ("credential", [label])] => Ok(Target::Credential(app_name(app)?, label.clone())),
-        [("app", [app]), ("host", [host])] => Ok(Target::TokenHost(app_name(app)?, host.clone())),
+        [("app", [app]), ("credential", [label])] => {
+            Ok(Target::Credential(app_name(app)?, label.clone().into_owned()))
+        }
+        [("app", [app]), ("host", [host])] => {
+            Ok(Target::TokenHost(app_name(app)?, host.clone().into_owned()))
+        }
         [("caller", [caller])] => {
             CallerName::parse(caller).map(Target::Caller).map_err(|_| Problem::no_such_path())
         }

@@ -147,22 +147,35 @@ fn base62<const N: usize>(number: &mut [u8; 32]) -> Zeroizing<[u8; N]> {
 }
 
 fn checksum(text: &[u8]) -> [u8; CHECKSUM_DIGITS] {
-    let mut number = [0; 32];
-    number[28..].copy_from_slice(&crc32(text).to_be_bytes());
-    *base62(&mut number)
+    let (mut digits, mut left) = ([0; CHECKSUM_DIGITS], crc32(text));
+    for digit in digits.iter_mut().rev() {
+        *digit = DIGITS[(left % 62) as usize];
+        left /= 62;
+    }
+    digits
 }
 
 /// Computes the CRC-32 of zip and Ethernet (reflected, polynomial 0x04C11DB7).
 fn crc32(bytes: &[u8]) -> u32 {
-    let mut crc = u32::MAX;
-    for byte in bytes {
-        crc ^= u32::from(*byte);
-        for _ in 0..8 {
-            crc = crc >> 1 ^ (0xedb8_8320 & (crc & 1).wrapping_neg());
-        }
-    }
-    !crc
+    let next = |crc: u32, byte: &u8| crc >> 8 ^ CRC_OF_BYTES[((crc ^ u32::from(*byte)) & 0xff) as usize];
+    !bytes.iter().fold(u32::MAX, next)
 }
+
+/// The CRC-32 of each byte alone.
+const CRC_OF_BYTES: [u32; 256] = {
+    let mut table = [0; 256];
+    let mut byte = 0;
+    while byte < 256 {
+        let (mut crc, mut bit) = (byte as u32, 0);
+        while bit < 8 {
+            crc = crc >> 1 ^ (0xedb8_8320 & (crc & 1).wrapping_neg());
+            bit += 1;
+        }
+        table[byte] = crc;
+        byte += 1;
+    }
+    table
+};
 
 #[cfg(test)]
 mod tests {

@@ -25,6 +25,7 @@ pub mod digest;
 pub mod expiry;
 pub mod grant;
 pub mod id;
+pub mod json_text;
 pub mod not_now;
 #[cfg(any(test, feature = "testkit"))]
 pub mod properties;

@@ -23,6 +23,7 @@ use super::tcp::Tcp;
 use super::tls::HTTP_2;
 use super::{Address, Handler, ListenerConfig, Origin, Peer, Surroundings, Tls, connection, http2};
 use crate::domain::backoff::Backoff;
+use crate::domain::random::Stock;
 use crate::lifecycle::Shutdown;
 use crate::telemetry::metrics::ConnectionRefusal;
 
@@ -171,12 +172,14 @@ impl Bound {
     pub fn serve(self, handler: Arc<dyn Handler>, surroundings: Surroundings) {
         let tasks = Arc::clone(&surroundings.tasks);
         let metrics = surroundings.metrics.listener(self.config.name);
+        let ids = Stock::new(Arc::clone(&surroundings.random));
         let shared = Arc::new(Shared {
             name: self.config.name,
             handler,
             limits: self.config.limits,
             surroundings,
             metrics,
+            ids,
         });
         tasks.spawn("listener", Box::pin(accept(self.incoming, self.config.tls, self.room, shared)));
     }

@@ -12,7 +12,6 @@ use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
-use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::alarm::Alarm;
@@ -82,7 +81,7 @@ pub(super) async fn serve(
         .max_headers(limits.max_headers)
         .max_header_size(limits.max_header_bytes)
         .max_buf_size(limits.max_header_bytes.max(8192))
-        .serve_connection(TokioIo::new(guarded), service);
+        .serve_connection(guarded, service);
 
     let end = {
         let shutdown = &shared.surroundings.shutdown;
@@ -151,11 +150,11 @@ pub(super) async fn serve(
                 shared.metrics.connection_refused(ConnectionRefusal::TooSlow);
             }
             if pulse.is_untaken() {
-                connection.into_parts().io.into_inner().into_socket().forget_unsent();
+                connection.into_parts().io.into_socket().forget_unsent();
             }
         }
         End::Closed => {
-            let guarded = connection.into_parts().io.into_inner();
+            let guarded = connection.into_parts().io;
             if let Some(violation) = guarded.violation() {
                 shared.metrics.connection_refused(ConnectionRefusal::Malformed);
                 tracing::debug!(listener = shared.name, reason = violation.reason(), "a malformed request");

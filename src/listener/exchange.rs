@@ -14,6 +14,7 @@ use super::body::{Body, Keeper};
 use super::client_certificate::{ClientCertificate, PeerCertificate};
 use super::room::Room;
 use super::{Handler, Limits, Pairs, Peer, Refused, Request, RequestId, Response, Surroundings};
+use crate::domain::random::Stock;
 use crate::telemetry::metrics::ListenerMetrics;
 
 /// State shared by all connections of a listener.
@@ -23,6 +24,8 @@ pub(super) struct Shared {
     pub(super) limits: Limits,
     pub(super) surroundings: Surroundings,
     pub(super) metrics: ListenerMetrics,
+    /// For ids of requests.
+    pub(super) ids: Stock,
 }
 
 /// A request as its protocol has read it.
@@ -49,7 +52,7 @@ pub(super) struct Exchange<'a> {
 
 impl<'a> Exchange<'a> {
     pub(super) fn begin(shared: &'a Shared, head: &Parts) -> Self {
-        let request_id = RequestId::of(&head.headers, shared.surroundings.random.as_ref());
+        let request_id = RequestId::of(&head.headers, &shared.ids);
         let (broken, is_distrusted) = (Arc::default(), AtomicBool::new(false));
         Exchange { shared, uri: head.uri.clone(), request_id, broken, is_distrusted }
     }

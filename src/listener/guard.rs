@@ -10,11 +10,13 @@
 //!
 //! Pure: bytes in, verdict out. The adapter at the end of the file connects it to a socket.
 
+use std::cell::RefCell;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
+use hyper::rt::{Read, ReadBufCursor, Write};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::UnixStream;
 use tokio_rustls::server::TlsStream;
@@ -26,6 +28,9 @@ use super::tcp::Tcp;
 
 /// Longest chunk extension that is skipped; no known client sends any.
 const MAX_CHUNK_EXTENSION: usize = 256;
+
+/// Most bytes of one read: one less than the size at which hyper doubles its next buffer.
+const MOST_READ: usize = BUFFER - 1;
 
 /// Longest path that is kept of a head that is too long: longer than any route with the longest name.
 const MAX_PATH: usize = 512;
@@ -452,11 +457,16 @@ impl Guarded {
     }
 }
 
-impl AsyncRead for Guarded {
+thread_local! {
+    /// What was read last on this thread. A buffer of hyper's would have to be cleared for each read.
+    static READ: RefCell<Box<[u8]>> = RefCell::new(vec![0; MOST_READ].into());
+}
+
+impl Read for Guarded {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
+        mut buffer: ReadBufCursor<'_>,
     ) -> Poll<io::Result<()>> {
         match self.violated {
             None => {}
@@ -468,33 +478,39 @@ impl AsyncRead for Guarded {
         if self.refused_head {
             return Poll::Ready(Ok(()));
         }
-        let before = buffer.filled().len();
-        // One byte less than the size at which hyper doubles its next buffer.
-        let most = buffer.remaining().min(BUFFER - 1);
-        let mut some = ReadBuf::new(buffer.initialize_unfilled_to(most));
-        ready!(Pin::new(&mut self.socket).poll_read(cx, &mut some))?;
-        let read = some.filled().len();
-        buffer.advance(read);
-        if buffer.filled().len() == before {
-            self.ended = true;
-            return Poll::Ready(Ok(()));
-        }
-        let verdict = self.framing.take(&buffer.filled()[before..]);
-        if let Err((good, violation)) = verdict {
+        READ.with_borrow_mut(|read| {
+            let most = buffer.remaining().min(read.len());
+            let mut some = ReadBuf::new(&mut read[..most]);
+            ready!(Pin::new(&mut self.socket).poll_read(cx, &mut some))?;
+            let bytes = some.filled_mut();
+            if bytes.is_empty() {
+                self.ended = true;
+                return Poll::Ready(Ok(()));
+            }
+            let good = self.check(bytes)?;
+            buffer.put_slice(&bytes[..good]);
+            Poll::Ready(Ok(()))
+        })
+    }
+}
+
+impl Guarded {
+    /// Checks what was read, and returns how many of its bytes go on to hyper.
+    fn check(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
+        let mut passed = bytes.len();
+        if let Err((good, violation)) = self.framing.take(bytes) {
             self.violated = Some(violation);
             match violation {
                 Violation::Head(_) => {
                     // At least one byte was refused, so there is room for the NUL.
-                    buffer.filled_mut()[before + good] = 0;
-                    buffer.set_filled(before + good + 1);
+                    bytes[good] = 0;
+                    passed = good + 1;
                 }
                 // The good bytes (perhaps the whole head) go first; the next read is the error.
-                Violation::Body(reason) => {
-                    buffer.set_filled(before + good);
-                    if good == 0 {
-                        return Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, reason)));
-                    }
+                Violation::Body(reason) if good == 0 => {
+                    return Err(io::Error::new(io::ErrorKind::InvalidData, reason));
                 }
+                Violation::Body(_) => passed = good,
             }
         }
         // hyper's own answer would not say what to do, so it sees the end of the stream in place of this
@@ -502,17 +518,16 @@ impl AsyncRead for Guarded {
         // off; it then says 431 by itself.
         if self.framing.overlong_at.take() == Some(0) && !self.pulse.is_answering() {
             self.refused_head = true;
-            buffer.set_filled(before);
-            return Poll::Ready(Ok(()));
+            return Ok(0);
         }
         if !self.pulse.read(self.framing.in_head(), self.framing.unfinished()) {
-            return Poll::Ready(Err(io::Error::other("too much is on its way here at once")));
+            return Err(io::Error::other("too much is on its way here at once"));
         }
-        Poll::Ready(Ok(()))
+        Ok(passed)
     }
 }
 
-impl AsyncWrite for Guarded {
+impl Write for Guarded {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.socket).poll_write(cx, bytes)
     }

@@ -244,9 +244,9 @@ impl AuditEvent {
         self.peer = Some(origin.kind());
         match origin {
             Origin::Unix { uid, .. } => self.peer_uid = Some(uid),
-            Origin::Tcp(address) => self.peer_address = Some(address.ip().to_canonical().to_string()),
+            Origin::Tcp(address) => self.peer_address = Some(address.ip().to_canonical()),
         }
-        self.request_id = Some(request_id.to_string());
+        self.request_id = Some(Arc::clone(&request_id.0));
         self
     }
 }
@@ -254,7 +254,7 @@ impl AuditEvent {
 /// Identifies one request in every log line, audit record and error. It is the trace id of the request's W3C
 /// `traceparent`, or 128 random bits, as 32 lower-case hexadecimal digits.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct RequestId(Box<str>);
+pub struct RequestId(Arc<str>);
 
 impl RequestId {
     /// Returns the request's own trace id if it is valid, otherwise a new id.

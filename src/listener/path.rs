@@ -1,5 +1,7 @@
 //! Reading a request's path strictly: a path that is not understood whole is refused.
 
+use std::borrow::Cow;
+
 use percent_encoding::percent_decode_str;
 
 /// More parts than any path of ours has: a name of 256 characters has 128 at most, and eight stand around it.
@@ -16,25 +18,35 @@ pub enum Dots {
 
 /// Splits a path into segments and percent-decodes them. `None` for an empty or dot segment, a bad escape, or
 /// anything outside visible ASCII once decoded.
-pub fn segments(path: &str, dots: Dots) -> Option<Vec<String>> {
+pub fn segments(path: &str, dots: Dots) -> Option<Vec<Cow<'_, str>>> {
     let rest = path.strip_prefix('/')?;
-    if rest.bytes().filter(|byte| *byte == b'/').count() >= MOST_SEGMENTS {
+    let slashes = rest.bytes().filter(|byte| *byte == b'/').count();
+    if slashes >= MOST_SEGMENTS {
         return None;
     }
     let is_dots = |text: &str| matches!(text, "." | "..");
-    let read = |raw| {
+    let mut segments = Vec::with_capacity(slashes + 1);
+    for raw in rest.split('/') {
         let text = segment(raw)?;
         let is_way_up = match dots {
             Dots::Never => is_dots(&text),
             Dots::Escaped => is_dots(raw),
         };
-        (!is_way_up).then_some(text)
-    };
-    rest.split('/').map(read).collect()
+        if is_way_up {
+            return None;
+        }
+        segments.push(text);
+    }
+    Some(segments)
 }
 
-fn segment(raw: &str) -> Option<String> {
+fn segment(raw: &str) -> Option<Cow<'_, str>> {
     let bytes = raw.as_bytes();
+    // Most have no escape.
+    let is_plain = |byte: &u8| byte.is_ascii_graphic() && !matches!(byte, b'%' | b';' | b'\\');
+    if bytes.iter().all(is_plain) {
+        return (!raw.is_empty()).then_some(Cow::Borrowed(raw));
+    }
     for (at, byte) in bytes.iter().enumerate() {
         let escaped = || {
             bytes.get(at + 1).is_some_and(u8::is_ascii_hexdigit)
@@ -46,7 +58,7 @@ fn segment(raw: &str) -> Option<String> {
             _ => {}
         }
     }
-    let decoded = percent_decode_str(raw).decode_utf8().ok()?.into_owned();
+    let decoded = percent_decode_str(raw).decode_utf8().ok()?;
     let visible = decoded.bytes().all(|byte| (0x21..=0x7e).contains(&byte));
     (visible && !decoded.is_empty()).then_some(decoded)
 }

@@ -63,7 +63,7 @@ impl PublicSite {
 
     async fn answer(&self, request: Request) -> Response {
         let segments = segments(&request.path, Dots::Never);
-        let words: Vec<&str> = segments.iter().flatten().map(String::as_str).collect();
+        let words: Vec<&str> = segments.iter().flatten().map(AsRef::as_ref).collect();
         let allow = match words[..] {
             _ if request.path == "/" => "GET, HEAD, OPTIONS",
             ["connect", _] | ["callback", _] => "GET, HEAD, OPTIONS, POST",

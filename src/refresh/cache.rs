@@ -40,7 +40,7 @@ pub(super) fn put(
     let connection = answer.unwrap_or_else(|| connection.clone());
     let words = connection.profile.scopes_granted().iter().map(String::as_str);
     let granted = authority.scope_naming().scopes_lossy(words);
-    let known = Known { held: Held { connection, granted }, is_answer, source, epoch, begun };
+    let known = Known { held: Held::new(connection, granted), is_answer, source, epoch, begun };
     let now = ports.monotonic();
     let is_shared = ports.repository().is_shared();
     let is_cached = {

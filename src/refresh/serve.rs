@@ -1,6 +1,7 @@
 //! Serves one request: looks at the connection, asks `plan` what to do, does it, and looks again after every
 //! await.
 
+use std::any::Any;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -29,15 +30,27 @@ const MOST_RENEWALS: u32 = 3;
 
 /// A token to hand out.
 pub struct Served {
-    /// The token.
-    pub token: HeldToken,
     /// The connection it is of, as it was cached then.
     pub held: Arc<Held>,
+    /// Which of the connection's tokens it is.
+    at: usize,
     /// The store does not answer for it. The connection may have changed or been deleted since, and its
     /// newest state may be safe on this machine only.
     pub degraded: bool,
     /// Where the token came from.
     pub source: TokenSource,
+}
+
+impl Served {
+    /// The token.
+    pub fn token(&self) -> &HeldToken {
+        &self.held.connection.tokens[self.at]
+    }
+
+    /// What is the same for every hand-out of this token: returned if it was made before, made otherwise.
+    pub fn prepared<T: Any + Send + Sync>(&self, make: impl FnOnce() -> T) -> Arc<T> {
+        self.held.prepared.of(self.at, make)
+    }
 }
 
 /// Where a token came from that is handed out.
@@ -312,7 +325,8 @@ fn served(
     if !is_noted {
         note_use(ports, at, now);
     }
-    Served { token: token.clone(), held: held.clone(), degraded, source }
+    let at = held.connection.tokens.iter().position(|one| std::ptr::eq(one, token));
+    Served { held: held.clone(), at: at.expect("it is one of these"), degraded, source }
 }
 
 /// The renewal goes on; the request waits no longer.

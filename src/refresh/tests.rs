@@ -7,9 +7,7 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 
-use super::{
-    Deps, Engine, EngineApp, Held, LeaseOutcome, Lookup, Observer, Refused, Served, Settings, Swept, Want,
-};
+use super::{Deps, Engine, EngineApp, Held, LeaseOutcome, Lookup, Observer, Refused, Settings, Swept, Want};
 use crate::authority::{RefreshRequest, Refreshed, TokenAnswer};
 use crate::domain::account::Account;
 use crate::domain::cause::Cause;
@@ -240,7 +238,7 @@ impl Scene {
             let tenths = (world.now() - begun).as_millis() / 100;
             let after = Duration::from_millis(100) * u32::try_from(tenths).expect("small");
             let (what, is_degraded) = match served {
-                Ok(Served { token, degraded, .. }) => (token.access_token.expose().to_owned(), degraded),
+                Ok(served) => (served.token().access_token.expose().to_owned(), served.degraded),
                 Err(refused) => (word(&refused).to_owned(), false),
             };
             *answered.lock() = Some(Answered { after, what, is_degraded });

@@ -1,13 +1,14 @@
 //! The audit stream: who got a token for which connection and scope, who connected, and every administrative
 //! act. It has one JSON object in each line, apart from the log. It may have several sinks; each gets every
-//! record, and has a thread, numbers and a chain of its own.
+//! record, and has a writer, numbers and a chain of its own.
 //!
 //! Invariants:
 //! 1. No record ever has a token, code, secret or username; the types have no field for one.
 //! 2. No answer is sent before the operating system has its record, so that killing the process loses none.
 //!    (A power failure may: nothing is synced.)
 //! 3. A request waits at most [`PATIENCE`] for its record. Then the record is counted as lost, once, and
-//!    logged. It is still written if the sink recovers.
+//!    logged. It is still written if the sink recovers. (One request may wait longer: the one that is writing
+//!    into a file when its disk begins to hang.)
 //! 4. Queued records are written in order, also when the process stops in order.
 //! 5. A sink that is stuck delays only the requests that wait while it gets stuck, as long as another one
 //!    takes their records.
@@ -18,11 +19,12 @@
 //! 7. With a signing key, every line is followed by a signed checkpoint: after `checkpoint::EVERY` records
 //!    of the process, after [`WITHIN`], at its orderly end, or at the beginning of the next file.
 //!
-//! The hard problem: a write for each record would be most of a hand-out's cost, and a write by the request
-//! itself could block a thread that serves all others. Therefore one thread writes all waiting records with
-//! one write, and then wakes only the requests whose records these were: the more requests, the more share a
-//! write. A request that has queued its record lets all other ready ones do so before it wakes the thread,
-//! since waking costs more than writing.
+//! The hard problem: a write for each record would be most of a hand-out's cost, waking a thread costs more
+//! than writing, and a write by the request itself could block a thread that serves all others. So a request
+//! that has queued its record lets all other ready ones do so. Then the first of them writes what all of them
+//! have queued, if that is quick: into a file, while no write was slow lately, and with another thread to
+//! serve meanwhile. The others find their records written. Otherwise a thread of the sink's own does it, and
+//! wakes only the requests whose records these were.
 
 mod chain;
 mod checkpoint;
@@ -42,7 +44,7 @@ use parking_lot::Mutex;
 use crate::domain::task::BoxFuture;
 
 pub use checkpoint::{BadKey, Signing, SigningKey, VerifyingKey, WITHIN};
-pub use record::{Action, AuditEvent};
+pub use record::{Action, AuditEvent, TokenWords};
 pub use sink::{AuditError, AuditSink, JOURNALD, SYSLOG};
 pub use sinks::AuditSinks;
 pub use verify::{

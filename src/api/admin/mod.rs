@@ -7,7 +7,7 @@ mod shapes;
 mod table;
 pub mod wire;
 
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use http::{HeaderMap, header};
 
@@ -15,7 +15,7 @@ use self::table::TABLE;
 use super::asked::{Asked, BadUrl};
 use super::credential;
 use super::problem::Problem;
-use super::routes::{self, Api, Route};
+use super::routes::{self, Api, Paths, Route};
 use super::to_its_end::{Acts, ToItsEnd};
 use super::upkeep::Upkeep;
 use crate::broker::Broker;
@@ -60,6 +60,11 @@ impl Api for AdminApi {
     type Call<'a> = Call<'a>;
     const TABLE: &'static [Route<Self>] = TABLE;
     const DOTS: Dots = Dots::Escaped;
+
+    fn paths() -> &'static Paths {
+        static PATHS: LazyLock<Paths> = LazyLock::new(Paths::of::<AdminApi>);
+        &PATHS
+    }
 
     /// Operators may have to name a connection from before some names were ruled out.
     fn connection_name(text: &str) -> Result<ConnectionName, InvalidName> {

@@ -11,7 +11,12 @@ use crate::listener::{AnswerBody, Response};
 
 /// Makes the tag of an answer that says this. It is no key to the token.
 pub(super) fn of(said: &[&str]) -> HeaderValue {
-    HeaderValue::try_from(format!("W/\"{}\"", opaque(said))).expect("a tag is plain text")
+    header(&opaque(said))
+}
+
+/// Makes the tag with this between its quotes.
+pub(super) fn header(opaque: &str) -> HeaderValue {
+    HeaderValue::try_from(format!("W/\"{opaque}\"")).expect("a tag is plain text")
 }
 
 /// Makes what stands between the quotes of that tag: 32 hexadecimal digits.

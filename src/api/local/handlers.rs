@@ -5,6 +5,8 @@ use std::time::Duration;
 use http::{HeaderValue, StatusCode, header};
 use serde::Serialize;
 
+use super::token_answer::TokenAnswer;
+use super::with_token::{PLACE, with_token};
 use super::{Call, LocalApi, entity_tag};
 use crate::api::problem::{Problem, json};
 use crate::api::shapes::{AccountShape, ConnectionShape, ExplainShape, SessionShape};
@@ -17,10 +19,10 @@ use crate::callers::limit::Admitted;
 use crate::domain::app_only::AppTenant;
 use crate::domain::id::{AppName, ConnectionKey, SessionId};
 use crate::domain::scope::LONGEST_SCOPE;
-use crate::domain::time::Timestamp;
 use crate::events::{AppHandOut, HandOut, Who};
 use crate::listener::{Pairs, Response};
 use crate::refresh::{Served, TokenSource, Want};
+use crate::telemetry::audit::TokenWords;
 
 /// The longest that a long poll may wait.
 const MOST_WAIT: u64 = 60;
@@ -58,7 +60,7 @@ impl LocalApi {
         let (AppToken { token, tenant, resource, source }, life) =
             self.app_served((call.admitted, call.who), app, tenant, asked).await?;
         let shape = AppTokenShape {
-            access_token: token.access_token.expose(),
+            access_token: PLACE,
             token_type: "Bearer",
             expires_in: life.as_secs(),
             expires_at: token.expires_at.rfc3339(),
@@ -66,7 +68,7 @@ impl LocalApi {
             tenant: &tenant,
             resource: resource.as_deref(),
         };
-        let mut response = json(StatusCode::OK, &shape);
+        let mut response = with_token(&shape, &token.access_token);
         response.headers_mut().insert(header::ETAG, entity_tag::of(&[&token.digest]));
         tell_source_of(&mut response, source);
         Ok(entity_tag::unless_known(response, call.headers.get_all(header::IF_NONE_MATCH)))
@@ -308,9 +310,10 @@ impl LocalApi {
         match outcome {
             Ok(served) => {
                 let now = self.clock.now();
-                let life = served.token.life_left(now);
-                let token = &served.token;
-                let out = HandOut { caller: &caller.name, key, token, life, elapsed, detail };
+                let token = served.token();
+                let life = token.life_left(now);
+                let words = served.prepared(|| TokenWords::of(token));
+                let out = HandOut { caller: &caller.name, key, words, life, elapsed, detail };
                 let recorded = self.events.handed_out(who, out).await;
                 recorded.map_err(|refusal| Problem::of(refusal).recorded())?;
                 Ok((served, life))
@@ -348,36 +351,10 @@ impl LocalApi {
     }
 
     fn token_response(&self, key: &ConnectionKey, served: &Served, life: Duration) -> Response {
-        let shape = TokenShape::of(key, served, life, self.clock.now());
-        let mut response = json(StatusCode::OK, &shape);
-        response.headers_mut().insert(header::ETAG, entity_tag::of(&shape.said(served)));
+        let answer = served.prepared(|| TokenAnswer::new(key, served));
+        let mut response = answer.response(served, life, self.clock.now());
         tell_source(&mut response, served);
         response
-    }
-}
-
-impl<'a> TokenShape<'a> {
-    /// Makes the shape of a token as it is served at `now`.
-    pub(super) fn of(key: &'a ConnectionKey, served: &'a Served, life: Duration, now: Timestamp) -> Self {
-        let token = &served.token;
-        let profile = &served.held.connection.profile;
-        TokenShape {
-            access_token: token.access_token.expose(),
-            token_type: "Bearer",
-            expires_in: life.as_secs(),
-            expires_at: token.expires_at.rfc3339(),
-            refresh_in: token.refresh_at.map(|at| at.since(now).as_secs()),
-            scope: token.scopes.join(" "),
-            connection: key.connection.as_str(),
-            account: profile.account().into(),
-            status: profile.status().as_str(),
-            reason: profile.status().reason(),
-        }
-    }
-
-    /// Returns what makes this answer another one than the one before.
-    pub(super) fn said(&'a self, served: &'a Served) -> [&'a str; 4] {
-        [&served.token.digest, self.status, self.reason.unwrap_or_default(), &self.scope]
     }
 }
 
@@ -427,7 +404,7 @@ fn wait_of(query: &Pairs) -> Result<Duration, Problem> {
 
 #[derive(Serialize)]
 struct AppTokenShape<'a> {
-    access_token: &'a str,
+    access_token: &'static str,
     token_type: &'static str,
     expires_in: u64,
     expires_at: String,
@@ -435,20 +412,4 @@ struct AppTokenShape<'a> {
     tenant: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
     resource: Option<&'a str>,
-}
-
-#[derive(Serialize)]
-pub(super) struct TokenShape<'a> {
-    access_token: &'a str,
-    token_type: &'static str,
-    expires_in: u64,
-    expires_at: String,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    refresh_in: Option<u64>,
-    scope: String,
-    connection: &'a str,
-    account: AccountShape,
-    status: &'static str,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    reason: Option<&'static str>,
 }

@@ -5,15 +5,15 @@ mod asked;
 
 use std::time::Duration;
 
-use http::StatusCode;
 use serde::Serialize;
 
 use self::asked::{Asked, Whose};
 use super::handlers::{tell_source, tell_source_of, wants_link};
+use super::with_token::{PLACE, with_token};
 use super::{Call, LocalApi};
 use crate::api::doc::{Content, Doc};
 use crate::api::local::examples;
-use crate::api::problem::{Problem, json};
+use crate::api::problem::Problem;
 use crate::api::routes::{Effect, Permission, Route, Run};
 use crate::broker::App;
 use crate::domain::id::ConnectionKey;
@@ -65,7 +65,7 @@ pub(super) const TOKEN_OF_CONNECTION: Route<LocalApi> = Route {
 /// A token, in the one form that all clients take: numbers are text, and nothing is left out.
 #[derive(Serialize)]
 struct Token<'a> {
-    access_token: &'a str,
+    access_token: &'static str,
     /// Unix seconds.
     expires_on: String,
     resource: &'a str,
@@ -82,7 +82,7 @@ impl LocalApi {
                 let (caller, connect) = ((call.admitted, call.who), wants_link(&call.query)?);
                 let ask = |app: &App| asked.want(app.naming(), &app.scopes);
                 let (served, life) = self.served_as(caller, key, None, ask, connect).await?;
-                let mut response = self.identity_answer(&asked, &served.token, life);
+                let mut response = self.identity_answer(&asked, served.token(), life);
                 tell_source(&mut response, &served);
                 Ok(response)
             }
@@ -98,13 +98,13 @@ impl LocalApi {
 
     fn identity_answer(&self, asked: &Asked, token: &HeldToken, life: Duration) -> Response {
         let expires_on = self.clock.now().plus(life).unix_seconds();
-        let token = Token {
-            access_token: token.access_token.expose(),
+        let shape = Token {
+            access_token: PLACE,
             expires_on: expires_on.to_string(),
             resource: &asked.resource,
             token_type: "Bearer",
             client_id: asked.whose.to_string(),
         };
-        json(StatusCode::OK, &token)
+        with_token(&shape, &token.access_token)
     }
 }

@@ -5,11 +5,13 @@ mod examples;
 mod handlers;
 mod managed_identity;
 mod table;
+mod token_answer;
 mod token_endpoint;
 mod vault;
 mod watch;
+mod with_token;
 
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use http::{HeaderMap, header};
@@ -21,7 +23,7 @@ use self::token_endpoint::Client;
 use super::asked::{Asked, BadUrl};
 use super::dialect::{Dialect, is_below_creds};
 use super::problem::Problem;
-use super::routes::{self, Api, Effect, Found, Route, Target};
+use super::routes::{self, Api, Effect, Found, Paths, Route, Target};
 use super::to_its_end::{Acts, ToItsEnd};
 use crate::broker::{Broker, Refusal};
 use crate::callers::limit::{Admitted, Limiter};
@@ -78,6 +80,11 @@ impl Api for LocalApi {
     type Call<'a> = Call<'a>;
     const TABLE: &'static [Route<Self>] = TABLE;
     const DOTS: Dots = Dots::Never;
+
+    fn paths() -> &'static Paths {
+        static PATHS: LazyLock<Paths> = LazyLock::new(Paths::of::<LocalApi>);
+        &PATHS
+    }
 
     fn connection_name(text: &str) -> Result<ConnectionName, InvalidName> {
         ConnectionName::parse(text)

@@ -7,6 +7,7 @@ use http::{HeaderMap, StatusCode, header};
 use serde::Serialize;
 
 use super::handlers::{asked_of_app, tell_source, tell_source_of};
+use super::with_token::{PLACE, with_token};
 use super::{Call, LocalApi, NoCaller, examples};
 use crate::api::dialect::tell_not_to_store;
 use crate::api::doc::{Body as Document, Content, Doc};
@@ -73,8 +74,8 @@ pub(super) const METADATA: Route<LocalApi> = Route {
 
 /// What a client gets (RFC 8693 §2.2.1).
 #[derive(Serialize)]
-struct Issued<'a> {
-    access_token: &'a str,
+struct Issued {
+    access_token: &'static str,
     issued_token_type: &'static str,
     token_type: &'static str,
     expires_in: u64,
@@ -92,8 +93,8 @@ pub(super) struct Client {
 
 /// What a client gets for an app itself (RFC 6749 §5.1).
 #[derive(Serialize)]
-struct OwnToken<'a> {
-    access_token: &'a str,
+struct OwnToken {
+    access_token: &'static str,
     token_type: &'static str,
     expires_in: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -220,12 +221,12 @@ impl LocalApi {
         })?;
         let token = &*served.token;
         let issued = OwnToken {
-            access_token: token.access_token.expose(),
+            access_token: PLACE,
             token_type: "Bearer",
             expires_in: life.as_secs(),
             scope: Some(token.scopes.join(" ")).filter(|scope| !scope.is_empty()),
         };
-        let mut response = json(StatusCode::OK, &issued);
+        let mut response = with_token(&issued, &token.access_token);
         tell_not_to_store(response.headers_mut());
         tell_source_of(&mut response, served.source);
         Ok(response)
@@ -256,15 +257,15 @@ impl LocalApi {
                 false => problem,
             }
         })?;
-        let token = &served.token;
+        let token = served.token();
         let issued = Issued {
-            access_token: token.access_token.expose(),
+            access_token: PLACE,
             issued_token_type: ACCESS_TOKEN,
             token_type: "Bearer",
             expires_in: life.as_secs(),
             scope: token.scopes.join(" "),
         };
-        let mut response = json(StatusCode::OK, &issued);
+        let mut response = with_token(&issued, &token.access_token);
         tell_not_to_store(response.headers_mut());
         tell_source(&mut response, &served);
         Ok(response)

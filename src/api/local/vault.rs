@@ -7,6 +7,7 @@ use http::StatusCode;
 use serde::Serialize;
 use serde_json::{Value, json};
 
+use super::with_token::{PLACE, with_token};
 use super::{Call, LocalApi};
 use crate::api::doc::{Content, Doc};
 use crate::api::local::examples;
@@ -117,7 +118,7 @@ impl<'a, T> Answer<'a, T> {
 /// The plugin's data of a credential.
 #[derive(Serialize)]
 struct Creds<'a> {
-    access_token: &'a str,
+    access_token: &'static str,
     #[serde(rename = "type")]
     kind: &'static str,
     /// The app.
@@ -137,12 +138,12 @@ impl LocalApi {
         let asked = TokenBody::of_minimum_seconds(call.query.value("minimum_seconds"))?;
         let (served, life) = self.served((call.admitted, call.who), &key, asked, false).await?;
         let creds = Creds {
-            access_token: served.token.access_token.expose(),
+            access_token: PLACE,
             kind: "Bearer",
             server: key.app.as_str(),
             expire_time: self.clock.now().plus(life).rfc3339(),
         };
-        Ok(problem::json(StatusCode::OK, &Answer::new(&call, creds)))
+        Ok(with_token(&Answer::new(&call, creds), &served.token().access_token))
     }
 
     /// Finds the connection of a path. A mount that no app has is told and recorded as a refusal.

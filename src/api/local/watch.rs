@@ -15,8 +15,8 @@ use futures_util::stream;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 
 use self::plan::{ALIVE, HEARTBEAT, Next, Told, ends, event, nothing_new, opening};
-use super::handlers::TokenShape;
-use super::{Call, LocalApi, entity_tag};
+use super::token_answer::TokenAnswer;
+use super::{Call, LocalApi};
 use crate::api::dialect::Dialect;
 use crate::api::doc::{Content, Doc};
 use crate::api::problem::Problem;
@@ -32,6 +32,7 @@ use crate::events::{Events, HandOut, Listener, OpenStream, Who};
 use crate::listener::{AnswerBody, Pairs, Peer, Refused, RequestId, Response, StreamPlace, response};
 use crate::policy::CallerPolicy;
 use crate::refresh::Served;
+use crate::telemetry::audit::TokenWords;
 
 /// Its row in the table.
 pub(super) const WATCH: Route<LocalApi> = Route {
@@ -219,26 +220,25 @@ impl Stream {
         let Judged { served, method, elapsed } = judged;
         let asker = &self.asker;
         let (now, monotonic) = (asker.clock.now(), asker.clock.monotonic());
-        let life = served.token.life_left(now);
-        let shape = TokenShape::of(&asker.key, &served, life, now);
-        let id = entity_tag::opaque(&shape.said(&served));
-        let told = Told::Token(id);
-        self.next.served(&served.token, asker.min_ttl, (now, monotonic));
+        let (token, answer) = (served.token(), served.prepared(|| TokenAnswer::new(&asker.key, &served)));
+        let life = token.life_left(now);
+        let told = Told::Token(answer.tag.clone());
+        self.next.served(token, asker.min_ttl, (now, monotonic));
         if told == self.told {
             return Ok(());
         }
         let out = HandOut {
             caller: &asker.caller,
             key: &asker.key,
-            token: &served.token,
+            words: served.prepared(|| TokenWords::of(token)),
             life,
             elapsed,
             detail: Default::default(),
         };
         let recorded = asker.events.handed_out(asker.who(method), out).await;
         recorded.map_err(|refusal| Problem::of(refusal).recorded())?;
-        let Told::Token(id) = &told else { unreachable!("made above") };
-        self.text = Some(event("token", id, &serde_json::to_string(&shape).expect("plain JSON")));
+        let text = String::from_utf8(answer.text(&served, life, now)).expect("JSON");
+        self.text = Some(event("token", &answer.tag, &text));
         self.told = told;
         Ok(())
     }

@@ -13,6 +13,8 @@ use crate::store::StoredConnection;
 const OF_A_SLOT: usize = 1536;
 /// A token without its text: its digest, times, and what the allocator adds.
 const OF_A_TOKEN: usize = 256;
+/// What is prepared of a token: the text around it in an answer, and in its record.
+const OF_WHAT_IS_PREPARED: usize = 1536;
 /// An attempt, with the codes and ids of an answer.
 const OF_AN_ATTEMPT: usize = 512;
 /// A scope, held once in words and once read.
@@ -84,7 +86,7 @@ fn of_held(held: &Held) -> usize {
 
 fn of_token(token: &HeldToken) -> usize {
     let scopes: usize = token.scopes.iter().map(|scope| scope.len() + OF_A_SCOPE / 2).sum();
-    size_of::<HeldToken>() + OF_A_TOKEN + token.access_token.expose().len() + scopes
+    size_of::<HeldToken>() + OF_A_TOKEN + OF_WHAT_IS_PREPARED + token.access_token.expose().len() + scopes
 }
 
 fn of_attempt(attempt: &Attempt) -> usize {

@@ -1,28 +1,21 @@
 //! The chain through all lines: each has the SHA-256 over the chain of the line before it and its own text.
 
-use serde::Serialize;
-
 use super::AuditEvent;
+use crate::domain::json_text::push_number;
 
 /// The chain before the first line of all.
 pub(super) fn beginning() -> String {
     "0".repeat(DIGITS)
 }
 
-#[derive(Serialize)]
-struct Line<'a> {
-    seq: u64,
-    #[serde(flatten)]
-    event: &'a AuditEvent,
-}
-
 /// Appends a record's line, and moves the chain on.
 pub(super) fn append(lines: &mut Vec<u8>, seq: u64, event: &AuditEvent, chain: &mut String) {
-    let text = serde_json::to_string(&Line { seq, event })
-        .expect("a record is strings, numbers and a map of strings");
-    let open = text.strip_suffix('}').expect("a record is an object");
-    *chain = link(chain, open);
-    lines.extend_from_slice(open.as_bytes());
+    let begin = lines.len();
+    lines.extend_from_slice(b"{\"seq\":");
+    push_number(lines, seq);
+    lines.push(b',');
+    event.push_members(lines);
+    *chain = link_bytes(chain, &lines[begin..]);
     lines.extend_from_slice(CHAIN_KEY.as_bytes());
     lines.extend_from_slice(chain.as_bytes());
     lines.extend_from_slice(b"\"}\n");
@@ -30,10 +23,14 @@ pub(super) fn append(lines: &mut Vec<u8>, seq: u64, event: &AuditEvent, chain: &
 
 /// Returns the chain after a line. `open` is its record without the chain and without the closing brace.
 pub(super) fn link(before: &str, open: &str) -> String {
+    link_bytes(before, open.as_bytes())
+}
+
+fn link_bytes(before: &str, open: &[u8]) -> String {
     use aws_lc_rs::digest::{Context, SHA256};
     let mut context = Context::new(&SHA256);
     context.update(before.as_bytes());
-    context.update(open.as_bytes());
+    context.update(open);
     context.update(b"}");
     hex::encode(context.finish())
 }

@@ -154,6 +154,26 @@ impl Queue {
         }
     }
 
+    /// Takes all records into the empty `events`, and some of strangers into the empty `strangers`; true with
+    /// it if a checkpoint is due. `None` if there is nothing.
+    pub(super) fn take(
+        &self,
+        events: &mut Vec<AuditEvent>,
+        strangers: &mut Vec<AuditEvent>,
+    ) -> Option<(Arc<Batch>, bool)> {
+        let mut next = self.lock();
+        if !next.has_something() {
+            return None;
+        }
+        std::mem::swap(events, &mut next.events);
+        let some = next.strangers.len().min(CHUNK);
+        strangers.extend(next.strangers.drain(..some));
+        let taken = (std::mem::take(&mut next.batch), std::mem::take(&mut next.checkpoint));
+        drop(next);
+        self.taken.notify_waiters();
+        Some(taken)
+    }
+
     /// Takes no more records; the writer writes those in the queue.
     pub(super) fn close(&self) {
         self.lock().closed = true;
@@ -163,11 +183,24 @@ impl Queue {
 }
 
 /// Wakes the writer when dropped: also if a request is hung up between its record and the wake.
-pub(super) struct WakesWriter<'a>(pub(super) &'a Queue);
+pub(super) struct WakesWriter<'a>(Option<&'a Queue>);
+
+impl<'a> WakesWriter<'a> {
+    pub(super) fn of(queue: &'a Queue) -> Self {
+        WakesWriter(Some(queue))
+    }
+
+    /// The record is written without it.
+    pub(super) fn not_needed(mut self) {
+        self.0 = None;
+    }
+}
 
 impl Drop for WakesWriter<'_> {
     fn drop(&mut self) {
-        self.0.wake_writer();
+        if let Some(queue) = self.0 {
+            queue.wake_writer();
+        }
     }
 }
 
@@ -175,29 +208,18 @@ impl Drop for WakesWriter<'_> {
 pub(super) struct Reader(pub(super) Arc<Queue>);
 
 impl Reader {
-    /// Waits for records, and takes all of them into the empty `events` and some of strangers into the empty
-    /// `strangers`; true with it if a checkpoint is due. `None` if the queue is closed and empty.
-    pub(super) fn take(
-        &self,
-        events: &mut Vec<AuditEvent>,
-        strangers: &mut Vec<AuditEvent>,
-    ) -> Option<(Arc<Batch>, bool)> {
+    /// Waits until something is to be written. False if the queue is closed and empty.
+    pub(super) fn wait(&self) -> bool {
         let mut next = self.0.lock();
         while !next.has_something() {
             if next.closed {
-                return None;
+                return false;
             }
             next.writer_sleeps = true;
             self.0.came.wait(&mut next);
         }
         next.writer_sleeps = false;
-        std::mem::swap(events, &mut next.events);
-        let some = next.strangers.len().min(CHUNK);
-        strangers.extend(next.strangers.drain(..some));
-        let taken = (std::mem::take(&mut next.batch), std::mem::take(&mut next.checkpoint));
-        drop(next);
-        self.0.taken.notify_waiters();
-        Some(taken)
+        true
     }
 }
 

@@ -24,12 +24,17 @@
 //! | `chain` | SHA-256 over the `chain` of the line before and this line, so that every change shows |
 
 use std::collections::BTreeMap;
+use std::io::Write as _;
+use std::net::IpAddr;
+use std::sync::Arc;
 
 use serde::{Serialize, Serializer};
 
 use super::checkpoint::Checkpoint;
 use crate::domain::id::{AppName, CallerName, ConnectionName};
+use crate::domain::json_text::{push_number, push_text};
 use crate::domain::time::Timestamp;
+use crate::domain::token::HeldToken;
 use crate::telemetry::session_mark::SessionMark;
 
 /// The recorded action.
@@ -66,6 +71,28 @@ pub enum Action {
     Checkpoint,
 }
 
+impl Action {
+    /// Returns its word in a record.
+    pub(super) fn as_str(self) -> &'static str {
+        match self {
+            Action::Token => "token",
+            Action::Refused => "refused",
+            Action::ConnectStarted => "connect_started",
+            Action::Connected => "connected",
+            Action::Confirmed => "confirmed",
+            Action::ConnectFailed => "connect_failed",
+            Action::Read => "read",
+            Action::Deleted => "deleted",
+            Action::AdminConsent => "admin_consent",
+            Action::Admin => "admin",
+            Action::Reloaded => "reloaded",
+            Action::Started => "started",
+            Action::Stopped => "stopped",
+            Action::Checkpoint => "checkpoint",
+        }
+    }
+}
+
 /// One record. Begin with [`AuditEvent::new`] and set the known values.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct AuditEvent {
@@ -93,7 +120,7 @@ pub struct AuditEvent {
     pub peer: Option<&'static str>,
     /// The address of a TCP peer, without its port.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub peer_address: Option<String>,
+    pub peer_address: Option<IpAddr>,
     /// The user of a Unix peer.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub peer_uid: Option<u32>,
@@ -110,17 +137,17 @@ pub struct AuditEvent {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub object: Option<String>,
     /// The scopes handed out or asked for.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub scopes: Vec<String>,
+    #[serde(skip_serializing_if = "no_scopes")]
+    pub scopes: Arc<Vec<String>>,
     /// Seconds of life left in the token.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub expires_in: Option<u64>,
     /// Lower-case hex SHA-256 of the token.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub token_sha256: Option<String>,
+    pub token_sha256: Option<Arc<str>>,
     /// The token's `uti` claim, unverified.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub uti: Option<String>,
+    pub uti: Option<Arc<str>>,
     /// The connect session.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub session: Option<SessionMark>,
@@ -132,7 +159,7 @@ pub struct AuditEvent {
     pub suppressed: Option<u64>,
     /// The request.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub request_id: Option<String>,
+    pub request_id: Option<Arc<str>>,
     /// The signature of a checkpoint. The writer alone makes one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) checkpoint: Option<Checkpoint>,
@@ -156,7 +183,7 @@ impl AuditEvent {
             connection: None,
             tenant: None,
             object: None,
-            scopes: Vec::new(),
+            scopes: Arc::default(),
             expires_in: None,
             token_sha256: None,
             uti: None,
@@ -169,13 +196,130 @@ impl AuditEvent {
     }
 }
 
-/// A time as a record has it.
-pub(super) fn rfc3339_of(at: Timestamp) -> String {
+impl AuditEvent {
+    /// Appends the members of its JSON, without the braces, as serde would write them.
+    pub(super) fn push_members(&self, out: &mut Vec<u8>) {
+        fn text<T: AsRef<str>>(out: &mut Vec<u8>, key: &str, value: Option<T>) {
+            if let Some(value) = value {
+                push_key(out, key);
+                push_text(out, value.as_ref());
+            }
+        }
+        fn number(out: &mut Vec<u8>, key: &str, value: Option<u64>) {
+            if let Some(value) = value {
+                push_key(out, key);
+                push_number(out, value);
+            }
+        }
+        out.extend_from_slice(b"\"at\":\"");
+        push_time(out, self.at);
+        out.push(b'"');
+        text(out, "action", Some(self.action.as_str()));
+        text(out, "outcome", Some(self.outcome));
+        text(out, "reason", self.reason);
+        text(out, "caller", self.caller.as_ref().map(CallerName::as_str));
+        text(out, "method", self.method);
+        text(out, "door", self.door);
+        text(out, "peer", self.peer);
+        if let Some(address) = self.peer_address {
+            push_key(out, "peer_address");
+            push_address(out, address);
+        }
+        number(out, "peer_uid", self.peer_uid.map(u64::from));
+        text(out, "app", self.app.as_ref().map(AppName::as_str));
+        text(out, "connection", self.connection.as_ref().map(ConnectionName::as_str));
+        text(out, "tenant", self.tenant.as_ref());
+        text(out, "object", self.object.as_ref());
+        if !self.scopes.is_empty() {
+            push_key(out, "scopes");
+            for (at, scope) in self.scopes.iter().enumerate() {
+                out.push(if at == 0 { b'[' } else { b',' });
+                push_text(out, scope);
+            }
+            out.push(b']');
+        }
+        number(out, "expires_in", self.expires_in);
+        text(out, "token_sha256", self.token_sha256.as_ref());
+        text(out, "uti", self.uti.as_ref());
+        text(out, "session", self.session.as_ref().map(SessionMark::as_str));
+        if !self.detail.is_empty() {
+            push_key(out, "detail");
+            serde_json::to_writer(&mut *out, &self.detail).expect("a map of strings");
+        }
+        number(out, "suppressed", self.suppressed);
+        text(out, "request_id", self.request_id.as_ref());
+        if let Some(checkpoint) = &self.checkpoint {
+            push_key(out, "checkpoint");
+            serde_json::to_writer(&mut *out, checkpoint).expect("strings and numbers");
+        }
+    }
+}
+
+/// Begins a member that is not the first. No key needs an escape.
+fn push_key(out: &mut Vec<u8>, key: &str) {
+    out.extend_from_slice(b",\"");
+    out.extend_from_slice(key.as_bytes());
+    out.extend_from_slice(b"\":");
+}
+
+fn push_address(out: &mut Vec<u8>, address: IpAddr) {
+    out.push(b'"');
+    match address {
+        IpAddr::V4(address) => {
+            for (at, octet) in address.octets().into_iter().enumerate() {
+                if at > 0 {
+                    out.push(b'.');
+                }
+                push_number(out, u64::from(octet));
+            }
+        }
+        IpAddr::V6(address) => write!(out, "{address}").expect("a list of bytes takes everything"),
+    }
+    out.push(b'"');
+}
+
+fn push_time(out: &mut Vec<u8>, at: Timestamp) {
     let text = at.rfc3339();
     let whole = text.strip_suffix('Z').unwrap_or(&text);
-    format!("{whole}.{:03}Z", at.unix_millis().rem_euclid(1000))
+    out.extend_from_slice(whole.as_bytes());
+    let millis = at.unix_millis().rem_euclid(1000).unsigned_abs();
+    let digit = |one: u64| b'0' + u8::try_from(one % 10).unwrap_or_default();
+    out.extend_from_slice(&[b'.', digit(millis / 100), digit(millis / 10), digit(millis), b'Z']);
+}
+
+/// A time as a record has it.
+pub(super) fn rfc3339_of(at: Timestamp) -> String {
+    let mut text = Vec::new();
+    push_time(&mut text, at);
+    String::from_utf8(text).expect("digits and signs")
 }
 
 fn rfc3339_millis<S: Serializer>(at: &Timestamp, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.serialize_str(&rfc3339_of(*at))
+}
+
+fn no_scopes(scopes: &Arc<Vec<String>>) -> bool {
+    scopes.is_empty()
+}
+
+/// What a record says of the token that is handed out. It is the same each time.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TokenWords {
+    /// Its scopes.
+    pub scopes: Arc<Vec<String>>,
+    /// Lower-case hex SHA-256 of it.
+    pub sha256: Arc<str>,
+    /// Its `uti` claim, unverified.
+    pub uti: Option<Arc<str>>,
+}
+
+impl TokenWords {
+    /// Returns what records say of a token.
+    pub fn of(token: &HeldToken) -> Self {
+        TokenWords {
+            scopes: Arc::new(token.scopes.clone()),
+            sha256: token.digest.as_str().into(),
+            uti: token.uti.as_deref().map(Arc::from),
+        }
+    }
 }

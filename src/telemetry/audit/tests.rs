@@ -3,6 +3,7 @@ use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::queue::{CHUNK, STRANGERS};
 use super::sink::{Failed, Sink};
@@ -78,7 +79,7 @@ fn the_record_s_keys_are_a_contract() {
     );
     event.app = AppName::parse("outlook").ok();
     event.caller = CallerName::parse("mail-sync").ok();
-    event.scopes = vec!["Mail.Read".to_owned()];
+    event.scopes = Arc::new(vec!["Mail.Read".to_owned()]);
     event.expires_in = Some(3000);
     event.tenant = Some("t".to_owned());
     event.object = Some("o".to_owned());
@@ -97,8 +98,40 @@ fn the_record_s_keys_are_a_contract() {
             "request_id": id.as_str(),
         })
     );
-    let tcp = event.from_request(Origin::Tcp("[::ffff:10.0.0.1]:5".parse().expect("an address")), &id);
-    assert_eq!((tcp.peer, tcp.peer_address.as_deref()), (Some("tcp"), Some("10.0.0.1")));
+    let mut tcp = event.from_request(Origin::Tcp("[::ffff:10.0.0.1]:5".parse().expect("an address")), &id);
+    assert_eq!((tcp.peer, tcp.peer_address), (Some("tcp"), Some([10, 0, 0, 1].into())));
+
+    // What is written is what serde would write.
+    tcp.scopes = Arc::new(vec!["a".to_owned(), "\"b\"".to_owned()]);
+    (tcp.method, tcp.door) = (Some("jwt"), Some("msi"));
+    (tcp.token_sha256, tcp.uti) = (Some("00ff".into()), Some("u\\ti\n".into()));
+    (tcp.suppressed, tcp.tenant) = (Some(u64::MAX), Some("ä".to_owned()));
+    let bare = AuditEvent::new(Timestamp::from_unix_millis(-1), Action::ConnectFailed, "x");
+    let of_v6 = AuditEvent { peer_address: "2001:db8::1".parse().ok(), ..bare.clone() };
+    for event in [&tcp, &unix, &bare, &of_v6] {
+        let mut written = Vec::new();
+        event.push_members(&mut written);
+        let written = String::from_utf8(written).expect("text");
+        assert_eq!(format!("{{{written}}}"), serde_json::to_string(event).expect("JSON"));
+    }
+    for action in [
+        Action::Token,
+        Action::Refused,
+        Action::ConnectStarted,
+        Action::Connected,
+        Action::Confirmed,
+        Action::ConnectFailed,
+        Action::Read,
+        Action::Deleted,
+        Action::AdminConsent,
+        Action::Admin,
+        Action::Reloaded,
+        Action::Started,
+        Action::Stopped,
+        Action::Checkpoint,
+    ] {
+        assert_eq!(format!("\"{}\"", action.as_str()), serde_json::to_string(&action).expect("JSON"));
+    }
 }
 
 #[tokio::test]
@@ -543,4 +576,84 @@ async fn a_log_is_signed_after_so_many_records_after_a_time_in_the_next_file_and
     assert_eq!((joined.signed.checkpoints, joined.signed.unsigned), (6, 0));
     let joined = join_signed(&files, None, &keys[..1]);
     assert_eq!(joined.flaws.len(), 1, "the file's first signature is checked, too: {:?}", joined.flaws);
+}
+
+/// A sink in memory that says which threads wrote, and waits where it is told to.
+#[derive(Clone, Default)]
+struct Quick {
+    writers: Arc<Mutex<Vec<String>>>,
+    hangs: Arc<AtomicBool>,
+}
+
+impl Sink for Quick {
+    fn write(&mut self, _lines: &[u8]) -> Result<(), Failed> {
+        let name = std::thread::current().name().unwrap_or_default().to_owned();
+        self.writers.lock().push(name);
+        while self.hangs.load(Ordering::Relaxed) {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        Ok(())
+    }
+
+    fn is_quick(&self) -> bool {
+        true
+    }
+}
+
+fn to_quick(quick: &Quick, clock: Arc<dyn Clock>) -> Arc<AuditWriter> {
+    let counts = Metrics::new("test").audit_sink("quick", true);
+    let sink = Box::new(quick.clone());
+    Arc::new(AuditWriter::start(sink, "quick".to_owned(), 64, Arc::default(), clock, counts))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_quick_sink_is_written_by_those_who_wait_and_by_its_thread_for_those_who_have_gone() {
+    let quick = Quick::default();
+    let writer = to_quick(&quick, Arc::new(SystemClock::new()));
+    for each in 0..20 {
+        let writer = writer.clone();
+        let one = async move { writer.record(event(&format!("user-{each}"))).await };
+        #[expect(clippy::disallowed_methods, reason = "on a worker, as a request is")]
+        let recorded = tokio::spawn(one).await.expect("no panic");
+        assert_eq!(recorded, Recorded::Written);
+    }
+    assert!(quick.writers.lock().iter().all(|name| name != "audit"), "{:?}", quick.writers.lock());
+    drop(writer.record(event("gone")));
+    let written = || quick.writers.lock().iter().any(|name| name == "audit");
+    while !written() {
+        tokio::task::yield_now().await;
+    }
+}
+
+#[tokio::test]
+async fn on_a_single_thread_nobody_waits_within_a_write() {
+    let quick = Quick::default();
+    let writer = to_quick(&quick, Arc::new(SystemClock::new()));
+    assert_eq!(writer.record(event("user-1")).await, Recorded::Written);
+    assert_eq!(*quick.writers.lock(), ["audit"]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_quick_sink_that_hangs_keeps_one_waiting_and_the_others_lose_their_patience() {
+    let (quick, clock) = (Quick::default(), Arc::new(Patient::default()));
+    let writer = to_quick(&quick, clock.clone());
+    quick.hangs.store(true, Ordering::Relaxed);
+    let recorded = |name: &'static str| {
+        let writer = writer.clone();
+        #[expect(clippy::disallowed_methods, reason = "on a worker, as a request is")]
+        tokio::spawn(async move { writer.record(event(name)).await })
+    };
+    let first = recorded("first");
+    while quick.writers.lock().is_empty() {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    let second = recorded("second");
+    while !second.is_finished() {
+        clock.0.notify_waiters();
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    assert_eq!(second.await.expect("no panic"), Recorded::Lost);
+    assert!(writer.is_stuck(), "so nobody writes any more but the sink's thread");
+    quick.hangs.store(false, Ordering::Relaxed);
+    assert_eq!(first.await.expect("no panic"), Recorded::Written);
 }

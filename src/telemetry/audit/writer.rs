@@ -1,4 +1,8 @@
-//! The thread that writes all that waits with one write, and the wait for it.
+//! Writing all that waits with one write, and the wait for it.
+//!
+//! Whoever waits for a record writes it, with all others that wait, where the sink is quick: no thread is
+//! woken for it. Everything else is written by a thread of the sink's own: for sinks that may keep a writer
+//! waiting, for records whose request has gone, for strangers' and for checkpoints.
 
 use std::fmt;
 use std::sync::Arc;
@@ -24,14 +28,24 @@ const TOO_SLOW: &str = "the sink does not keep up";
 const QUEUE: usize = 4096;
 /// How long a stop waits for a sink that does not take the rest.
 const FLUSH: Duration = Duration::from_secs(2);
+/// A write that took this long was not quick …
+const SLOW: Duration = Duration::from_millis(5);
+/// … and then the sink's own thread writes for this long.
+const SLOW_FOR: Duration = Duration::from_secs(10);
+/// How often a request looks whether it can write, before it waits for the sink's thread.
+const TRIES: usize = 4;
 
-/// Writes records to one sink, from a thread of its own.
+/// Writes records to one sink.
 pub struct AuditWriter {
     queue: Arc<Queue>,
     ended: Mutex<std::sync::mpsc::Receiver<()>>,
     signing: Arc<Signing>,
     clock: Arc<dyn Clock>,
     state: Arc<SinkState>,
+    /// Who holds it writes.
+    pen: Arc<Mutex<Stream>>,
+    /// Whether requests may write: the sink is quick, and another thread serves while one writes.
+    helped: bool,
 }
 
 /// What is known of a sink.
@@ -43,6 +57,8 @@ struct SinkState {
     is_stuck: AtomicBool,
     /// When its last checkpoint was, in milliseconds of the monotonic clock.
     signed_at: AtomicU64,
+    /// Until when its own thread writes alone, likewise.
+    slow_until: AtomicU64,
 }
 
 impl fmt::Debug for AuditWriter {
@@ -72,13 +88,18 @@ impl AuditWriter {
     ) -> Self {
         let queue = Arc::new(Queue::new(room));
         let signed_at = AtomicU64::new(millis(clock.monotonic()));
-        let state = Arc::new(SinkState { name, metrics, is_stuck: AtomicBool::new(false), signed_at });
+        let (is_stuck, slow_until) = (AtomicBool::new(false), AtomicU64::new(0));
+        let state = Arc::new(SinkState { name, metrics, is_stuck, signed_at, slow_until });
+        let helped = sink.is_quick() && is_on_several_threads();
+        let pen = Arc::new(Mutex::new(Stream::new(sink, &state, &signing, &clock)));
         let (done, ended) = std::sync::mpsc::channel();
-        let (reader, seen) = (Reader(Arc::clone(&queue)), Arc::clone(&state));
-        let (signs, time) = (Arc::clone(&signing), Arc::clone(&clock));
+        let (reader, of_thread) = (Reader(Arc::clone(&queue)), Arc::clone(&pen));
         let thread = std::thread::Builder::new().name("audit".to_owned());
         let spawned = thread.spawn(move || {
-            write_all(&reader, sink, (&seen, &signs, time.as_ref()));
+            while reader.wait() {
+                of_thread.lock().write_waiting(&reader.0);
+            }
+            of_thread.lock().sign_the_rest();
             // The receiver may be gone.
             let _ = done.send(());
         });
@@ -86,7 +107,31 @@ impl AuditWriter {
             // The queue has no reader, so every record will be counted as lost.
             tracing::error!(%error, "the audit thread could not be started");
         }
-        AuditWriter { queue, ended: Mutex::new(ended), signing, clock, state }
+        AuditWriter { queue, ended: Mutex::new(ended), signing, clock, state, pen, helped }
+    }
+
+    /// Writes what waits, if requests may write and nobody else does just now. Returns what became of this
+    /// batch, if that is known then.
+    fn help(&self, batch: &Batch) -> Option<Recorded> {
+        let is_written = || batch.written.get().copied();
+        if let Some(outcome) = is_written() {
+            return Some(outcome);
+        }
+        let mut pen = self.pen.try_lock()?;
+        let begun = self.clock.monotonic();
+        pen.write_waiting(&self.queue);
+        drop(pen);
+        let now = self.clock.monotonic();
+        if now.saturating_sub(begun) >= SLOW {
+            self.state.slow_until.store(millis(now + SLOW_FOR), Ordering::Relaxed);
+        }
+        is_written()
+    }
+
+    fn is_helped(&self) -> bool {
+        self.helped
+            && !self.is_stuck()
+            && self.state.slow_until.load(Ordering::Relaxed) <= millis(self.clock.monotonic())
     }
 
     /// Returns true after a request waited in vain, until the sink takes records again.
@@ -121,10 +166,19 @@ impl Audit for AuditWriter {
     fn record(&self, event: AuditEvent) -> BoxFuture<'_, Recorded> {
         match self.queue.put(event) {
             Put::Into(batch) => {
-                let wakes = WakesWriter(&self.queue);
+                let wakes = WakesWriter::of(&self.queue);
                 Box::pin(async move {
-                    // Other ready requests join the same batch: one wake and one write for all of them.
+                    // Other ready requests join the same batch: one write for all of them.
                     tokio::task::yield_now().await;
+                    if self.is_helped() {
+                        for _ in 0..TRIES {
+                            if let Some(outcome) = self.help(&batch) {
+                                wakes.not_needed();
+                                return outcome;
+                            }
+                            tokio::task::yield_now().await;
+                        }
+                    }
                     drop(wakes);
                     self.written(batch, self.clock.sleep(PATIENCE)).await
                 })
@@ -202,35 +256,9 @@ impl Drop for AuditWriter {
     }
 }
 
-/// The writer's thread: it writes all waiting records at once, then some of strangers, and repeats.
-fn write_all(
-    queue: &Reader,
-    mut sink: Box<dyn Sink>,
-    (state, signing, clock): (&SinkState, &Signing, &dyn Clock),
-) {
-    let chain = sink.last_chain().unwrap_or_else(beginning);
-    let (lines, failing, unsigned) = (Vec::new(), false, 0);
-    let mut stream = Stream { sink, chain, seq: 0, unsigned, lines, failing, state, signing, clock };
-    let (mut events, mut strangers) = (Vec::new(), Vec::new());
-    while let Some((batch, is_due)) = queue.take(&mut events, &mut strangers) {
-        if !events.is_empty() {
-            let records = events.len() as u64;
-            let outcome = stream.write(&mut events, false);
-            batch.finish(outcome, records, |lost| state.metrics.lost(lost));
-        }
-        if !strangers.is_empty() {
-            let records = strangers.len() as u64;
-            if stream.write(&mut strangers, false) == Recorded::Lost {
-                state.metrics.lost(records);
-            }
-        }
-        if is_due {
-            let _ = stream.write(&mut events, true);
-        }
-    }
-    if stream.unsigned > 0 {
-        let _ = stream.write(&mut events, true);
-    }
+/// Whether other threads of the runtime go on while one of them writes.
+fn is_on_several_threads() -> bool {
+    tokio::runtime::Handle::try_current().is_ok_and(|runtime| runtime.metrics().num_workers() > 1)
 }
 
 fn millis(time: Duration) -> u64 {
@@ -238,18 +266,21 @@ fn millis(time: Duration) -> u64 {
 }
 
 /// The lines of one process's life.
-struct Stream<'a> {
+struct Stream {
     sink: Box<dyn Sink>,
     /// Chain value of the last written line.
     chain: String,
     seq: u64,
     /// Records of this process since its last checkpoint.
     unsigned: u64,
+    /// Kept for their room.
     lines: Vec<u8>,
+    events: Vec<AuditEvent>,
+    strangers: Vec<AuditEvent>,
     failing: bool,
-    state: &'a SinkState,
-    signing: &'a Signing,
-    clock: &'a dyn Clock,
+    state: Arc<SinkState>,
+    signing: Arc<Signing>,
+    clock: Arc<dyn Clock>,
 }
 
 /// Lines that are to be written, and what is known after them.
@@ -259,7 +290,59 @@ struct Drafted {
     checkpoints: u64,
 }
 
-impl Stream<'_> {
+impl Stream {
+    fn new(
+        mut sink: Box<dyn Sink>,
+        state: &Arc<SinkState>,
+        signing: &Arc<Signing>,
+        clock: &Arc<dyn Clock>,
+    ) -> Self {
+        let chain = sink.last_chain().unwrap_or_else(beginning);
+        Stream {
+            sink,
+            chain,
+            seq: 0,
+            unsigned: 0,
+            lines: Vec::new(),
+            events: Vec::new(),
+            strangers: Vec::new(),
+            failing: false,
+            state: Arc::clone(state),
+            signing: Arc::clone(signing),
+            clock: Arc::clone(clock),
+        }
+    }
+
+    /// Writes all records that wait, then some of strangers.
+    fn write_waiting(&mut self, queue: &Queue) {
+        let (mut events, mut strangers) =
+            (std::mem::take(&mut self.events), std::mem::take(&mut self.strangers));
+        if let Some((batch, is_due)) = queue.take(&mut events, &mut strangers) {
+            if !events.is_empty() {
+                let records = events.len() as u64;
+                let outcome = self.write(&mut events, false);
+                batch.finish(outcome, records, |lost| self.state.metrics.lost(lost));
+            }
+            if !strangers.is_empty() {
+                let records = strangers.len() as u64;
+                if self.write(&mut strangers, false) == Recorded::Lost {
+                    self.state.metrics.lost(records);
+                }
+            }
+            if is_due {
+                let _ = self.write(&mut events, true);
+            }
+        }
+        (self.events, self.strangers) = (events, strangers);
+    }
+
+    /// Signs what is unsigned, at the end.
+    fn sign_the_rest(&mut self) {
+        if self.unsigned > 0 {
+            let _ = self.write(&mut Vec::new(), true);
+        }
+    }
+
     /// Writes these records with one write, and empties the list; with `sign` there is a checkpoint behind
     /// them. There is one before them where they begin another file, and one after so many.
     fn write(&mut self, events: &mut Vec<AuditEvent>, sign: bool) -> Recorded {
@@ -309,7 +392,7 @@ impl Stream<'_> {
 
     /// Hands the lines to the sink.
     fn send(&mut self, records: usize, drafted: Drafted, signs: bool) -> Recorded {
-        let SinkState { name, metrics, is_stuck, signed_at } = self.state;
+        let SinkState { name, metrics, is_stuck, signed_at, .. } = &*self.state;
         let outcome = match self.sink.write(&self.lines) {
             Ok(()) => {
                 (self.chain, self.unsigned) = (drafted.chain, drafted.unsigned);

@@ -64,14 +64,14 @@ impl Cluster {
         let served = process.engine.serve::<Infallible>(key, |_| Ok(want.clone())).await;
         let (outcome, word) = match served {
             Ok(served) => {
-                let stamp = Stamp::of_access(served.token.access_token.expose());
-                if rejected.as_deref() == Some(&served.token.digest) {
+                let stamp = Stamp::of_access(served.token().access_token.expose());
+                if rejected.as_deref() == Some(&served.token().digest) {
                     self.ledger.violated("plan", format!("{key}: the token that was reported came back"));
                 }
                 let (who, times) =
-                    ((process.pid, process.replica), (served.token.expires_at, process.clock.now()));
+                    ((process.pid, process.replica), (served.token().expires_at, process.clock.now()));
                 self.ledger.handed_out(who, key, resource, stamp, times, asked_at);
-                *handed_out.lock() = Some(served.token.digest);
+                *handed_out.lock() = Some(served.token().digest.clone());
                 return Outcome::Token(stamp);
             }
             Err(Refused::NotFound) => (Outcome::NotFound, "not found"),

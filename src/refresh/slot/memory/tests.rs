@@ -61,7 +61,7 @@ fn answer_to(before: &Connection) -> Unstored {
 }
 
 fn held(connection: &Connection) -> Held {
-    Held { connection: connection.clone(), granted: ScopeSet::default() }
+    Held::new(connection.clone(), ScopeSet::default())
 }
 
 /// A read that began and ended at `at` showed this.

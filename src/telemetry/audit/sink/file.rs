@@ -13,6 +13,8 @@ pub(super) struct AppendedFile {
     path: PathBuf,
     file: File,
     identity: (u64, u64),
+    /// False for a pipe, say.
+    is_regular: bool,
     /// True if the last write stopped within a line.
     is_torn: bool,
 }
@@ -34,7 +36,8 @@ impl AppendedFile {
             file.read_exact(&mut last)?;
             is_torn = last != *b"\n";
         }
-        Ok(AppendedFile { path: path.to_owned(), file, identity: (metadata.dev(), metadata.ino()), is_torn })
+        let (identity, is_regular) = ((metadata.dev(), metadata.ino()), metadata.is_file());
+        Ok(AppendedFile { path: path.to_owned(), file, identity, is_regular, is_torn })
     }
 }
 
@@ -57,6 +60,10 @@ impl Sink for AppendedFile {
             self.is_torn = bytes > failed.kept;
             failed
         })
+    }
+
+    fn is_quick(&self) -> bool {
+        self.is_regular
     }
 
     fn is_moved(&self) -> bool {
