@@ -4,7 +4,7 @@
 CARGO ?= cargo
 # Most tests wait on sockets and clocks: more of them than cores may do so at once.
 export RUST_TEST_THREADS ?= 8
-.PHONY: quickstart build quick test check fmt lint structure docs deny bench image image-test deploy-check tools providers schemas vault mail soak soak-short flood slow simulate baseline model rotation rotation-rewrap drill fuzz linear-work policy timing azure-identity
+.PHONY: quickstart build quick test check fmt lint structure docs deny bench image image-test deploy-check tools providers schemas vault mail soak soak-short flood slow simulate baseline model rotation rotation-rewrap drill fuzz linear-work work policy timing azure-identity
 
 quickstart:
 	$(CARGO) run --example quickstart
@@ -178,6 +178,10 @@ fuzz:
 			target/fuzz/corpus/$$target fuzz/corpus/$$target -- -dict=fuzz/words.dict -max_total_time=$(FUZZ_SECONDS) \
 			-max_len=262144 -timeout=5 -rss_limit_mb=2048 -print_final_stats=1 || exit 1; \
 	done
+
+# What a request costs in instructions, written down anew: after a change that was meant to change it.
+work: tools
+	$(CARGO) test --test it -- work::the_numbers_are_written_down_anew --ignored
 
 # What strangers may send at most, at every door of every listener, counted in instructions under valgrind: minutes. (What an
 # authority may send is counted in `make test`.)

@@ -94,6 +94,8 @@ fn shows_credential(
     let is_key = |text: &str| text.contains("twk_");
     let is_name = |name: &str| SECRET_PARAMETERS.contains(&&*name.to_ascii_lowercase());
     let in_path = match segments {
+        // What has no escape is as it was sent.
+        Some(_) if !path.contains('%') => is_key(path),
         Some(segments) => segments.iter().any(|segment| is_key(segment)),
         None => is_key(&percent_decode_str(path).decode_utf8_lossy()),
     };

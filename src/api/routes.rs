@@ -184,8 +184,12 @@ impl Paths {
 /// # Errors
 /// The 404 of a path that the table does not have, or what is wrong with what the path names.
 pub(super) fn find<A: Api>(segments: &[Cow<'_, str>]) -> Result<Found<A>, Problem> {
-    let paths = A::paths();
-    let found = paths.0.iter().find_map(|(path, parts)| Some((*path, parameters(paths, parts, segments)?)));
+    let (paths, last) = (A::paths(), segments.last().map(AsRef::as_ref));
+    let found = paths.0.iter().find_map(|(path, parts)| {
+        // (Most are ruled out by their last word.)
+        let is_other = parts.last().is_some_and(|part| !part.starts_with('{') && Some(*part) != last);
+        if is_other { None } else { Some((*path, parameters(paths, parts, segments)?)) }
+    });
     let (path, parameters) = found.ok_or_else(Problem::no_such_path)?;
     Ok(Found { target: target::<A>(&parameters)?, path, api: PhantomData })
 }

@@ -1,9 +1,15 @@
 //! Handing out a token: find the connection, and serve one of its live tokens within the caller's rights.
 
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+
 use super::{App, Broker, Refusal};
 use crate::domain::account::AccountId;
+use crate::domain::id::CallerName;
 use crate::domain::scope::{Scope, ScopeNaming, ScopeSet};
-use crate::policy::{Permit, Provisional};
+use crate::policy::{Permit, Provisional, SameRules};
 use crate::refresh::{Held, Served, Want};
 
 impl Broker {
@@ -33,9 +39,85 @@ impl Broker {
             if account.is_some_and(|account| *account != own.id()) {
                 return Err(Refusal::invalid("subject_token", "is of another account than the connection"));
             }
-            permitted(&permit, naming, &asked, &held.granted)
+            let remembered = held.prepared.of_connection(Remembered::default);
+            let question = Question::of(&permit, &app, &asked);
+            let given = match remembered.answer(&question) {
+                Some(given) => given,
+                None => {
+                    let given = permitted(&permit, naming, &asked, &held.granted)?;
+                    remembered.take(question, &given);
+                    given
+                }
+            };
+            Ok(given.to(permit.caller(), &asked))
         };
         Ok(self.deps.engine.serve(permit.key(), want).await?)
+    }
+}
+
+/// What a caller may have of a connection: one resource, and scopes of it.
+#[derive(Clone)]
+struct Given {
+    resource: Option<String>,
+    scopes: ScopeSet,
+}
+
+impl Given {
+    fn to(self, caller: &CallerName, asked: &Want) -> Want {
+        Want {
+            by: Some(caller.clone()),
+            resource: self.resource,
+            scopes: self.scopes,
+            min_ttl: asked.min_ttl,
+            rejected: asked.rejected.clone(),
+            claims: asked.claims.clone(),
+            cae: asked.cae,
+        }
+    }
+}
+
+/// Everything that decides what a caller may have of a connection, beside the connection itself.
+struct Question {
+    rules: SameRules,
+    app: Arc<App>,
+    resource: Option<String>,
+    scopes: ScopeSet,
+}
+
+impl Question {
+    fn of(permit: &Permit, app: &Arc<App>, asked: &Want) -> Self {
+        let (resource, scopes) = (asked.resource.clone(), asked.scopes.clone());
+        Question { rules: permit.rules(), app: Arc::clone(app), resource, scopes }
+    }
+
+    fn is(&self, other: &Question) -> bool {
+        self.rules == other.rules
+            && Arc::ptr_eq(&self.app, &other.app)
+            && self.resource == other.resource
+            && self.scopes == other.scopes
+    }
+}
+
+/// The last yeses of the policy for a connection: they hold until the connection, the caller's rules or the
+/// app is another one.
+#[derive(Default)]
+struct Remembered(Mutex<VecDeque<(Question, Given)>>);
+
+/// Most of them for one connection.
+const MOST_REMEMBERED: usize = 4;
+
+impl Remembered {
+    fn answer(&self, question: &Question) -> Option<Given> {
+        let yeses = self.0.lock();
+        yeses.iter().find(|(asked, _)| asked.is(question)).map(|(_, given)| given.clone())
+    }
+
+    fn take(&self, question: Question, given: &Given) {
+        let mut yeses = self.0.lock();
+        if yeses.len() >= MOST_REMEMBERED {
+            yeses.pop_front();
+        }
+        yeses.push_back((question, given.clone()));
     }
 }
 
@@ -64,7 +146,7 @@ fn permitted(
     naming: &ScopeNaming,
     asked: &Want,
     granted: &ScopeSet,
-) -> Result<Want, Refusal> {
+) -> Result<Given, Refusal> {
     let scopes = permit.scopes_for(Some(&asked.scopes), granted)?;
     // A token carries every scope granted for its resource, so a caller that may have none of them may not
     // have the token.
@@ -101,13 +183,5 @@ fn permitted(
             }
         },
     };
-    Ok(Want {
-        by: Some(permit.caller().clone()),
-        resource,
-        scopes,
-        min_ttl: asked.min_ttl,
-        rejected: asked.rejected.clone(),
-        claims: asked.claims.clone(),
-        cae: asked.cae,
-    })
+    Ok(Given { resource, scopes })
 }

@@ -77,7 +77,7 @@ impl<'a> PresentedKey<'a> {
             && sum.len() == CHECKSUM_DIGITS
             && base62(random)
             && base62(sum)
-            && CallerName::parse(caller).is_ok();
+            && CallerName::check(caller).is_ok();
         let summed = text.len().checked_sub(CHECKSUM_DIGITS + 1)?;
         (shaped && checksum(&text.as_bytes()[..summed]) == sum.as_bytes())
             .then_some(PresentedKey { caller, text })

@@ -318,7 +318,7 @@ impl Callers {
     pub async fn check_key_files(self: &Arc<Self>, clock: &dyn Clock) {
         let now = clock.now();
         if self.keys.is_due(now) {
-            self.check_files(clock, now).await;
+            Box::pin(self.check_files(clock, now)).await;
         }
     }
 
@@ -344,7 +344,8 @@ impl Callers {
                 Ok(Authenticated { caller, method: AuthMethod::ApiKeys })
             }
             Credential::Jwt(text) if accepted.contains(AuthMethod::Jwt) => {
-                let caller = self.by_jwt.authenticate(text, clock).await?;
+                // (Boxed, as all that waits seldom: so the futures of ordinary requests are small.)
+                let caller = Box::pin(self.by_jwt.authenticate(text, clock)).await?;
                 Ok(Authenticated { caller, method: AuthMethod::Jwt })
             }
             Credential::ApiKey(_) | Credential::Jwt(_) => Err(AuthenticationFailure::NotAccepted),
@@ -408,7 +409,7 @@ impl Callers {
             if known != Err(AuthenticationFailure::Unknown) || !self.keys.is_due_after_miss(now) {
                 break;
             }
-            self.check_files(clock, now).await;
+            Box::pin(self.check_files(clock, now)).await;
             known = self.keys.known(&key, now);
         }
         self.named(&known?).ok_or(AuthenticationFailure::Unknown)

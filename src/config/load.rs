@@ -496,7 +496,7 @@ authenticate = [{ client_assertion = { jwks_file = "j" } }]
             "6:10: apps.a.scopes: without `offline_access`",
             "6:10: apps.a.scopes: without `openid`",
             "11:1: apps.b.credentials[0]: a secret without `expires`",
-            "16:38: callers.signer.authenticate[0].client_assertion: without `listen.issuer`",
+            "16:19: callers.signer.authenticate[0].client_assertion: without `listen.issuer`",
         ];
         assert_eq!(lines.len(), starts.len(), "{lines:#?}");
         for (line, start) in lines.iter().zip(starts) {

@@ -4,7 +4,17 @@ use aws_lc_rs::digest::{SHA256, digest};
 
 /// The SHA-256 of some bytes, in lower-case hexadecimal digits.
 pub fn sha256_hex(bytes: &[u8]) -> String {
-    hex::encode(digest(&SHA256, bytes))
+    let mut digits = [0; 64];
+    hex_digits(digest(&SHA256, bytes).as_ref(), &mut digits).to_owned()
+}
+
+/// Writes bytes as lower-case hexadecimal digits, two for each, and returns these as text.
+///
+/// # Panics
+/// When there is not just as much room as is needed.
+pub fn hex_digits<'a>(bytes: &[u8], digits: &'a mut [u8]) -> &'a str {
+    hex::encode_to_slice(bytes, digits).expect("two digits for each byte");
+    std::str::from_utf8(digits).expect("digits")
 }
 
 #[cfg(test)]

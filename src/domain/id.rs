@@ -1,6 +1,6 @@
 //! Names and identifiers. Each has its own type, so that they cannot be swapped.
 
-use std::borrow::Cow;
+use std::borrow::{Borrow, Cow};
 use std::fmt;
 use std::sync::Arc;
 
@@ -47,6 +47,12 @@ macro_rules! name {
         impl $name {
             #[doc = $parse_doc]
             pub fn $parse(text: &str) -> Result<Self, InvalidName> {
+                $name::check(text)?;
+                Ok($name(text.into()))
+            }
+
+            /// Says whether a text is such a name, without making one.
+            pub fn check(text: &str) -> Result<(), InvalidName> {
                 if text.is_empty() || text.len() > $max {
                     return Err(InvalidName::Length { max: $max });
                 }
@@ -58,7 +64,7 @@ macro_rules! name {
                 if !text.bytes().next().is_some_and(may_begin) {
                     return Err(InvalidName::First);
                 }
-                Ok($name(text.into()))
+                Ok(())
             }
 
             /// The name as text.
@@ -78,6 +84,13 @@ macro_rules! name {
             fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
                 let text = Cow::<str>::deserialize(deserializer)?;
                 $name::$parse(&text).map_err(|invalid| D::Error::custom(format!("a name {invalid}")))
+            }
+        }
+
+        /// So that a map by name is asked with text.
+        impl Borrow<str> for $name {
+            fn borrow(&self) -> &str {
+                &self.0
             }
         }
 

@@ -181,14 +181,14 @@ impl fmt::Display for Scope {
     }
 }
 
-/// A set of scopes, ordered by canonical form.
+/// A set of scopes, ordered by canonical form. Clones share it until one of them changes.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct ScopeSet(BTreeMap<Arc<str>, Scope>);
+pub struct ScopeSet(Arc<BTreeMap<Arc<str>, Scope>>);
 
 impl ScopeSet {
     /// Adds a scope; of two spellings the first stays.
     pub fn insert(&mut self, scope: Scope) {
-        self.0.entry(scope.canonical.clone()).or_insert(scope);
+        Arc::make_mut(&mut self.0).entry(scope.canonical.clone()).or_insert(scope);
     }
 
     /// Returns true if the set has the scope, in any spelling.
@@ -246,11 +246,11 @@ impl ScopeSet {
 
 impl FromIterator<Scope> for ScopeSet {
     fn from_iter<I: IntoIterator<Item = Scope>>(scopes: I) -> Self {
-        let mut set = ScopeSet::default();
+        let mut set = BTreeMap::new();
         for scope in scopes {
-            set.insert(scope);
+            set.entry(scope.canonical.clone()).or_insert(scope);
         }
-        set
+        ScopeSet(Arc::new(set))
     }
 }
 

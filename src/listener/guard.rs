@@ -17,6 +17,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use hyper::rt::{Read, ReadBufCursor, Write};
+use memchr::{memchr, memchr2};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::UnixStream;
 use tokio_rustls::server::TlsStream;
@@ -284,10 +285,11 @@ fn path_of(head: &[u8]) -> String {
 
 /// Finds the end of the head from `from` on. Every line must end in CRLF.
 fn end_of_head(bytes: &[u8], from: usize) -> Result<Option<usize>, &'static str> {
-    for (offset, byte) in bytes[from..].iter().enumerate() {
-        let at = from + offset;
-        match byte {
-            b'\n' => {
+    let mut at = from;
+    while let Some(found) = memchr2(b'\r', b'\n', &bytes[at..]) {
+        at += found;
+        match (bytes[at], bytes.get(at + 1)) {
+            (b'\n', _) => {
                 if at == 0 || bytes[at - 1] != b'\r' {
                     return Err("bare LF in a head");
                 }
@@ -295,20 +297,32 @@ fn end_of_head(bytes: &[u8], from: usize) -> Result<Option<usize>, &'static str>
                     return Ok(Some(at + 1));
                 }
             }
-            b'\r' if bytes.get(at + 1).is_some_and(|next| *next != b'\n') => return Err("bare CR in a head"),
+            (_, Some(next)) if *next != b'\n' => return Err("bare CR in a head"),
             _ => {}
         }
+        at += 1;
     }
     Ok(None)
+}
+
+/// The lines of a head without their ends, and without the empty one at last.
+fn lines_of(head: &[u8]) -> impl Iterator<Item = &[u8]> {
+    let mut rest = Some(&head[..head.len() - 4]);
+    std::iter::from_fn(move || {
+        let all = rest?;
+        let (line, behind) = match memchr(b'\n', all) {
+            Some(at) => (&all[..at], Some(&all[at + 1..])),
+            None => (all, None),
+        };
+        rest = behind;
+        Some(line.strip_suffix(b"\r").unwrap_or(line))
+    })
 }
 
 /// Checks a whole head and returns how the body is framed. Checks that hyper makes itself (method and name
 /// tokens, characters of values) are left to it.
 fn inspect(head: &[u8]) -> Result<State, &'static str> {
-    let mut lines = head[..head.len() - 4].split(|byte| *byte == b'\n').map(|line| match line {
-        [line @ .., b'\r'] => line,
-        line => line,
-    });
+    let mut lines = lines_of(head);
     let request_line = lines.next().unwrap_or_default();
     let mut words = request_line.split(|byte| *byte == b' ');
     let (Some(_method), Some(target), Some(version), None) =
@@ -337,10 +351,14 @@ fn inspect(head: &[u8]) -> Result<State, &'static str> {
         if matches!(line.first(), None | Some(b' ' | b'\t')) {
             return Err("obs-fold");
         }
-        let Some(colon) = line.iter().position(|byte| *byte == b':') else {
+        let Some(colon) = memchr(b':', line) else {
             return Err("header line without a colon");
         };
         let (name, value) = (&line[..colon], line[colon + 1..].trim_ascii());
+        // Only these three frame a message.
+        if !matches!(name.len(), 4 | 14 | 17) {
+            continue;
+        }
         if name.eq_ignore_ascii_case(b"host") {
             hosts += 1;
             if !is_host(value) {

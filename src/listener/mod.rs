@@ -49,6 +49,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 
+use crate::domain::digest::hex_digits;
 use crate::domain::random::{Random, random_bytes};
 use crate::domain::task::{BoxFuture, Tasks};
 use crate::domain::time::Clock;
@@ -264,7 +265,8 @@ impl RequestId {
 
     /// Makes a new id.
     pub fn new(random: &dyn Random) -> Self {
-        RequestId(hex::encode(random_bytes::<16>(random)).into())
+        let mut digits = [0; 32];
+        RequestId(hex_digits(&random_bytes::<16>(random), &mut digits).into())
     }
 
     /// Parses <https://www.w3.org/TR/trace-context/#traceparent-header>: version, trace id, parent id, flags.

@@ -145,6 +145,18 @@ pub struct Permit {
     matching: Vec<usize>,
 }
 
+/// A caller's rules as they were read, compared by whether they are the same reading. A reload makes others.
+#[derive(Debug, Clone)]
+pub struct SameRules(Arc<[Rule]>);
+
+impl PartialEq for SameRules {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+}
+
+impl Eq for SameRules {}
+
 /// Proof that a caller may connect, confirm, renew and delete a connection.
 #[derive(Debug, PartialEq, Eq)]
 #[must_use = "a permit is for the act that demands it"]
@@ -333,6 +345,12 @@ impl Permit {
     /// Returns the caller it was given to.
     pub fn caller(&self) -> &CallerName {
         &self.caller
+    }
+
+    /// Returns the rules it was given by. Two permits by the same rules, for the same connection of the same
+    /// tenant, give the same.
+    pub fn rules(&self) -> SameRules {
+        SameRules(Arc::clone(&self.rules))
     }
 
     /// Returns the scopes to serve. If none are asked for, these are the scopes that the rules list, or all

@@ -21,6 +21,17 @@ pub(super) const MOST_LOOKS: usize = 8;
 /// How often a read or a commit may be overtaken before its waiters are told.
 pub(super) const MOST_OVERTAKEN: usize = 4;
 
+/// The cached connection, if it may be served as it is.
+pub(super) fn look_now(ports: &Arc<Ports>, at: At<'_>) -> Option<Arc<Held>> {
+    let (now, is_shared) = (ports.monotonic(), ports.repository().is_shared());
+    let serve_for = || ports.settings().serve_cached_for;
+    let look = at.state().memory.look(now, is_shared, serve_for, |since| ports.answered_since(since));
+    match look {
+        Look::Serve(held) => Some(held),
+        Look::ServeAndRead(_) | Look::Fail(_) | Look::Read { .. } => None,
+    }
+}
+
 /// The cached connection. It is read if it is not cached, and checked if the last check was too long ago.
 pub(super) async fn look(ports: &Arc<Ports>, at: At<'_>, begun: Duration) -> Result<Arc<Held>, Arc<Failure>> {
     let is_shared = ports.repository().is_shared();

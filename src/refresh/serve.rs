@@ -9,7 +9,7 @@ use super::failure::Failure;
 use super::fly::wait;
 use super::forced::Force;
 use super::grant::must_not_replay;
-use super::look::{MOST_LOOKS, look};
+use super::look::{MOST_LOOKS, look, look_now};
 use super::observer::Lookup;
 use super::plan::{self, Refusal, Step, Want};
 use super::ports::Ports;
@@ -143,7 +143,11 @@ pub(super) async fn serve<E>(
         cached: at.state().memory.cached().cloned(),
     };
     for number in 0..MOST_LOOKS {
-        let held = look(ports, at, begun).await.map_err(|failure| refused(&failure))?;
+        let held = match look_now(ports, at) {
+            Some(held) => held,
+            // (Boxed, as all that waits: most requests wait for nothing, and their futures are small.)
+            None => Box::pin(look(ports, at, begun)).await.map_err(|failure| refused(&failure))?,
+        };
         if ports.revoked.covers(at.key, &held.connection.profile) {
             return Err(Refused::NotFound);
         }
@@ -181,7 +185,8 @@ pub(super) async fn serve<E>(
                 return Err(why(refusal, &held, &want, failure));
             }
             Step::Renew { fallback } => {
-                if let Some(token) = request.renew(ports, at, &held, want, fallback).await? {
+                let renewed = Box::pin(request.renew(ports, at, &held, want, fallback)).await?;
+                if let Some(token) = renewed {
                     let source = request.source_of(token, &held);
                     return Ok(served(ports, at, token, (&held, source), begun));
                 }

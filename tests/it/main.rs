@@ -93,3 +93,4 @@ mod trouble;
 mod upstream_load;
 mod watch;
 mod watch_clients;
+mod work;

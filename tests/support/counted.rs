@@ -9,7 +9,6 @@
 
 use std::collections::BTreeMap;
 use std::hint::black_box;
-use std::path::Path;
 use std::process::Command;
 
 /// Most times the work for plain text of the same size. It is more than one because an escape or a member is
@@ -46,8 +45,7 @@ fn written_by_valgrind() {
 /// Runs `test`, an otherwise ignored test of this binary, counts each [`count`] in it, and compares the
 /// numbers with those for plain text. Returns a description of the worst of each group.
 pub fn hold(test: &str, cases: &[Case]) -> Vec<String> {
-    let folder = tempfile::tempdir().expect("a folder");
-    let counted = instructions(test, folder.path());
+    let counted = instructions(test);
     assert_eq!(counted.len(), cases.len(), "each case is counted once");
     let (mut plain, mut bad, mut worst) = (("", 0), Vec::new(), BTreeMap::new());
     for (case, &work) in cases.iter().zip(&counted) {
@@ -74,8 +72,11 @@ pub fn hold(test: &str, cases: &[Case]) -> Vec<String> {
     worst.into_values().map(|(_, line)| line).collect()
 }
 
-fn instructions(test: &str, folder: &Path) -> Vec<u64> {
-    let out = folder.join("counted");
+/// Runs `test`, an otherwise ignored test of this binary, and returns the instructions of each [`count`] in
+/// it.
+pub fn instructions(test: &str) -> Vec<u64> {
+    let folder = tempfile::tempdir().expect("a folder");
+    let out = folder.path().join("counted");
     let this = std::env::current_exe().expect("this binary");
     let run = Command::new("valgrind")
         .args(["-q", "--tool=callgrind", "--demangle=no", "--dump-line=no"])

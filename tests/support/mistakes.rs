@@ -181,6 +181,11 @@ const SECRETS: Table = &[
     ("[callers.a]\nauthenticate = [{ unix_user = 1 }]\napi-key = \"hunter2\"", "`authenticate`"),
     ("[callers.a]\nauthenticate = [{ api_keys = \"twk_hunter2\" }]", "is an API key"),
     ("[callers.a]\nauthenticate = [{ client_assertion = {} }]", "client_assertion.jwks_file: is required"),
+    (
+        "[callers.a]\nauthenticate = [{ client_assertion = { jwks_file = \"a\" } }, \
+        { client_assertion = { jwks_file = \"b\" } }]",
+        "authenticate[1]: is a second `client_assertion`",
+    ),
     ("[callers.a]\nauthenticate = [{}]", "`san`, `jwt` or `client_assertion`"),
     ("[admins.a]\nauthenticate = [{}]", "`san` or `jwt`"),
     ("[admins.a]\nauthenticate = [{ client_assertion = { jwks_file = \"a\" } }]", "client_assertion"),
@@ -398,10 +403,6 @@ const WAYS: Table = &[
         "authenticate[0].jwt.issuer: there is no such issuer: it is the name of a section `[issuers.NAME]`",
     ),
     ("{ unix_user = \"a\", api_keys = \"b\" }", "authenticate[0]: has two ways in one"),
-    (
-        "{ client_assertion = { jwks_file = \"a\" } }, { client_assertion = { jwks_file = \"b\" } }",
-        "authenticate[1]: is a second `client_assertion`",
-    ),
     ("{}", "authenticate[0]: needs `unix_user`, `api_keys`, `spiffe`, `san`"),
     ("{ unix_user = -1 }", "is not a user id"),
     ("{ unix_user = \"a b\" }", "is not a user's name"),

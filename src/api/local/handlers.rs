@@ -319,33 +319,46 @@ impl LocalApi {
                 Ok((served, life))
             }
             Err(refusal) => {
-                // Only where the user's act would mend it.
-                let mendable = matches!(
-                    refusal,
-                    Refusal::ReauthorizationRequired { .. }
-                        | Refusal::ConnectionNotFound
-                        | Refusal::ScopeNotGranted { .. }
-                );
-                let problem = Problem::of(refusal).recorded();
-                self.events.refused(who, &caller.name, key, problem.code, elapsed).await;
-                if connect && mendable {
-                    let invited = match self.broker.may_connect(&caller.policy, key).await {
-                        Ok(right) => self.broker.invite(&right).await,
-                        Err(refusal) => Err(refusal),
-                    };
-                    match invited {
-                        Ok(invited) => {
-                            self.events.connect_started(who, &caller.name, key, "ok").await;
-                            return Err(problem.with_connect_url(invited.connect_url));
-                        }
-                        // The first problem is the answer; why there is no link beside it is for the log.
-                        Err(refusal) => {
-                            let code = refusal.outside().code;
-                            self.events.connect_started(who, &caller.name, key, code).await;
-                        }
-                    }
-                }
-                Err(problem)
+                Err(Box::pin(self.not_served((admitted, who), key, refusal, elapsed, connect)).await)
+            }
+        }
+    }
+
+    /// Records that there is no token, and makes the link at which its user can mend it, if one is asked for.
+    async fn not_served(
+        &self,
+        (admitted, who): (&Admitted<'_>, Who<'_>),
+        key: &ConnectionKey,
+        refusal: Refusal,
+        elapsed: Duration,
+        connect: bool,
+    ) -> Problem {
+        let caller = admitted.caller();
+        // Only where the user's act would mend it.
+        let mendable = matches!(
+            refusal,
+            Refusal::ReauthorizationRequired { .. }
+                | Refusal::ConnectionNotFound
+                | Refusal::ScopeNotGranted { .. }
+        );
+        let problem = Problem::of(refusal).recorded();
+        self.events.refused(who, &caller.name, key, problem.code, elapsed).await;
+        if !connect || !mendable {
+            return problem;
+        }
+        let invited = match self.broker.may_connect(&caller.policy, key).await {
+            Ok(right) => self.broker.invite(&right).await,
+            Err(refusal) => Err(refusal),
+        };
+        match invited {
+            Ok(invited) => {
+                self.events.connect_started(who, &caller.name, key, "ok").await;
+                problem.with_connect_url(invited.connect_url)
+            }
+            // The first problem is the answer; why there is no link beside it is for the log.
+            Err(refusal) => {
+                self.events.connect_started(who, &caller.name, key, refusal.outside().code).await;
+                problem
             }
         }
     }

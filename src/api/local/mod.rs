@@ -147,7 +147,10 @@ impl LocalApi {
         let (origin, word) = (request.peer.origin, dialect.as_str());
         let who = Who { request_id: id, origin, listener: Listener::Local, dialect: word, method: None };
         let known = match dialect {
-            Dialect::TokenEndpoint => self.client(&request.headers, &request.peer, request.body).await,
+            // (Boxed, as all that is not the ordinary way: so an ordinary request's future is small.)
+            Dialect::TokenEndpoint => {
+                Box::pin(self.client(&request.headers, &request.peer, request.body)).await
+            }
             _ => {
                 let known = self.authenticate(dialect.credential(&request.headers, &request.peer)).await;
                 let body = request.body;
@@ -176,14 +179,17 @@ impl LocalApi {
         match self.limiter.admit(caller, self.clock.monotonic()) {
             Ok(admitted) => {
                 if let Some(once) = &once {
-                    self.use_once(who, &admitted, once).await?;
+                    Box::pin(self.use_once(who, &admitted, once)).await?;
                 }
-                let found = self.found((found, &request.path), who, &name).await?;
+                let found = match found {
+                    Ok(found) => found,
+                    Err(bad) => return Err(Box::pin(self.lost((bad, &request.path), who, &name)).await),
+                };
                 let route = found.route(&request.method);
                 let rest = (request.headers, query, body, (request.streams, request.peer));
                 let outcome = self.serve(&admitted, &found, route, rest, who).await;
                 if let Err(problem) = &outcome {
-                    self.leave_record(who, &name, (&found, route), problem).await;
+                    Box::pin(self.leave_record(who, &name, (&found, route), problem)).await;
                 }
                 outcome
             }
@@ -193,11 +199,11 @@ impl LocalApi {
                 let problem = Problem::of(Refusal::RateLimited { retry_after: after.0 });
                 match &found {
                     Ok(found) if found.hands_out() => {
-                        self.token_refused(who, &name, &found.target, problem.code).await;
+                        Box::pin(self.token_refused(who, &name, &found.target, problem.code)).await;
                     }
                     other => {
                         let about = other.as_ref().map_or((None, None), |found| found.target.about());
-                        self.events.request_refused(who, &name, about, problem.code).await;
+                        Box::pin(self.events.request_refused(who, &name, about, problem.code)).await;
                     }
                 }
                 Err(problem)
@@ -205,26 +211,16 @@ impl LocalApi {
         }
     }
 
-    /// What a known caller's URL asks for. One that is refused, or names what nothing can have, is recorded;
+    /// The problem of a known caller's URL. One that is refused, or names what nothing can have, is recorded;
     /// one that leads nowhere is not. (Below a mount of Vault's plugin there is nothing but names.)
-    async fn found(
-        &self,
-        (found, path): (Result<Found<LocalApi>, BadUrl>, &str),
-        who: Who<'_>,
-        name: &CallerName,
-    ) -> Result<Found<LocalApi>, Problem> {
-        match found {
-            Ok(found) => Ok(found),
-            Err(bad) => {
-                let problem = Problem::from(bad);
-                if is_below_creds(path) {
-                    self.events.refused_unnamed(who, name, None, problem.code, Duration::ZERO).await;
-                } else if problem.code != "not_found" {
-                    self.events.request_refused(who, name, (None, None), problem.code).await;
-                }
-                Err(problem)
-            }
+    async fn lost(&self, (bad, path): (BadUrl, &str), who: Who<'_>, name: &CallerName) -> Problem {
+        let problem = Problem::from(bad);
+        if is_below_creds(path) {
+            self.events.refused_unnamed(who, name, None, problem.code, Duration::ZERO).await;
+        } else if problem.code != "not_found" {
+            self.events.request_refused(who, name, (None, None), problem.code).await;
         }
+        problem
     }
 
     /// Records a refusal that no handler has recorded, such as that of a body that cannot be read. Of

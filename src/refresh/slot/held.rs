@@ -49,6 +49,11 @@ impl Prepared {
         made
     }
 
+    /// The same of the connection as a whole.
+    pub fn of_connection<T: Any + Send + Sync>(&self, make: impl FnOnce() -> T) -> Arc<T> {
+        self.of(usize::MAX, make)
+    }
+
     fn known<T: Any + Send + Sync>(&self, at: usize) -> Option<Arc<T>> {
         let parts = self.0.lock();
         let (_, part) = parts.iter().find(|(of, part)| *of == at && part.is::<T>())?;

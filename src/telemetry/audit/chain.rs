@@ -1,6 +1,7 @@
 //! The chain through all lines: each has the SHA-256 over the chain of the line before it and its own text.
 
 use super::AuditEvent;
+use crate::domain::digest::hex_digits;
 use crate::domain::json_text::push_number;
 
 /// The chain before the first line of all.
@@ -32,7 +33,8 @@ fn link_bytes(before: &str, open: &[u8]) -> String {
     context.update(before.as_bytes());
     context.update(open);
     context.update(b"}");
-    hex::encode(context.finish())
+    let mut digits = [0; DIGITS];
+    hex_digits(context.finish().as_ref(), &mut digits).to_owned()
 }
 
 const DIGITS: usize = 64;
