@@ -301,6 +301,13 @@ async fn start(folder: &Path) -> (Daemon, String, Emulator) {
     let callback = format!("http://localhost:{public}/callback/outlook");
     let app = App::new(CLIENT_ID).secret(CLIENT_SECRET).redirect_uri(callback);
     let entra = Emulator::builder().app(app).start().await.expect("the emulator starts");
+    let (daemon, key) = in_this_process(folder, public, &entra).await;
+    (daemon, key, entra)
+}
+
+/// Starts a daemon in this process, with the authority, and waits until it is ready. Returns it with the key
+/// of its caller.
+pub(crate) async fn in_this_process(folder: &Path, public: u16, entra: &Emulator) -> (Daemon, String) {
     let (config, key) =
         write_configuration(folder, public, &entra.authority("common")).expect("a configuration");
     let text = std::fs::read_to_string(&config).expect("a configuration");
@@ -310,7 +317,7 @@ async fn start(folder: &Path) -> (Daemon, String, Emulator) {
     while !daemon.is_ready() {
         tokio::time::sleep(std::time::Duration::from_millis(10)).await;
     }
-    (daemon, key.expose().to_owned(), entra)
+    (daemon, key.expose().to_owned())
 }
 
 async fn send(daemon: &Daemon, folder: &Path, case: &Case) {

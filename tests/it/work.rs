@@ -8,14 +8,15 @@ use std::path::Path;
 
 use entra_emulator::{App, Emulator, User};
 use http::Method;
-use tokenward::app::{Daemon, Environment, Source};
+use tokenward::app::Daemon;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::runtime::Runtime;
 
 use crate::counted;
 use crate::http_client::{Browser, request};
-use crate::setup::{CLIENT_ID, CLIENT_SECRET, free_port, write_configuration};
+use crate::linear_work::in_this_process;
+use crate::setup::{CLIENT_ID, CLIENT_SECRET, free_port};
 
 const WRITTEN_DOWN: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/work.txt");
 /// What is counted, how often it is done for that, and by how many hundredths its number may rise. A refresh
@@ -103,14 +104,8 @@ async fn start(folder: &Path, elsewhere: &Runtime) -> (Daemon, String, Emulator)
     let user = User::work("alice@contoso.example");
     let entra = elsewhere.spawn(Emulator::builder().app(app).user(user).start());
     let entra = entra.await.expect("no panic").expect("the emulator starts");
-    let (config, key) =
-        write_configuration(folder, public, &entra.authority("common")).expect("a configuration");
-    let text = std::fs::read_to_string(&config).expect("a configuration");
-    let loaded = tokenward::config::load(&text, &BTreeMap::new(), &config).expect("good");
-    let daemon =
-        Daemon::start(loaded, Source::default(), Environment::default(), None).await.expect("it starts");
-
-    let bearer = format!("Bearer {}", key.expose());
+    let (daemon, key) = in_this_process(folder, public, &entra).await;
+    let bearer = format!("Bearer {key}");
     let headers = [("authorization", bearer.as_str()), ("content-type", "application/json")];
     let sessions = format!("http://{}/v1/connect-sessions", daemon.local_addresses()[0]);
     let body = r#"{"app":"outlook","connection":"user-1"}"#;
@@ -125,7 +120,7 @@ async fn start(folder: &Path, elsewhere: &Runtime) -> (Daemon, String, Emulator)
     let confirm = serde_json::json!({ "account": { "tid": tid, "oid": oid } }).to_string();
     let confirmed = request(Method::POST, &format!("{one}/confirm"), &headers, confirm).await;
     assert_eq!(confirmed.expect("an answer").status, 200);
-    (daemon, key.expose().to_owned(), entra)
+    (daemon, key, entra)
 }
 
 /// A caller with a connection that it keeps.
