@@ -55,7 +55,7 @@ pub struct Bare {
 }
 
 /// A process that ends with this.
-struct Server(Child);
+pub struct Server(pub Child);
 
 impl Drop for Server {
     fn drop(&mut self) {

@@ -140,11 +140,17 @@ async fn read_answer(stream: &mut Box<dyn Wire>, buffer: &mut [u8]) -> io::Resul
 
 /// The length of the answer whose head is there.
 fn length_of(bytes: &[u8]) -> Option<usize> {
-    const LENGTH: &[u8] = b"content-length: ";
+    // (Go's server begins each word with a capital.)
+    const LENGTH: &[u8] = b"ontent-";
+    const REST: usize = b"ontent-length: ".len();
     let head = bytes.windows(4).position(|four| four == b"\r\n\r\n")?;
     assert!(bytes.starts_with(b"HTTP/1.1 200"), "{}", String::from_utf8_lossy(&bytes[..head]));
-    let at = bytes[..head].windows(LENGTH.len()).position(|part| part == LENGTH).expect("a length");
-    let digits = bytes[at + LENGTH.len()..].iter().take_while(|byte| byte.is_ascii_digit());
+    let is_length = |at: &usize| {
+        bytes[*at..].starts_with(LENGTH)
+            && bytes[at + LENGTH.len()..head].to_ascii_lowercase().starts_with(b"length: ")
+    };
+    let at = (0..head).find(is_length).expect("a length");
+    let digits = bytes[at + REST..].iter().take_while(|byte| byte.is_ascii_digit());
     Some(head + 4 + digits.fold(0, |sum, digit| sum * 10 + usize::from(digit - b'0')))
 }
 

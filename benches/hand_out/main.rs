@@ -10,6 +10,7 @@
 mod bare;
 mod daemon;
 mod load;
+mod openbao;
 #[path = "../../tests/it/pki.rs"]
 mod pki;
 mod rows;
@@ -28,8 +29,12 @@ use clap::Parser;
 use crate::daemon::{Bench, Daemon};
 use crate::http_client::Failure;
 use crate::load::Load;
+use crate::openbao::OpenBao;
 use crate::rows::{ROWS, Row};
 use crate::table::{Figures, Outcome};
+
+/// How many bytes OpenBao's secret has: as many as a token of the emulator's.
+const SECRET: usize = 1200;
 
 /// The same for all servers, so that none gains by it.
 #[global_allocator]
@@ -56,6 +61,9 @@ struct Args {
     /// Leaves out the runs at half of saturation.
     #[arg(long)]
     no_latency: bool,
+    /// OpenBao's program, which is then measured beside the daemon (`make vault` installs it).
+    #[arg(long)]
+    openbao: Option<PathBuf>,
     /// Writes a plot of the ratios to this file.
     #[arg(long)]
     svg: Option<PathBuf>,
@@ -84,10 +92,34 @@ fn main() -> Result<(), Failure> {
         println!("{outcome}");
         outcomes.push(outcome);
     }
+    if let Some(program) = &args.openbao {
+        println!(
+            "{}",
+            servers
+                .block_on(async { OpenBao::start(program, SECRET).await })
+                .and_then(|bao| { beside(&bao, &args, &bench, &daemons[0]) })?
+        );
+    }
     if let Some(path) = &args.svg {
         std::fs::write(path, table::svg(&outcomes))?;
     }
     Ok(())
+}
+
+/// The daemon over TCP at 64 connections, and OpenBao in turn.
+fn beside(bao: &OpenBao, args: &Args, bench: &Bench, daemon: &Daemon) -> Result<String, Failure> {
+    let row = ROWS.iter().find(|row| row.name == "TCP, 64 connections").ok_or("no such row")?;
+    let mut daemons = Load::open(bench.client(row, daemon)?, bench.wire(row).as_bytes(), row.connections)?;
+    let mut baos = Load::open(bao.client(), bao.wire().as_bytes(), row.connections)?;
+    let (during, mut figures) =
+        (Duration::from_millis(args.millis), [Figures::default(), Figures::default()]);
+    for round in 0..=args.rounds {
+        let runs = [daemons.run(during, None), baos.run(during, None)];
+        if round > 0 {
+            figures.iter_mut().zip(&runs).for_each(|(figures, run)| figures.add(run));
+        }
+    }
+    Ok(table::beside("OpenBao", &figures))
 }
 
 /// One row: every server in turn, in each round.

@@ -59,6 +59,19 @@ impl Figures {
     }
 }
 
+/// The daemon's figures beside those of another program that does the same.
+pub fn beside(name: &str, [daemon, other]: &[Figures; 2]) -> String {
+    let times = ratios(&daemon.rates, &other.rates).map_or_else(String::new, |times| times.to_string());
+    format!(
+        "{name}, 64 connections\n  tokenward {:>8.0} requests/s, p99 {:.2} ms\n  {name} {:>10.0} requests/s, p99 \
+         {:.2} ms\n  times {times}, wanted 25",
+        daemon.rate(),
+        daemon.p99(),
+        other.rate(),
+        other.p99()
+    )
+}
+
 /// The ratio of each round.
 fn ratios(one: &[f64], other: &[f64]) -> Option<Spread> {
     Spread::of(one.iter().zip(other).map(|(one, other)| one / other).collect())
