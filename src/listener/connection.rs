@@ -285,11 +285,11 @@ async fn answer(
     certificate: Option<Arc<ClientCertificate>>,
     pulse: &Arc<Pulse>,
 ) -> Response {
-    let (head, incoming) = request.into_parts();
+    let (mut head, incoming) = request.into_parts();
     let has_room = pulse.head_came(kept_of(&head.uri, &head.headers));
     pulse.answer_before_is_taken().await;
     pulse.request_began();
-    let exchange = Exchange::begin(shared, &head);
+    let exchange = Exchange::begin(shared, &mut head);
     let refused = (!has_room).then_some(Refused::Overloaded);
     let (keeper, room) = (Arc::clone(pulse) as _, pulse.room());
     let mut response =

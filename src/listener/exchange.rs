@@ -51,10 +51,11 @@ pub(super) struct Exchange<'a> {
 }
 
 impl<'a> Exchange<'a> {
-    pub(super) fn begin(shared: &'a Shared, head: &Parts) -> Self {
+    /// Takes the target out of the head.
+    pub(super) fn begin(shared: &'a Shared, head: &mut Parts) -> Self {
         let request_id = RequestId::of(&head.headers, &shared.ids);
         let (broken, is_distrusted) = (Arc::default(), AtomicBool::new(false));
-        Exchange { shared, uri: head.uri.clone(), request_id, broken, is_distrusted }
+        Exchange { shared, uri: std::mem::take(&mut head.uri), request_id, broken, is_distrusted }
     }
 
     /// Has the handler answer, or refuses in its place.
@@ -73,8 +74,8 @@ impl<'a> Exchange<'a> {
             Body::wire(incoming, &self.shared.limits, Arc::clone(clock), Arc::clone(&self.broken), keeper);
         let request = Request {
             method: head.method,
-            path: head.uri.path().to_owned(),
-            query: head.uri.query().map(str::to_owned),
+            path: self.uri.path().to_owned(),
+            query: self.uri.query().map(str::to_owned),
             headers: head.headers,
             peer,
             request_id: self.request_id.clone(),
