@@ -89,7 +89,7 @@ deploy-check:
 	scripts/check-deploy.sh
 
 bench:
-	$(CARGO) bench --bench hand_out
+	$(CARGO) bench --bench hand_out -- --svg target/hand_out.svg
 
 # The image, from a static binary built here: no base image is fetched. `make image-test` starts it.
 image:

@@ -22,9 +22,9 @@
 //! The hard problem: a write for each record would be most of a hand-out's cost, waking a thread costs more
 //! than writing, and a write by the request itself could block a thread that serves all others. So a request
 //! that has queued its record lets all other ready ones do so. Then the first of them writes what all of them
-//! have queued, if that is quick: into a file, while no write was slow lately, and with another thread to
-//! serve meanwhile. The others find their records written. Otherwise a thread of the sink's own does it, and
-//! wakes only the requests whose records these were.
+//! have queued, if that is quick: into a file that is the only sink, while no write was slow lately, and with
+//! another thread to serve meanwhile. The others find their records written. Otherwise a thread of the sink's
+//! own does it, and wakes only the requests whose records these were.
 
 mod chain;
 mod checkpoint;

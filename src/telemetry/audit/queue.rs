@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex, MutexGuard};
 use tokio::sync::{Notify, SetOnce};
@@ -208,15 +209,23 @@ impl Drop for WakesWriter<'_> {
 pub(super) struct Reader(pub(super) Arc<Queue>);
 
 impl Reader {
-    /// Waits until something is to be written. False if the queue is closed and empty.
-    pub(super) fn wait(&self) -> bool {
+    /// Waits until something is to be written, and meanwhile does `look` each time this much has passed.
+    /// False if the queue is closed and empty.
+    pub(super) fn wait(&self, look: Option<(Duration, impl Fn())>) -> bool {
         let mut next = self.0.lock();
         while !next.has_something() {
             if next.closed {
                 return false;
             }
             next.writer_sleeps = true;
-            self.0.came.wait(&mut next);
+            match &look {
+                None => self.0.came.wait(&mut next),
+                Some((every, look)) => {
+                    if self.0.came.wait_for(&mut next, *every).timed_out() {
+                        look();
+                    }
+                }
+            }
         }
         next.writer_sleeps = false;
         true

@@ -79,8 +79,8 @@ pub(super) trait Sink: Send {
     /// Writes whole lines. What it could not write must not spoil later lines.
     fn write(&mut self, lines: &[u8]) -> Result<(), Failed>;
 
-    /// Returns true if a write is over at once as a rule, as one into the page cache is. Then whoever waits
-    /// for it may make it.
+    /// Returns true if a write is over at once as a rule, as one into the page cache is. Then a request that
+    /// waits for it may make it.
     fn is_quick(&self) -> bool {
         false
     }

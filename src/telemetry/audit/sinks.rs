@@ -42,7 +42,7 @@ impl AuditSinks {
         metrics.rename(|names| names.audit_sinks = sinks.iter().map(ToString::to_string).collect());
         let open = |sink: &AuditSink| {
             let counts = metrics.audit_sink(&sink.to_string(), sinks.len() == 1);
-            AuditWriter::open(sink, signing.clone(), clock.clone(), counts)
+            AuditWriter::open(sink, sinks.len() == 1, signing.clone(), clock.clone(), counts)
         };
         Ok(match sinks {
             [one] => Arc::new(open(one)?),

@@ -1,8 +1,8 @@
 //! Writing all that waits with one write, and the wait for it.
 //!
-//! Whoever waits for a record writes it, with all others that wait, where the sink is quick: no thread is
-//! woken for it. Everything else is written by a thread of the sink's own: for sinks that may keep a writer
-//! waiting, for records whose request has gone, for strangers' and for checkpoints.
+//! A request that waits for its record writes it, with all others that wait, if the sink is quick and the
+//! only one: no thread is woken for it. A thread of the sink's own writes everything else: into a sink that
+//! may keep a writer waiting, and records whose request has gone, strangers' and checkpoints.
 
 use std::fmt;
 use std::sync::Arc;
@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
+use tokio::runtime::Handle;
 
 use super::chain::{append, beginning, last_chain};
 use super::checkpoint::{Checkpoint, EVERY, Signing, SigningKey, Statement, WITHIN};
@@ -32,6 +33,8 @@ const FLUSH: Duration = Duration::from_secs(2);
 const SLOW: Duration = Duration::from_millis(5);
 /// … and then the sink's own thread writes for this long.
 const SLOW_FOR: Duration = Duration::from_secs(10);
+/// How often the sink's thread looks whether a request is writing for long.
+const LOOK_EVERY: Duration = Duration::from_millis(50);
 /// How often a request looks whether it can write, before it waits for the sink's thread.
 const TRIES: usize = 4;
 
@@ -42,7 +45,7 @@ pub struct AuditWriter {
     signing: Arc<Signing>,
     clock: Arc<dyn Clock>,
     state: Arc<SinkState>,
-    /// Who holds it writes.
+    /// Locked by the request or thread that writes.
     pen: Arc<Mutex<Stream>>,
     /// Whether requests may write: the sink is quick, and another thread serves while one writes.
     helped: bool,
@@ -68,18 +71,20 @@ impl fmt::Debug for AuditWriter {
 }
 
 impl AuditWriter {
-    /// Opens the sink and starts the thread.
+    /// Opens the sink and starts the thread. Of several sinks none is written by requests: each could stop
+    /// another thread of the runtime.
     pub fn open(
         sink: &AuditSink,
+        is_only: bool,
         signing: Arc<Signing>,
         clock: Arc<dyn Clock>,
         metrics: AuditSinkMetrics,
     ) -> Result<Self, AuditError> {
-        Ok(Self::start(sink.open()?, sink.to_string(), QUEUE, signing, clock, metrics))
+        Ok(Self::start((sink.open()?, is_only), sink.to_string(), QUEUE, signing, clock, metrics))
     }
 
     pub(super) fn start(
-        sink: Box<dyn Sink>,
+        (sink, is_only): (Box<dyn Sink>, bool),
         name: String,
         room: usize,
         signing: Arc<Signing>,
@@ -90,16 +95,28 @@ impl AuditWriter {
         let signed_at = AtomicU64::new(millis(clock.monotonic()));
         let (is_stuck, slow_until) = (AtomicBool::new(false), AtomicU64::new(0));
         let state = Arc::new(SinkState { name, metrics, is_stuck, signed_at, slow_until });
-        let helped = sink.is_quick() && is_on_several_threads();
+        let runtime = runtime_of_several_threads().filter(|_| is_only && sink.is_quick());
+        let helped = runtime.is_some();
         let pen = Arc::new(Mutex::new(Stream::new(sink, &state, &signing, &clock)));
         let (done, ended) = std::sync::mpsc::channel();
         let (reader, of_thread) = (Reader(Arc::clone(&queue)), Arc::clone(&pen));
         let thread = std::thread::Builder::new().name("audit".to_owned());
         let spawned = thread.spawn(move || {
-            while reader.wait() {
-                of_thread.lock().write_waiting(&reader.0);
+            let look = || {
+                if of_thread.is_locked() {
+                    nudge(runtime.as_ref());
+                }
+            };
+            let take_pen = || loop {
+                match of_thread.try_lock_for(LOOK_EVERY) {
+                    Some(pen) => return pen,
+                    None => nudge(runtime.as_ref()),
+                }
+            };
+            while reader.wait(runtime.as_ref().map(|_| (LOOK_EVERY, look))) {
+                take_pen().write_waiting(&reader.0);
             }
-            of_thread.lock().sign_the_rest();
+            take_pen().sign_the_rest();
             // The receiver may be gone.
             let _ = done.send(());
         });
@@ -256,9 +273,17 @@ impl Drop for AuditWriter {
     }
 }
 
-/// Whether other threads of the runtime go on while one of them writes.
-fn is_on_several_threads() -> bool {
-    tokio::runtime::Handle::try_current().is_ok_and(|runtime| runtime.metrics().num_workers() > 1)
+/// The runtime, if its other threads go on while one of them writes.
+fn runtime_of_several_threads() -> Option<Handle> {
+    Handle::try_current().ok().filter(|runtime| runtime.metrics().num_workers() > 1)
+}
+
+/// Has another thread of the runtime look after sockets and timers. One of them alone waits for these; when
+/// that one hangs in a write, the others may be asleep.
+fn nudge(runtime: Option<&Handle>) {
+    if let Some(runtime) = runtime {
+        drop(runtime.spawn(async {}));
+    }
 }
 
 fn millis(time: Duration) -> u64 {

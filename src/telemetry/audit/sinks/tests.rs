@@ -95,7 +95,8 @@ fn scene(sinks: Vec<(&str, Box<dyn Sink>)>) -> Scene {
     let mut clocks = std::iter::once(clock as Arc<dyn Clock>);
     let start = |(name, sink): (&str, Box<dyn Sink>)| {
         let clock = clocks.next().unwrap_or_else(|| Arc::new(Never));
-        AuditWriter::start(sink, name.to_owned(), 8, Arc::default(), clock, metrics.audit_sink(name, false))
+        let counts = metrics.audit_sink(name, false);
+        AuditWriter::start((sink, false), name.to_owned(), 8, Arc::default(), clock, counts)
     };
     let writers = sinks.into_iter().map(start).collect();
     Scene { sinks: AuditSinks::of(writers, Arc::clone(&metrics)), metrics, patience }
