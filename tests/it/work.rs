@@ -20,16 +20,24 @@ use crate::setup::{CLIENT_ID, CLIENT_SECRET, free_port};
 
 const WRITTEN_DOWN: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/work.txt");
 /// What is counted, how often it is done for that, and by how many hundredths its number may rise. A refresh
-/// waits for two other threads, the store's and the authority's, so its number differs by itself; and a
-/// caller forces five in ten seconds at most.
+/// waits for two other threads, the store's and the authority's, so its number differs by itself. A caller
+/// forces five in ten seconds at most.
 const KINDS: [(&str, usize, u64); 4] =
-    [("hand-out", 100, 3), ("not modified", 100, 3), ("refusal", 100, 3), ("refresh", 1, 10)];
+    [("hand-out", 100, 3), ("not modified", 100, 3), ("refusal", 100, 3), ("refresh", 1, 5)];
+/// The daemon's jobs, as the compiler names their closures. How often they run in a request's time depends on
+/// what else the machine does, so they are not counted.
+const JOBS: [&str; 2] = [
+    "4jobs4Jobs5every28_$u7b$$u7b$closure$u7d$$u7d$17h",
+    "4jobs4Jobs10until_stop28_$u7b$$u7b$closure$u7d$$u7d$17h",
+];
 /// How often each is counted. The least is the number: what the daemon does beside requests comes on top.
 const ROUNDS: usize = 3;
+/// Most runs before a number counts as too high. A busy machine only adds to a number: the least is right.
+const RUNS: usize = 3;
 
 /// The numbers for one request of each kind.
 fn counted_now() -> BTreeMap<&'static str, u64> {
-    let counts = counted::instructions("work::each_kind_once");
+    let counts = counted::instructions_without("work::each_kind_once", &JOBS);
     assert_eq!(counts.len(), ROUNDS * KINDS.len(), "each kind is counted");
     let mut least = BTreeMap::new();
     for ((kind, times, _), count) in KINDS.iter().cycle().zip(counts) {
@@ -39,9 +47,29 @@ fn counted_now() -> BTreeMap<&'static str, u64> {
     least
 }
 
+/// The least numbers of both.
+fn least(
+    mut one: BTreeMap<&'static str, u64>,
+    other: BTreeMap<&'static str, u64>,
+) -> BTreeMap<&'static str, u64> {
+    for (kind, count) in other {
+        one.entry(kind).and_modify(|known| *known = (*known).min(count)).or_insert(count);
+    }
+    one
+}
+
+/// The kinds that take more than is written down.
+fn too_high(now: &BTreeMap<&str, u64>, known: &BTreeMap<&str, u64>) -> Vec<String> {
+    KINDS
+        .iter()
+        .map(|(kind, _, may_rise)| (kind, now[kind], known[kind], may_rise))
+        .filter(|(_, count, known, may_rise)| count * 100 > known * (100 + **may_rise))
+        .map(|(kind, count, known, _)| format!("{kind}: {count} instructions, {known} are written down"))
+        .collect()
+}
+
 #[test]
 fn no_request_takes_more_instructions_than_is_written_down() {
-    let now = counted_now();
     let text = std::fs::read_to_string(WRITTEN_DOWN).expect("the numbers");
     let lines = text.lines().filter(|line| !line.starts_with('#'));
     let known: BTreeMap<&str, u64> = lines
@@ -50,13 +78,15 @@ fn no_request_takes_more_instructions_than_is_written_down() {
             (kind, number.parse().expect("a number"))
         })
         .collect();
+    let mut now = counted_now();
     assert_eq!(known.keys().collect::<Vec<_>>(), now.keys().collect::<Vec<_>>());
-    let more: Vec<String> = KINDS
-        .iter()
-        .map(|(kind, _, may_rise)| (kind, now[kind], known[kind], may_rise))
-        .filter(|(_, count, known, may_rise)| count * 100 > known * (100 + **may_rise))
-        .map(|(kind, count, known, _)| format!("{kind}: {count} instructions, {known} are written down"))
-        .collect();
+    for _ in 1..RUNS {
+        if too_high(&now, &known).is_empty() {
+            return;
+        }
+        now = least(now, counted_now());
+    }
+    let more = too_high(&now, &known);
     assert!(
         more.is_empty(),
         "a request takes more than before; if it must, `make work` writes the numbers down anew:\n{}",
@@ -70,7 +100,7 @@ fn no_request_takes_more_instructions_than_is_written_down() {
 fn the_numbers_are_written_down_anew() {
     let mut text =
         "# Instructions of one request in a build for tests; `make work` writes this file.\n".to_owned();
-    for (kind, count) in counted_now() {
+    for (kind, count) in least(counted_now(), counted_now()) {
         writeln!(text, "{kind} {count}").expect("text");
     }
     std::fs::write(WRITTEN_DOWN, text).expect("written");

@@ -9,6 +9,7 @@
 
 use std::collections::BTreeMap;
 use std::hint::black_box;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// Most times the work for plain text of the same size. It is more than one because an escape or a member is
@@ -76,7 +77,20 @@ pub fn hold(test: &str, cases: &[Case]) -> Vec<String> {
 /// it.
 pub fn instructions(test: &str) -> Vec<u64> {
     let folder = tempfile::tempdir().expect("a folder");
-    let out = folder.path().join("counted");
+    dumps(test, folder.path()).iter().map(|dump| total(dump)).collect()
+}
+
+/// Does the same without what the functions take whose name holds one of `beside`, with all that they call.
+/// None of them may call another of them.
+pub fn instructions_without(test: &str, beside: &[&str]) -> Vec<u64> {
+    let folder = tempfile::tempdir().expect("a folder");
+    let counted = |dump: &PathBuf| total(dump) - taken(dump, beside);
+    dumps(test, folder.path()).iter().map(counted).collect()
+}
+
+/// Runs `test` under valgrind. Returns a file for each [`count`].
+fn dumps(test: &str, folder: &Path) -> Vec<PathBuf> {
+    let out = folder.join("counted");
     let this = std::env::current_exe().expect("this binary");
     let run = Command::new("valgrind")
         .args(["-q", "--tool=callgrind", "--demangle=no", "--dump-line=no"])
@@ -88,10 +102,30 @@ pub fn instructions(test: &str) -> Vec<u64> {
         .expect("valgrind runs (scripts/tools.sh installs it)");
     let said = [run.stdout.as_slice(), run.stderr.as_slice()].map(String::from_utf8_lossy).concat();
     assert!(run.status.success() && said.contains("1 passed"), "{test} under valgrind:\n{said}");
-    let counted = |number: usize| {
-        let text = std::fs::read_to_string(format!("{}.{number}", out.display())).ok()?;
-        let total = text.lines().find_map(|line| line.strip_prefix("totals: "))?;
-        Some(total.trim().parse().expect("a number of instructions"))
-    };
-    (1..).map_while(counted).collect()
+    let dump = |number: usize| PathBuf::from(format!("{}.{number}", out.display()));
+    (1..).map(dump).take_while(|dump| total_if_counted(dump).is_some()).collect()
+}
+
+fn total(dump: &Path) -> u64 {
+    total_if_counted(dump).expect("a count")
+}
+
+/// The last dump is of the test's end, where nothing is counted.
+fn total_if_counted(dump: &Path) -> Option<u64> {
+    let text = std::fs::read_to_string(dump).ok()?;
+    let total = text.lines().find_map(|line| line.strip_prefix("totals: "))?;
+    Some(total.trim().parse().expect("a number of instructions"))
+}
+
+/// What the functions take whose name holds one of `beside`.
+fn taken(dump: &Path, beside: &[&str]) -> u64 {
+    let run =
+        Command::new("callgrind_annotate").args(["--inclusive=yes", "--threshold=100"]).arg(dump).output();
+    let run = run.expect("callgrind_annotate runs");
+    let text = String::from_utf8_lossy(&run.stdout);
+    assert!(text.contains("PROGRAM TOTALS"), "callgrind_annotate: {text}");
+    let functions = text.lines().filter(|line| beside.iter().any(|name| line.contains(name)));
+    let number =
+        |line: &str| -> Option<u64> { line.split_whitespace().next()?.replace(',', "").parse().ok() };
+    functions.filter_map(number).sum()
 }
