@@ -14,7 +14,7 @@ use crate::broker::revoke::Meant;
 use crate::broker::rewrap::Progress;
 use crate::broker::sign_in::Finished;
 use crate::broker::{FailureReason, Mender, Refusal, SessionFailure, SessionState};
-use crate::callers::{AuthenticationFailure, Callers};
+use crate::callers::{AuthenticationFailure, Caller, Callers};
 use crate::domain::account::Account;
 use crate::domain::auth_method::AuthMethod;
 use crate::domain::cause::Cause;
@@ -96,6 +96,44 @@ pub struct HandOut<'a> {
     pub elapsed: Duration,
     /// On whose word it was asked for, if a user's own token said it.
     pub detail: BTreeMap<&'static str, String>,
+}
+
+/// The sender of a request, for work that outlasts its handler.
+pub struct Asker {
+    /// As in [`Who`].
+    pub request_id: RequestId,
+    /// As in [`Who`].
+    pub origin: Origin,
+    /// As in [`Who`].
+    pub dialect: &'static str,
+    /// As in [`Who`].
+    pub method: AuthMethod,
+}
+
+impl Asker {
+    fn who(&self) -> Who<'_> {
+        let Asker { request_id, origin, dialect, method } = self;
+        let (origin, method) = (*origin, Some(*method));
+        Who { request_id, origin, listener: Listener::Local, dialect, method }
+    }
+}
+
+/// A token that is handed out by an answer that outlasts its handler.
+pub struct HandOutAtOnce {
+    /// When.
+    pub at: Timestamp,
+    /// Who asked.
+    pub asked: Asker,
+    /// The caller that gets it.
+    pub caller: Arc<Caller>,
+    /// Its connection.
+    pub key: ConnectionKey,
+    /// What its record says of the token.
+    pub words: Arc<TokenWords>,
+    /// The life it has left.
+    pub life: Duration,
+    /// How long the request took.
+    pub elapsed: Duration,
 }
 
 /// A token of an app itself that is handed out.
@@ -197,28 +235,48 @@ impl Events {
     /// No sink took the record, and the configuration demands one: the token must not leave.
     pub async fn handed_out(&self, who: Who<'_>, out: HandOut<'_>) -> Result<(), Refusal> {
         let HandOut { caller, key, words, life, elapsed, detail } = out;
-        let mut event = self.of(who, Action::Token, "ok").caller(caller).key(key).0;
-        event.scopes = Arc::clone(&words.scopes);
+        let mut event = hand_out(self.clock.now(), who, (caller, key), &words, life);
         event.detail = detail;
-        if !self.may_leave(event, &words, life).await {
-            let refusal = Refusal::AuditUnavailable;
-            let code = refusal.outside().code;
-            // The sink may write the record after all. Then this refusal follows it.
-            if let Some(event) = self.refusal(who, (caller, key), code, elapsed) {
-                drop(self.audit.record(event));
-            }
-            return Err(refusal);
+        if !self.may_leave(event).await {
+            return Err(self.not_recorded(who, (caller, key), elapsed));
         }
         self.handles(&key.app, caller, who.dialect).served(elapsed);
         Ok(())
     }
 
+    /// Reports that a token is not handed out because no sink took its record.
+    fn not_recorded(
+        &self,
+        who: Who<'_>,
+        (caller, key): (&CallerName, &ConnectionKey),
+        elapsed: Duration,
+    ) -> Refusal {
+        let refusal = Refusal::AuditUnavailable;
+        let code = refusal.outside().code;
+        // The sink may write the record after all. Then this refusal follows it.
+        if let Some(event) = self.refusal(who, (caller, key), code, elapsed) {
+            drop(self.audit.record(event));
+        }
+        refusal
+    }
+
+    /// Reports a hand-out like [`Events::handed_out`], for an answer that outlasts its handler.
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn handed_out_at_once(self: Arc<Self>, out: HandOutAtOnce) -> Result<(), Refusal> {
+        let HandOutAtOnce { at, asked, caller, key, words, life, elapsed } = out;
+        let event = hand_out(at, asked.who(), (&caller.name, &key), &words, life);
+        if !self.may_leave(event).await {
+            return Err(self.not_recorded(asked.who(), (&caller.name, &key), elapsed));
+        }
+        self.handles(&key.app, &caller.name, asked.dialect).served(elapsed);
+        Ok(())
+    }
+
     /// Records that a token is handed out. Returns false if no sink took the record and the configuration
     /// demands one.
-    async fn may_leave(&self, mut event: AuditEvent, words: &TokenWords, life: Duration) -> bool {
-        event.expires_in = Some(life.as_secs());
-        event.token_sha256 = Some(Arc::clone(&words.sha256));
-        event.uti.clone_from(&words.uti);
+    async fn may_leave(&self, event: AuditEvent) -> bool {
         self.audit.record(event).await == Recorded::Written || !self.is_fail_closed
     }
 
@@ -284,7 +342,7 @@ impl Events {
         event.tenant = Some(out.tenant.to_owned());
         let scopes = out.resource.map(|resource| format!("{resource}/.default")).into_iter().collect();
         event.scopes = Arc::new(scopes);
-        if !self.may_leave(event, &TokenWords::of(out.token), out.life).await {
+        if !self.may_leave(event.token(&TokenWords::of(out.token), out.life)).await {
             let refusal = Refusal::AuditUnavailable;
             let (about, code) = ((out.app, Some(out.tenant)), refusal.outside().code);
             if let Some(event) = self.app_refusal(who, out.caller, about, code, out.elapsed) {
@@ -797,11 +855,7 @@ impl Events {
     }
 
     fn of(&self, who: Who<'_>, action: Action, outcome: &'static str) -> Draft {
-        let mut event =
-            AuditEvent::new(self.clock.now(), action, outcome).from_request(who.origin, who.request_id);
-        event.method = who.method.map(AuthMethod::as_str);
-        event.door = Some(door(who));
-        Draft(event)
+        draft(self.clock.now(), who, action, outcome)
     }
 
     /// Waits until the record is written, so that an answer sent afterwards is always audited, even if the
@@ -838,6 +892,27 @@ impl Drop for OpenStream {
     fn drop(&mut self) {
         self.0.token_stream_closed();
     }
+}
+
+/// Begins the record of a request.
+fn draft(at: Timestamp, who: Who<'_>, action: Action, outcome: &'static str) -> Draft {
+    let mut event = AuditEvent::new(at, action, outcome).from_request(who.origin, who.request_id);
+    event.method = who.method.map(AuthMethod::as_str);
+    event.door = Some(door(who));
+    Draft(event)
+}
+
+/// The record of a token that is handed out.
+fn hand_out(
+    at: Timestamp,
+    who: Who<'_>,
+    (caller, key): (&CallerName, &ConnectionKey),
+    words: &TokenWords,
+    life: Duration,
+) -> AuditEvent {
+    let mut event = draft(at, who, Action::Token, "ok").caller(caller).key(key).0;
+    event.scopes = Arc::clone(&words.scopes);
+    event.token(words, life)
 }
 
 /// What a request came through.

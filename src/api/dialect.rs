@@ -5,13 +5,13 @@ mod managed_identity;
 mod token_endpoint;
 mod vault;
 
-use http::{HeaderMap, HeaderValue, header};
+use http::{HeaderMap, header};
 
 pub(super) use self::token_endpoint::tell_not_to_store;
 use super::problem::Problem;
 use crate::callers::Credential;
 use crate::events::NATIVE;
-use crate::listener::{Peer, Response};
+use crate::listener::{Fields, Peer, Response};
 
 /// A wire form.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -105,7 +105,7 @@ impl Dialect {
     /// Returns the credential that a request carries: its header's, which then decides alone, otherwise the
     /// peer's. `None` if a header is there and is not what it should be. The token endpoint's may stand in
     /// the body, so it is read there (`LocalApi::client`).
-    pub(super) fn credential<'a>(self, headers: &'a HeaderMap, peer: &'a Peer) -> Option<Credential<'a>> {
+    pub(super) fn credential<'a>(self, headers: &'a impl Fields, peer: &'a Peer) -> Option<Credential<'a>> {
         match self {
             Dialect::Native | Dialect::Watch => super::credential(headers, peer),
             Dialect::ManagedIdentity => managed_identity::credential(headers, peer),
@@ -136,8 +136,8 @@ pub(super) fn is_below_creds(path: &str) -> bool {
 pub(super) const OURS: [&str; 4] = ["admin-consent-sessions", "apps", "connect-sessions", "events"];
 
 /// Returns a header that may stand there once. The outer `None` means that it stands there twice.
-fn only<'h>(headers: &'h HeaderMap, name: &str) -> Option<Option<&'h HeaderValue>> {
-    let mut values = headers.get_all(name).iter();
+fn only<'h>(headers: &'h impl Fields, name: &'static str) -> Option<Option<&'h [u8]>> {
+    let mut values = headers.values(name);
     match (values.next(), values.next()) {
         (value, None) => Some(value),
         (_, Some(_)) => None,

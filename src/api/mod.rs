@@ -32,7 +32,7 @@ mod token_body;
 mod token_endpoint;
 pub mod upkeep;
 
-use http::{HeaderMap, HeaderValue, StatusCode, header};
+use http::{HeaderValue, StatusCode, header};
 
 pub use self::local::{DEGRADED, LocalApi, OPENAPI, ROUTES};
 use self::problem::Problem;
@@ -41,20 +41,26 @@ use crate::broker::inspect::{ListRequest, ShownPage};
 use crate::broker::{Broker, Refusal};
 use crate::callers::Credential;
 use crate::domain::id::AppName;
-use crate::listener::{AnswerBody, Origin, Pairs, Peer, PeerCertificate, Response};
+use crate::listener::{AnswerBody, Fields, Origin, Pairs, Peer, PeerCertificate, Response};
 
 /// The credential a request carries: its header's, which then decides alone, else the peer's. `None` for a
 /// header that is there and is no bearer.
-fn credential<'a>(headers: &'a HeaderMap, peer: &'a Peer) -> Option<Credential<'a>> {
-    let mut values = headers.get_all(header::AUTHORIZATION).iter();
+fn credential<'a>(headers: &'a impl Fields, peer: &'a Peer) -> Option<Credential<'a>> {
+    let mut values = headers.values("authorization");
     match (values.next(), values.next()) {
         (Some(value), None) => {
-            let (scheme, text) = value.to_str().ok()?.split_once(' ')?;
+            let (scheme, text) = text_of(value)?.split_once(' ')?;
             scheme.eq_ignore_ascii_case("bearer").then_some(Credential::bearer(text.trim_start_matches(' ')))
         }
         (Some(_), Some(_)) => None,
         (None, _) => Some(credential_of_peer(peer)),
     }
+}
+
+/// A field's value as text, if it is visible ASCII. (As [`HeaderValue::to_str`].)
+fn text_of(value: &[u8]) -> Option<&str> {
+    let is_visible = |byte: &u8| matches!(byte, b'\t' | b' '..=b'~');
+    value.iter().all(is_visible).then(|| std::str::from_utf8(value).ok())?
 }
 
 /// The credential of a request that brings none itself: the Unix user or the client certificate.

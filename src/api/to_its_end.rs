@@ -5,7 +5,7 @@ use std::sync::Arc;
 use tokio::sync::{Semaphore, oneshot};
 
 use crate::domain::task::{BoxFuture, Tasks};
-use crate::listener::{Handler, Refused, Request, RequestId, Response};
+use crate::listener::{AtOnce, Handler, Peer, PlainHead, Refused, Request, RequestId, Response};
 
 /// Acts under way: more than any number of honest callers has, and few enough to be held where the store
 /// hangs.
@@ -24,6 +24,11 @@ pub(super) trait Acts: Send + Sync + 'static {
 
     /// Answers the request.
     fn answer<'a>(&'a self, request: Request, asked: Self::Asked) -> BoxFuture<'a, Response>;
+
+    /// Answers a plain request at once ([`Handler::at_once`]). None of those is an act.
+    fn at_once(self: &Arc<Self>, _head: &PlainHead<'_>, _peer: &Peer, _id: &RequestId) -> Option<AtOnce> {
+        None
+    }
 
     /// Makes the answer to a request that is refused without it ([`Handler::refuse`]).
     fn refuse(&self, refused: Refused, _path: &str, id: &RequestId) -> Response {
@@ -69,6 +74,10 @@ impl<A: Acts> Handler for ToItsEnd<A> {
         Box::pin(async { receiver.await.expect("the act did not panic") })
     }
 
+    fn at_once(&self, head: &PlainHead<'_>, peer: &Peer, id: &RequestId) -> Option<AtOnce> {
+        self.api.at_once(head, peer, id)
+    }
+
     fn refuse(&self, refused: Refused, path: &str, id: &RequestId) -> Response {
         self.api.refuse(refused, path, id)
     }
@@ -81,7 +90,7 @@ mod tests {
     use http::{HeaderMap, Method, StatusCode};
 
     use super::*;
-    use crate::listener::{Body, Origin, Peer, PeerCertificate, Streams};
+    use crate::listener::{Body, Origin, PeerCertificate, Streams};
     use crate::testkit::SeededRandom;
 
     /// Never answers.

@@ -9,6 +9,7 @@ use super::{App, Broker, Refusal};
 use crate::domain::account::AccountId;
 use crate::domain::id::CallerName;
 use crate::domain::scope::{Scope, ScopeNaming, ScopeSet};
+use crate::domain::time::Moment;
 use crate::policy::{Permit, Provisional, SameRules};
 use crate::refresh::{Held, Served, Want};
 
@@ -31,28 +32,51 @@ impl Broker {
         ask: impl FnOnce(&App) -> Result<Want, Refusal>,
     ) -> Result<Served, Refusal> {
         let app = self.app(&permit.key().app)?;
-        let naming = app.naming();
         let asked = ask(&app)?;
-        let want = |held: &Held| {
-            let own = held.connection.profile.account();
-            let permit = permit.of_tenant(own.tid.as_deref())?;
-            if account.is_some_and(|account| *account != own.id()) {
-                return Err(Refusal::invalid("subject_token", "is of another account than the connection"));
-            }
-            let remembered = held.prepared.of_connection(Remembered::default);
-            let question = Question::of(&permit, &app, &asked);
-            let given = match remembered.answer(&question) {
-                Some(given) => given,
-                None => {
-                    let given = permitted(&permit, naming, &asked, &held.granted)?;
-                    remembered.take(question, &given);
-                    given
-                }
-            };
-            Ok(given.to(permit.caller(), &asked))
-        };
+        let want = |held: &Held| wanted(&permit, &app, &asked, account, held);
         Ok(self.deps.engine.serve(permit.key(), want).await?)
     }
+
+    /// Hands out a token like [`Broker::token`], if that waits for nothing and `admit` says so at last.
+    /// `None`, which has had no effect, in every other case.
+    pub fn token_now(
+        &self,
+        permit: Provisional<'_>,
+        begun: Moment,
+        ask: impl FnOnce(&App) -> Result<Want, Refusal>,
+        admit: impl FnOnce() -> bool,
+    ) -> Option<Served> {
+        let app = self.app(&permit.key().app).ok()?;
+        let asked = ask(&app).ok()?;
+        let want = |held: &Held| wanted(&permit, &app, &asked, None, held).ok();
+        self.deps.engine.serve_now(permit.key(), begun, want, admit)
+    }
+}
+
+/// What the caller of this permit gets of a connection, if it has this account.
+fn wanted(
+    permit: &Provisional<'_>,
+    app: &Arc<App>,
+    asked: &Want,
+    account: Option<&AccountId>,
+    held: &Held,
+) -> Result<Want, Refusal> {
+    let own = held.connection.profile.account();
+    let permit = permit.of_tenant(own.tid.as_deref())?;
+    if account.is_some_and(|account| *account != own.id()) {
+        return Err(Refusal::invalid("subject_token", "is of another account than the connection"));
+    }
+    let remembered = held.prepared.of_connection(Remembered::default);
+    let question = Question::of(&permit, app, asked);
+    let given = match remembered.answer(&question) {
+        Some(given) => given,
+        None => {
+            let given = permitted(&permit, app.naming(), asked, &held.granted)?;
+            remembered.take(question, &given);
+            given
+        }
+    };
+    Ok(given.to(permit.caller(), asked))
 }
 
 /// What a caller may have of a connection: one resource, and scopes of it.

@@ -188,12 +188,17 @@ impl KeyIndex {
         }
     }
 
+    /// Returns true while the files are due for a check that nobody has begun.
+    pub(super) fn is_nearly_due(&self, now: Timestamp) -> bool {
+        // Also if the wall clock was set back.
+        now.unix_millis().abs_diff(self.asked_at.load(Ordering::Relaxed)) >= CHECK_EVERY_MILLIS
+    }
+
     /// Returns true, to one request, if the files are due for a check; the others go on with the known keys.
     pub(super) fn is_due(&self, now: Timestamp) -> bool {
-        let (now, before) = (now.unix_millis(), self.asked_at.load(Ordering::Relaxed));
-        // Also if the wall clock was set back.
-        now.abs_diff(before) >= CHECK_EVERY_MILLIS
-            && self.asked_at.compare_exchange(before, now, Ordering::Relaxed, Ordering::Relaxed).is_ok()
+        let (is_due, before) = (self.is_nearly_due(now), self.asked_at.load(Ordering::Relaxed));
+        let now = now.unix_millis();
+        is_due && self.asked_at.compare_exchange(before, now, Ordering::Relaxed, Ordering::Relaxed).is_ok()
     }
 
     /// Returns true if a check is due because of an unknown key.

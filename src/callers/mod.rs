@@ -365,6 +365,33 @@ impl Callers {
         }
     }
 
+    /// Authenticates like [`Callers::authenticate`] where that waits for nothing and succeeds. `None`, which
+    /// has had no effect, in every other case.
+    pub fn authenticate_now(
+        &self,
+        presented: Credential<'_>,
+        accepted: AuthMethods,
+        now: Timestamp,
+    ) -> Option<Authenticated> {
+        match presented {
+            Credential::ApiKey(text) if accepted.contains(AuthMethod::ApiKeys) => {
+                if self.keys.is_nearly_due(now) {
+                    return None;
+                }
+                let name = self.keys.known(&PresentedKey::parse(text)?, now).ok()?;
+                Some(Authenticated { caller: self.named(&name)?, method: AuthMethod::ApiKeys })
+            }
+            Credential::UnixPeer { uid } if accepted.contains(AuthMethod::UnixUser) => {
+                Some(Authenticated { caller: self.identities.of_uid(uid)?, method: AuthMethod::UnixUser })
+            }
+            Credential::Certificate(names) if accepted.iter().any(AuthMethod::needs_certificate) => {
+                let (caller, method) = self.identities.of_certificate(names, accepted).ok()?;
+                Some(Authenticated { caller, method })
+            }
+            _ => None,
+        }
+    }
+
     /// Authenticates a client of the token endpoint by its assertion (RFC 7521 §4.2): one that it made
     /// itself, or a token of a configured issuer, as a pod has one. The first is good once, if nobody has
     /// used it.

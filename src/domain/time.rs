@@ -20,6 +20,15 @@ pub trait Clock: Send + Sync {
     fn sleep(&self, duration: Duration) -> BoxFuture<'static, ()>;
 }
 
+/// A moment, by both clocks.
+#[derive(Debug, Clone, Copy)]
+pub struct Moment {
+    /// Monotonic time.
+    pub monotonic: Duration,
+    /// Wall time.
+    pub now: Timestamp,
+}
+
 /// An instant of wall time, to the millisecond, UTC.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]

@@ -7,7 +7,7 @@ use std::convert::Infallible;
 use std::fmt;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
 use futures_util::Stream;
@@ -44,6 +44,19 @@ impl AnswerBody {
     /// client goes away, and ends them when it becomes too old or the process stops.
     pub fn stream(place: Arc<StreamPlace>, chunks: impl Stream<Item = Bytes> + Send + 'static) -> Self {
         AnswerBody(Kind::Stream(Chunks { chunks: Box::pin(chunks), _place: place }))
+    }
+
+    /// Returns its bytes; none of a stream.
+    pub(super) fn into_bytes(self) -> Bytes {
+        match self.0 {
+            Kind::Whole(mut whole) => {
+                match Pin::new(&mut whole).poll_frame(&mut Context::from_waker(Waker::noop())) {
+                    Poll::Ready(Some(Ok(frame))) => frame.into_data().unwrap_or_default(),
+                    _ => Bytes::new(),
+                }
+            }
+            Kind::Stream(_) => Bytes::new(),
+        }
     }
 
     /// Whether its chunks come later.

@@ -16,9 +16,10 @@ use tokio::net::{TcpListener, TcpSocket, UnixListener, UnixStream};
 use tokio_rustls::TlsAcceptor;
 
 use super::client_certificate::{ClientCertificate, PeerCertificate};
+use super::date::Date;
 use super::exchange::Shared;
-use super::guard::Socket;
 use super::room::{Room, SOCKET_BUFFER};
+use super::socket::Socket;
 use super::tcp::Tcp;
 use super::tls::HTTP_2;
 use super::{Address, Handler, ListenerConfig, Origin, Peer, Surroundings, Tls, connection, http2};
@@ -180,6 +181,7 @@ impl Bound {
             surroundings,
             metrics,
             ids,
+            date: Date::default(),
         });
         tasks.spawn("listener", Box::pin(accept(self.incoming, self.config.tls, self.room, shared)));
     }

@@ -4,11 +4,10 @@ use std::convert::Infallible;
 use std::future::Future;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::task::Poll;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use http::{HeaderValue, header};
-use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -16,11 +15,14 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::alarm::Alarm;
 use super::answer::Paced;
+use super::at_once::{Lane, text_of};
 use super::client_certificate::ClientCertificate;
 use super::exchange::{Asked, Exchange, Shared, finished, kept_of, length_of};
-use super::guard::{Guarded, Socket};
+use super::guard::Guarded;
 use super::pulse::{Phase, Pulse};
 use super::room::Reservation;
+use super::signals::Signals;
+use super::socket::Socket;
 use super::{Limits, Peer, Refused, RequestId, Response};
 use crate::domain::task::BoxFuture;
 use crate::domain::time::Clock;
@@ -63,7 +65,8 @@ pub(super) async fn serve(
         return shared.metrics.connection_refused(ConnectionRefusal::GaveWay);
     }
     let certificate = certificate.map(Arc::new);
-    let guarded = Guarded::new(socket, limits, Arc::clone(&pulse));
+    let lane = Lane::new(Arc::clone(&shared), peer.clone(), certificate.clone());
+    let guarded = Guarded::new(socket, limits, Arc::clone(&pulse), lane);
     let service = {
         let (shared, pulse) = (Arc::clone(&shared), Arc::clone(&pulse));
         service_fn(move |request: hyper::Request<Incoming>| {
@@ -90,28 +93,40 @@ pub(super) async fn serve(
         let mut soft = pin!(shutdown.soft().cancelled());
         let mut hard = pin!(shutdown.hard().cancelled());
         let mut told = pin!(pulse.told());
+        let mut signals = Signals::new();
         let (mut closing, mut gives_way) = (false, false);
+        // Whether hyper is to be told that the connection closes.
+        let mut untold = false;
         let mut leave: Option<BoxFuture<'static, ()>> = None;
         std::future::poll_fn(|cx| {
-            if hard.as_mut().poll(cx).is_ready() {
-                return Poll::Ready(End::Aborted);
-            }
-            if !gives_way && told.as_mut().poll(cx).is_ready() {
-                gives_way = true;
-                if !pulse.is_answering() && !pulse.is_untaken() {
-                    return Poll::Ready(End::GaveWay);
+            if signals.have_come(cx) {
+                let cx = &mut Context::from_waker(signals.waker());
+                if hard.as_mut().poll(cx).is_ready() {
+                    return Poll::Ready(End::Aborted);
                 }
-                // The body gets an error and answers with it; then the connection ends.
-                closing = true;
-                pulse.close();
-                Pin::new(&mut connection).graceful_shutdown();
-            }
-            if !closing && soft.as_mut().poll(cx).is_ready() {
-                closing = true;
-                pulse.close();
-                Pin::new(&mut connection).graceful_shutdown();
+                if !gives_way && told.as_mut().poll(cx).is_ready() {
+                    gives_way = true;
+                    if !pulse.is_answering() && !pulse.is_untaken() {
+                        return Poll::Ready(End::GaveWay);
+                    }
+                    // The body gets an error and answers with it; then the connection ends.
+                    closing = true;
+                    untold = true;
+                    pulse.close();
+                }
+                if !closing && soft.as_mut().poll(cx).is_ready() {
+                    closing = true;
+                    untold = true;
+                    pulse.close();
+                }
             }
             loop {
+                // An idle hyper would close at once, also while a request is answered beside it; the end of
+                // that one closes the connection by itself.
+                if untold && !pulse.is_beside() {
+                    untold = false;
+                    Pin::new(&mut connection).graceful_shutdown();
+                }
                 if let Poll::Ready(result) = Pin::new(&mut connection).poll(cx) {
                     if let Err(error) = result {
                         tracing::debug!(listener = shared.name, %error, "a connection broke");
@@ -130,8 +145,8 @@ pub(super) async fn serve(
                     Poll::Ready(Due::TooSlow) => return Poll::Ready(End::TooSlow),
                     Poll::Ready(Due::TooOld) => {
                         closing = true;
+                        untold = true;
                         pulse.close();
-                        Pin::new(&mut connection).graceful_shutdown();
                     }
                 }
             }
@@ -177,17 +192,7 @@ async fn refuse_head(shared: &Shared, socket: &mut Box<dyn Socket>, path: &str) 
     let request_id = RequestId::new(shared.surroundings.random.as_ref());
     let response = shared.handler.refuse(Refused::HeadTooLarge, path, &request_id);
     let response = finished(shared, response, &request_id);
-    let (head, body) = response.into_parts();
-    let Ok(body) = body.collect().await;
-    let body = body.to_bytes();
-    let mut bytes = format!("HTTP/1.1 {}\r\n", head.status).into_bytes();
-    for (name, value) in &head.headers {
-        bytes.extend_from_slice(format!("{name}: ").as_bytes());
-        bytes.extend_from_slice(value.as_bytes());
-        bytes.extend_from_slice(b"\r\n");
-    }
-    bytes
-        .extend_from_slice(format!("content-length: {}\r\nconnection: close\r\n\r\n", body.len()).as_bytes());
+    let (mut bytes, body) = text_of(response, true, shared);
     bytes.extend_from_slice(&body);
     tokio::select! {
         // A client that is gone does not need the answer.

@@ -12,6 +12,7 @@ use hyper::body::Incoming;
 use super::answer::Streams;
 use super::body::{Body, Keeper};
 use super::client_certificate::{ClientCertificate, PeerCertificate};
+use super::date::Date;
 use super::room::Room;
 use super::{Handler, Limits, Pairs, Peer, Refused, Request, RequestId, Response, Surroundings};
 use crate::domain::random::Stock;
@@ -26,6 +27,7 @@ pub(super) struct Shared {
     pub(super) metrics: ListenerMetrics,
     /// For ids of requests.
     pub(super) ids: Stock,
+    pub(super) date: Date,
 }
 
 /// A request as its protocol has read it.

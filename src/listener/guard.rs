@@ -18,14 +18,13 @@ use std::task::{Context, Poll, ready};
 
 use hyper::rt::{Read, ReadBufCursor, Write};
 use memchr::{memchr, memchr2};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::UnixStream;
-use tokio_rustls::server::TlsStream;
+use tokio::io::{AsyncRead as _, AsyncWrite as _, ReadBuf};
 
 use super::Limits;
+use super::at_once::{Lane, Then};
 use super::pulse::Pulse;
 use super::room::BUFFER;
-use super::tcp::Tcp;
+use super::socket::Socket;
 
 /// Longest chunk extension that is skipped; no known client sends any.
 const MAX_CHUNK_EXTENSION: usize = 256;
@@ -102,6 +101,8 @@ pub(super) struct Framing {
     partial: Vec<u8>,
     max_head: usize,
     max_lines: usize,
+    /// Whether the last read was one head without a body, and nothing else.
+    is_one_head: bool,
     /// Where, in its last read, a head that is too long began.
     overlong_at: Option<usize>,
     /// The path of a head that is too long, as far as it came: the refusal has its form.
@@ -111,7 +112,15 @@ pub(super) struct Framing {
 impl Framing {
     pub(super) fn new(max_head: usize, max_lines: usize) -> Self {
         let (partial, overlong_path) = (Vec::new(), String::new());
-        Framing { state: State::Head, partial, max_head, max_lines, overlong_at: None, overlong_path }
+        Framing {
+            state: State::Head,
+            partial,
+            max_head,
+            max_lines,
+            is_one_head: false,
+            overlong_at: None,
+            overlong_path,
+        }
     }
 
     /// Returns true inside a head.
@@ -127,6 +136,8 @@ impl Framing {
     /// Takes the bytes of one read. `Err` has the number of good bytes and the violation after them.
     pub(super) fn take(&mut self, bytes: &[u8]) -> Result<(), (usize, Violation)> {
         let mut at = 0;
+        let begins_one = self.state == State::Head && self.partial.is_empty();
+        self.is_one_head = false;
         while at < bytes.len() {
             let rest = &bytes[at..];
             at += match self.state {
@@ -145,6 +156,11 @@ impl Framing {
                     if self.state == State::Overlong {
                         self.overlong_at = Some(at);
                     }
+                    // (Empty lines before a request line are taken apart from it.)
+                    self.is_one_head = begins_one
+                        && (at, taken) == (0, bytes.len())
+                        && self.state == State::Head
+                        && self.partial.is_empty();
                     taken
                 }
             };
@@ -406,30 +422,6 @@ pub(super) fn is_host(value: &[u8]) -> bool {
     value.iter().all(is_part)
 }
 
-/// A socket of any kind.
-pub(super) trait Socket: AsyncRead + AsyncWrite + Send + Unpin {
-    /// Makes the kernel discard unsent data when the socket is closed. Otherwise it would keep the data for a
-    /// while, uncounted.
-    fn forget_unsent(&self);
-}
-
-impl Socket for Tcp {
-    fn forget_unsent(&self) {
-        Tcp::forget_unsent(self);
-    }
-}
-
-impl Socket for TlsStream<Tcp> {
-    fn forget_unsent(&self) {
-        self.get_ref().0.forget_unsent();
-    }
-}
-
-impl Socket for UnixStream {
-    /// The client has received it already.
-    fn forget_unsent(&self) {}
-}
-
 /// A socket that checks incoming bytes.
 pub(super) struct Guarded {
     socket: Box<dyn Socket>,
@@ -441,12 +433,14 @@ pub(super) struct Guarded {
     /// and ends.
     refused_head: bool,
     ended: bool,
+    /// For requests that are answered at once.
+    lane: Lane,
 }
 
 impl Guarded {
-    pub(super) fn new(socket: Box<dyn Socket>, limits: &Limits, pulse: Arc<Pulse>) -> Self {
+    pub(super) fn new(socket: Box<dyn Socket>, limits: &Limits, pulse: Arc<Pulse>, lane: Lane) -> Self {
         let framing = Framing::new(limits.max_header_bytes, limits.max_headers);
-        Guarded { socket, framing, pulse, violated: None, refused_head: false, ended: false }
+        Guarded { socket, framing, pulse, violated: None, refused_head: false, ended: false, lane }
     }
 
     /// Returns true if a head that was too long still needs its answer.
@@ -496,6 +490,23 @@ impl Read for Guarded {
         if self.refused_head {
             return Poll::Ready(Ok(()));
         }
+        loop {
+            let Guarded { lane, socket, pulse, .. } = &mut *self;
+            if let Then::End = ready!(lane.poll(socket.as_mut(), pulse, cx))? {
+                // hyper waits for a request: for it, this is the end.
+                return Poll::Ready(Ok(()));
+            }
+            if ready!(self.read(cx, &mut buffer))? {
+                return Poll::Ready(Ok(()));
+            }
+        }
+    }
+}
+
+impl Guarded {
+    /// Reads once. Returns true if what was read is for hyper, or was the end; false if it is a request that
+    /// is answered at once.
+    fn read(&mut self, cx: &mut Context<'_>, buffer: &mut ReadBufCursor<'_>) -> Poll<io::Result<bool>> {
         READ.with_borrow_mut(|read| {
             let most = buffer.remaining().min(read.len());
             let mut some = ReadBuf::new(&mut read[..most]);
@@ -503,16 +514,17 @@ impl Read for Guarded {
             let bytes = some.filled_mut();
             if bytes.is_empty() {
                 self.ended = true;
-                return Poll::Ready(Ok(()));
+                return Poll::Ready(Ok(true));
             }
             let good = self.check(bytes)?;
+            if self.framing.is_one_head && self.lane.takes(bytes, &self.pulse) {
+                return Poll::Ready(Ok(false));
+            }
             buffer.put_slice(&bytes[..good]);
-            Poll::Ready(Ok(()))
+            Poll::Ready(Ok(true))
         })
     }
-}
 
-impl Guarded {
     /// Checks what was read, and returns how many of its bytes go on to hyper.
     fn check(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
         let mut passed = bytes.len();
@@ -551,6 +563,10 @@ impl Write for Guarded {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        // What is under way beside hyper is flushed there.
+        if self.lane.is_busy() {
+            return Poll::Ready(Ok(()));
+        }
         ready!(Pin::new(&mut self.socket).poll_flush(cx))?;
         // hyper comes here once everything is written, and does not check again whether a request waits for
         // that.

@@ -15,7 +15,8 @@
 //! 5. A soft stop finishes current requests; a hard stop drops them.
 //! 6. HTTP/2 gets no client more than HTTP/1.1 would, and a flood of its frames ends its own connection.
 //! 7. A stream is polled by its connection alone, ends with it, and is one of a limited number.
-//! 8. A client certificate that is not trusted any more names nobody, and its connection ends.
+//! 8. What is answered beside hyper is answered as it would be through hyper; see `at_once.rs`.
+//! 9. A client certificate that is not trusted any more names nobody, and its connection ends.
 //!
 //! The one hard problem: hyper has one timer for "no request yet", "half a request" and "idle between
 //! requests" (`h1/conn.rs`, `poll_read_head` arms `header_read_timeout` whenever it waits for a head). These
@@ -23,10 +24,12 @@
 
 mod alarm;
 mod answer;
+mod at_once;
 mod bind;
 mod body;
 mod client_certificate;
 mod connection;
+mod date;
 mod exchange;
 mod guard;
 mod http2;
@@ -37,6 +40,8 @@ mod problem;
 pub mod properties;
 mod pulse;
 mod room;
+mod signals;
+mod socket;
 mod tcp;
 mod tls;
 
@@ -58,6 +63,7 @@ use crate::telemetry::audit::AuditEvent;
 use crate::telemetry::metrics::Metrics;
 
 pub use answer::{AnswerBody, StreamPlace, Streams};
+pub use at_once::{AtOnce, Fields, PlainHead};
 pub use bind::{BindError, Bound, LocalAddress, check_socket};
 pub use body::{Body, BodyError};
 pub use client_certificate::PeerCertificate;
@@ -259,7 +265,7 @@ pub struct RequestId(Arc<str>);
 
 impl RequestId {
     /// Returns the request's own trace id if it is valid, otherwise a new id.
-    pub fn of(headers: &HeaderMap, random: &dyn Random) -> Self {
+    pub fn of(headers: &impl Fields, random: &dyn Random) -> Self {
         Self::from_traceparent(headers).unwrap_or_else(|| Self::new(random))
     }
 
@@ -271,12 +277,12 @@ impl RequestId {
 
     /// Parses <https://www.w3.org/TR/trace-context/#traceparent-header>: version, trace id, parent id, flags.
     /// A later version may add fields at the end.
-    fn from_traceparent(headers: &HeaderMap) -> Option<Self> {
-        let mut values = headers.get_all("traceparent").iter();
+    fn from_traceparent(headers: &impl Fields) -> Option<Self> {
+        let mut values = headers.values("traceparent");
         let (Some(value), None) = (values.next(), values.next()) else {
             return None;
         };
-        let mut fields = value.to_str().ok()?.split('-');
+        let mut fields = std::str::from_utf8(value).ok()?.split('-');
         let (version, trace, parent, flags) =
             (fields.next()?, fields.next()?, fields.next()?, fields.next()?);
         let hex = |field: &str, length| {
@@ -346,6 +352,13 @@ pub trait Handler: Send + Sync + 'static {
     /// Answers one request. The future is dropped when the client goes away; work that must finish runs in
     /// [`Tasks`].
     fn handle<'a>(&'a self, request: Request) -> BoxFuture<'a, Response>;
+
+    /// Answers a plain request at once, if nothing has to be waited for but its record. `None` leaves it to
+    /// [`Handler::handle`], whose answer would be the same, and has had no effect.
+    fn at_once(&self, head: &PlainHead<'_>, peer: &Peer, request_id: &RequestId) -> Option<AtOnce> {
+        let _ = (head, peer, request_id);
+        None
+    }
 
     /// Makes the answer to a request that the listener refuses. `path` is as much of its path as could be
     /// read, which may be nothing.

@@ -46,6 +46,8 @@ pub(super) struct Pulse {
     awaited: AtomicBool,
     /// True if a stream is to end.
     closes: AtomicBool,
+    /// True while a request is answered beside hyper.
+    beside: AtomicBool,
 }
 
 impl Pulse {
@@ -64,6 +66,7 @@ impl Pulse {
             untaken_since: AtomicU64::new(0),
             awaited: AtomicBool::new(false),
             closes: AtomicBool::new(false),
+            beside: AtomicBool::new(false),
         }
     }
 
@@ -143,6 +146,22 @@ impl Pulse {
     /// Has a stream end, now or when it comes, because its connection is to close.
     pub(super) fn close(&self) {
         self.closes.store(true, Ordering::Relaxed);
+    }
+
+    /// Records that a request is being processed beside hyper, until [`Pulse::left_beside`].
+    pub(super) fn request_began_beside(&self) {
+        self.beside.store(true, Ordering::Relaxed);
+        self.request_began();
+    }
+
+    /// Records that it is answered and its answer is taken.
+    pub(super) fn left_beside(&self) {
+        self.beside.store(false, Ordering::Relaxed);
+    }
+
+    /// Returns true while a request is answered beside hyper.
+    pub(super) fn is_beside(&self) -> bool {
+        self.beside.load(Ordering::Relaxed)
     }
 
     /// Returns true if a stream is to end.

@@ -13,6 +13,7 @@ use super::*;
 use crate::domain::time::Timestamp;
 use crate::system::{SystemClock, SystemRandom, TokioTasks};
 
+mod at_once;
 mod http2;
 mod kernel;
 mod streams;
@@ -26,6 +27,8 @@ const PATIENCE: Duration = Duration::from_secs(60);
 struct Probe {
     reached: AtomicUsize,
     gate: Notify,
+    /// For answers at once that wait.
+    at_once: Arc<at_once::Gate>,
     /// One for each stream: its chunks go in here.
     streams: parking_lot::Mutex<Vec<streams::Chunks>>,
 }
@@ -56,6 +59,7 @@ impl Handler for Probe {
                 }
                 "/big" => response(StatusCode::OK, "text/plain", vec![b'x'; 32 << 20]),
                 "/stream" => streams::answer(request.streams, &self.streams),
+                "/at-once" | "/as-at-once" => response(StatusCode::OK, "text/plain", "at once"),
                 "/ignore" => response(StatusCode::OK, "text/plain", "ignored"),
                 _ => match request.body.read_all().await {
                     Ok(body) => response(StatusCode::OK, "text/plain", body),
@@ -63,6 +67,10 @@ impl Handler for Probe {
                 },
             }
         })
+    }
+
+    fn at_once(&self, head: &PlainHead<'_>, _: &Peer, _: &RequestId) -> Option<AtOnce> {
+        at_once::answer(&self.at_once, head.path())
     }
 }
 

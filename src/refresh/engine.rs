@@ -14,7 +14,7 @@ use super::plan::Want;
 use super::ports::{Deps, EngineApp, Ports, Settings};
 use super::renewals::start_try_now;
 use super::schedule::schedule;
-use super::serve::{Refused, Served, serve};
+use super::serve::{Refused, Served, serve, serve_now};
 use super::slot::{At, Flight, Held, Slot, Slots};
 use super::sweep::{self, Sweep};
 use super::watch::Watched;
@@ -24,6 +24,7 @@ use crate::domain::connection::{Attempt, Profile, SignIn};
 use crate::domain::id::{AppName, CallerName, ConnectionKey};
 use crate::domain::random::random_bytes;
 use crate::domain::revocation::Revocation;
+use crate::domain::time::Moment;
 use crate::domain::token::HeldToken;
 use crate::repository::{ByKey, Repository, RepositoryError, count_keys, keys_of};
 use crate::store::{Change, LeaseNonce, Revision, StoreError};
@@ -76,6 +77,22 @@ impl Engine {
             self.slots.give_back(key, slot);
         }
         served
+    }
+
+    /// A token for `key` that waits for nothing: held, checked lately, and living long enough. `admit` is
+    /// asked last. `None`, which has had no effect, in every other case: [`Engine::serve`] decides then.
+    pub fn serve_now(
+        &self,
+        key: &ConnectionKey,
+        begun: Moment,
+        want: impl FnOnce(&Held) -> Option<Want>,
+        admit: impl FnOnce() -> bool,
+    ) -> Option<Served> {
+        if !self.knows_revocations() {
+            return None;
+        }
+        let slot = self.slots.existing(key)?;
+        serve_now(&self.ports, self.at(key, &slot), begun, want, admit)
     }
 
     /// Watches a connection: says when what callers get of it may have changed.

@@ -22,8 +22,8 @@ pub(super) const MOST_LOOKS: usize = 8;
 pub(super) const MOST_OVERTAKEN: usize = 4;
 
 /// The cached connection, if it may be served as it is.
-pub(super) fn look_now(ports: &Arc<Ports>, at: At<'_>) -> Option<Arc<Held>> {
-    let (now, is_shared) = (ports.monotonic(), ports.repository().is_shared());
+pub(super) fn look_now(ports: &Arc<Ports>, at: At<'_>, now: Duration) -> Option<Arc<Held>> {
+    let is_shared = ports.repository().is_shared();
     let serve_for = || ports.settings().serve_cached_for;
     let look = at.state().memory.look(now, is_shared, serve_for, |since| ports.answered_since(since));
     match look {

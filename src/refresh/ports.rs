@@ -14,13 +14,12 @@ use super::idle_limits::IdleLimits;
 use super::observer::Observer;
 use super::permit::CallPermit;
 use super::revoked::Revoked;
-use super::slot::Moment;
 use crate::authority::Authority;
 use crate::domain::cause::Cause;
 use crate::domain::id::{AppName, CallerName};
 use crate::domain::random::Random;
 use crate::domain::task::Tasks;
-use crate::domain::time::{Clock, Timestamp};
+use crate::domain::time::{Clock, Moment, Timestamp};
 use crate::repository::Repository;
 
 /// The engine's settings.

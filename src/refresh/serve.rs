@@ -18,7 +18,7 @@ use super::slot::{At, Held, Trouble};
 use super::way::{Way, go, way};
 use crate::domain::id::ConnectionKey;
 use crate::domain::not_now::NotNow;
-use crate::domain::time::Timestamp;
+use crate::domain::time::{Moment, Timestamp};
 use crate::domain::token::HeldToken;
 use crate::domain::verdict::{AuthorityError, BlockReason, Disposition, ReauthReason};
 
@@ -143,7 +143,7 @@ pub(super) async fn serve<E>(
         cached: at.state().memory.cached().cloned(),
     };
     for number in 0..MOST_LOOKS {
-        let held = match look_now(ports, at) {
+        let held = match look_now(ports, at, ports.monotonic()) {
             Some(held) => held,
             // (Boxed, as all that waits: most requests wait for nothing, and their futures are small.)
             None => Box::pin(look(ports, at, begun)).await.map_err(|failure| refused(&failure))?,
@@ -155,7 +155,7 @@ pub(super) async fn serve<E>(
         if request.is_plain {
             want.claims = None;
         }
-        let (trouble, is_failing) = known_trouble(ports, at, &held, &want, begun);
+        let (trouble, is_failing) = known_trouble(ports, at, (&held, &want), begun, ports.monotonic());
         let step = plan::next(
             &held.connection.profile,
             &held.granted,
@@ -196,16 +196,41 @@ pub(super) async fn serve<E>(
     Err(request.given_up())
 }
 
+/// A token for the connection, if it can be served without a wait or a renewal.
+pub(super) fn serve_now(
+    ports: &Arc<Ports>,
+    at: At<'_>,
+    begun: Moment,
+    want: impl FnOnce(&Held) -> Option<Want>,
+    admit: impl FnOnce() -> bool,
+) -> Option<Served> {
+    let Moment { monotonic: begun, now } = begun;
+    let held = look_now(ports, at, begun)?;
+    let connection = &held.connection;
+    if ports.revoked.covers(at.key, &connection.profile) {
+        return None;
+    }
+    let want = want(&held)?;
+    let (trouble, is_failing) = known_trouble(ports, at, (&held, &want), begun, begun);
+    let (profile, has_trouble) = (&connection.profile, trouble.is_some());
+    match plan::next(profile, &held.granted, &connection.tokens, &want, now, has_trouble, is_failing) {
+        Step::Serve { token, renew: false } if admit() => {
+            ports.deps.observer.cache_lookup(Lookup::Hit);
+            Some(served(ports, at, token, (&held, TokenSource::Memory), begun))
+        }
+        _ => None,
+    }
+}
+
 /// The trouble that prevents an attempt now, and whether the last attempt for this resource failed, however
 /// long ago.
 fn known_trouble(
     ports: &Ports,
     at: At<'_>,
-    held: &Held,
-    want: &Want,
+    (held, want): (&Held, &Want),
     begun: Duration,
+    now: Duration,
 ) -> (Option<Trouble>, bool) {
-    let now = ports.monotonic();
     let mut state = at.state();
     state.usage.at(begun);
     let known = state.troubles.of(&want.resource);

@@ -30,6 +30,7 @@ mod world;
 mod admin_routes;
 mod app_tokens;
 mod asvs;
+mod at_once;
 mod attacks_api;
 mod attacks_authority;
 mod attacks_connect;

@@ -5,7 +5,7 @@
 //! The test that asks ([`hold`]) runs another test of its own binary under valgrind, which runs its pieces
 //! within [`count`], one after the other.
 
-#![allow(unreachable_pub, missing_docs, reason = "shared by tests")]
+#![allow(unreachable_pub, missing_docs, dead_code, reason = "shared by tests")]
 
 use std::collections::BTreeMap;
 use std::hint::black_box;

@@ -3,14 +3,14 @@
 
 use std::borrow::Cow;
 
-use http::{HeaderMap, StatusCode, header};
+use http::StatusCode;
 use serde::Serialize;
 
 use super::only;
-use crate::api::credential_of_peer;
 use crate::api::problem::{Problem, json};
+use crate::api::{credential_of_peer, text_of};
 use crate::callers::Credential;
-use crate::listener::{Peer, Response};
+use crate::listener::{Fields, Peer, Response};
 
 /// The headers with the caller's API key: clients take it from `IDENTITY_HEADER`, and in the older versions
 /// from `MSI_SECRET`.
@@ -33,15 +33,18 @@ struct Refusal<'a> {
 }
 
 /// Reads the credential. One in another place than this protocol's is refused, even on a Unix socket.
-pub(super) fn credential<'a>(headers: &'a HeaderMap, peer: &'a Peer) -> Option<Credential<'a>> {
-    if headers.contains_key(header::AUTHORIZATION) {
+pub(super) fn credential<'a>(headers: &'a impl Fields, peer: &'a Peer) -> Option<Credential<'a>> {
+    if headers.has("authorization") {
         return None;
     }
     let key = match KEYS.map(|name| only(headers, name)) {
         [Some(key), Some(None)] | [Some(None), Some(key)] => key,
         _ => return None,
     };
-    let key = key.map(|value| value.to_str()).transpose().ok()?;
+    let key = match key {
+        Some(value) => Some(text_of(value)?),
+        None => None,
+    };
     Some(key.map_or_else(|| credential_of_peer(peer), Credential::ApiKey))
 }
 
@@ -100,7 +103,7 @@ fn status(problem: &Problem) -> StatusCode {
 
 #[cfg(test)]
 mod tests {
-    use http::HeaderValue;
+    use http::{HeaderMap, HeaderValue};
     use http_body_util::BodyExt;
 
     use super::*;

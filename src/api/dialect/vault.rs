@@ -1,12 +1,13 @@
 //! The form of Vault and OpenBao. <https://developer.hashicorp.com/vault/api-docs>
 
-use http::{HeaderMap, StatusCode};
+use http::StatusCode;
 use serde::Serialize;
 
 use super::only;
 use crate::api::problem::{Problem, json};
+use crate::api::text_of;
 use crate::callers::Credential;
-use crate::listener::{Peer, Response};
+use crate::listener::{Fields, Peer, Response};
 
 /// The header with the caller's API key; clients take it from `VAULT_TOKEN`.
 const VAULT_TOKEN: &str = "x-vault-token";
@@ -21,9 +22,9 @@ struct Refusal {
 }
 
 /// Reads the credential. `X-Vault-Token` decides alone; without it a bearer credential or the peer does.
-pub(super) fn credential<'a>(headers: &'a HeaderMap, peer: &'a Peer) -> Option<Credential<'a>> {
+pub(super) fn credential<'a>(headers: &'a impl Fields, peer: &'a Peer) -> Option<Credential<'a>> {
     match only(headers, VAULT_TOKEN)? {
-        Some(key) => Some(Credential::ApiKey(key.to_str().ok()?)),
+        Some(key) => Some(Credential::ApiKey(text_of(key)?)),
         None => crate::api::credential(headers, peer),
     }
 }

@@ -32,7 +32,7 @@ const MOST_WAIT: u64 = 60;
 pub const DEGRADED: &str = "tokenward-degraded";
 
 /// Response header of a token: where it came from.
-const SOURCE: &str = "tokenward-source";
+pub(super) const SOURCE: &str = "tokenward-source";
 
 impl LocalApi {
     /// `GET …/connections/{connection}/token`

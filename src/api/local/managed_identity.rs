@@ -3,20 +3,20 @@
 
 mod asked;
 
-use std::time::Duration;
-
+use http::StatusCode;
 use serde::Serialize;
 
-use self::asked::{Asked, Whose};
+pub(super) use self::asked::{Asked, Whose};
 use super::handlers::{tell_source, tell_source_of, wants_link};
-use super::with_token::{PLACE, with_token};
+use super::with_token::{PLACE, text_with_token};
 use super::{Call, LocalApi};
 use crate::api::doc::{Content, Doc};
 use crate::api::local::examples;
-use crate::api::problem::Problem;
+use crate::api::problem::{Problem, json_bytes};
 use crate::api::routes::{Effect, Permission, Route, Run};
 use crate::broker::App;
 use crate::domain::id::ConnectionKey;
+use crate::domain::time::Timestamp;
 use crate::domain::token::HeldToken;
 use crate::listener::Response;
 use crate::refresh::plan::ORDINARY_MIN_TTL;
@@ -81,30 +81,33 @@ impl LocalApi {
             Whose::Connection(key) => {
                 let (caller, connect) = ((call.admitted, call.who), wants_link(&call.query)?);
                 let ask = |app: &App| asked.want(app.naming(), &app.scopes);
-                let (served, life) = self.served_as(caller, key, None, ask, connect).await?;
-                let mut response = self.identity_answer(&asked, served.token(), life);
+                let (served, _) = self.served_as(caller, key, None, ask, connect).await?;
+                let text = identity_text(&asked, served.token(), self.clock.now());
+                let mut response = json_bytes(StatusCode::OK, text);
                 tell_source(&mut response, &served);
                 Ok(response)
             }
             Whose::App(app) => {
                 let wanted = Ok((Some(asked.resource.as_str()), ORDINARY_MIN_TTL));
-                let (served, life) = self.app_served((call.admitted, call.who), app, None, wanted).await?;
-                let mut response = self.identity_answer(&asked, &served.token, life);
+                let (served, _) = self.app_served((call.admitted, call.who), app, None, wanted).await?;
+                let text = identity_text(&asked, &served.token, self.clock.now());
+                let mut response = json_bytes(StatusCode::OK, text);
                 tell_source_of(&mut response, served.source);
                 Ok(response)
             }
         }
     }
+}
 
-    fn identity_answer(&self, asked: &Asked, token: &HeldToken, life: Duration) -> Response {
-        let expires_on = self.clock.now().plus(life).unix_seconds();
-        let shape = Token {
-            access_token: PLACE,
-            expires_on: expires_on.to_string(),
-            resource: &asked.resource,
-            token_type: "Bearer",
-            client_id: asked.whose.to_string(),
-        };
-        with_token(&shape, &token.access_token)
-    }
+/// Writes the JSON of an answer as it is at `now`.
+pub(super) fn identity_text(asked: &Asked, token: &HeldToken, now: Timestamp) -> Vec<u8> {
+    let expires_on = now.plus(token.life_left(now)).unix_seconds();
+    let shape = Token {
+        access_token: PLACE,
+        expires_on: expires_on.to_string(),
+        resource: &asked.resource,
+        token_type: "Bearer",
+        client_id: asked.whose.to_string(),
+    };
+    text_with_token(&shape, &token.access_token)
 }

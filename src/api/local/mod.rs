@@ -1,5 +1,6 @@
 //! The local API: who asks, that it is counted, and then the route of the [`table`].
 
+mod at_once;
 mod entity_tag;
 mod examples;
 mod handlers;
@@ -34,7 +35,8 @@ use crate::domain::task::{BoxFuture, Tasks};
 use crate::domain::time::Clock;
 use crate::events::{Events, Listener, Read, Who};
 use crate::listener::{
-    BadPairs, Body, Dots, Handler, Pairs, Peer, Refused, Request, RequestId, Response, Streams,
+    AtOnce, BadPairs, Body, Dots, Handler, Pairs, Peer, PlainHead, Refused, Request, RequestId, Response,
+    Streams,
 };
 
 /// The API's document. Its paths are written from the table.
@@ -305,6 +307,10 @@ impl Acts for LocalApi {
 
     fn answer<'a>(&'a self, request: Request, asked: Asked<LocalApi>) -> BoxFuture<'a, Response> {
         Box::pin(self.respond(request, asked))
+    }
+
+    fn at_once(self: &Arc<Self>, head: &PlainHead<'_>, peer: &Peer, id: &RequestId) -> Option<AtOnce> {
+        self.token_at_once(head, peer, id)
     }
 
     fn refuse(&self, refused: Refused, path: &str, id: &RequestId) -> Response {

@@ -24,6 +24,8 @@ pub(super) struct TokenAnswer {
     /// What tells it from the answers before it.
     pub(super) tag: String,
     header: HeaderValue,
+    /// The head's lines that only an answer with this token has.
+    line: String,
 }
 
 /// The members behind the numbers.
@@ -56,6 +58,7 @@ impl TokenAnswer {
             expires_at: format!(",\"expires_at\":\"{}\"", token.expires_at.rfc3339()),
             rest: format!(",{}", rest.trim_start_matches('{')),
             header: entity_tag::header(&tag),
+            line: format!("etag: W/\"{tag}\"\r\n"),
             tag,
         }
     }
@@ -78,6 +81,11 @@ impl TokenAnswer {
         }
         out.extend_from_slice(self.rest.as_bytes());
         out
+    }
+
+    /// The head's lines that only an answer with this token has.
+    pub(super) fn line(&self) -> &str {
+        &self.line
     }
 
     /// Makes the answer.

@@ -7,15 +7,17 @@ use http::StatusCode;
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use super::with_token::{PLACE, with_token};
+use super::with_token::{PLACE, text_with_token};
 use super::{Call, LocalApi};
 use crate::api::doc::{Content, Doc};
 use crate::api::local::examples;
-use crate::api::problem::{self, Problem};
+use crate::api::problem::{self, Problem, json_bytes};
 use crate::api::routes::{Effect, Permission, Route, Run};
 use crate::api::token_body::TokenBody;
 use crate::domain::id::{AppName, ConnectionKey, ConnectionName};
-use crate::listener::Response;
+use crate::domain::time::Timestamp;
+use crate::domain::token::HeldToken;
+use crate::listener::{RequestId, Response};
 
 /// `GET /v1/{mount}/creds/{connection}`
 pub(super) const CREDS: Route<LocalApi> = Route {
@@ -99,9 +101,9 @@ struct Answer<'a, T> {
 }
 
 impl<'a, T> Answer<'a, T> {
-    fn new(call: &'a Call<'_>, data: T) -> Self {
+    fn new(request_id: &'a RequestId, data: T) -> Self {
         let (wrap_info, warnings, auth) = (None, None, None);
-        let request_id = call.who.request_id.as_str();
+        let request_id = request_id.as_str();
         Answer {
             request_id,
             lease_id: "",
@@ -136,14 +138,9 @@ impl LocalApi {
     ) -> Result<Response, Problem> {
         let key = self.at_mount(&call, mount, connection).await?;
         let asked = TokenBody::of_minimum_seconds(call.query.value("minimum_seconds"))?;
-        let (served, life) = self.served((call.admitted, call.who), &key, asked, false).await?;
-        let creds = Creds {
-            access_token: PLACE,
-            kind: "Bearer",
-            server: key.app.as_str(),
-            expire_time: self.clock.now().plus(life).rfc3339(),
-        };
-        Ok(with_token(&Answer::new(&call, creds), &served.token().access_token))
+        let (served, _) = self.served((call.admitted, call.who), &key, asked, false).await?;
+        let text = creds_text(call.who.request_id, &key, served.token(), self.clock.now());
+        Ok(json_bytes(StatusCode::OK, text))
     }
 
     /// Finds the connection of a path. A mount that no app has is told and recorded as a refusal.
@@ -175,7 +172,7 @@ impl LocalApi {
             "meta": null, "expire_time": null, "ttl": 0, "num_uses": 0, "orphan": true, "renewable": false,
             "type": "service",
         });
-        problem::json(StatusCode::OK, &Answer::new(call, data))
+        problem::json(StatusCode::OK, &Answer::new(call.who.request_id, data))
     }
 }
 
@@ -184,4 +181,15 @@ fn health() -> Response {
     let body =
         json!({ "initialized": true, "sealed": false, "standby": false, "performance_standby": false });
     problem::json(StatusCode::OK, &body)
+}
+
+/// Writes the JSON of an answer with a token, as it is at `now`.
+pub(super) fn creds_text(id: &RequestId, key: &ConnectionKey, token: &HeldToken, now: Timestamp) -> Vec<u8> {
+    let creds = Creds {
+        access_token: PLACE,
+        kind: "Bearer",
+        server: key.app.as_str(),
+        expire_time: now.plus(token.life_left(now)).rfc3339(),
+    };
+    text_with_token(&Answer::new(id, creds), &token.access_token)
 }

@@ -15,6 +15,11 @@ const IN_JSON: &[u8] = b"\"access_token\":\"\"";
 
 /// Makes an answer of a shape whose member `access_token` is [`PLACE`].
 pub(super) fn with_token<T: Serialize>(shape: &T, token: &AccessToken) -> Response {
+    json_bytes(StatusCode::OK, text_with_token(shape, token))
+}
+
+/// Writes the JSON of that answer.
+pub(super) fn text_with_token<T: Serialize>(shape: &T, token: &AccessToken) -> Vec<u8> {
     let json = serde_json::to_vec(shape).expect("answers are plain JSON");
     let place = json.windows(IN_JSON.len()).position(|part| part == IN_JSON).expect("the shape has a place");
     let (before, after) = json.split_at(place + IN_JSON.len());
@@ -22,7 +27,7 @@ pub(super) fn with_token<T: Serialize>(shape: &T, token: &AccessToken) -> Respon
     out.extend_from_slice(&before[..before.len() - 2]);
     push_text(&mut out, token.expose());
     out.extend_from_slice(after);
-    json_bytes(StatusCode::OK, out)
+    out
 }
 
 #[cfg(test)]

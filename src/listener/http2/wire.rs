@@ -12,7 +12,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use super::frames::{Edge, Flood, Frames};
 use super::ledger::Ledger;
 use crate::domain::time::Clock;
-use crate::listener::guard::Socket;
+use crate::listener::socket::Socket;
 
 /// What a connection and its socket share.
 pub(super) struct Counts {

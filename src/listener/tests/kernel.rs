@@ -3,8 +3,8 @@
 use std::os::fd::OwnedFd;
 
 use super::*;
-use crate::listener::guard::Socket;
 use crate::listener::room::{RECEIVED, UNSENT};
+use crate::listener::socket::Socket;
 
 /// Both ends of a connection.
 struct Pair {

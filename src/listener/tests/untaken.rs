@@ -7,7 +7,7 @@ use super::*;
 const LITTLE: u32 = 4096;
 
 /// Opens a connection of a client that never reads.
-async fn deaf(served: &Served) -> TcpStream {
+pub(super) async fn deaf(served: &Served) -> TcpStream {
     let LocalAddress::Tcp(address) = served.address else { panic!("not TCP") };
     let socket = tokio::net::TcpSocket::new_v4().expect("a socket");
     socket.set_recv_buffer_size(LITTLE).expect("a size");

@@ -20,4 +20,4 @@ pub(super) use memory::Memory;
 pub(super) use memory::{Caching, Epoch, Journaling, Known, Look, Source};
 pub(super) use remembered::{Recent, Repair};
 pub(super) use state::{Slot, none_is_locked_here};
-pub(super) use trouble::{Moment, Trouble, attempt, next_try_after};
+pub(super) use trouble::{Trouble, attempt, next_try_after};

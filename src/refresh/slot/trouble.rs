@@ -7,7 +7,7 @@ use std::time::Duration;
 use crate::domain::connection::{ATTEMPTS_KEPT, Attempt, DAMAGED, SignIn};
 use crate::domain::not_now::NotNow;
 use crate::domain::random::Random;
-use crate::domain::time::Timestamp;
+use crate::domain::time::{Moment, Timestamp};
 use crate::domain::verdict::{AuthorityError, AuthorityFailure, Disposition};
 use crate::refresh::backoff;
 use crate::refresh::failure::Failure;
@@ -40,13 +40,6 @@ impl Trouble {
     fn may_be_the_apps(&self) -> bool {
         self.failure.is_unclear() || self.failure.disposition() == Some(Disposition::NextCredential)
     }
-}
-
-/// The moment at which something went wrong, by both clocks.
-#[derive(Clone, Copy)]
-pub(in crate::refresh) struct Moment {
-    pub(in crate::refresh) monotonic: Duration,
-    pub(in crate::refresh) now: Timestamp,
 }
 
 /// What went wrong lately.

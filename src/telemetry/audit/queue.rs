@@ -1,11 +1,11 @@
 //! The queue between those who record and the thread that writes, with a lane of its own for strangers.
 
 use std::collections::VecDeque;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex, MutexGuard};
-use tokio::sync::{Notify, SetOnce};
+use tokio::sync::Notify;
 
 use super::{AuditEvent, Noted, Recorded};
 
@@ -18,7 +18,9 @@ pub(super) const CHUNK: usize = 16;
 /// Records in one write, and the requests that wait for them.
 #[derive(Default)]
 pub(super) struct Batch {
-    pub(super) written: SetOnce<Recorded>,
+    written: OnceLock<Recorded>,
+    /// Wakes those who wait: it is written, or somebody asks them to look ([`Batch::stir`]).
+    news: Notify,
     /// Number of its records that waiting requests counted as lost. Locked while it is decided who counts.
     given_up: Mutex<u64>,
 }
@@ -33,12 +35,43 @@ impl Batch {
         }
         // Only the writer finishes a batch, and only once.
         let _ = self.written.set(outcome);
+        self.news.notify_waiters();
+    }
+
+    /// What became of it, if that is known.
+    pub(super) fn outcome(&self) -> Option<Recorded> {
+        self.written.get().copied()
+    }
+
+    /// Waits for the outcome; `None` if those who wait are asked to look before.
+    pub(super) async fn outcome_or_stir(&self) -> Option<Recorded> {
+        // Registered before the look, so that nothing in between is missed.
+        let news = self.news.notified();
+        if let Some(outcome) = self.outcome() {
+            return Some(outcome);
+        }
+        news.await;
+        self.outcome()
+    }
+
+    /// Waits for the outcome.
+    pub(super) async fn wait(&self) -> Recorded {
+        loop {
+            if let Some(outcome) = self.outcome_or_stir().await {
+                return outcome;
+            }
+        }
+    }
+
+    /// Has those who wait look how long that has been.
+    fn stir(&self) {
+        self.news.notify_waiters();
     }
 
     /// Ends one wait and returns `Lost` if the record must be counted, unless the outcome has just come.
     pub(super) fn give_up(&self) -> Option<Recorded> {
         let mut given_up = self.given_up.lock();
-        let outcome = self.written.get().copied();
+        let outcome = self.outcome();
         *given_up += u64::from(outcome.is_none());
         outcome
     }
@@ -66,6 +99,8 @@ pub(super) struct Queue {
 struct Next {
     events: Vec<AuditEvent>,
     batch: Arc<Batch>,
+    /// The batch before, which may be being written.
+    before: Arc<Batch>,
     /// The lane of strangers. Nobody waits for these.
     strangers: VecDeque<AuditEvent>,
     /// Whether a checkpoint is due.
@@ -87,6 +122,7 @@ impl Queue {
         let next = Next {
             events: Vec::new(),
             batch: Arc::default(),
+            before: Arc::default(),
             strangers: VecDeque::new(),
             checkpoint: false,
             writer_sleeps: false,
@@ -169,10 +205,25 @@ impl Queue {
         std::mem::swap(events, &mut next.events);
         let some = next.strangers.len().min(CHUNK);
         strangers.extend(next.strangers.drain(..some));
-        let taken = (std::mem::take(&mut next.batch), std::mem::take(&mut next.checkpoint));
+        let batch = std::mem::take(&mut next.batch);
+        next.before = Arc::clone(&batch);
+        let taken = (batch, std::mem::take(&mut next.checkpoint));
         drop(next);
         self.taken.notify_waiters();
         Some(taken)
+    }
+
+    /// Returns true if records wait for which somebody waits.
+    pub(super) fn is_awaited(&self) -> bool {
+        !self.lock().events.is_empty()
+    }
+
+    /// Has those who wait for a record look how long that has been.
+    pub(super) fn stir(&self) {
+        let next = self.lock();
+        let batches = [Arc::clone(&next.before), Arc::clone(&next.batch)];
+        drop(next);
+        batches.iter().for_each(|batch| batch.stir());
     }
 
     /// Takes no more records; the writer writes those in the queue.
@@ -222,7 +273,7 @@ impl Reader {
                 None => self.0.came.wait(&mut next),
                 Some((every, look)) => {
                     if self.0.came.wait_for(&mut next, *every).timed_out() {
-                        look();
+                        MutexGuard::unlocked(&mut next, look);
                     }
                 }
             }

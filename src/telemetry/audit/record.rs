@@ -27,6 +27,7 @@ use std::collections::BTreeMap;
 use std::io::Write as _;
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde::{Serialize, Serializer};
 
@@ -197,6 +198,15 @@ impl AuditEvent {
 }
 
 impl AuditEvent {
+    /// Adds the token that is handed out, by its words, and the life that it has left.
+    #[must_use]
+    pub fn token(mut self, words: &TokenWords, life: Duration) -> Self {
+        self.expires_in = Some(life.as_secs());
+        self.token_sha256 = Some(Arc::clone(&words.sha256));
+        self.uti.clone_from(&words.uti);
+        self
+    }
+
     /// Appends the members of its JSON, without the braces, as serde would write them.
     pub(super) fn push_members(&self, out: &mut Vec<u8>) {
         fn text<T: AsRef<str>>(out: &mut Vec<u8>, key: &str, value: Option<T>) {

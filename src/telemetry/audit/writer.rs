@@ -34,9 +34,9 @@ const SLOW: Duration = Duration::from_millis(5);
 /// … and then the sink's own thread writes for this long.
 const SLOW_FOR: Duration = Duration::from_secs(10);
 /// How often the sink's thread looks whether a request is writing for long.
-const LOOK_EVERY: Duration = Duration::from_millis(50);
-/// How often a request looks whether it can write, before it waits for the sink's thread.
-const TRIES: usize = 4;
+pub(super) const LOOK_EVERY: Duration = Duration::from_millis(50);
+/// Most writes that one request does in a row: others' records may come while it writes.
+const MOST_WRITES: usize = 8;
 
 /// Writes records to one sink.
 pub struct AuditWriter {
@@ -102,15 +102,19 @@ impl AuditWriter {
         let (reader, of_thread) = (Reader(Arc::clone(&queue)), Arc::clone(&pen));
         let thread = std::thread::Builder::new().name("audit".to_owned());
         let spawned = thread.spawn(move || {
+            let is_hanging = || {
+                nudge(runtime.as_ref());
+                reader.0.stir();
+            };
             let look = || {
                 if of_thread.is_locked() {
-                    nudge(runtime.as_ref());
+                    is_hanging();
                 }
             };
             let take_pen = || loop {
                 match of_thread.try_lock_for(LOOK_EVERY) {
                     Some(pen) => return pen,
-                    None => nudge(runtime.as_ref()),
+                    None => is_hanging(),
                 }
             };
             while reader.wait(runtime.as_ref().map(|_| (LOOK_EVERY, look))) {
@@ -127,22 +131,24 @@ impl AuditWriter {
         AuditWriter { queue, ended: Mutex::new(ended), signing, clock, state, pen, helped }
     }
 
-    /// Writes what waits, if requests may write and nobody else does just now. Returns what became of this
-    /// batch, if that is known then.
-    fn help(&self, batch: &Batch) -> Option<Recorded> {
-        let is_written = || batch.written.get().copied();
-        if let Some(outcome) = is_written() {
-            return Some(outcome);
+    /// Writes what waits, unless somebody does just now: then that one writes this batch too.
+    fn help(&self) {
+        for _ in 0..MOST_WRITES {
+            let Some(mut pen) = self.pen.try_lock() else { return };
+            let begun = self.clock.monotonic();
+            pen.write_waiting(&self.queue);
+            drop(pen);
+            let now = self.clock.monotonic();
+            if now.saturating_sub(begun) >= SLOW {
+                self.state.slow_until.store(millis(now + SLOW_FOR), Ordering::Relaxed);
+                break;
+            }
+            // Looked at after the pen was given back: whoever found it taken has queued its record before.
+            if !self.queue.is_awaited() {
+                return;
+            }
         }
-        let mut pen = self.pen.try_lock()?;
-        let begun = self.clock.monotonic();
-        pen.write_waiting(&self.queue);
-        drop(pen);
-        let now = self.clock.monotonic();
-        if now.saturating_sub(begun) >= SLOW {
-            self.state.slow_until.store(millis(now + SLOW_FOR), Ordering::Relaxed);
-        }
-        is_written()
+        self.queue.wake_writer();
     }
 
     fn is_helped(&self) -> bool {
@@ -160,7 +166,7 @@ impl AuditWriter {
     async fn written(&self, batch: Arc<Batch>, patience: BoxFuture<'_, ()>) -> Recorded {
         let in_time = tokio::select! {
             biased;
-            outcome = batch.written.wait() => Some(*outcome),
+            outcome = batch.wait() => Some(outcome),
             () = patience => None,
         };
         in_time.or_else(|| batch.give_up()).unwrap_or_else(|| self.too_slow())
@@ -187,17 +193,22 @@ impl Audit for AuditWriter {
                 Box::pin(async move {
                     // Other ready requests join the same batch: one write for all of them.
                     tokio::task::yield_now().await;
+                    if let Some(outcome) = batch.outcome() {
+                        wakes.not_needed();
+                        return outcome;
+                    }
+                    let mut patience = PATIENCE;
                     if self.is_helped() {
-                        for _ in 0..TRIES {
-                            if let Some(outcome) = self.help(&batch) {
-                                wakes.not_needed();
-                                return outcome;
-                            }
-                            tokio::task::yield_now().await;
+                        self.help();
+                        if let Some(outcome) = batch.outcome_or_stir().await {
+                            wakes.not_needed();
+                            return outcome;
                         }
+                        // (The sink's thread says so after this time at most.)
+                        patience -= LOOK_EVERY;
                     }
                     drop(wakes);
-                    self.written(batch, self.clock.sleep(PATIENCE)).await
+                    self.written(batch, self.clock.sleep(patience)).await
                 })
             }
             Put::Closed => Box::pin(std::future::ready(self.lost("its writer has ended"))),

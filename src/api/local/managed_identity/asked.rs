@@ -23,7 +23,7 @@ const OTHER_IDS: [&str; 4] = ["object_id", "principal_id", "mi_res_id", "msi_res
 
 /// Whose token is asked for.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Whose {
+pub(in crate::api::local) enum Whose {
     /// `{app}:{connection}`
     Connection(ConnectionKey),
     /// `{app}`: the app's own.
@@ -32,18 +32,18 @@ pub(super) enum Whose {
 
 /// A request for a token.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Asked {
+pub(in crate::api::local) struct Asked {
     /// Whose it is.
-    pub(super) whose: Whose,
+    pub(in crate::api::local) whose: Whose,
     /// `resource` as it came: a resource, or one scope.
-    pub(super) resource: String,
+    pub(in crate::api::local) resource: String,
     /// The token that a resource refused, by its lower-case hex SHA-256.
     rejected: Option<String>,
 }
 
 impl Asked {
     /// Reads a query. `key` is the connection that the path names.
-    pub(super) fn read(query: &Pairs, key: Option<&ConnectionKey>) -> Result<Self, Problem> {
+    pub(in crate::api::local) fn read(query: &Pairs, key: Option<&ConnectionKey>) -> Result<Self, Problem> {
         // An empty parameter is one that was left out: Rust's SDK sends `client_id=`.
         let value = |name: &str| query.value(name).filter(|value| !value.is_empty());
         if let Some(version) = value("api-version")
@@ -94,7 +94,11 @@ impl Asked {
     }
 
     /// Returns the token of a connection that it asks for. `known` are the scopes of the app.
-    pub(super) fn want(&self, naming: &ScopeNaming, known: &ScopeSet) -> Result<Want, Refusal> {
+    pub(in crate::api::local) fn want(
+        &self,
+        naming: &ScopeNaming,
+        known: &ScopeSet,
+    ) -> Result<Want, Refusal> {
         let text = Some(self.resource.as_str());
         let mut body = match is_resource(naming, known, &self.resource) {
             true => TokenBody::plain(None, text),

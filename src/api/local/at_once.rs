@@ -1,0 +1,145 @@
+//! Hand-outs of held tokens at once ([`Handler::at_once`]): for a request whose caller is known, whose token
+//! is held, checked lately and living long enough, and that no limit refuses. Whatever else a request is, or
+//! becomes on the way, is left to the routes, before anything has had an effect.
+//!
+//! [`Handler::at_once`]: crate::listener::Handler::at_once
+
+use std::sync::Arc;
+
+use http::Method;
+
+use super::LocalApi;
+use super::handlers::{DEGRADED, SOURCE};
+use super::managed_identity::{Asked as IdentityAsked, Whose, identity_text};
+use super::token_answer::TokenAnswer;
+use super::vault::creds_text;
+use crate::api::asked::Asked;
+use crate::api::dialect::Dialect;
+use crate::api::problem::Problem;
+use crate::api::routes::{Effect, Target};
+use crate::api::token_body::TokenBody;
+use crate::broker::{App, Refusal};
+use crate::callers::Authenticated;
+use crate::domain::id::ConnectionKey;
+use crate::domain::time::Moment;
+use crate::events::{Asker, HandOutAtOnce};
+use crate::listener::{AtOnce, Fields, Pairs, Peer, PlainHead, RequestId};
+use crate::refresh::{Served, Want};
+use crate::telemetry::audit::TokenWords;
+
+/// A request with its caller and its connection.
+struct Request<'a> {
+    begun: Moment,
+    known: &'a Authenticated,
+    key: &'a ConnectionKey,
+    query: &'a Pairs,
+}
+
+impl LocalApi {
+    /// Answers a request for a token, if it is one that waits for nothing but its record.
+    pub(super) fn token_at_once(
+        self: &Arc<Self>,
+        head: &PlainHead<'_>,
+        peer: &Peer,
+        request_id: &RequestId,
+    ) -> Option<AtOnce> {
+        // (A tag in a request may turn its answer into another one.)
+        if head.method() != "GET" || head.has("if-none-match") {
+            return None;
+        }
+        let asked = Asked::<LocalApi>::read(head.path(), head.query());
+        let (found, query) = (asked.found.ok()?, asked.query.ok()?);
+        if found.route(&Method::GET)?.effect != Effect::HandsOut || query.has("connect") {
+            return None;
+        }
+        let dialect = Dialect::of(found.path);
+        let credential = dialect.credential(head, peer)?;
+        let begun = Moment { monotonic: self.clock.monotonic(), now: self.clock.now() };
+        let now = begun.now;
+        let known = self.callers.load().authenticate_now(credential, self.accepted.current(), now)?;
+        let request = |key| Request { begun, known: &known, key, query: &query };
+        let (key, served, lines, body) = match (dialect, found.target) {
+            (Dialect::Native, Target::Connection(key)) => {
+                let (served, lines, body) = self.native(&request(&key))?;
+                (key, served, lines, body)
+            }
+            (Dialect::ManagedIdentity, target) => {
+                let key = match target {
+                    Target::Connection(key) => Some(key),
+                    _ => None,
+                };
+                let asked = IdentityAsked::read(&query, key.as_ref()).ok()?;
+                let Whose::Connection(key) = &asked.whose else { return None };
+                let ask = |app: &App| asked.want(app.naming(), &app.scopes);
+                let served = self.held(&request(key), ask)?;
+                let body = identity_text(&asked, served.token(), now);
+                let lines = lines_of(&served);
+                (key.clone(), served, lines, body)
+            }
+            (Dialect::Vault, Target::Mount(mount, connection)) => {
+                let key = ConnectionKey { app: self.broker.app_at(&mount).ok()?, connection };
+                let asked = TokenBody::of_minimum_seconds(query.value("minimum_seconds")).ok()?;
+                let served = self.held(&request(&key), |app| asked.want(app.naming()))?;
+                let body = creds_text(request_id, &key, served.token(), now);
+                (key, served, CONTENT_TYPE.to_vec(), body)
+            }
+            _ => return None,
+        };
+        let (words, life) =
+            (served.prepared(|| TokenWords::of(served.token())), served.token().life_left(now));
+        let Authenticated { caller, method } = known;
+        let dialect_word = dialect.as_str();
+        let asked =
+            Asker { request_id: request_id.clone(), origin: peer.origin, dialect: dialect_word, method };
+        let elapsed = self.clock.monotonic().saturating_sub(begun.monotonic);
+        let out = HandOutAtOnce { at: now, asked, caller, key, words, life, elapsed };
+        let (events, id) = (Arc::clone(&self.events), request_id.clone());
+        let may_leave = Box::pin(async move {
+            let recorded = events.handed_out_at_once(out).await;
+            recorded.map_err(|refusal| dialect.refusal(Problem::of(refusal), id.as_str()))
+        });
+        Some(AtOnce { lines, body, may_leave })
+    }
+
+    fn native(&self, request: &Request<'_>) -> Option<(Served, Vec<u8>, Vec<u8>)> {
+        let asked = TokenBody::of_query(request.query).ok()?;
+        let served = self.held(request, |app| asked.want(app.naming()))?;
+        let answer = served.prepared(|| TokenAnswer::new(request.key, &served));
+        let now = request.begun.now;
+        let mut lines = lines_of(&served);
+        lines.extend_from_slice(answer.line().as_bytes());
+        let body = answer.text(&served, served.token().life_left(now), now);
+        Some((served, lines, body))
+    }
+
+    /// The held token that a request gets, counted against the limits of its caller.
+    fn held(&self, request: &Request<'_>, ask: impl FnOnce(&App) -> Result<Want, Refusal>) -> Option<Served> {
+        let Request { begun, known, key, .. } = *request;
+        let permit = known.caller.policy.may_see(key).ok()?;
+        // (What a limit refuses is not counted, so the routes count and refuse it in their turn.)
+        let admit = || {
+            let admitted = self.limiter.admit(Arc::clone(&known.caller), begun.monotonic);
+            admitted.is_ok_and(|admitted| admitted.take_for(key, begun.monotonic).is_ok())
+        };
+        self.broker.token_now(permit, begun, ask, admit)
+    }
+}
+
+/// The line that every answer of these has.
+const CONTENT_TYPE: &[u8] = b"content-type: application/json\r\n";
+
+/// The lines that say what an answer is, where its token came from, and which promise it does not keep.
+fn lines_of(served: &Served) -> Vec<u8> {
+    let mut lines = Vec::with_capacity(192);
+    lines.extend_from_slice(CONTENT_TYPE);
+    let mut line = |name: &str, value: &str| {
+        for part in [name, ": ", value, "\r\n"] {
+            lines.extend_from_slice(part.as_bytes());
+        }
+    };
+    line(SOURCE, served.source.as_str());
+    if served.degraded {
+        line(DEGRADED, "store");
+    }
+    lines
+}

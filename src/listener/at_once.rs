@@ -1,0 +1,287 @@
+//! Answers to plain requests that wait for nothing but their record: the hand-outs of held tokens.
+//!
+//! Most of what a hand-out costs beside the broker's own work is the way of a request through hyper and
+//! through the futures of its handler. A request needs none of it while its whole head came in one read,
+//! nothing stands behind it, nothing else is under way on its connection, and its handler has the answer. It
+//! is then answered here, between the socket and hyper, which goes on waiting for a request meanwhile.
+//! Everything else goes to hyper as if this file did not exist: it is a shorter way to the same answer, and
+//! never another answer.
+//!
+//! The head is read by hyper's own parser, httparse, after the check of its framing (`guard.rs`).
+
+use std::io;
+use std::mem::MaybeUninit;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue};
+use httparse::{EMPTY_HEADER, Header, Status};
+
+use super::answer::AnswerBody;
+use super::client_certificate::ClientCertificate;
+use super::exchange::{Shared, finished};
+use super::pulse::Pulse;
+use super::socket::Socket;
+use super::{Peer, PeerCertificate, Refused, RequestId, Response};
+use crate::domain::json_text::push_number;
+use crate::domain::task::BoxFuture;
+
+/// Longest target that is answered here.
+const LONGEST_TARGET: usize = 1024;
+/// Most header lines of a head that is answered here.
+const MOST_LINES: usize = 32;
+
+/// The header fields of a request, by name.
+pub trait Fields {
+    /// The values of a field, in their order. `name` is in lower case.
+    fn values<'a>(&'a self, name: &'static str) -> impl Iterator<Item = &'a [u8]>;
+
+    /// Whether the field is there.
+    fn has(&self, name: &'static str) -> bool {
+        self.values(name).next().is_some()
+    }
+}
+
+impl Fields for HeaderMap {
+    fn values<'a>(&'a self, name: &'static str) -> impl Iterator<Item = &'a [u8]> {
+        self.get_all(name).iter().map(HeaderValue::as_bytes)
+    }
+}
+
+/// The head of a request without a body, as its text stands in the read buffer.
+pub struct PlainHead<'a> {
+    method: &'a str,
+    target: &'a str,
+    lines: &'a [Header<'a>],
+}
+
+impl<'a> PlainHead<'a> {
+    /// Its method.
+    pub fn method(&self) -> &'a str {
+        self.method
+    }
+
+    /// Its path as sent, still percent-encoded.
+    pub fn path(&self) -> &'a str {
+        self.target.split_once('?').map_or(self.target, |(path, _)| path)
+    }
+
+    /// Its query as sent, without the `?`.
+    pub fn query(&self) -> Option<&'a str> {
+        self.target.split_once('?').map(|(_, query)| query)
+    }
+
+    /// Reads a head; `None` for one that is not plain.
+    fn read(bytes: &'a [u8], lines: &'a mut [MaybeUninit<Header<'a>>]) -> Option<Self> {
+        let mut request = httparse::Request::new(&mut []);
+        match request.parse_with_uninit_headers(bytes, lines) {
+            Ok(Status::Complete(length)) if length == bytes.len() => {}
+            _ => return None,
+        }
+        let (Some(method), Some(target), Some(1)) = (request.method, request.path, request.version) else {
+            return None;
+        };
+        let head = PlainHead { method, target, lines: request.headers };
+        let is_plain = |line: &Header<'_>| match line.name.len() {
+            // Each asks for more than an answer.
+            6 => !line.name.eq_ignore_ascii_case("expect"),
+            7 => !line.name.eq_ignore_ascii_case("upgrade"),
+            10 if line.name.eq_ignore_ascii_case("connection") => {
+                line.value.eq_ignore_ascii_case(b"keep-alive")
+            }
+            _ => true,
+        };
+        let is_ordinary = target.len() <= LONGEST_TARGET && target.bytes().all(is_ordinary);
+        (is_ordinary && head.lines.iter().all(is_plain)).then_some(head)
+    }
+}
+
+impl Fields for PlainHead<'_> {
+    fn values<'a>(&'a self, name: &'static str) -> impl Iterator<Item = &'a [u8]> {
+        self.lines.iter().filter(|line| line.name.eq_ignore_ascii_case(name)).map(|line| line.value)
+    }
+}
+
+/// Whether a byte of a target means the same to every reader of URLs.
+fn is_ordinary(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"-._~/%?=&+:@,;!$'()*".contains(&byte)
+}
+
+/// An answer that is made at once: 200, with what its handler gives it.
+pub struct AtOnce {
+    /// Lines of its head, each with its CRLF, beside those that every answer has.
+    pub lines: Vec<u8>,
+    /// Its body.
+    pub body: Vec<u8>,
+    /// Completes when it may leave. An error is the answer that leaves in its place.
+    pub may_leave: BoxFuture<'static, Result<(), Response>>,
+}
+
+/// The way of such requests through one connection.
+pub(super) struct Lane {
+    shared: Arc<Shared>,
+    peer: Peer,
+    certificate: Option<Arc<ClientCertificate>>,
+    under_way: Option<UnderWay>,
+}
+
+/// A request until its answer is written.
+struct UnderWay {
+    request_id: RequestId,
+    stage: Stage,
+}
+
+enum Stage {
+    /// Its record is being written.
+    Recorded(AtOnce),
+    /// Its answer is being written: head, body, and how many bytes of both were taken.
+    Written { head: Vec<u8>, body: Bytes, taken: usize, is_last: bool },
+}
+
+/// What follows an answer.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Then {
+    /// The next request.
+    ReadOn,
+    /// The end of the connection.
+    End,
+}
+
+impl Lane {
+    pub(super) fn new(shared: Arc<Shared>, peer: Peer, certificate: Option<Arc<ClientCertificate>>) -> Self {
+        Lane { shared, peer, certificate, under_way: None }
+    }
+
+    /// Whether a request is under way here.
+    pub(super) fn is_busy(&self) -> bool {
+        self.under_way.is_some()
+    }
+
+    /// Takes a request whose head is these bytes. Returns false, and has done nothing, if it is for hyper.
+    pub(super) fn takes(&mut self, bytes: &[u8], pulse: &Pulse) -> bool {
+        // (hyper may still have an earlier request, or its answer.)
+        if pulse.is_answering() || pulse.is_untaken() || pulse.closes() || pulse.gives_way() {
+            return false;
+        }
+        let mut lines = [const { MaybeUninit::new(EMPTY_HEADER) }; MOST_LINES];
+        let Some(head) = PlainHead::read(bytes, &mut lines) else { return false };
+        let shared = &*self.shared;
+        if let Some(certificate) = &self.certificate {
+            self.peer.certificate = certificate.now(shared.surroundings.clock.as_ref());
+            if self.peer.certificate == PeerCertificate::Distrusted {
+                return false;
+            }
+        }
+        if !pulse.head_came(bytes.len()) {
+            return false;
+        }
+        let request_id = RequestId::of(&head, &shared.ids);
+        // (A handler that panics does so again on the ordinary way, where it is answered and told.)
+        let answer = || shared.handler.at_once(&head, &self.peer, &request_id);
+        let Ok(Some(answer)) = catch_unwind(AssertUnwindSafe(answer)) else { return false };
+        pulse.request_began_beside();
+        self.under_way = Some(UnderWay { request_id, stage: Stage::Recorded(answer) });
+        true
+    }
+
+    /// Goes on with the request under way.
+    pub(super) fn poll(
+        &mut self,
+        socket: &mut dyn Socket,
+        pulse: &Pulse,
+        cx: &mut Context<'_>,
+    ) -> Poll<io::Result<Then>> {
+        let Some(UnderWay { request_id, stage }) = &mut self.under_way else {
+            return Poll::Ready(Ok(Then::ReadOn));
+        };
+        if let Stage::Recorded(answer) = stage {
+            let polled = catch_unwind(AssertUnwindSafe(|| answer.may_leave.as_mut().poll(cx)));
+            let outcome = match polled {
+                Ok(Poll::Pending) => return Poll::Pending,
+                Ok(Poll::Ready(outcome)) => outcome,
+                Err(_) => {
+                    self.shared.metrics.panicked();
+                    tracing::error!(listener = self.shared.name, %request_id, "a handler panicked");
+                    Err(Refused::Panicked.problem(request_id))
+                }
+            };
+            let closes = pulse.closes();
+            let (head, body) = match outcome {
+                Ok(()) => {
+                    self.shared.metrics.http_request(http::StatusCode::OK);
+                    (head_of(answer, request_id, closes, &self.shared), take(&mut answer.body))
+                }
+                Err(response) => text_of(finished(&self.shared, response, request_id), closes, &self.shared),
+            };
+            // Without room for it the connection ends: a listener that has none for an answer refuses too.
+            if !pulse.request_ended(head.len() + body.len()) {
+                self.under_way = None;
+                return Poll::Ready(Ok(Then::End));
+            }
+            *stage = Stage::Written { head, body, taken: 0, is_last: closes };
+        }
+        let Stage::Written { head, body, taken, is_last } = stage else { unreachable!("it is written now") };
+        let (all, is_last) = (head.len() + body.len(), *is_last);
+        while *taken < all {
+            let rest = [&head[(*taken).min(head.len())..], &body[taken.saturating_sub(head.len())..]];
+            let written =
+                ready!(Pin::new(&mut *socket).poll_write_vectored(cx, &rest.map(io::IoSlice::new)))?;
+            if written == 0 {
+                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+            }
+            *taken += written;
+        }
+        ready!(Pin::new(&mut *socket).poll_flush(cx))?;
+        pulse.flushed();
+        pulse.left_beside();
+        self.under_way = None;
+        Poll::Ready(Ok(if is_last || pulse.closes() { Then::End } else { Then::ReadOn }))
+    }
+}
+
+fn take(body: &mut Vec<u8>) -> Bytes {
+    std::mem::take(body).into()
+}
+
+/// Writes the head of a 200.
+fn head_of(answer: &AtOnce, request_id: &RequestId, closes: bool, shared: &Shared) -> Vec<u8> {
+    let mut head = Vec::with_capacity(answer.lines.len() + 256);
+    head.extend_from_slice(b"HTTP/1.1 200 OK\r\n");
+    head.extend_from_slice(&answer.lines);
+    head.extend_from_slice(b"cache-control: no-store\r\nx-request-id: ");
+    head.extend_from_slice(request_id.as_str().as_bytes());
+    head.extend_from_slice(b"\r\n");
+    end_head(head, answer.body.len(), closes, shared)
+}
+
+/// Writes an answer as it goes over the wire: its head and its body. It is whole, as a handler's answers are
+/// but for streams.
+pub(super) fn text_of(response: Response, closes: bool, shared: &Shared) -> (Vec<u8>, Bytes) {
+    let (parts, body) = response.into_parts();
+    let body = AnswerBody::into_bytes(body);
+    let mut head = format!("HTTP/1.1 {}\r\n", parts.status).into_bytes();
+    for (name, value) in &parts.headers {
+        head.extend_from_slice(name.as_str().as_bytes());
+        head.extend_from_slice(b": ");
+        head.extend_from_slice(value.as_bytes());
+        head.extend_from_slice(b"\r\n");
+    }
+    (end_head(head, body.len(), closes, shared), body)
+}
+
+/// Adds the last lines of a head.
+fn end_head(mut head: Vec<u8>, length: usize, closes: bool, shared: &Shared) -> Vec<u8> {
+    head.extend_from_slice(b"content-length: ");
+    push_number(&mut head, length as u64);
+    if closes {
+        head.extend_from_slice(b"\r\nconnection: close");
+    }
+    // RFC 9110 §6.6.1: an origin server with a clock sends it.
+    head.extend_from_slice(b"\r\ndate: ");
+    shared.date.push(&mut head, shared.surroundings.clock.as_ref());
+    head.extend_from_slice(b"\r\n\r\n");
+    head
+}

@@ -1,0 +1,199 @@
+//! Requests that are answered beside hyper: the answers are the same, in their order, and end with the
+//! connection like others.
+
+use super::*;
+
+const PLAIN: &str = "GET /at-once HTTP/1.1\r\nHost: a\r\n\r\n";
+/// Its record is written once the gate opens.
+const WAITS: &str = "GET /at-once/wait HTTP/1.1\r\nHost: a\r\n\r\n";
+
+/// What the probe answers at once.
+pub(super) fn answer(probe: &Arc<Gate>, path: &str) -> Option<AtOnce> {
+    let of = |may_leave| AtOnce {
+        lines: b"content-type: text/plain\r\n".to_vec(),
+        body: b"at once".to_vec(),
+        may_leave,
+    };
+    match path {
+        "/at-once" => Some(of(Box::pin(std::future::ready(Ok(()))))),
+        "/at-once/wait" => {
+            let gate = Arc::clone(probe);
+            Some(of(Box::pin(async move {
+                gate.0.notified().await;
+                Ok(())
+            })))
+        }
+        "/at-once/refused" => {
+            let refusal = response(StatusCode::SERVICE_UNAVAILABLE, "text/plain", "refused");
+            Some(of(Box::pin(std::future::ready(Err(refusal)))))
+        }
+        "/at-once/panic" => Some(of(Box::pin(async { panic!("secret") }))),
+        "/at-once/large" => {
+            Some(AtOnce { body: vec![b'x'; 700 << 10], ..of(Box::pin(std::future::ready(Ok(())))) })
+        }
+        "/panic" => panic!("secret"),
+        _ => None,
+    }
+}
+
+/// Opens for the answers that wait.
+#[derive(Default)]
+pub(super) struct Gate(pub(super) Notify);
+
+/// The lines of an answer's head, in their order.
+fn lines(answer: &str) -> Vec<String> {
+    let head = answer.split("\r\n\r\n").next().expect("a head").to_ascii_lowercase();
+    let names = head.split("\r\n").map(|line| match line.split_once(": ") {
+        Some((name @ ("date" | "x-request-id"), value)) => format!("{name}: {} bytes", value.len()),
+        _ => line.to_owned(),
+    });
+    let mut lines: Vec<String> = names.collect();
+    lines.sort();
+    lines
+}
+
+#[tokio::test]
+async fn an_answer_beside_hyper_has_what_every_answer_has() {
+    let served = tcp(Limits::default());
+    let mut stream = served.connect().await;
+    send(&mut stream, PLAIN).await;
+    let beside = one_response(&mut stream).await;
+    assert_eq!(served.reached(), 0, "hyper had no part in it");
+    // In two pieces it is for hyper.
+    send(&mut stream, "GET /as-at-once HTTP/1.1\r\nHo").await;
+    tokio::time::sleep(Duration::from_millis(20)).await;
+    send(&mut stream, "st: a\r\n\r\n").await;
+    let through = one_response(&mut stream).await;
+    assert_eq!(served.reached(), 1);
+    assert_eq!(lines(&beside), lines(&through));
+    assert!(beside.ends_with("\r\n\r\nat once") && through.ends_with("\r\n\r\nat once"), "{beside}{through}");
+    let id = "4bf92f3577b34da6a3ce929d0e0e4736";
+    send(
+        &mut stream,
+        &format!("GET /at-once HTTP/1.1\r\nHost: a\r\ntraceparent: 00-{id}-00f067aa0ba902b7-01\r\n\r\n"),
+    )
+    .await;
+    assert!(one_response(&mut stream).await.contains(&format!("x-request-id: {id}\r\n")));
+    assert!(served.shows("tokenward_http_requests_total{listener=\"test\",status=\"200\"} 3"));
+}
+
+#[tokio::test]
+async fn what_is_not_plain_goes_through_hyper() {
+    let served = tcp(Limits::default());
+    for request in [
+        "GET /at-once HTTP/1.0\r\nHost: a\r\n\r\n",
+        "GET /at-once HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n",
+        "GET /at-once HTTP/1.1\r\nHost: a\r\nConnection: upgrade\r\nUpgrade: h2c\r\n\r\n",
+        "GET /at-once HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\n\r\n",
+        "GET /at-once HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\n\r\nx",
+        "\r\nGET /at-once HTTP/1.1\r\nHost: a\r\n\r\n",
+        "GET /at-once?a=%5c\" HTTP/1.1\r\nHost: a\r\n\r\n",
+    ] {
+        let before = served.reached();
+        let mut stream = served.connect().await;
+        send(&mut stream, request).await;
+        let answer = one_response(&mut stream).await;
+        let reached = served.reached() - before;
+        assert!(reached == 1 || status(&answer) == "400", "{request:?}: {reached} reached, {answer}");
+    }
+}
+
+#[tokio::test]
+async fn answers_come_in_the_order_of_their_requests() {
+    let served = tcp(Limits::default());
+    // Several in one read.
+    let mut stream = served.connect().await;
+    let last = "GET /wait HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n";
+    served.probe.gate.notify_one();
+    send(&mut stream, &format!("{PLAIN}{PLAIN}{last}")).await;
+    let answers = rest(&mut stream).await;
+    let bodies: Vec<&str> = answers.split("\r\n\r\n").skip(1).collect();
+    assert_eq!(bodies.len(), 3, "{answers}");
+    assert!(bodies[2] == "waited" && served.reached() == 3, "{answers}");
+    // The next one comes while hyper has one under way, and while one is under way beside it.
+    let waits = "GET /wait HTTP/1.1\r\nHost: a\r\n\r\n";
+    for (first, open) in [(waits, &served.probe.gate), (WAITS, &served.probe.at_once.0)] {
+        let mut stream = served.connect().await;
+        send(&mut stream, first).await;
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        send(&mut stream, PLAIN).await;
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        let mut nothing = [0; 1];
+        let early = stream.try_read(&mut nothing);
+        assert!(early.is_err_and(|error| error.kind() == std::io::ErrorKind::WouldBlock), "{first}");
+        open.notify_one();
+        // (Both may come in one read.)
+        let mut answers = one_response(&mut stream).await;
+        if answers.matches("HTTP/1.1 ").count() < 2 {
+            answers.push_str(&one_response(&mut stream).await);
+        }
+        let expected = if first == waits { "waited" } else { "at once" };
+        let bodies: Vec<&str> = answers.split("\r\n\r\n").skip(1).collect();
+        assert!(bodies[0].starts_with(expected) && bodies[1] == "at once", "{first}: {answers}");
+    }
+}
+
+#[tokio::test]
+async fn an_answer_in_its_place_and_a_panic_are_answers_too() {
+    let served = tcp(Limits::default());
+    let mut stream = served.connect().await;
+    for (path, expected) in [("/at-once/refused", "503"), ("/at-once/panic", "500"), ("/panic", "500")] {
+        send(&mut stream, &format!("GET {path} HTTP/1.1\r\nHost: a\r\n\r\n")).await;
+        let answer = one_response(&mut stream).await;
+        assert_eq!(status(&answer), expected, "{answer}");
+        assert!(!answer.contains("secret") && answer.contains("x-request-id: "), "{answer}");
+    }
+    send(&mut stream, PLAIN).await;
+    assert_eq!(status(&one_response(&mut stream).await), "200", "the connection goes on");
+}
+
+#[tokio::test]
+async fn a_soft_stop_waits_for_an_answer_beside_hyper_and_a_hard_stop_does_not() {
+    for is_hard in [false, true] {
+        let served = tcp(Limits::default());
+        let mut stream = served.connect().await;
+        send(&mut stream, WAITS).await;
+        let series = "tokenward_http_connections{listener=\"test\"} 1";
+        served.eventually(series).await;
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        if is_hard {
+            served.shutdown.abort();
+            assert_eq!(rest(&mut stream).await, "");
+            continue;
+        }
+        served.shutdown.stop();
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        assert!(served.shows(series), "it is not cut off");
+        served.probe.at_once.0.notify_one();
+        let answer = rest(&mut stream).await;
+        assert!(answer.contains("connection: close\r\n") && answer.ends_with("at once"), "{answer}");
+        served.eventually("tokenward_http_connections{listener=\"test\"} 0").await;
+    }
+}
+
+#[tokio::test]
+async fn a_client_that_does_not_take_such_an_answer_loses_its_connection() {
+    let served = tcp(Limits { answer_taken: Duration::from_millis(300), ..Limits::default() });
+    let mut stream = untaken::deaf(&served).await;
+    send(&mut stream, "GET /at-once/large HTTP/1.1\r\nHost: a\r\n\r\n").await;
+    served
+        .eventually("tokenward_http_connections_refused_total{listener=\"test\",reason=\"too_slow\"} 1")
+        .await;
+    // One that takes it late gets all of it.
+    let served = tcp(Limits::default());
+    let mut stream = untaken::deaf(&served).await;
+    send(&mut stream, "GET /at-once/large HTTP/1.1\r\nHost: a\r\n\r\n").await;
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    assert_eq!(one_response(&mut stream).await.split("\r\n\r\n").nth(1).map(str::len), Some(700 << 10));
+}
+
+#[tokio::test]
+async fn an_old_connection_ends_after_its_answer() {
+    let served = tcp(Limits { max_age: Duration::from_millis(100), ..Limits::default() });
+    let mut stream = served.connect().await;
+    send(&mut stream, WAITS).await;
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    served.probe.at_once.0.notify_one();
+    let answer = rest(&mut stream).await;
+    assert!(answer.contains("connection: close\r\n") && answer.ends_with("at once"), "{answer}");
+}
