@@ -38,6 +38,15 @@ pub(super) fn seal(
     Unstored { lease, expected, sealed, connection, grant, used }
 }
 
+/// What became of an answer that was offered to the store.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Offered {
+    /// It was committed under its lease: that gave the lease back and told the other replicas.
+    Committed,
+    /// It is stored or dropped without a commit of its own, or the journal has it, or there was none.
+    Otherwise,
+}
+
 /// Makes an answer durable whose call began at `epoch`. While only the journal has it, it is offered to the
 /// store again and again in the background.
 pub(super) async fn keep(
@@ -45,7 +54,7 @@ pub(super) async fn keep(
     at: At<'_>,
     epoch: Epoch,
     answer: Unstored,
-) -> Result<(), Arc<Failure>> {
+) -> Result<Offered, Arc<Failure>> {
     at.state().memory.answered(answer);
     let patient = offer_with_patience(ports, at);
     if !ports.repository().has_journal() {
@@ -57,11 +66,11 @@ pub(super) async fn keep(
         () = ports.sleep(JOURNAL_AFTER) => {}
     }
     // (The commit under way may succeed all the same. The next offer shows that.)
-    let Some(answer) = at.state().memory.answer().cloned() else { return Ok(()) };
+    let Some(answer) = at.state().memory.answer().cloned() else { return Ok(Offered::Otherwise) };
     match ports.repository().journal(at.key, &answer).await {
         Ok(()) => {
             journaled(ports, at, epoch, &answer).await;
-            Ok(())
+            Ok(Offered::Otherwise)
         }
         Err(error) => {
             tracing::error!(
@@ -94,7 +103,7 @@ async fn journaled(ports: &Ports, at: At<'_>, epoch: Epoch, answer: &Unstored) {
 }
 
 /// Offers the answer to the store a few times before its waiters are told.
-async fn offer_with_patience(ports: &Arc<Ports>, at: At<'_>) -> Result<(), Arc<Failure>> {
+async fn offer_with_patience(ports: &Arc<Ports>, at: At<'_>) -> Result<Offered, Arc<Failure>> {
     let mut tries = 0;
     loop {
         match offer(ports, at).await {
@@ -113,13 +122,13 @@ async fn offer_with_patience(ports: &Arc<Ports>, at: At<'_>) -> Result<(), Arc<F
 }
 
 /// Offers the unstored answer, if there is one, to the store. It is cached only once the store has taken it.
-pub(super) async fn offer(ports: &Arc<Ports>, at: At<'_>) -> Result<(), Arc<Failure>> {
+pub(super) async fn offer(ports: &Arc<Ports>, at: At<'_>) -> Result<Offered, Arc<Failure>> {
     for _ in 0..MOST_OVERTAKEN {
         let (epoch, answer, is_journaled) = {
             let state = at.state();
             (state.memory.epoch(), state.memory.answer().cloned(), state.memory.is_journaled())
         };
-        let Some(answer) = answer else { return Ok(()) };
+        let Some(answer) = answer else { return Ok(Offered::Otherwise) };
         let Unstored { expected, sealed, lease, .. } = &answer;
         let begun = ports.monotonic();
         let is_rotated = answer.grant.current != answer.used;
@@ -137,7 +146,7 @@ pub(super) async fn offer(ports: &Arc<Ports>, at: At<'_>) -> Result<(), Arc<Fail
                 if is_journaled {
                     ports.repository().unjournal(&sealed.revision).await;
                 }
-                return Ok(());
+                return Ok(Offered::Committed);
             }
             Ok(Committed::Conflict) => overtaken(ports, at, epoch, answer, is_journaled).await?,
             // Another replica uses the grant, and that replica's result decides.

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::answer::{has_live_token, renewed};
 use super::call::call;
-use super::durable;
+use super::durable::{self, Offered};
 use super::failure::Failure;
 use super::lease::Lease;
 use super::look::load;
@@ -143,7 +143,9 @@ async fn succeeded(
     at.state().troubles.set_unclear(None);
     if let Some(used_at) = used_at {
         let next = due_of(ports, at.key, &connection, Some(used_at), jitter(ports));
-        schedule(ports, at.key, next).await;
+        // Nobody waits for it: until it is written the connection is due sooner.
+        let (by, key) = (ports.clone(), at.key.clone());
+        ports.spawn("schedule a connection", async move { schedule(&by, &key, next).await });
     }
     stored
 }
@@ -185,15 +187,15 @@ async fn keep(
     answer: Unstored,
     lease: Lease,
 ) -> Result<(), Arc<Failure>> {
-    let stored = durable::keep(ports, at, epoch, answer).await;
+    let kept = durable::keep(ports, at, epoch, answer).await;
     // The answer's commit gave the lease back; a dropped answer did not. While only the journal has the
     // answer, lease and intent stay: for other replicas the stored refresh token is as good as spent.
-    let is_stored_or_dropped = at.state().memory.answer().is_none();
-    if is_stored_or_dropped {
+    let is_over = at.state().memory.answer().is_none();
+    if is_over && !matches!(kept, Ok(Offered::Committed)) {
         let (by, key) = (ports.clone(), at.key.clone());
         ports.spawn("give a lease back", async move { lease.release(&by, &key, true).await });
     }
-    stored
+    kept.map(|_| ())
 }
 
 /// The use of the grant failed: notes the attempt, stores a verdict, and gives the lease back.

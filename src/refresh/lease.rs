@@ -11,7 +11,7 @@ use super::observer::LeaseOutcome;
 use super::ports::Ports;
 use crate::domain::id::ConnectionKey;
 use crate::domain::random::random_bytes;
-use crate::store::{LeaseAnswer, LeaseNonce, LeaseOf, StoreError};
+use crate::store::{LeaseAnswer, LeaseNonce, LeaseOf, Revision, StoreError};
 
 /// The part of its life after which a lease is prolonged: two attempts may fail before it ends.
 const PROLONG_AFTER: u32 = 3;
@@ -28,6 +28,8 @@ pub(super) struct Lease {
     pub(super) nonce: LeaseNonce,
     /// True if an earlier intent is unsettled: nobody knows how that use of the grant ended.
     pub(super) unsettled: bool,
+    /// The revision that was stored when it was taken.
+    pub(super) stored: Option<Revision>,
     /// Monotonic milliseconds until which nobody else can have it: counted from before it was asked for.
     until: AtomicU64,
 }
@@ -41,9 +43,9 @@ impl Lease {
         let taken = ports.repository().take_lease(LeaseOf::Connection(key), nonce, ttl).await;
         let observer = &ports.deps.observer;
         match taken {
-            Ok(LeaseAnswer::Mine { unsettled }) => {
+            Ok(LeaseAnswer::Mine { unsettled, stored }) => {
                 observer.lease(LeaseOutcome::Acquired);
-                Ok(Taken::Mine(Lease { nonce, unsettled, until: AtomicU64::new(millis(until)) }))
+                Ok(Taken::Mine(Lease { nonce, unsettled, stored, until: AtomicU64::new(millis(until)) }))
             }
             Ok(LeaseAnswer::Theirs { left }) => {
                 observer.lease(LeaseOutcome::Held);
@@ -53,7 +55,7 @@ impl Lease {
                 observer.lease(LeaseOutcome::Unreachable);
                 // The lease may be ours all the same, so it is given back if possible.
                 let (by, key) = (ports.clone(), key.clone());
-                let lease = Lease { nonce, unsettled: false, until: AtomicU64::new(0) };
+                let lease = Lease { nonce, unsettled: false, stored: None, until: AtomicU64::new(0) };
                 let give_back = async move { lease.release(&by, &key, true).await };
                 ports.spawn("give back a lease that may be ours", give_back);
                 Err(error)

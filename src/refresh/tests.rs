@@ -24,7 +24,7 @@ use crate::domain::token::HeldToken;
 use crate::domain::verdict::{AuthorityError, AuthorityFailure, Disposition};
 use crate::keyring::{Keyring, SealingKey};
 use crate::repository::Repository;
-use crate::store::LOWEST_FLOOR;
+use crate::store::{Committed, LOWEST_FLOOR, Writer};
 use crate::testkit::SeededRandom;
 use crate::testkit::clock::{SimClock, WallError};
 use crate::testkit::faults::{Dice, Link, Mutant, StoreWeather};
@@ -378,4 +378,31 @@ fn a_record_that_is_loaded_behind_its_delete_is_deleted_again() {
     assert!(stored(&scene), "the failover brought it back");
     assert_eq!(scene.asked("sync", None).what, "not found");
     assert!(!stored(&scene));
+}
+
+/// Another replica renewed the grant within the second for which a read counts: whoever gets the lease learns
+/// that, and does not use the older grant once more.
+#[test]
+fn what_was_read_a_moment_ago_is_not_used_if_another_has_renewed_it_since() {
+    let scene = Scene::new(LIFE);
+    assert_eq!(scene.asked("sync", None).what, "access-0");
+    let _checked = scene.ask("sync", None);
+    scene.pass(Duration::from_millis(100));
+    let (repository, key) = (scene.repository.clone(), scene.key.clone());
+    let another = async move {
+        let loaded = repository.load(&key).await.expect("the store answers").expect("it is there").connection;
+        let mut tokens = loaded.tokens;
+        tokens[0].access_token = AccessToken::new("access-of-another");
+        tokens[0].digest = sha256_hex(b"access-of-another");
+        let grant = Grant::new(RefreshToken::new("refresh-of-another"));
+        let profile = loaded.profile.grant_replaced(vec![]);
+        let committed =
+            repository.commit(&key, loaded.revision, &profile, &tokens, Some(&grant), Writer::Operator);
+        assert_eq!(committed.await.expect("the store answers").0, Committed::Done);
+    };
+    scene.world.spawn(WORLD, "another replica renews", Box::pin(another));
+    scene.pass(Duration::from_millis(100));
+    assert_eq!(scene.asked("sync", Some("access-0")).what, "access-of-another");
+    assert_eq!(scene.calls(), 0);
+    assert_eq!(scene.leases.0.load(Ordering::Acquire), 1, "the lease showed it");
 }

@@ -38,12 +38,21 @@ pub(super) async fn with_lease(
     let key = at.key;
     let begun = ports.monotonic();
     let probe_deadline = begun + PATIENCE_WITH_PROBE;
+    let mut is_refuted = false;
     loop {
         durable::offer(ports, at).await?;
         let told = at.slot.told();
-        let epoch = at.state().memory.epoch();
-        let loaded = load(ports, at, epoch).await;
-        let loaded = loaded.inspect_err(|failure| note_trouble(ports, at, want, failure, None))?;
+        let (epoch, at_hand) = {
+            let state = at.state();
+            (state.memory.epoch(), state.memory.at_hand(ports.monotonic()))
+        };
+        // What was read a moment ago will do: whoever gets the lease learns whether it still is stored.
+        let loaded = match at_hand.filter(|_| !is_refuted) {
+            Some(loaded) => loaded,
+            None => load(ports, at, epoch)
+                .await
+                .inspect_err(|failure| note_trouble(ports, at, want, failure, None))?,
+        };
         let profile = &loaded.connection.profile;
         if ports.revoked.covers(key, profile) {
             return Err(Arc::new(Failure::NotFound));
@@ -76,12 +85,10 @@ pub(super) async fn with_lease(
             Taken::Mine(lease) => {
                 // Another replica may have just used the grant, and a failover may have rolled the store
                 // back.
-                let revision = ports.repository().revision(key).await;
                 let ours = Some(loaded.connection.revision);
-                let is_there = revision.as_ref().is_ok_and(|stored| *stored == ours);
-                if !is_there || at.state().memory.cached_revision() != ours {
+                if lease.stored != ours || at.state().memory.cached_revision() != ours {
                     lease.release(ports, key, true).await;
-                    revision.map_err(|error| noted(ports, at, want, Failure::Repository(error.into())))?;
+                    is_refuted = true;
                     continue;
                 }
                 if let Admission::Wait(left, failure) =
@@ -95,6 +102,7 @@ pub(super) async fn with_lease(
                 return use_grant(ports, at, seen, (want, permit), lease).await.map(|()| None);
             }
             Taken::Theirs(left) => {
+                is_refuted = true; // the holder is about to change it
                 drop(turn); // waiting uses up nobody's turn
                 tokio::select! {
                     biased;

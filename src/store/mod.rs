@@ -120,6 +120,9 @@ pub enum LeaseAnswer {
     Mine {
         /// An earlier intent about a grant of this sign-in is unsettled.
         unsettled: bool,
+        /// For a connection: the revision that was stored when the lease was taken, in the same step; `None`
+        /// if there was no record that can be read.
+        stored: Option<Revision>,
     },
     /// Another replica holds it.
     Theirs {

@@ -128,8 +128,24 @@ pub(crate) async fn run_counts(store: Arc<dyn Store>) {
 }
 
 const LONG: Duration = Duration::from_secs(30);
-const MINE: LeaseAnswer = LeaseAnswer::Mine { unsettled: false };
-const UNSETTLED: LeaseAnswer = LeaseAnswer::Mine { unsettled: true };
+const MINE: LeaseAnswer = LeaseAnswer::Mine { unsettled: false, stored: None };
+const UNSETTLED: LeaseAnswer = LeaseAnswer::Mine { unsettled: true, stored: None };
+
+/// Tries to take a lease. The revision in the answer must be the stored one, and is left out of what this
+/// returns.
+async fn take_lease(store: &dyn Store, of: LeaseOf<'_>, by: u8, ttl: Duration) -> LeaseAnswer {
+    match store.take_lease(of, nonce(by), ttl).await.expect("serves") {
+        LeaseAnswer::Mine { unsettled, stored } => {
+            let expected = match of {
+                LeaseOf::Connection(key) => store.revision(key).await.expect("serves"),
+                LeaseOf::Sweep(_) | LeaseOf::Rewrap => None,
+            };
+            assert_eq!(stored, expected);
+            LeaseAnswer::Mine { unsettled, stored: None }
+        }
+        theirs @ LeaseAnswer::Theirs { .. } => theirs,
+    }
+}
 
 fn nonce(byte: u8) -> LeaseNonce {
     LeaseNonce([byte; 16])
@@ -140,7 +156,7 @@ fn nonce(byte: u8) -> LeaseNonce {
 async fn leases(store: &dyn Store) {
     let key = key("leases", "user-1");
     for of in [LeaseOf::Rewrap, LeaseOf::Connection(&key), LeaseOf::Sweep(3)] {
-        let take = async |byte, ttl| store.take_lease(of, nonce(byte), ttl).await.expect("serves");
+        let take = async |byte, ttl| take_lease(store, of, byte, ttl).await;
         let theirs = async |byte| match take(byte, LONG).await {
             LeaseAnswer::Theirs { left } => assert!(left <= LONG && left > LONG / 2, "{left:?}"),
             mine @ LeaseAnswer::Mine { .. } => panic!("{mine:?}"),
@@ -190,7 +206,7 @@ async fn fences(store: &dyn Store) {
         let expected = from.checked_sub(1).map(|before| states[before].revision);
         store.commit(&key, expected, &states[from], writer).await.expect("serves")
     };
-    let take = async |byte| store.take_lease(of, nonce(byte), LONG).await.expect("serves");
+    let take = async |byte| take_lease(store, of, byte, LONG).await;
     assert_eq!(commit(0, Writer::SignIn).await, Committed::Done);
 
     // The holder's commit gives the lease back and settles what it began.
@@ -789,7 +805,7 @@ async fn reseals(store: &dyn Store) {
     assert_eq!(store.commit(&key, None, &first, Writer::SignIn).await.expect("serves"), Committed::Done);
     let due = Timestamp::from_unix_millis(1_800_000_000_000);
     store.schedule(&key, Some(due)).await.expect("serves");
-    assert_eq!(store.take_lease(of, nonce(1), LONG).await.expect("serves"), MINE);
+    assert_eq!(take_lease(store, of, 1, LONG).await, MINE);
 
     assert!(!reseal(&first, &second).await, "another revision is no seal");
     assert!(reseal(&first, &anew).await);
@@ -813,11 +829,11 @@ async fn reseals(store: &dyn Store) {
     assert_eq!(load().await.as_ref(), Some(&second));
 
     // What was begun stays in doubt.
-    assert_eq!(store.take_lease(of, nonce(2), LONG).await.expect("serves"), MINE);
+    assert_eq!(take_lease(store, of, 2, LONG).await, MINE);
     store.release_lease(of, nonce(2), false).await.expect("serves");
     let anew = sealed_anew(&second);
     assert!(reseal(&second, &anew).await);
-    assert_eq!(store.take_lease(of, nonce(3), LONG).await.expect("serves"), UNSETTLED);
+    assert_eq!(take_lease(store, of, 3, LONG).await, UNSETTLED);
     store.release_lease(of, nonce(3), true).await.expect("serves");
 
     // A delete has the last word.

@@ -19,12 +19,12 @@ use crate::world::{ALICE, Kept, Plan, World, text};
 
 /// Everything that a Redis is told, as `MONITOR` shows it: keys, channels and values, those within scripts
 /// too.
-struct Monitor {
+pub(crate) struct Monitor {
     seen: Arc<Mutex<Vec<u8>>>,
 }
 
 impl Monitor {
-    fn of(redis: &RedisServer) -> Monitor {
+    pub(crate) fn of(redis: &RedisServer) -> Monitor {
         let mut socket = TcpStream::connect(("127.0.0.1", redis.port())).expect("Redis listens");
         socket.write_all(b"MONITOR\r\n").expect("written");
         let mut lines = BufReader::new(socket);
@@ -43,7 +43,7 @@ impl Monitor {
     }
 
     /// All that was said until now: what it is asked last is seen last.
-    async fn until_now(&self, world: &World) -> Vec<u8> {
+    pub(crate) async fn until_now(&self, world: &World) -> Vec<u8> {
         let last = format!("the-end-{}", self.seen.lock().len());
         world.redis.as_ref().expect("a Redis").cli(&["ECHO", &last]);
         let is_there = || {

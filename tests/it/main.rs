@@ -86,6 +86,7 @@ mod schemas;
 mod sign_in_refusals;
 mod status;
 mod store_needs;
+mod store_trips;
 mod sweep;
 mod timing;
 mod token_exchange;

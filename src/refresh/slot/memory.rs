@@ -25,7 +25,7 @@ use crate::domain::connection::{SignIn, Status};
 use crate::domain::secret::RefreshToken;
 use crate::domain::time::Timestamp;
 use crate::refresh::failure::Failure;
-use crate::repository::{Connection, Unstored};
+use crate::repository::{Connection, Loaded, Unstored};
 use crate::store::{Revision, StoredConnection};
 
 /// A cached connection is compared with a shared store after this long: a delete on one replica takes effect
@@ -242,6 +242,16 @@ impl Memory {
     /// The cached connection, if it may still be served at `now` without the store.
     pub(in crate::refresh) fn outlasting(&self, now: Duration, serve_for: Duration) -> Option<&Arc<Held>> {
         self.cached().filter(|_| now.saturating_sub(self.checked_at) <= serve_for)
+    }
+
+    /// The cached connection with its sealed record, if the store had both a moment before `now`.
+    pub(in crate::refresh) fn at_hand(&self, now: Duration) -> Option<Loaded> {
+        let Cached::Checked(held) = &self.cached else { return None };
+        let is_recent = !self.is_outdated && now.saturating_sub(self.checked_at) < CHECK_EVERY;
+        let connection = &held.connection;
+        let is_stored = self.answer.get().is_none() && self.remembered.has(connection.revision, now);
+        let sealed = self.recent().filter(|_| is_recent && is_stored)?.sealed.as_ref().clone();
+        Some(Loaded { connection: connection.clone(), sealed })
     }
 
     /// The repair that a read of `stored` needs first.

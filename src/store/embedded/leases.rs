@@ -23,11 +23,11 @@ impl Leases for EmbeddedStore {
             if let Err(left) = batch.leases.take(of.clone(), nonce, ttl, batch.monotonic) {
                 return Ok(LeaseAnswer::Theirs { left });
             }
-            let revision = batch.record(&of)?.and_then(|record| record::decode_revision(DOING, &record).ok());
-            let about = revision.map(|revision| revision.sign_in).unwrap_or_default();
+            let stored = batch.record(&of)?.and_then(|record| record::decode_revision(DOING, &record).ok());
+            let about = stored.map(|revision| revision.sign_in).unwrap_or_default();
             let intent = Intent::after(batch.intent(&of)?, nonce, about);
             batch.put_intent(&of, &intent)?;
-            Ok(LeaseAnswer::Mine { unsettled: intent.unsettled })
+            Ok(LeaseAnswer::Mine { unsettled: intent.unsettled, stored })
         })
         .await
     }

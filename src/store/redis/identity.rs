@@ -111,6 +111,13 @@ impl Identity {
         Ok(Ok(()))
     }
 
+    /// Whether the stored `value` has the remembered name.
+    pub(super) fn is_known_as(&self, value: &[u8]) -> bool {
+        let found = std::str::from_utf8(value).ok();
+        let state = self.state();
+        found.is_some_and(|found| state.known.as_deref() == Some(name(found)))
+    }
+
     /// The remembered name.
     pub(super) fn known(&self) -> Option<String> {
         self.state().known.clone()

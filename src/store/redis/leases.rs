@@ -6,7 +6,7 @@ use async_trait::async_trait;
 
 use super::RedisStore;
 use super::scripts::{self, millis};
-use crate::store::{LeaseAnswer, LeaseNonce, LeaseOf, Leases, StoreError, keyspace};
+use crate::store::{LeaseAnswer, LeaseNonce, LeaseOf, Leases, StoreError, keyspace, record};
 
 #[async_trait]
 impl Leases for RedisStore {
@@ -16,6 +16,7 @@ impl Leases for RedisStore {
         nonce: LeaseNonce,
         ttl: Duration,
     ) -> Result<LeaseAnswer, StoreError> {
+        const DOING: &str = "taking a lease";
         let (lease, intent) = keyspace::redis_lease(of);
         let slot = keyspace::slot(&lease);
         let mut script = scripts::TAKE.prepare_invoke();
@@ -24,14 +25,14 @@ impl Leases for RedisStore {
             script.key(keyspace::redis_record(key));
         }
         // Not waited for on replicas: a lease that a failover loses costs one more call to the authority.
-        let ((mine, rest), _) = self
-            .write("taking a lease", slot, |mut commands| {
+        let ((mine, rest, head), _) = self
+            .write(DOING, slot, |mut commands| {
                 let script = &script;
-                async move { script.invoke_async::<(bool, i64)>(&mut commands).await }
+                async move { script.invoke_async::<(bool, i64, Vec<u8>)>(&mut commands).await }
             })
             .await?;
         Ok(if mine {
-            LeaseAnswer::Mine { unsettled: rest == 1 }
+            LeaseAnswer::Mine { unsettled: rest == 1, stored: record::decode_revision(DOING, &head).ok() }
         } else {
             LeaseAnswer::Theirs { left: Duration::from_millis(u64::try_from(rest).unwrap_or(0)) }
         })

@@ -4,6 +4,7 @@ use async_trait::async_trait;
 
 use super::RedisStore;
 use super::scripts::{self, millis};
+use super::way::Way;
 use crate::domain::time::Timestamp;
 use crate::store::{Counted, Deadline, Full, MOST_COUNTED, Most, Pending, StoreError, keyspace};
 
@@ -21,18 +22,30 @@ impl Pending for RedisStore {
         Ok(())
     }
 
+    /// Asks for the store's name in the same trip: a renewal looks for what is mostly not there, and an
+    /// absence is believed only of this very store. (In a Cluster the name may be on another node.)
     async fn pending(&self, id: &str) -> Result<Option<Vec<u8>>, StoreError> {
         const DOING: &str = "looking a pending record up";
         let slot = keyspace::slot(&keyspace::redis_pending(id));
-        let mut get = ::redis::cmd("GET");
-        get.arg(keyspace::redis_pending(id));
-        let (found, _) = self
+        let identity = match &self.link {
+            Way::One(link) => link.identity(),
+            Way::Cluster(_) => None,
+        };
+        let mut get = ::redis::pipe();
+        get.cmd("GET").arg(keyspace::redis_pending(id));
+        if identity.is_some() {
+            get.cmd("GET").arg(keyspace::REDIS_IDENTITY);
+        }
+        let (answers, _) = self
             .run(DOING, slot, |mut commands| {
                 let get = &get;
-                async move { get.query_async::<Option<Vec<u8>>>(&mut commands).await }
+                async move { get.query_async::<Vec<Option<Vec<u8>>>>(&mut commands).await }
             })
             .await?;
-        if found.is_none() {
+        let mut answers = answers.into_iter();
+        let (found, name) = (answers.next().flatten(), answers.next().flatten());
+        let is_same = identity.zip(name).is_some_and(|(identity, name)| identity.is_known_as(&name));
+        if found.is_none() && !is_same {
             self.believe_absence(DOING, slot).await?;
         }
         Ok(found)

@@ -309,7 +309,7 @@ async fn a_full_redis_takes_what_was_rotated_under_a_lease_and_nothing_new() {
     let taken = store.take_lease(LeaseOf::Connection(&user), LeaseNonce([3; 16]), long).await;
     assert_eq!(
         taken.expect("serves"),
-        LeaseAnswer::Mine { unsettled: false },
+        LeaseAnswer::Mine { unsettled: false, stored: Some(second.revision) },
         "it was given back and settled"
     );
 }

@@ -107,11 +107,11 @@ return found
     )
 });
 
-/// Takes a lease and writes its intent. Answers `{1, unsettled}`, or `{0, milliseconds left}` if another
-/// holds it. The intent is the nonce, 1 or 0, and the sign-in of the record. It has a 1 if an earlier intent,
-/// of that sign-in too, was never settled, so a repeated take gives the same answer. The sign-in is read from
-/// the record and is no argument: a caller with an older record must not overwrite the intent about the
-/// present one.
+/// Takes a lease and writes its intent. Answers `{1, unsettled, the record's first bytes}`, up to its
+/// revision's last one, or `{0, milliseconds left, ""}` if another holds it. The intent is the nonce, 1 or 0,
+/// and the sign-in of the record. It has a 1 if an earlier intent, of that sign-in too, was never settled, so
+/// a repeated take gives the same answer. The sign-in is read from the record and is no argument: a caller
+/// with an older record must not overwrite the intent about the present one.
 ///
 /// Keys: lease, intent, the record if there is one to it. Arguments: the nonce, the time to live in
 /// milliseconds.
@@ -119,16 +119,17 @@ pub(super) static TAKE: LazyLock<Script> = LazyLock::new(|| {
     Script::new(
         r"
 local holder = redis.call('GET', KEYS[1])
-if holder and holder ~= ARGV[1] then return {0, redis.call('PTTL', KEYS[1])} end
+if holder and holder ~= ARGV[1] then return {0, redis.call('PTTL', KEYS[1]), ''} end
 local begun = redis.call('GET', KEYS[2])
-local about = KEYS[3] and redis.call('GETRANGE', KEYS[3], 3, 18) or ''
+local head = KEYS[3] and redis.call('GETRANGE', KEYS[3], 0, 42) or ''
+local about = string.sub(head, 4, 19)
 local unsettled = '0'
 if begun and string.sub(begun, 18) == about then
     if string.sub(begun, 1, 16) == ARGV[1] then unsettled = string.sub(begun, 17, 17) else unsettled = '1' end
 end
 redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
 redis.call('SET', KEYS[2], ARGV[1] .. unsettled .. about)
-return {1, tonumber(unsettled)}
+return {1, tonumber(unsettled), head}
 ",
     )
 });

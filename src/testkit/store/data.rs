@@ -185,13 +185,14 @@ impl Data {
         if let Err(left) = self.leases.take(of.clone(), nonce, ttl, now) {
             return LeaseAnswer::Theirs { left };
         }
-        let about = match of {
-            LeaseKey::Connection(key) => self.stored(key).map(|stored| stored.sign_in),
+        let stored = match of {
+            LeaseKey::Connection(key) => self.stored(key),
             LeaseKey::Sweep(_) | LeaseKey::Rewrap => None,
         };
-        let intent = Intent::after(self.intents.get(of).copied(), nonce, about.unwrap_or_default());
+        let about = stored.map(|stored| stored.sign_in).unwrap_or_default();
+        let intent = Intent::after(self.intents.get(of).copied(), nonce, about);
         self.intents.insert(of.clone(), intent);
-        LeaseAnswer::Mine { unsettled: intent.unsettled }
+        LeaseAnswer::Mine { unsettled: intent.unsettled, stored }
     }
 
     pub(super) fn delete(
@@ -333,8 +334,8 @@ impl Data {
 /// What a store says that forgets intents, or what it was asked to tell others.
 pub(super) fn wrong(mutant: Mutant, op: &Op, reply: Reply) -> Reply {
     match reply {
-        Reply::Lease(LeaseAnswer::Mine { .. }) if mutant == Mutant::IntentIsForgotten => {
-            Reply::Lease(LeaseAnswer::Mine { unsettled: false })
+        Reply::Lease(LeaseAnswer::Mine { stored, .. }) if mutant == Mutant::IntentIsForgotten => {
+            Reply::Lease(LeaseAnswer::Mine { unsettled: false, stored })
         }
         Reply::Bytes(_) if mutant == Mutant::HoldsAreForgotten && op.is_about("hold:") => Reply::Bytes(None),
         reply => reply,
