@@ -43,6 +43,12 @@ const HEAD_CAP: usize = 32 * 1024;
 /// connection that is just being closed.
 const IDLE: Duration = Duration::from_secs(15);
 
+/// How many unused connections are kept: as many as one tenant may have calls under way. With fewer, callers
+/// in step would make a connection, and with TLS a handshake, for most calls.
+const MOST_IDLE: usize = 64;
+/// Room for an answer whose length is not said before it.
+const USUAL_ANSWER: usize = 16 * 1024;
+
 /// A completely read answer.
 pub(super) struct HttpAnswer {
     pub(super) status: u16,
@@ -120,7 +126,7 @@ impl HttpClient {
             .timer(TokioTimer::new())
             .pool_timer(TokioTimer::new())
             .pool_idle_timeout(IDLE)
-            .pool_max_idle_per_host(if keep_connections { 16 } else { 0 })
+            .pool_max_idle_per_host(if keep_connections { MOST_IDLE } else { 0 })
             .http1_max_buf_size(HEAD_CAP)
             // A request that hyper calls cancelled comes back whole from a pooled connection that was dead:
             // none of it was written, so that sending it again is safe for a POST too.
@@ -184,7 +190,8 @@ impl HttpClient {
                 format!("{} is a private, local or reserved address, which the authority is not", url.host());
             return Err(HttpFailure { fault: HttpFault::NotSent, status: None, cause });
         }
-        let mut request = Request::new(Outgoing::new(form.as_ref(), sent.clone()));
+        let has_form = form.is_some();
+        let mut request = Request::new(Outgoing::new(form, sent.clone()));
         *request.method_mut() = method;
         *request.uri_mut() = url.uri().clone();
         *request.headers_mut() = headers;
@@ -193,10 +200,9 @@ impl HttpClient {
         headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
         headers
             .insert(USER_AGENT, HeaderValue::from_static(concat!("tokenward/", env!("CARGO_PKG_VERSION"))));
-        if form.is_some() {
+        if has_form {
             headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/x-www-form-urlencoded"));
         }
-        drop(form);
 
         let failed = |error: &(dyn Error + 'static), sent: bool| HttpFailure {
             fault: if sent { HttpFault::NoWholeAnswer } else { HttpFault::NotSent },
@@ -285,7 +291,8 @@ where
     }
     // Large enough from the start if the size is known, so that no outgrown buffer stays behind with a
     // secret.
-    let mut whole = Zeroizing::new(Vec::with_capacity(expected.max(16 * 1024)));
+    let room = if expected > 0 { expected } else { USUAL_ANSWER };
+    let mut whole = Zeroizing::new(Vec::with_capacity(room));
     while let Some(frame) = body.frame().await {
         let frame = frame.map_err(|error| chain(&error))?;
         if let Some(data) = frame.data_ref() {
@@ -332,9 +339,8 @@ struct Outgoing {
 }
 
 impl Outgoing {
-    fn new(form: Option<&Zeroizing<String>>, sent: Sent) -> Self {
-        let data = form.map(|form| Bytes::from_owner(Zeroizing::new(form.as_bytes().to_vec())));
-        Outgoing { data, sent }
+    fn new(form: Option<Zeroizing<String>>, sent: Sent) -> Self {
+        Outgoing { data: form.map(Bytes::from_owner), sent }
     }
 }
 

@@ -277,26 +277,15 @@ impl OpenIdAuthority {
                 time".to_owned()),
         };
         let proof = proof.map_err(NoToken::Unusable)?;
-        let mut form = Form::new();
-        for (name, value) in &call.fields {
-            form.add(name, value);
-        }
-        if proof.client_id_in_form {
-            form.add("client_id", &self.app.config.client_id);
-        }
-        for (name, value) in &proof.fields {
-            form.add(name, value);
-        }
+        let client_id = proof.client_id_in_form.then_some(("client_id", self.app.config.client_id.as_str()));
+        let form = form(call.fields.iter().map(field).chain(client_id).chain(proof.fields.iter().map(field)));
         let mut headers = HeaderMap::new();
         if let Some((name, value)) = proof.authorization.as_deref().and_then(|value| authorization(value)) {
             headers.insert(name, value);
         }
         let left = deadline.saturating_sub(self.parts.clock.monotonic());
         let asked = (call.doing, self.question_of(call));
-        self.transport
-            .exchange(asked, &call.endpoint, headers, form.finish(), left)
-            .await
-            .map_err(NoToken::Failed)
+        self.transport.exchange(asked, &call.endpoint, headers, form, left).await.map_err(NoToken::Failed)
     }
 }
 
@@ -330,27 +319,27 @@ fn may_be_the_credential(
     !member.is_trusted() && is_answer && !is_the_codes && others.iter().any(is_better)
 }
 
-/// An `application/x-www-form-urlencoded` body, wiped when dropped.
-struct Form(Zeroizing<String>);
+/// Borrows a form field.
+fn field<'a>((name, value): &'a (&'static str, Zeroizing<String>)) -> (&'a str, &'a str) {
+    (name, value)
+}
 
-impl Form {
-    fn new() -> Self {
-        // Large enough for the largest refresh token and assertion, so that no outgrown buffer stays behind.
-        Form(Zeroizing::new(String::with_capacity(64 * 1024)))
-    }
-
-    fn add(&mut self, name: &str, value: &str) {
-        if !self.0.is_empty() {
-            self.0.push('&');
+/// Makes an `application/x-www-form-urlencoded` body, wiped when dropped. It has room for all of it from the
+/// start, so that no outgrown buffer stays behind with a secret.
+fn form<'a>(fields: impl Iterator<Item = (&'a str, &'a str)> + Clone) -> Zeroizing<String> {
+    // A byte becomes three at most; `&` and `=` stand around each field.
+    let room = fields.clone().map(|(name, value)| name.len() + 3 * value.len() + 2).sum();
+    let mut form = Zeroizing::new(String::with_capacity(room));
+    for (name, value) in fields {
+        if !form.is_empty() {
+            form.push('&');
         }
-        self.0.push_str(name);
-        self.0.push('=');
+        form.push_str(name);
+        form.push('=');
         for piece in form_urlencoded::byte_serialize(value.as_bytes()) {
-            self.0.push_str(piece);
+            form.push_str(piece);
         }
     }
-
-    fn finish(self) -> Zeroizing<String> {
-        self.0
-    }
+    debug_assert!(form.len() <= room, "the form has outgrown its room");
+    form
 }
