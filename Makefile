@@ -4,7 +4,7 @@
 CARGO ?= cargo
 # Most tests wait on sockets and clocks: more of them than cores may do so at once.
 export RUST_TEST_THREADS ?= 8
-.PHONY: quickstart build quick test check fmt lint structure docs deny bench image image-test deploy-check tools providers schemas vault mail soak soak-short flood slow simulate baseline model rotation rotation-rewrap drill fuzz linear-work work policy timing azure-identity
+.PHONY: quickstart build quick test check fmt lint structure docs deny bench bench-refresh image image-test deploy-check tools providers schemas vault mail soak soak-short flood slow simulate baseline model rotation rotation-rewrap drill fuzz linear-work work policy timing azure-identity
 
 quickstart:
 	$(CARGO) run --example quickstart
@@ -90,6 +90,9 @@ deploy-check:
 
 bench:
 	$(CARGO) bench --bench hand_out -- --svg target/hand_out.svg
+
+bench-refresh: tools
+	$(CARGO) bench --bench refresh
 
 # The image, from a static binary built here: no base image is fetched. `make image-test` starts it.
 image:
