@@ -4,7 +4,7 @@
 CARGO ?= cargo
 # Most tests wait on sockets and clocks: more of them than cores may do so at once.
 export RUST_TEST_THREADS ?= 8
-.PHONY: quickstart build quick test check fmt lint structure docs deny bench bench-refresh image image-test deploy-check tools providers schemas vault mail soak soak-short flood slow simulate baseline model rotation rotation-rewrap drill fuzz linear-work work policy timing azure-identity
+.PHONY: quickstart build quick test check fmt lint structure docs deny bench bench-refresh scale image image-test deploy-check tools providers schemas vault mail soak soak-short flood slow simulate baseline model rotation rotation-rewrap drill fuzz linear-work work policy timing azure-identity
 
 quickstart:
 	$(CARGO) run --example quickstart
@@ -93,6 +93,11 @@ bench:
 
 bench-refresh: tools
 	$(CARGO) bench --bench refresh
+
+# What connections cost as they become more: bytes, memory, start, processor at rest, sweep. A million takes minutes and 15 GB.
+SIZES ?= 1000,100000
+scale: tools
+	$(CARGO) bench --bench scale -- --sizes $(SIZES)
 
 # The image, from a static binary built here: no base image is fetched. `make image-test` starts it.
 image:

@@ -1,0 +1,270 @@
+//! The daemon, a process of its own, and the Redis beside it.
+
+use std::io::{BufRead as _, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokenward::callers::key_file;
+use tokenward::domain::id::CallerName;
+use tokenward::domain::time::Clock as _;
+use tokenward::keyring::files;
+use tokenward::store::Store;
+use tokenward::store::embedded::{EmbeddedConfig, EmbeddedStore};
+use tokenward::store::redis::{RedisConfig, RedisStore};
+use tokenward::system::{SystemClock, SystemRandom, TokioTasks};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+
+use crate::config_text::{ConfigText, EVERYTHING, caller};
+use crate::http_client::Failure;
+
+const CLIENT_SECRET: &str = "a-secret-only-tokenward-knows";
+
+/// A process that ends with this.
+pub struct Process(Child);
+
+impl Process {
+    pub fn id(&self) -> u32 {
+        self.0.id()
+    }
+
+    /// Asks it to stop, and waits until it has: a store is closed as it is in production.
+    fn stop(&mut self) {
+        if let Some(pid) = rustix::process::Pid::from_raw(i32::try_from(self.0.id()).unwrap_or(0)) {
+            let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
+        }
+        let _ = self.0.wait();
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// A `redis-server` in the memory alone.
+pub struct Redis {
+    pub process: Process,
+    pub port: u16,
+}
+
+impl Redis {
+    pub fn start(folder: &Path) -> Result<Self, Failure> {
+        let port = free_port()?;
+        let child = Command::new("redis-server")
+            .args(["--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--port"])
+            .arg(port.to_string())
+            .arg("--dir")
+            .arg(folder)
+            .stdout(Stdio::null())
+            .spawn()?;
+        let redis = Redis { process: Process(child), port };
+        for _ in 0..1000 {
+            if redis.cli(&["PING"])? == "PONG" {
+                return Ok(redis);
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        Err("redis-server does not start".into())
+    }
+
+    pub fn cli(&self, arguments: &[&str]) -> Result<String, Failure> {
+        let port = self.port.to_string();
+        let output = Command::new("redis-cli").args(["-p", &port]).args(arguments).output()?;
+        Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
+    }
+
+    /// Bytes that it has in use.
+    pub fn used(&self) -> Result<u64, Failure> {
+        let info = self.cli(&["INFO", "memory"])?;
+        let line = info.lines().find_map(|line| line.strip_prefix("used_memory:")).ok_or("no used_memory")?;
+        Ok(line.trim().parse()?)
+    }
+
+    /// Bytes of one key with its value, every element of it counted.
+    pub fn usage(&self, key: &str) -> Result<u64, Failure> {
+        Ok(self.cli(&["MEMORY", "USAGE", key, "SAMPLES", "0"])?.parse().unwrap_or(0))
+    }
+}
+
+/// A store of one size, the files of a daemon on it, and the Redis if it is one.
+pub struct Place {
+    folder: tempfile::TempDir,
+    pub redis: Option<Redis>,
+    key: String,
+}
+
+impl Place {
+    /// A new, empty one.
+    pub fn new(in_redis: bool, authority: &str, sweep_rate: u32) -> Result<Self, Failure> {
+        let folder = tempfile::tempdir()?;
+        let (random, now) = (SystemRandom::new(), SystemClock::new().now());
+        files::add(&folder.path().join("keyring"), &random, now)?;
+        let name = CallerName::parse("mail-sync")?;
+        let day = Duration::from_secs(86_400);
+        let (key, _) = key_file::add(&folder.path().join("mail-sync.keys"), &name, &random, now, day)?;
+        write_secret(&folder.path().join("client-secret"), CLIENT_SECRET)?;
+        let redis = if in_redis { Some(Redis::start(folder.path())?) } else { None };
+        let store = match &redis {
+            Some(redis) => format!("kind = \"redis\"\nurl = \"redis://127.0.0.1:{}/0\"", redis.port),
+            None => "kind = \"embedded\"\npath = \"data\"".to_owned(),
+        };
+        let sections = caller("mail-sync", "mail-sync.keys", EVERYTHING)
+            + &format!("\n[limits]\nsweep_rate = {sweep_rate}\nheld_memory_mib = 1024\n");
+        let public = free_port()?;
+        let text = ConfigText {
+            store: &store,
+            public_port: public,
+            base_port: public,
+            authority,
+            sections: &sections,
+            log_level: "error",
+            ops: &format!("127.0.0.1:{}", free_port()?),
+            local: &format!("127.0.0.1:{}", free_port()?),
+            ..ConfigText::default()
+        };
+        std::fs::write(folder.path().join("tokenward.toml"), text.text())?;
+        Ok(Place { folder, redis, key: key.expose().to_owned() })
+    }
+
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    /// Opens the store itself. (The embedded one serves one process.)
+    pub fn open(&self) -> Result<Arc<dyn Store>, Failure> {
+        let clock = Arc::new(SystemClock::new());
+        Ok(match &self.redis {
+            Some(redis) => {
+                let config = RedisConfig::new("127.0.0.1", redis.port);
+                let (random, tasks) = (Arc::new(SystemRandom::new()), Arc::new(TokioTasks::new()));
+                Arc::new(RedisStore::new(config, clock, random, tasks)?)
+            }
+            None => {
+                let config = EmbeddedConfig::new(self.path("data"));
+                Arc::new(EmbeddedStore::open(&config, clock, &SystemRandom::new())?)
+            }
+        })
+    }
+
+    /// Starts the daemon. Says how long it took until it was ready.
+    pub async fn daemon(&self, binary: &Path) -> Result<(Daemon, Duration), Failure> {
+        let config = std::fs::read_to_string(self.path("tokenward.toml"))?;
+        let port = |section: &str| -> Result<u16, Failure> {
+            let after = config.split(section).nth(1).ok_or("no such section")?;
+            Ok(after
+                .split("127.0.0.1:")
+                .nth(1)
+                .and_then(|rest| rest.split('"').next())
+                .ok_or("no port")?
+                .parse()?)
+        };
+        let (local, ops) = (port("[[listen.local]]")?, port("[listen.ops]")?);
+        let began = Instant::now();
+        let mut child = Command::new(binary)
+            .args(["serve", "--config"])
+            .arg(self.path("tokenward.toml"))
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()?;
+        let log = BufReader::new(child.stderr.take().ok_or("no log")?).lines();
+        let process = Process(child);
+        std::thread::spawn(move || {
+            for line in log.map_while(Result::ok) {
+                println!("  daemon: {line}");
+            }
+        });
+        let daemon = Daemon { process, local, ops, key: self.key.clone() };
+        while !daemon.is_ready().await {
+            if began.elapsed() > Duration::from_secs(300) {
+                return Err("the daemon is not ready".into());
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        Ok((daemon, began.elapsed()))
+    }
+}
+
+/// A daemon that runs.
+pub struct Daemon {
+    process: Process,
+    local: u16,
+    ops: u16,
+    key: String,
+}
+
+impl Daemon {
+    pub fn id(&self) -> u32 {
+        self.process.id()
+    }
+
+    pub fn stop(mut self) {
+        self.process.stop();
+    }
+
+    async fn is_ready(&self) -> bool {
+        let url = format!("http://127.0.0.1:{}/readyz", self.ops);
+        crate::http_client::request(http::Method::GET, &url, &[], "")
+            .await
+            .is_ok_and(|answer| answer.status == 200)
+    }
+
+    /// A connection to its local API, which is kept.
+    pub async fn client(&self) -> Result<Client, Failure> {
+        let stream = TcpStream::connect(("127.0.0.1", self.local)).await?;
+        stream.set_nodelay(true)?;
+        Ok(Client { stream, key: self.key.clone(), read: Vec::new() })
+    }
+}
+
+/// A caller with one connection, which asks one thing after the other.
+pub struct Client {
+    stream: TcpStream,
+    key: String,
+    read: Vec<u8>,
+}
+
+impl Client {
+    /// Asks, and says how long the answer took. Any other answer than 200 is an error.
+    pub async fn get(&mut self, path: &str) -> Result<(Duration, serde_json::Value), Failure> {
+        let request =
+            format!("GET {path} HTTP/1.1\r\nhost: tokenward\r\nauthorization: Bearer {}\r\n\r\n", self.key);
+        let began = Instant::now();
+        self.stream.write_all(request.as_bytes()).await?;
+        self.read.clear();
+        let (head, length) = loop {
+            if self.stream.read_buf(&mut self.read).await? == 0 {
+                return Err("the daemon hung up".into());
+            }
+            let Some(head) = self.read.windows(4).position(|four| four == b"\r\n\r\n") else { continue };
+            let text = String::from_utf8_lossy(&self.read[..head]).to_lowercase();
+            let length = text.lines().find_map(|line| line.strip_prefix("content-length: ")?.parse().ok());
+            break (head + 4, length.unwrap_or(0_usize));
+        };
+        while self.read.len() < head + length {
+            if self.stream.read_buf(&mut self.read).await? == 0 {
+                return Err("the daemon hung up".into());
+            }
+        }
+        let took = began.elapsed();
+        if !self.read.starts_with(b"HTTP/1.1 200") {
+            return Err(String::from_utf8_lossy(&self.read).into_owned().into());
+        }
+        Ok((took, serde_json::from_slice(&self.read[head..])?))
+    }
+}
+
+fn free_port() -> std::io::Result<u16> {
+    Ok(std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
+}
+
+fn write_secret(path: &Path, content: &str) -> std::io::Result<()> {
+    use std::os::unix::fs::PermissionsExt as _;
+    std::fs::write(path, content)?;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))
+}
