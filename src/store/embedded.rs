@@ -61,14 +61,14 @@ const QUEUE_WAIT: Duration = Duration::from_secs(5);
 pub struct EmbeddedConfig {
     /// The directory of the file; made when missing.
     pub directory: PathBuf,
-    /// How much of the file is kept in memory. 64 MiB hold some ten thousand connections.
+    /// How much of the file is kept in memory. 32 MiB hold some four thousand connections.
     pub cache_bytes: usize,
 }
 
 impl EmbeddedConfig {
     /// A store in this directory, with the usual cache.
     pub fn new(directory: impl Into<PathBuf>) -> Self {
-        EmbeddedConfig { directory: directory.into(), cache_bytes: 64 * 1024 * 1024 }
+        EmbeddedConfig { directory: directory.into(), cache_bytes: 32 * 1024 * 1024 }
     }
 }
 
@@ -90,10 +90,16 @@ impl EmbeddedStore {
         random: &dyn Random,
     ) -> Result<EmbeddedStore, StoreError> {
         let open = file::prepare(config, &*clock, random)?;
-        Self::start(open, clock, Room::on_the_disk_of(config.directory.clone()))
+        let path = config.directory.join(FILE_NAME);
+        Self::start(open, path, clock, Room::on_the_disk_of(config.directory.clone()))
     }
 
-    fn start(open: OpenDatabase, clock: Arc<dyn Clock>, room: Room) -> Result<EmbeddedStore, StoreError> {
+    fn start(
+        open: OpenDatabase,
+        path: PathBuf,
+        clock: Arc<dyn Clock>,
+        room: Room,
+    ) -> Result<EmbeddedStore, StoreError> {
         let (database, identity) = open()?;
         let database = Arc::new(RwLock::new(Some(database)));
         let (jobs, queue) = mpsc::channel(QUEUE);
@@ -101,6 +107,7 @@ impl EmbeddedStore {
             queue,
             database: Arc::clone(&database),
             open,
+            path,
             identity,
             clock: Arc::clone(&clock),
             leases: Leases::default(),

@@ -152,8 +152,19 @@ fn initialize(
     database.close().map_err(|error| opening(path, error))
 }
 
-/// Opens a file that must exist and be whole. Every page's checksum is verified, since redb may panic later
-/// over a damaged file. That reads the whole file, some hundred MiB a second at least.
+/// The largest file whose every page is verified when it is opened: some 40,000 connections. That reads the
+/// whole file, and a start must not take longer and longer with more connections.
+const VERIFIED_WHOLE: u64 = 512 * 1024 * 1024;
+
+/// Whether a file of this length is too large to be read whole when it is opened. Then it is opened as its
+/// last commit says, so that commit has to record which pages are free: see [`super::writer`].
+pub(super) fn is_large(length: u64) -> bool {
+    length > VERIFIED_WHOLE
+}
+
+/// Opens a file that must exist and be whole. In a file that is not [large](is_large) every page's checksum
+/// is verified, since redb may panic later over a damaged file. In a large one damage is found where it is
+/// read: the reader gets an error, and a record that was changed does not open.
 fn open_file(path: &Path, cache: usize) -> Result<(Database, StoreIdentity), StoreError> {
     let length = fs::metadata(path).map_err(|error| at(path, error))?.len();
     if length == 0 {
@@ -162,7 +173,7 @@ fn open_file(path: &Path, cache: usize) -> Result<(Database, StoreIdentity), Sto
     }
     let database = Builder::new()
         .set_cache_size(cache)
-        .set_check_integrity_on_open(true)
+        .set_check_integrity_on_open(!is_large(length))
         .open(path)
         .map_err(|error| opening(path, error))?;
     let identity = read_identity(path, &database)?;

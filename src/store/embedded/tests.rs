@@ -184,7 +184,8 @@ async fn a_failed_commit_tells_everyone_and_heals_once_the_disk_does() {
         Ok((database, identity))
     });
     let room = Room::on_the_disk_of(directory.path().to_owned());
-    let store = Arc::new(EmbeddedStore::start(open, RealClock::shared(), room).expect("opens"));
+    let file = directory.path().join(FILE_NAME);
+    let store = Arc::new(EmbeddedStore::start(open, file, RealClock::shared(), room).expect("opens"));
     let (first, second) = (connection(1, 1), connection(2, 2));
     let key = key("app", "user");
     assert_eq!(store.commit(&key, None, &first, By::SignIn).await.expect("serves"), Committed::Done);

@@ -2,6 +2,7 @@
 //! that is on disk.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,7 +11,7 @@ use redb::Database;
 use tokio::sync::{mpsc, oneshot};
 
 use super::batch::{Batch, Failed};
-use super::file::{OPENING, OpenDatabase, StoreIdentity};
+use super::file::{self, OPENING, OpenDatabase, StoreIdentity};
 use crate::domain::time::Clock;
 use crate::store::StoreError;
 use crate::store::rules::Leases;
@@ -19,7 +20,7 @@ use crate::store::rules::Leases;
 pub(super) const QUEUE: usize = 1024;
 /// The most operations in one transaction. It bounds how long the first one waits for the last.
 const BATCH: usize = 256;
-/// The pause after the file could not be reopened. Each attempt reads the whole file.
+/// The pause after the file could not be reopened. An attempt may read the whole file.
 pub(super) const REOPEN_PAUSE: Duration = Duration::from_secs(1);
 
 pub(super) const CLOSED: &str = "the file is not open";
@@ -85,6 +86,8 @@ pub(super) struct Thread {
     /// For the readers too; `None` while the file is not open.
     pub(super) database: Arc<RwLock<Option<Database>>>,
     pub(super) open: OpenDatabase,
+    /// The file.
+    pub(super) path: PathBuf,
     pub(super) identity: StoreIdentity,
     pub(super) clock: Arc<dyn Clock>,
     pub(super) leases: Leases<String>,
@@ -128,10 +131,14 @@ impl Thread {
         let database = self.database.read();
         let database = database.as_ref().ok_or(CLOSED)?;
         let (leases, clock) = (&mut self.leases, &*self.clock);
+        let is_large = std::fs::metadata(&self.path).is_ok_and(|file| file::is_large(file.len()));
         // redb panics if it finds its own file inconsistent. The callers must get an answer all the same.
         let applied = catch_unwind(AssertUnwindSafe(|| {
             // Durability::Immediate is the default: `commit` returns once the file is synced.
-            let transaction = database.begin_write()?;
+            let mut transaction = database.begin_write()?;
+            // Without it, a large file would be read whole at the start after a crash. It costs a second
+            // sync.
+            transaction.set_quick_repair(is_large);
             let mut batch = Batch::new(&transaction, leases, clock);
             for job in jobs {
                 job.apply(&mut batch)?;
