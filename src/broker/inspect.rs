@@ -102,7 +102,7 @@ impl Broker {
 
     /// Returns the last attempts for a connection, stored and not, oldest first.
     pub fn attempts(&self, shown: &Shown) -> Vec<Attempt> {
-        let mut attempts = shown.profile.attempts().to_vec();
+        let mut attempts = shown.profile.attempts();
         attempts.extend(self.deps.engine.recent_attempts(&shown.key));
         attempts.sort_by_key(|attempt| attempt.at);
         attempts

@@ -141,6 +141,8 @@ impl Remembered {
         if yeses.len() >= MOST_REMEMBERED {
             yeses.pop_front();
         }
+        // (Mostly there is one, and many connections are in memory.)
+        yeses.reserve_exact(1);
         yeses.push_back((question, given.clone()));
     }
 }
@@ -207,5 +209,7 @@ fn permitted(
             }
         },
     };
+    // (Shared in memory where it is the same.)
+    let scopes = if scopes == *granted { granted.clone() } else { scopes };
     Ok(Given { resource, scopes })
 }

@@ -1,10 +1,12 @@
 //! A connection's life: its status, what may change it, and what a person is told of it.
 
+mod attempts;
 mod standing;
 mod stored;
 
 use serde::{Deserialize, Serialize};
 
+use self::attempts::Attempts;
 use self::standing::{NextTry, Standing, Verdict, Word};
 use self::stored::Stored;
 use super::account::Account;
@@ -96,7 +98,7 @@ pub struct Profile {
     /// Start of the session in which the user signed in. Records of earlier builds may have none.
     session_started_at: Option<Timestamp>,
     last_refreshed_at: Timestamp,
-    attempts: Vec<Attempt>,
+    attempts: Attempts,
     sign_in: SignIn,
     /// Unlike a generation, which every change counts up, it says which of two grants came first.
     renewals: u64,
@@ -180,12 +182,17 @@ impl Profile {
 
     /// The failed attempt that caused its verdict.
     pub fn last_error(&self) -> Option<&Attempt> {
-        self.standing.verdict()?.error.as_ref()
+        self.standing.verdict()?.error.as_deref()
     }
 
     /// The latest attempts, newest last.
-    pub fn attempts(&self) -> &[Attempt] {
-        &self.attempts
+    pub fn attempts(&self) -> Vec<Attempt> {
+        self.attempts.to_vec()
+    }
+
+    /// Those of the latest attempts that are more than a renewal that worked.
+    pub fn notable_attempts(&self) -> impl Iterator<Item = &Attempt> {
+        self.attempts.notable()
     }
 
     /// Under a verdict: when the grant may be tried again.
@@ -265,18 +272,13 @@ impl Profile {
         self.pending_claims = None;
         self.renewals += 1;
         self.last_refreshed_at = now;
-        self.remember(Attempt {
-            at: now,
-            action: "refresh".into(),
-            outcome: "ok".into(),
-            conclusion: match remarks.words() {
-                None => "the grant works".into(),
-                Some(words) => {
-                    format!("the grant works; what was odd in the answer was cut or ignored: {words}")
-                }
-            },
-            answer: remarks.words().map(|_| remarks.answer.clone()).unwrap_or_default(),
-        });
+        let mut attempt = Attempt::worked(now);
+        if let Some(words) = remarks.words() {
+            let odd = format!("; what was odd in the answer was cut or ignored: {words}");
+            attempt.conclusion.push_str(&odd);
+            attempt.answer = remarks.answer.clone();
+        }
+        self.remember(attempt);
         self
     }
 
@@ -333,8 +335,6 @@ impl Profile {
 
     fn remember(&mut self, attempt: Attempt) {
         self.attempts.push(attempt);
-        let extra = self.attempts.len().saturating_sub(ATTEMPTS_KEPT);
-        self.attempts.drain(..extra);
     }
 }
 

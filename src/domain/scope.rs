@@ -226,10 +226,13 @@ impl ScopeSet {
 
     /// Returns the members that belong to `resource` or to no resource.
     pub fn of_resource(&self, resource: Option<&str>) -> ScopeSet {
-        self.iter()
-            .filter(|scope| scope.resource().is_none() || scope.resource() == resource)
-            .cloned()
-            .collect()
+        let is_of = |scope: &&Scope| scope.resource().is_none() || scope.resource() == resource;
+        // (Mostly all are, and then the set is shared.)
+        if self.iter().all(|scope| is_of(&scope)) {
+            self.clone()
+        } else {
+            self.iter().filter(is_of).cloned().collect()
+        }
     }
 
     /// Returns the space-separated list, as sent (RFC 6749 §3.3).

@@ -38,8 +38,10 @@ pub(super) fn put(
     let answer = at.state().memory.answer_on_top_of(connection).map(|answer| answer.connection.clone());
     let is_answer = answer.is_some();
     let connection = answer.unwrap_or_else(|| connection.clone());
-    let words = connection.profile.scopes_granted().iter().map(String::as_str);
-    let granted = authority.scope_naming().scopes_lossy(words);
+    let granted = connection.profile.scopes_granted();
+    let granted = ports.granted.of(&at.key.app, authority.scope_naming(), granted);
+    let status = connection.profile.status();
+    let is_ours = matches!(source, Source::Committed(_) | Source::Journaled);
     let known = Known { held: Held::new(connection, granted), is_answer, source, epoch, begun };
     let now = ports.monotonic();
     let is_shared = ports.repository().is_shared();

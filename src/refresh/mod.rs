@@ -54,6 +54,7 @@ mod failure;
 mod fly;
 mod forced;
 mod grant;
+mod granted;
 mod idle_limits;
 mod kept;
 mod lease;

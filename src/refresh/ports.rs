@@ -10,6 +10,7 @@ use arc_swap::ArcSwap;
 
 use super::breaker::Breakers;
 use super::budget::{Budget, Whose};
+use super::granted::Granted;
 use super::idle_limits::IdleLimits;
 use super::observer::Observer;
 use super::permit::CallPermit;
@@ -90,6 +91,7 @@ pub(super) struct Ports {
     pub(super) breakers: Breakers,
     pub(super) revoked: Revoked,
     pub(super) idle_limits: IdleLimits,
+    pub(super) granted: Granted,
     /// Monotonic milliseconds of the store's last known answer, to whatever question.
     answered_at: AtomicU64,
 }
@@ -104,6 +106,7 @@ impl Ports {
             breakers: Breakers::default(),
             revoked: Revoked::default(),
             idle_limits: IdleLimits::default(),
+            granted: Granted::default(),
             answered_at: AtomicU64::new(0),
         }
     }

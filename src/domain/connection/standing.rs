@@ -32,7 +32,7 @@ pub(super) struct Verdict {
     /// How many verdicts came in a row.
     pub(super) refusals: u32,
     /// The attempt that caused it. Old records may have none.
-    pub(super) error: Option<Attempt>,
+    pub(super) error: Option<Box<Attempt>>,
 }
 
 /// Who must act, and why.
@@ -94,7 +94,7 @@ impl Standing {
         let wait = FIRST_RETRY.saturating_mul(1u32 << refusals.min(20)).min(slowest);
         let next_try = if is_dead { NextTry::Never } else { NextTry::At(now.plus(wait)) };
         let refusals = refusals.saturating_add(1);
-        let verdict = Verdict { reason, next_try, refusals, error: Some(error) };
+        let verdict = Verdict { reason, next_try, refusals, error: Some(Box::new(error)) };
         match self {
             Standing::Active | Standing::Refused(_) => Standing::Refused(verdict),
             Standing::Paused(_) => Standing::Paused(Some(verdict)),

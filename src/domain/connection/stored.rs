@@ -61,7 +61,7 @@ impl From<Stored> for Profile {
                 (false, None) => NextTry::AtOnce,
             },
             refusals: stored.refusals,
-            error: stored.last_error,
+            error: stored.last_error.map(Box::new),
         };
         let standing = match stored.status {
             Status::Paused => Standing::Paused(kept.or(guessed).map(verdict)),
@@ -80,7 +80,7 @@ impl From<Stored> for Profile {
             connected_at: stored.connected_at,
             session_started_at: stored.session_started_at,
             last_refreshed_at: stored.last_refreshed_at,
-            attempts: stored.attempts,
+            attempts: stored.attempts.into(),
             sign_in: stored.sign_in,
             renewals: stored.renewals,
         }
@@ -107,7 +107,7 @@ impl From<Profile> for Stored {
             connected_at: profile.connected_at,
             session_started_at: profile.session_started_at,
             last_refreshed_at: profile.last_refreshed_at,
-            attempts: profile.attempts,
+            attempts: profile.attempts.to_vec(),
             sign_in: profile.sign_in,
             renewals: profile.renewals,
         }

@@ -70,9 +70,9 @@ enum Answer {
     #[default]
     None,
     /// Lost if this process dies, so none of its tokens is served.
-    InMemory(Unstored),
+    InMemory(Box<Unstored>),
     /// Safe on this machine, so its tokens may be served.
-    InJournal(Unstored),
+    InJournal(Box<Unstored>),
 }
 
 impl Answer {
@@ -432,7 +432,7 @@ impl Memory {
 
     /// The authority answered. The answer is about to be offered to the store.
     pub(in crate::refresh) fn answered(&mut self, answer: Unstored) {
-        self.answer = Answer::InMemory(answer);
+        self.answer = Answer::InMemory(Box::new(answer));
     }
 
     /// The journal took the answer.
@@ -462,6 +462,7 @@ impl Memory {
     /// if another answer replaced it.
     pub(in crate::refresh) fn rebased(&mut self, before: Revision, again: Unstored) -> bool {
         let is_it = self.answer.is(before);
+        let again = Box::new(again);
         if is_it {
             self.answer = match self.answer {
                 Answer::InJournal(_) => Answer::InJournal(again),
@@ -476,13 +477,13 @@ impl Memory {
     pub(in crate::refresh) fn recovered(&mut self, answer: Unstored) -> Option<Unstored> {
         match std::mem::take(&mut self.answer) {
             Answer::None => {
-                self.answer = Answer::InJournal(answer);
+                self.answer = Answer::InJournal(Box::new(answer));
                 None
             }
             Answer::InMemory(kept) | Answer::InJournal(kept) => {
                 let is_newer = kept.connection.is_before(&answer.connection);
-                let (newer, older) = if is_newer { (answer, kept) } else { (kept, answer) };
-                self.answer = Answer::InJournal(newer);
+                let (newer, older) = if is_newer { (answer, *kept) } else { (*kept, answer) };
+                self.answer = Answer::InJournal(Box::new(newer));
                 Some(older)
             }
         }

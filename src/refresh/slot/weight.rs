@@ -73,7 +73,7 @@ fn of_held(held: &Held) -> usize {
     let account = profile.account();
     let words = |scopes: &[String]| scopes.iter().map(|scope| scope.len() + OF_A_SCOPE / 2).sum::<usize>();
     let names = account.username.as_ref().map_or(0, String::len) + account.iss.len() + account.sub.len();
-    let attempts: usize = profile.attempts().iter().map(of_attempt).sum();
+    let attempts: usize = profile.notable_attempts().map(of_attempt).sum();
     let tokens: usize = held.connection.tokens.iter().map(of_token).sum();
     size_of::<Held>()
         + 2 * words(profile.scopes_granted())
