@@ -12,6 +12,7 @@ use super::jobs::{Ended, Work};
 use super::process::Process;
 use super::replicas::report;
 use crate::broker::Broker;
+pub(super) use crate::broker::rewrap::COUNT;
 use crate::broker::rewrap::{Pass, Progress};
 use crate::config::Config;
 use crate::domain::backoff::Backoff;
@@ -23,8 +24,6 @@ use crate::telemetry::metrics::Metrics;
 
 /// How often the keyring's source is checked.
 pub(super) const CHECK_EVERY: Duration = Duration::from_secs(1);
-/// How often all records are counted by sealing key.
-pub(super) const COUNT: Duration = Duration::from_secs(30);
 /// The same while another replica rewraps.
 const ELSEWHERE: Duration = Duration::from_secs(5);
 /// The first pause after a count that failed; it grows with each further failure.
@@ -136,6 +135,7 @@ impl Work for Watch {
     async fn run(&mut self) -> Ended {
         let Process { ports, metrics, shutdown, .. } = &self.process;
         self.uses.show(&self.follower.keyring, metrics, ports.clock.now());
+        self.follower.keyring.age_counts(ports.clock.monotonic());
         // (A file on a mount that hangs must not delay the stop.)
         let is_changed = tokio::select! {
             is_changed = self.follower.look_again(self.in_force.roster(), &*ports.clock) => is_changed,
@@ -146,6 +146,10 @@ impl Work for Watch {
             let reported = report(&self.broker).await;
             self.broker.ask_for_rewrap();
             reported?;
+        }
+        if self.follower.refused.is_some() {
+            // A key that is gone from the source may be allowed to go after two counts.
+            self.broker.want_counts();
         }
         self.follower.refused.as_ref().map_or(Ok(()), |error| Err(error.to_string()))
     }
@@ -158,6 +162,8 @@ pub(super) struct Rewrap {
     in_force: Arc<InForce>,
     metrics: Arc<Metrics>,
     rounds: Rounds,
+    /// The last count ended with work left, or did not end.
+    goes_on: bool,
     pause: Duration,
 }
 
@@ -168,17 +174,23 @@ impl Rewrap {
         in_force: Arc<InForce>,
         metrics: Arc<Metrics>,
     ) -> Self {
-        Rewrap { broker, events, in_force, metrics, rounds: Rounds::default(), pause: COUNT }
+        Rewrap { broker, events, in_force, metrics, rounds: Rounds::default(), goes_on: true, pause: COUNT }
     }
 
-    /// Makes one count and reports it. Returns the pause before the next.
+    /// Makes one count, if one is due, and reports it. Returns the pause before the next look.
     async fn count(&mut self) -> Result<Duration, RepositoryError> {
+        if !self.goes_on && !self.broker.is_count_due().await? {
+            return Ok(self.rounds.pause_after_nothing());
+        }
+        // (Also after an error.)
+        self.goes_on = true;
         self.broker.count_sealed().await?;
         let counts = self.broker.sealing_keys();
         self.metrics.sealing_keys(
             counts.iter().map(|(key, records, is_primary)| (key.as_str(), *records, *is_primary)),
         );
         if self.broker.left_to_rewrap() == 0 {
+            self.goes_on = false;
             return Ok(self.rounds.pause_after_nothing());
         }
         let pass = self.broker.rewrap(f64::from(self.in_force.config().limits.rewrap_rate)).await?;

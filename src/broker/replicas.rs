@@ -68,7 +68,10 @@ pub struct Sealing {
 
 impl Sealing {
     fn of(keyring: &Keyring) -> Self {
-        let keys = keyring.keys().into_iter().map(|key| (key.id.clone(), keyring.may_go(&key.id).is_ok()));
+        // (However long ago: this replica's journal and memory have nothing of a key that it was proven not
+        // to use, and whoever retires the key counts the store anew.)
+        let tally = keyring.tally();
+        let keys = keyring.keys().into_iter().map(|key| (key.id.clone(), tally.is_proven(&key.id)));
         Sealing { primary: keyring.primary().id.clone(), keys: keys.collect() }
     }
 }

@@ -7,7 +7,7 @@
 
 use parking_lot::Mutex;
 use std::collections::BTreeSet;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use futures_util::future::join_all;
@@ -24,6 +24,12 @@ use crate::keyring::tally::{Counted, Needed, Walked};
 use crate::repository::{ByKey, Repository, RepositoryError, Rewrapped};
 use crate::store::{LeaseAnswer, LeaseNonce, LeaseOf, RecordOf};
 
+/// How often all records are counted by sealing key while a key other than the primary may be in use.
+pub const COUNT: Duration = Duration::from_secs(30);
+/// How often they are counted otherwise: once a day finds records whose key is missing.
+const COUNT_RARELY: Duration = Duration::from_secs(86_400);
+/// How long counts go on after an operator asked: long enough for two of them, far enough apart.
+const COUNTS_GO_ON: Duration = Duration::from_secs(300);
 /// Pause between two pages of a count, so that its cost in a second does not grow with the number of records.
 const PAUSE: Duration = Duration::from_millis(20);
 /// Length of the lease: another replica takes over after this time if the rewrapping one dies.
@@ -41,6 +47,10 @@ pub(super) struct State {
     progress: Mutex<Progress>,
     counts: AtomicU64,
     woken: Notify,
+    /// The keyring changed since the last count.
+    is_asked: AtomicBool,
+    /// Monotonic time until which counts are wanted.
+    wanted_until: Mutex<Duration>,
 }
 
 /// Progress of the last pass over all records.
@@ -160,6 +170,31 @@ impl Broker {
             );
         }
         Ok(walked)
+    }
+
+    /// Whether all records are to be counted now. A count reads something of every record, so nothing counts
+    /// on and on while there is nothing to learn: while every replica seals with the primary, and every other
+    /// key was counted zero twice.
+    pub async fn is_count_due(&self) -> Result<bool, RepositoryError> {
+        if self.rewrap.is_asked.swap(false, Ordering::AcqRel) {
+            return Ok(true);
+        }
+        let (keyring, now) = (self.deps.repository.keyring(), self.deps.clock.monotonic());
+        let primary = keyring.primary();
+        let is_another_sealing = self.sealing_now().await?.into_iter().any(|id| id != primary.id);
+        let wanted = is_another_sealing || now < *self.rewrap.wanted_until.lock();
+        let ring = keyring.keys().iter().map(|key| key.id.clone()).collect();
+        Ok(now >= keyring.tally().next_walk_at(&ring, &primary.id, wanted, (COUNT, COUNT_RARELY)))
+    }
+
+    /// An operator asks about the counts, or would retire a key: they are brought up to date.
+    pub fn want_counts(&self) {
+        let now = self.deps.clock.monotonic();
+        let before =
+            std::mem::replace(&mut *self.rewrap.wanted_until.lock(), now.saturating_add(COUNTS_GO_ON));
+        if before <= now {
+            self.rewrap.woken.notify_one();
+        }
     }
 
     /// Returns the keys that a replica may seal with now: all keys, if the list of replicas cannot be read.
@@ -300,8 +335,10 @@ impl Broker {
         Ok(disagreement(&self.live_replicas().await?))
     }
 
-    /// Starts rewrapping without waiting for the next walk.
+    /// The keyring changed: counts, and rewraps, without waiting for the next walk.
     pub fn ask_for_rewrap(&self) {
+        self.want_counts();
+        self.rewrap.is_asked.store(true, Ordering::Release);
         self.rewrap.woken.notify_one();
     }
 
@@ -316,6 +353,7 @@ impl Broker {
 
     /// Returns the keyring for an operator.
     pub async fn show_keyring(&self) -> Result<ShownKeyring, Refusal> {
+        self.want_counts();
         let replicas = self.replicas().await?;
         let keyring = self.deps.repository.keyring();
         let (primary, tally) = (keyring.primary(), keyring.tally());
@@ -345,6 +383,7 @@ impl Broker {
 
     /// Returns the reasons against retiring a key now.
     pub async fn against_retiring(&self, id: &str) -> Result<Against, Refusal> {
+        self.want_counts();
         let replicas = self.replicas().await?;
         let limits = self.settings();
         // Longest life of a short-lived record after its last write: a session that is confirmed late.

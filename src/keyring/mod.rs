@@ -317,6 +317,11 @@ impl Keyring {
         self.lock_tally().may_go(id)
     }
 
+    /// Time passes: old counts allow no key to be retired ([`tally::COUNT_LASTS`]).
+    pub fn age_counts(&self, now: std::time::Duration) {
+        self.lock_tally().age(now);
+    }
+
     /// Returns the counts so far.
     pub fn tally(&self) -> Tally {
         self.lock_tally().clone()

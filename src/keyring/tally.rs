@@ -16,6 +16,10 @@ use crate::domain::time::Timestamp;
 /// to be written again.
 pub const COUNTED_AGAIN_AFTER: Duration = Duration::from_secs(120);
 
+/// How long counts allow a key to be retired. Nothing is counted again and again once every key but the
+/// primary was counted zero twice, so an operator's act needs counts of its own.
+pub const COUNT_LASTS: Duration = Duration::from_secs(600);
+
 /// Result of one walk over all sealed records.
 #[derive(Debug, Clone)]
 pub struct Walked {
@@ -37,6 +41,8 @@ pub struct Walked {
 #[derive(Debug, Clone, Default)]
 pub struct Tally {
     by_key: BTreeMap<KeyId, Counted>,
+    /// Monotonic time of the end of the last walk.
+    ended: Option<Duration>,
 }
 
 /// Count for one key.
@@ -54,8 +60,10 @@ pub struct Counted {
     pub none_since: Option<Timestamp>,
     /// Monotonic time of `none_since`.
     since: Duration,
-    /// True if a later walk found none either.
+    /// True if a later walk found none either, and lately.
     again: bool,
+    /// The same, however long ago.
+    is_proven: bool,
 }
 
 /// Reason why a key may not be retired.
@@ -82,21 +90,32 @@ impl Tally {
     /// Takes in the result of a walk. `ring` has the keys of the keyring.
     pub fn note(&mut self, ring: &BTreeSet<KeyId>, walked: &Walked) {
         let before = std::mem::take(&mut self.by_key);
+        self.ended = Some(walked.ended);
         for id in ring.iter().chain(walked.records.keys()) {
             let records = walked.records.get(id).copied().unwrap_or(0);
             let passing = walked.passing.get(id).copied().unwrap_or(0);
             let (at, since) = (walked.at, walked.ended);
             let unused_since = (!walked.sealing.contains(id))
                 .then(|| before.get(id).and_then(|before| before.unused_since).unwrap_or(at));
-            let mut counted =
-                Counted { records, passing, at, unused_since, none_since: None, since, again: false };
+            let mut counted = Counted {
+                records,
+                passing,
+                at,
+                unused_since,
+                none_since: None,
+                since,
+                again: false,
+                is_proven: false,
+            };
             if records == 0 && !walked.sealing.contains(id) {
                 counted.none_since = Some(walked.at);
+                counted.is_proven = before.get(id).is_some_and(|before| before.is_proven);
                 if let Some(first) = before.get(id).filter(|before| before.none_since.is_some()) {
                     counted.none_since = first.none_since;
                     counted.since = first.since;
                     let apart = walked.began.checked_sub(first.since);
                     counted.again = first.again || apart.is_some_and(|apart| apart >= COUNTED_AGAIN_AFTER);
+                    counted.is_proven |= counted.again;
                 }
             }
             self.by_key.insert(id.clone(), counted);
@@ -109,7 +128,44 @@ impl Tally {
             counted.unused_since = None;
             counted.none_since = None;
             counted.again = false;
+            counted.is_proven = false;
         }
+    }
+
+    /// Time passes: old counts of zero allow nothing any more, and a key is counted zero twice anew.
+    pub(super) fn age(&mut self, now: Duration) {
+        if self.ended.is_some_and(|ended| now.saturating_sub(ended) > COUNT_LASTS) {
+            for counted in self.by_key.values_mut() {
+                counted.none_since = None;
+                counted.again = false;
+            }
+        }
+    }
+
+    /// Whether the key was counted zero twice and nobody is known to have sealed with it since, however long
+    /// ago the counts were.
+    pub fn is_proven(&self, id: &str) -> bool {
+        self.by_key.get(id).is_some_and(|counted| counted.is_proven)
+    }
+
+    /// When the next walk is due, as monotonic time; at once if there was none. While anything but the
+    /// `primary` is or may be in use, or counts are `wanted`, records are counted every `often`; otherwise
+    /// `rarely`.
+    pub fn next_walk_at(
+        &self,
+        ring: &BTreeSet<KeyId>,
+        primary: &str,
+        wanted: bool,
+        (often, rarely): (Duration, Duration),
+    ) -> Duration {
+        let Some(ended) = self.ended else { return Duration::ZERO };
+        let mut others = ring.iter().chain(self.by_key.keys()).filter(|id| *id != primary);
+        let is_settled = others.all(|id| self.is_proven(id) || !ring.contains(id) && self.records(id) == 0);
+        ended.saturating_add(if wanted || !is_settled { often } else { rarely })
+    }
+
+    fn records(&self, id: &str) -> u64 {
+        self.by_key.get(id).map_or(0, |counted| counted.records)
     }
 
     /// Returns the count for a key.
@@ -162,7 +218,9 @@ impl fmt::Display for Needed {
                     _ => write!(f, ", {passing} of them short-lived"),
                 }
             }
-            Needed::NotCounted => f.write_str("it was not counted yet since nobody seals with it"),
+            Needed::NotCounted => {
+                f.write_str("it was not counted lately since nobody seals with it; that happens now")
+            }
             Needed::CountedOnce(at) => write!(
                 f,
                 "it was counted zero only once, at {}; the next count that begins {} s later decides",
@@ -218,6 +276,56 @@ mod tests {
             }
             assert_eq!(tally.may_go("old"), expected, "{walks:?}");
         }
+    }
+
+    fn ring() -> BTreeSet<KeyId> {
+        BTreeSet::from(["new".to_owned(), "old".to_owned()])
+    }
+
+    #[test]
+    fn old_counts_allow_nothing_and_two_new_ones_do() {
+        let mut tally = Tally::default();
+        let seconds = Duration::from_secs;
+        for began in [0, 130] {
+            tally.note(&ring(), &walked(0, false, began));
+        }
+        tally.age(seconds(140) + COUNT_LASTS);
+        assert_eq!(tally.may_go("old"), Ok(()));
+        tally.age(seconds(141) + COUNT_LASTS);
+        assert_eq!(tally.may_go("old"), Err(Needed::NotCounted));
+        assert!(tally.is_proven("old"), "which other replicas ask about");
+        tally.note(&ring(), &walked(0, false, 1000));
+        assert!(matches!(tally.may_go("old"), Err(Needed::CountedOnce(_))));
+        tally.note(&ring(), &walked(0, false, 1130));
+        assert_eq!(tally.may_go("old"), Ok(()));
+    }
+
+    #[test]
+    fn records_are_counted_often_until_every_other_key_is_proven_unused_and_then_rarely() {
+        let seconds = Duration::from_secs;
+        let pace = (seconds(30), seconds(86_400));
+        let next = |tally: &Tally, wanted| tally.next_walk_at(&ring(), "new", wanted, pace).as_secs();
+        let mut tally = Tally::default();
+        assert_eq!(next(&tally, false), 0);
+        // Records, whether a replica sealed with it, when the walk began, and how long until the next.
+        for (records, sealing, began, pause) in [
+            (3, false, 0, 30),
+            (0, true, 50, 30),
+            (0, false, 100, 30),
+            (0, false, 150, 30),
+            (0, false, 230, 86_400),
+            (0, true, 300, 30),
+            (0, false, 400, 30),
+            (0, false, 530, 86_400),
+        ] {
+            tally.note(&ring(), &walked(records, sealing, began));
+            assert_eq!(next(&tally, false), began + 10 + pause, "{began}");
+            assert_eq!(next(&tally, true), began + 10 + 30, "{began}");
+        }
+        tally.age(seconds(100_000));
+        assert_eq!(next(&tally, false), 540 + 86_400, "age alone makes nobody count");
+        tally.forget_none("old");
+        assert_eq!(next(&tally, false), 540 + 30);
     }
 
     #[test]
