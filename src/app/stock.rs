@@ -1,4 +1,5 @@
-//! Takes stock of connections: counts them by status, and checks that each is in the schedule.
+//! Shows how many connections have which status, and walks over all of them: slowly, to correct the counts,
+//! to put those back into the schedule that fell out of it, and to destroy revoked ones.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -6,17 +7,20 @@ use std::time::Duration;
 
 use super::jobs::{Ended, Work};
 use crate::broker::Broker;
-use crate::broker::inspect::{Counts, STATUSES};
+use crate::broker::inspect::{Counts, STATUSES, Walk};
 use crate::domain::id::AppName;
 use crate::domain::time::Clock;
 use crate::refresh::Engine;
+use crate::repository::RepositoryError;
 use crate::telemetry::metrics::Metrics;
 
-/// The pause between two walks over every connection.
+/// The pause between two walks over every connection, and between two looks at the kept counts.
 pub(super) const WALK_AGAIN: Duration = Duration::from_secs(30);
-/// The pause after each page of a walk. So a walk costs the same each second, and only takes longer with more
-/// connections.
-const NEXT_PAGE: Duration = Duration::from_millis(200);
+/// The pause after each page of a walk. So a walk costs the same each second, a thousandth of a core, and
+/// only takes longer with more connections: nine hours for a million.
+const NEXT_PAGE: Duration = Duration::from_secs(3);
+/// The same while no counts are known: the first figures of a store come in minutes.
+const NEXT_PAGE_AT_FIRST: Duration = Duration::from_millis(200);
 
 /// Counts connections, and schedules those again that fell out of the schedule.
 pub(super) struct Stock {
@@ -26,6 +30,10 @@ pub(super) struct Stock {
     metrics: Arc<Metrics>,
     /// The apps that have a count.
     shown: BTreeSet<AppName>,
+    /// Monotonic time of the last look at the kept counts.
+    looked_at: Option<Duration>,
+    /// Whether counts are kept.
+    is_counted: bool,
 }
 
 impl Stock {
@@ -35,25 +43,25 @@ impl Stock {
         clock: Arc<dyn Clock>,
         metrics: Arc<Metrics>,
     ) -> Self {
-        Stock { broker, engine, clock, metrics, shown: BTreeSet::new() }
+        Stock { broker, engine, clock, metrics, shown: BTreeSet::new(), looked_at: None, is_counted: false }
     }
-}
 
-impl Work for Stock {
-    async fn run(&mut self) -> Ended {
-        let mut counts = Counts::default();
-        let mut walk = self.broker.walk();
-        // After an error some are not counted, so the figures stay as they were.
-        while let Some(page) =
-            walk.next(&self.broker, &mut counts).await.map_err(|error| error.to_string())?
-        {
-            for (key, profile) in &page {
-                if !self.broker.destroy_if_revoked(key, profile).await {
-                    self.engine.mend_schedule(key, profile).await;
-                }
-            }
-            self.clock.sleep(NEXT_PAGE).await;
+    /// Adds this replica's changes to the kept counts and shows them, every half a minute.
+    async fn keep(&mut self) -> Result<(), RepositoryError> {
+        let now = self.clock.monotonic();
+        if self.looked_at.is_some_and(|at| now.saturating_sub(at) < WALK_AGAIN) {
+            return Ok(());
         }
+        self.looked_at = Some(now);
+        let counts = self.broker.keep_counts().await?;
+        self.is_counted = counts.is_some();
+        if let Some(counts) = counts {
+            self.show(counts);
+        }
+        Ok(())
+    }
+
+    fn show(&mut self, counts: Counts) {
         for ((app, status), count) in &counts.by_status {
             self.metrics.connections_by_status(app, &[(status, *count)]);
         }
@@ -62,6 +70,36 @@ impl Work for Stock {
             self.metrics.connections_gone(gone, &STATUSES);
         }
         self.shown = now;
+    }
+
+    /// One walk. After an error some are not counted, so the figures stay as they were.
+    async fn walk(&mut self) -> Result<(), RepositoryError> {
+        let mut counts = Counts::default();
+        let mut walk: Walk = self.broker.walk();
+        self.broker.status_walk_begins();
+        self.keep().await?;
+        while let Some(page) = walk.next(&self.broker, &mut counts).await? {
+            self.broker.status_walk_passed(page.app(), page.last());
+            for (key, profile) in page.connections() {
+                if !self.broker.destroy_if_revoked(key, profile).await {
+                    self.engine.mend_schedule(key, profile).await;
+                }
+            }
+            if walk.is_over() {
+                break;
+            }
+            self.clock.sleep(if self.is_counted { NEXT_PAGE } else { NEXT_PAGE_AT_FIRST }).await;
+            self.keep().await?;
+        }
+        let counts = self.broker.walk_ended(counts).await?;
+        self.is_counted = true;
+        self.show(counts);
         Ok(())
+    }
+}
+
+impl Work for Stock {
+    async fn run(&mut self) -> Ended {
+        self.walk().await.map_err(|error| error.to_string())
     }
 }

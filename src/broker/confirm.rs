@@ -10,7 +10,7 @@ use super::rights::{Barred, Put};
 use super::session::ConnectSession;
 use super::{Broker, FailureReason, Refusal, SessionState};
 use crate::domain::account::{Account, AccountId};
-use crate::domain::connection::{Profile, SignIn};
+use crate::domain::connection::{Profile, SignIn, Status};
 use crate::domain::grant::Grant;
 use crate::domain::id::{ConnectionKey, SessionId};
 use crate::domain::secret::ConfirmationCode;
@@ -256,6 +256,7 @@ impl Broker {
                 return Err(FailureReason::Revoked);
             }
             let expected = before.as_ref().map(|before| (before.revision, &before.profile));
+            let was = expected.map(|(_, profile)| profile.status());
             let tokens = std::slice::from_ref(&redeemed.token);
             // Scheduled before it is stored: an unscheduled connection would expire unnoticed.
             self.deps.engine.expect(&key, &profile, tokens).await;
@@ -263,6 +264,7 @@ impl Broker {
             match self.put(&right, expected, base, profile, tokens, &grant).await {
                 Ok(Put::Done(revision)) => {
                     self.deps.engine.connected(&key, revision.sign_in);
+                    self.status_changed(&key, was, Some(Status::Active));
                     self.shown_consents.forget(&key.app);
                     return Ok(());
                 }

@@ -40,12 +40,19 @@ impl Broker {
         self.app(&key.app)?;
         let work = async move {
             // (An unreadable connection tells nothing about a pause, and can be deleted all the same.)
-            if let Ok(held) = broker.deps.engine.inspect(&key).await {
-                broker.keep_name_paused(&key, held.connection.profile.status()).await?;
+            let held = broker.deps.engine.inspect(&key).await.ok();
+            let before = held.map(|held| held.connection.profile.status());
+            if let Some(status) = before {
+                broker.keep_name_paused(&key, status).await?;
             }
             let deleted = broker.deps.repository.delete(&key).await;
             match &deleted {
-                Ok(meant) => broker.deps.engine.deleted(&key, *meant),
+                Ok(meant) => {
+                    broker.deps.engine.deleted(&key, *meant);
+                    if meant.is_some() {
+                        broker.status_changed(&key, before, None);
+                    }
+                }
                 // It may have been deleted: read it again.
                 Err(_) => broker.deps.engine.distrust(&key),
             }

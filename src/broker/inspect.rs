@@ -203,13 +203,42 @@ pub struct Walk {
     after: Option<ConnectionName>,
 }
 
+/// A page of a walk.
+pub struct WalkedPage {
+    app: AppName,
+    connections: Vec<(ConnectionKey, Profile)>,
+    next: Option<ConnectionName>,
+}
+
+impl WalkedPage {
+    /// The app that it is of.
+    pub fn app(&self) -> &AppName {
+        &self.app
+    }
+
+    /// The name up to which the app's connections have been read; `None` if all have.
+    pub fn last(&self) -> Option<&ConnectionName> {
+        self.next.as_ref()
+    }
+
+    /// The connections of this page.
+    pub fn connections(&self) -> &[(ConnectionKey, Profile)] {
+        &self.connections
+    }
+}
+
 impl Walk {
+    /// Whether nothing is left.
+    pub fn is_over(&self) -> bool {
+        self.apps.is_empty()
+    }
+
     /// Returns the next page, counted; `None` at the end.
     pub async fn next(
         &mut self,
         broker: &Broker,
         counts: &mut Counts,
-    ) -> Result<Option<Vec<(ConnectionKey, Profile)>>, RepositoryError> {
+    ) -> Result<Option<WalkedPage>, RepositoryError> {
         let Some(app) = self.apps.last().cloned() else { return Ok(None) };
         if self.after.is_none() {
             for status in STATUSES {
@@ -225,7 +254,8 @@ impl Walk {
             self.apps.pop();
         }
         let named = |(connection, profile)| (ConnectionKey { app: app.clone(), connection }, profile);
-        Ok(Some(page.profiles.into_iter().map(named).collect()))
+        let connections = page.profiles.into_iter().map(named).collect();
+        Ok(Some(WalkedPage { app: app.clone(), connections, next: self.after.clone() }))
     }
 }
 

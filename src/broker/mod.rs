@@ -21,6 +21,7 @@ pub mod app_tokens;
 pub mod confirm;
 pub mod connect;
 mod consent_walk;
+mod counts;
 mod credential_choices;
 pub mod credentials;
 pub mod disconnect;

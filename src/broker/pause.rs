@@ -55,6 +55,7 @@ impl Broker {
             self.deps.engine.distrust(key);
             let is_so = (before.profile.status() == Status::Paused) == paused;
             if !is_so {
+                let was = before.profile.status();
                 let profile = if paused { before.profile.paused() } else { before.profile.resumed() };
                 let committed = repository
                     .commit(key, before.revision, &profile, &before.tokens, grant.as_ref(), Writer::Operator)
@@ -66,6 +67,7 @@ impl Broker {
                 if committed != Committed::Done {
                     continue;
                 }
+                self.status_changed(key, Some(was), Some(profile.status()));
             }
             if !paused {
                 self.remove_pause(key).await?;

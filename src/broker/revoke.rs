@@ -133,7 +133,9 @@ impl Broker {
             let mut counts = super::inspect::Counts::default();
             loop {
                 match walk.next(self, &mut counts).await {
-                    Ok(Some(page)) if page.iter().any(|(_, profile)| is_it(profile)) => return true,
+                    Ok(Some(page)) if page.connections().iter().any(|(_, profile)| is_it(profile)) => {
+                        return true;
+                    }
                     Ok(Some(_)) => {}
                     Ok(None) => return false,
                     Err(_) => return true,
@@ -226,6 +228,7 @@ impl Broker {
                     "a revoked connection was destroyed"
                 );
                 self.deps.engine.deleted(key, Some(profile.sign_in()));
+                self.status_changed(key, Some(profile.status()), None);
             }
             Ok(Deleted::Absent | Deleted::Another) => {}
             // It is not served anyway, and the next walk tries again.
@@ -245,7 +248,7 @@ impl Broker {
             loop {
                 match walk.next(&broker, &mut counts).await {
                     Ok(Some(page)) => {
-                        for (key, profile) in &page {
+                        for (key, profile) in page.connections() {
                             if revocation.covers(&key.app, profile) {
                                 sender.send_modify(|meant| meant.connections += 1);
                             }

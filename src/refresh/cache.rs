@@ -45,8 +45,12 @@ pub(super) fn put(
     let known = Known { held: Held::new(connection, granted), is_answer, source, epoch, begun };
     let now = ports.monotonic();
     let is_shared = ports.repository().is_shared();
+    let mut was = None;
     let is_cached = {
         let mut state = at.state();
+        if is_ours {
+            was = state.memory.cached().map(|held| held.connection.profile.status());
+        }
         match state.memory.cache(known, now, is_shared) {
             Caching::Dropped => false,
             Caching::Done { replaces_sign_in } => {
@@ -58,6 +62,9 @@ pub(super) fn put(
         }
     };
     if is_cached {
+        if was.is_some() {
+            ports.census.lock().changed(at.key, was, Some(status));
+        }
         at.slots.weigh(at.key, at.slot, now);
         at.slot.stir();
     }

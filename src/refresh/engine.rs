@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::app_token::{self, AppTokenKey, AppTokens, NoAppToken, ServedAppToken};
+use super::census::Changes;
 use super::failure::Failure;
 use super::fly::wait;
 use super::look::{look, start_read};
@@ -20,8 +21,8 @@ use super::sweep::{self, Sweep};
 use super::watch::Watched;
 use super::{due, durable, schedule as schedules};
 use crate::domain::cause::Cause;
-use crate::domain::connection::{Attempt, Profile, SignIn};
-use crate::domain::id::{AppName, CallerName, ConnectionKey};
+use crate::domain::connection::{Attempt, Profile, SignIn, Status};
+use crate::domain::id::{AppName, CallerName, ConnectionKey, ConnectionName};
 use crate::domain::random::random_bytes;
 use crate::domain::revocation::Revocation;
 use crate::domain::time::Moment;
@@ -363,6 +364,40 @@ impl Engine {
     /// Starts the next round of the sweep at once, because something became due.
     pub fn nudge_sweep(&self) {
         self.sweep.nudge();
+    }
+}
+
+/// How many connections have which status: what this process changes of it.
+impl Engine {
+    /// An act changed a connection's status; `None` is a connection that is not there. (Renewals are noted
+    /// by themselves.)
+    pub fn status_changed(&self, key: &ConnectionKey, from: Option<Status>, to: Option<Status>) {
+        self.ports.census.lock().changed(key, from, to);
+    }
+
+    /// What changed since the last call.
+    pub fn take_status_changes(&self) -> Changes {
+        self.ports.census.lock().take()
+    }
+
+    /// Puts changes back that could not be told to the store.
+    pub fn give_back_status_changes(&self, changes: Changes) {
+        self.ports.census.lock().give_back(changes);
+    }
+
+    /// A walk over all connections begins.
+    pub fn status_walk_begins(&self) {
+        self.ports.census.lock().walk_begins();
+    }
+
+    /// The walk read this app's connections up to this name; `None`: all of them.
+    pub fn status_walk_passed(&self, app: &AppName, last: Option<&ConnectionName>) {
+        self.ports.census.lock().walk_passed(app, last);
+    }
+
+    /// The walk is over: what changed behind it.
+    pub fn status_walk_ends(&self) -> Changes {
+        self.ports.census.lock().walk_ends()
     }
 }
 

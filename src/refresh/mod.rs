@@ -44,6 +44,7 @@ mod breaker;
 mod budget;
 mod cache;
 mod call;
+mod census;
 mod claims;
 #[cfg(test)]
 mod combination;
@@ -81,6 +82,7 @@ mod way;
 
 pub(crate) use answer::held_token;
 pub use app_token::{AppTokenKey, NoAppToken, ServedAppToken};
+pub use census::Changes;
 pub use claims::{Claims, ClaimsProblem};
 #[cfg(test)]
 pub(crate) use combination::Combination;

@@ -7,9 +7,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use parking_lot::Mutex;
 
 use super::breaker::Breakers;
 use super::budget::{Budget, Whose};
+use super::census::Census;
 use super::granted::Granted;
 use super::idle_limits::IdleLimits;
 use super::observer::Observer;
@@ -92,6 +94,8 @@ pub(super) struct Ports {
     pub(super) revoked: Revoked,
     pub(super) idle_limits: IdleLimits,
     pub(super) granted: Granted,
+    /// What changed the number of connections with a status.
+    pub(super) census: Mutex<Census>,
     /// Monotonic milliseconds of the store's last known answer, to whatever question.
     answered_at: AtomicU64,
 }
@@ -107,6 +111,7 @@ impl Ports {
             revoked: Revoked::default(),
             idle_limits: IdleLimits::default(),
             granted: Granted::default(),
+            census: Mutex::default(),
             answered_at: AtomicU64::new(0),
         }
     }

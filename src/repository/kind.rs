@@ -31,6 +31,8 @@ pub enum Kind {
     Replicas,
     /// That a client's assertion was used.
     Assertion,
+    /// How many connections have which status.
+    Counts,
 }
 
 impl Kind {
@@ -49,10 +51,11 @@ impl Kind {
             Kind::TokenHosts => "token-hosts",
             Kind::Replicas => "replicas",
             Kind::Assertion => "assertion",
+            Kind::Counts => "counts",
         }
     }
 
-    pub(super) const ALL: [Kind; 13] = [
+    pub(super) const ALL: [Kind; 14] = [
         Kind::ConnectSession,
         Kind::State,
         Kind::AdminConsentSession,
@@ -66,6 +69,7 @@ impl Kind {
         Kind::TokenHosts,
         Kind::Replicas,
         Kind::Assertion,
+        Kind::Counts,
     ];
 
     /// Whether such records may outlive a sealing key, and so must be rewrapped. The others expire within a
@@ -76,7 +80,8 @@ impl Kind {
             | Kind::Revocations
             | Kind::PausedName
             | Kind::CredentialChoices
-            | Kind::TokenHosts => true,
+            | Kind::TokenHosts
+            | Kind::Counts => true,
             Kind::ConnectSession
             | Kind::State
             | Kind::AdminConsentSession

@@ -58,7 +58,8 @@ metrics! {
         /// Calls to authorities that no caller without a token waits for, by cause; result is begun, or
         /// put_off because a budget was used up.
         upstream_budget_total: Counters["cause", "result"],
-        /// Connections by status.
+        /// Connections by status, as far as they are known: kept by the replicas, and corrected by a slow
+        /// walk.
         connections: IntGauges["app", "status"],
         /// Seconds until a client credential expires; negative once it has.
         credential_expiry_seconds: Gauges["app", "credential"],
@@ -81,7 +82,8 @@ metrics! {
         /// When a caller's API key, or a key by which it signs its own assertions (`key` is its `kid`), was
         /// last accepted.
         caller_key_last_used_timestamp_seconds: Gauges["caller", "key"],
-        /// Stored records that need this sealing key to be opened; remove a key only at 0.
+        /// Stored records that need this sealing key to be opened, at the last count; remove a key only with
+        /// `tokenward keyring retire`, which counts anew.
         sealing_key_records: IntGauges["key"],
         /// When a sealing key was made.
         sealing_key_created_timestamp_seconds: Gauges["key"],

@@ -382,7 +382,7 @@ impl Cluster {
 async fn walk_once(broker: &Broker, engine: &Engine, clock: &dyn Clock) {
     let (mut walk, mut counts) = (broker.walk(), Counts::default());
     while let Ok(Some(page)) = walk.next(broker, &mut counts).await {
-        for (key, profile) in &page {
+        for (key, profile) in page.connections() {
             if !broker.destroy_if_revoked(key, profile).await {
                 engine.mend_schedule(key, profile).await;
             }
