@@ -12,6 +12,9 @@
 //! of calls. If that does not suffice, it is dealt out to them in turn (`turns`). Renewals that a caller
 //! waits for take from none of these.
 
+#[cfg(test)]
+mod load;
+
 use parking_lot::Mutex;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
