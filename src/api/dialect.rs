@@ -5,8 +5,6 @@ mod managed_identity;
 mod token_endpoint;
 mod vault;
 
-use http::{HeaderMap, header};
-
 pub(super) use self::token_endpoint::tell_not_to_store;
 use super::problem::Problem;
 use crate::callers::Credential;
@@ -50,12 +48,10 @@ impl Dialect {
     /// Returns the form of a refusal. A client of managed identity that has another address than its own,
     /// such as `…/token` or `…/msi/token/`, is refused in the form that it understands: one takes any other
     /// for a token. Its credential still counts on its own paths only.
-    pub(super) fn form_for(self, headers: &HeaderMap) -> Self {
-        let is_of_identity = managed_identity::KEYS.iter().any(|name| headers.contains_key(*name));
+    pub(super) fn form_for(self, headers: &impl Fields) -> Self {
+        let is_of_identity = managed_identity::KEYS.iter().any(|name| headers.has(name));
         match self {
-            Dialect::Native if is_of_identity && !headers.contains_key(header::AUTHORIZATION) => {
-                Dialect::ManagedIdentity
-            }
+            Dialect::Native if is_of_identity && !headers.has("authorization") => Dialect::ManagedIdentity,
             dialect => dialect,
         }
     }

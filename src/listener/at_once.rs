@@ -22,7 +22,7 @@ use httparse::{EMPTY_HEADER, Header, Status};
 
 use super::answer::AnswerBody;
 use super::client_certificate::ClientCertificate;
-use super::exchange::{Shared, finished};
+use super::exchange::{Shared, finished, length_of};
 use super::pulse::Pulse;
 use super::socket::Socket;
 use super::{Peer, PeerCertificate, Refused, RequestId, Response};
@@ -162,8 +162,7 @@ impl Lane {
 
     /// Takes a request whose head is these bytes. Returns false, and has done nothing, if it is for hyper.
     pub(super) fn takes(&mut self, bytes: &[u8], pulse: &Pulse) -> bool {
-        // (hyper may still have an earlier request, or its answer.)
-        if pulse.is_answering() || pulse.is_untaken() || pulse.closes() || pulse.gives_way() {
+        if pulse.is_with_hyper() || pulse.closes() || pulse.gives_way() {
             return false;
         }
         let mut lines = [const { MaybeUninit::new(EMPTY_HEADER) }; MOST_LINES];
@@ -208,20 +207,25 @@ impl Lane {
                     Err(Refused::Panicked.problem(request_id))
                 }
             };
-            let closes = pulse.closes();
+            let shared = &*self.shared;
+            // Without room for it, a short answer replaces it, and the connection ends.
+            let (outcome, fits) = match outcome {
+                Ok(()) if pulse.request_ended(answer.lines.len() + answer.body.len()) => (Ok(()), true),
+                Ok(()) => (Err(shared.handler.refuse(Refused::Overloaded, "", request_id)), false),
+                Err(response) => {
+                    pulse.request_ended(length_of(&response));
+                    (Err(response), true)
+                }
+            };
+            let is_last = pulse.closes() || !fits;
             let (head, body) = match outcome {
                 Ok(()) => {
-                    self.shared.metrics.http_request(http::StatusCode::OK);
-                    (head_of(answer, request_id, closes, &self.shared), take(&mut answer.body))
+                    shared.metrics.http_request(http::StatusCode::OK);
+                    (head_of(answer, request_id, is_last, shared), take(&mut answer.body))
                 }
-                Err(response) => text_of(finished(&self.shared, response, request_id), closes, &self.shared),
+                Err(response) => text_of(finished(shared, response, request_id), is_last, shared),
             };
-            // Without room for it the connection ends: a listener that has none for an answer refuses too.
-            if !pulse.request_ended(head.len() + body.len()) {
-                self.under_way = None;
-                return Poll::Ready(Ok(Then::End));
-            }
-            *stage = Stage::Written { head, body, taken: 0, is_last: closes };
+            *stage = Stage::Written { head, body, taken: 0, is_last };
         }
         let Stage::Written { head, body, taken, is_last } = stage else { unreachable!("it is written now") };
         let (all, is_last) = (head.len() + body.len(), *is_last);

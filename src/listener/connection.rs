@@ -72,6 +72,7 @@ pub(super) async fn serve(
         service_fn(move |request: hyper::Request<Incoming>| {
             let (shared, pulse, peer) = (Arc::clone(&shared), Arc::clone(&pulse), peer.clone());
             let certificate = certificate.clone();
+            pulse.request_came();
             async move {
                 let response = answer(&shared, request, peer, certificate, &pulse).await;
                 Ok::<_, Infallible>(response.map(|body| Paced::new(body, &pulse)))
@@ -93,7 +94,7 @@ pub(super) async fn serve(
         let mut soft = pin!(shutdown.soft().cancelled());
         let mut hard = pin!(shutdown.hard().cancelled());
         let mut told = pin!(pulse.told());
-        let mut signals = Signals::new();
+        let signals = Signals::new();
         let (mut closing, mut gives_way) = (false, false);
         // Whether hyper is to be told that the connection closes.
         let mut untold = false;

@@ -46,6 +46,8 @@ pub(super) struct Pulse {
     awaited: AtomicBool,
     /// True if a stream is to end.
     closes: AtomicBool,
+    /// True while hyper has a request whose handling has not begun.
+    came: AtomicBool,
     /// True while a request is answered beside hyper.
     beside: AtomicBool,
 }
@@ -66,6 +68,7 @@ impl Pulse {
             untaken_since: AtomicU64::new(0),
             awaited: AtomicBool::new(false),
             closes: AtomicBool::new(false),
+            came: AtomicBool::new(false),
             beside: AtomicBool::new(false),
         }
     }
@@ -105,9 +108,20 @@ impl Pulse {
         .await;
     }
 
+    /// Records that hyper has a request: it may read on before the request's handling begins.
+    pub(super) fn request_came(&self) {
+        self.came.store(true, Ordering::Relaxed);
+    }
+
     /// Records that a request is being processed.
     pub(super) fn request_began(&self) {
+        self.came.store(false, Ordering::Relaxed);
         self.enter(Phase::Request);
+    }
+
+    /// Returns true while hyper has a request, or an answer that is not taken.
+    pub(super) fn is_with_hyper(&self) -> bool {
+        self.came.load(Ordering::Relaxed) || self.is_answering() || self.is_untaken()
     }
 
     /// Records an answer of this many bytes. Returns true if there is room for them until the client takes

@@ -13,8 +13,6 @@ pub(super) struct Signals {
     bell: Arc<Bell>,
     /// Wakes by the bell.
     waker: Waker,
-    /// The task that the bell wakes.
-    task: Option<Waker>,
 }
 
 struct Bell {
@@ -37,20 +35,15 @@ impl Signals {
     /// Nobody has waited for them yet, so they are to be asked.
     pub(super) fn new() -> Self {
         let bell = Arc::new(Bell { has_rung: AtomicBool::new(true), task: AtomicWaker::new() });
-        Signals { waker: Waker::from(Arc::clone(&bell)), bell, task: None }
+        Signals { waker: Waker::from(Arc::clone(&bell)), bell }
     }
 
     /// Returns true if they are to be asked, with [`Signals::waker`].
-    pub(super) fn have_come(&mut self, cx: &mut Context<'_>) -> bool {
-        let is_of_task = self.task.as_ref().is_some_and(|task| task.will_wake(cx.waker()));
-        if is_of_task && !self.bell.has_rung.load(Ordering::Acquire) {
-            return false;
-        }
-        // A ring uses the registration up. The next one is made before they are asked, so that nothing in
-        // between is missed.
-        self.task = Some(cx.waker().clone());
+    pub(super) fn have_come(&self, cx: &mut Context<'_>) -> bool {
+        // A ring uses the registration up, perhaps one that is made while it rings. So each poll makes one,
+        // before it looks.
         self.bell.task.register(cx.waker());
-        self.bell.has_rung.swap(false, Ordering::Acquire)
+        self.bell.has_rung.load(Ordering::Acquire) && self.bell.has_rung.swap(false, Ordering::AcqRel)
     }
 
     /// The waker for those that are asked.
@@ -78,7 +71,7 @@ mod tests {
     fn they_are_asked_at_first_and_after_each_wake() {
         let (one, other) = (Arc::new(Counts::default()), Arc::new(Counts::default()));
         let [one_waker, other_waker] = [&one, &other].map(|counts| Waker::from(Arc::clone(counts)));
-        let mut signals = Signals::new();
+        let signals = Signals::new();
         assert!(signals.have_come(&mut Context::from_waker(&one_waker)));
         assert!(!signals.have_come(&mut Context::from_waker(&one_waker)));
         signals.waker().wake_by_ref();

@@ -155,7 +155,8 @@ pub(super) async fn serve<E>(
         if request.is_plain {
             want.claims = None;
         }
-        let (trouble, is_failing) = known_trouble(ports, at, (&held, &want), begun, ports.monotonic());
+        at.state().usage.at(begun);
+        let (trouble, is_failing) = known_trouble(ports, at, (&held, &want), ports.monotonic());
         let step = plan::next(
             &held.connection.profile,
             &held.granted,
@@ -211,10 +212,11 @@ pub(super) fn serve_now(
         return None;
     }
     let want = want(&held)?;
-    let (trouble, is_failing) = known_trouble(ports, at, (&held, &want), begun, begun);
+    let (trouble, is_failing) = known_trouble(ports, at, (&held, &want), begun);
     let (profile, has_trouble) = (&connection.profile, trouble.is_some());
     match plan::next(profile, &held.granted, &connection.tokens, &want, now, has_trouble, is_failing) {
         Step::Serve { token, renew: false } if admit() => {
+            at.state().usage.at(begun);
             ports.deps.observer.cache_lookup(Lookup::Hit);
             Some(served(ports, at, token, (&held, TokenSource::Memory), begun))
         }
@@ -228,11 +230,9 @@ fn known_trouble(
     ports: &Ports,
     at: At<'_>,
     (held, want): (&Held, &Want),
-    begun: Duration,
     now: Duration,
 ) -> (Option<Trouble>, bool) {
-    let mut state = at.state();
-    state.usage.at(begun);
+    let state = at.state();
     let known = state.troubles.of(&want.resource);
     let recent = known.filter(|trouble| trouble.until > now);
     // An unsettled refresh is about the grant, whichever resource it was for.

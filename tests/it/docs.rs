@@ -17,7 +17,7 @@ use crate::http_client::{Answer, Browser, request};
 use crate::world::{ALICE, BOB, Plan, World, text};
 
 /// Documents for readers of this repository.
-const DOCUMENTS: [&str; 21] = [
+const DOCUMENTS: [&str; 22] = [
     "README.md",
     "SEMANTICS.md",
     "ARCHITECTURE.md",
@@ -37,6 +37,7 @@ const DOCUMENTS: [&str; 21] = [
     "docs/managed-identity.md",
     "docs/mail-programs.md",
     "docs/providers.md",
+    "docs/scale.md",
     "docs/vault.md",
     "docs/watch.md",
 ];

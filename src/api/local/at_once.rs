@@ -93,10 +93,10 @@ impl LocalApi {
             Asker { request_id: request_id.clone(), origin: peer.origin, dialect: dialect_word, method };
         let elapsed = self.clock.monotonic().saturating_sub(begun.monotonic);
         let out = HandOutAtOnce { at: now, asked, caller, key, words, life, elapsed };
-        let (events, id) = (Arc::clone(&self.events), request_id.clone());
+        let (events, id, form) = (Arc::clone(&self.events), request_id.clone(), dialect.form_for(head));
         let may_leave = Box::pin(async move {
             let recorded = events.handed_out_at_once(out).await;
-            recorded.map_err(|refusal| dialect.refusal(Problem::of(refusal), id.as_str()))
+            recorded.map_err(|refusal| form.refusal(Problem::of(refusal), id.as_str()))
         });
         Some(AtOnce { lines, body, may_leave })
     }

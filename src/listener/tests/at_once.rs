@@ -19,7 +19,8 @@ pub(super) fn answer(probe: &Arc<Gate>, path: &str) -> Option<AtOnce> {
         "/at-once/wait" => {
             let gate = Arc::clone(probe);
             Some(of(Box::pin(async move {
-                gate.0.notified().await;
+                gate.waiting.fetch_add(1, Ordering::SeqCst);
+                gate.opens.notified().await;
                 Ok(())
             })))
         }
@@ -38,7 +39,26 @@ pub(super) fn answer(probe: &Arc<Gate>, path: &str) -> Option<AtOnce> {
 
 /// Opens for the answers that wait.
 #[derive(Default)]
-pub(super) struct Gate(pub(super) Notify);
+pub(super) struct Gate {
+    opens: Notify,
+    /// How many have begun to wait.
+    waiting: AtomicUsize,
+}
+
+impl Gate {
+    async fn until_somebody_waits(&self) {
+        until(|| self.waiting.load(Ordering::SeqCst) > 0).await;
+    }
+}
+
+async fn until(is_so: impl Fn() -> bool) {
+    let looking = async {
+        while !is_so() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    timeout(PATIENCE, looking).await.expect("in time");
+}
 
 /// The lines of an answer's head, in their order.
 fn lines(answer: &str) -> Vec<String> {
@@ -110,12 +130,31 @@ async fn answers_come_in_the_order_of_their_requests() {
     let bodies: Vec<&str> = answers.split("\r\n\r\n").skip(1).collect();
     assert_eq!(bodies.len(), 3, "{answers}");
     assert!(bodies[2] == "waited" && served.reached() == 3, "{answers}");
+    // The next one is there before hyper begins with the first, which fills one read.
+    let head = "GET /wait HTTP/1.1\r\nHost: a\r\nA: ";
+    let first = format!("{head}{}\r\n\r\n", "x".repeat(8191 - head.len() - 4));
+    for _ in 0..20 {
+        let (mut stream, before) = (served.connect().await, served.reached());
+        send(&mut stream, &format!("{first}{PLAIN}")).await;
+        until(|| served.reached() > before).await;
+        served.probe.gate.notify_one();
+        let mut answers = one_response(&mut stream).await;
+        if answers.matches("HTTP/1.1 ").count() < 2 {
+            answers.push_str(&one_response(&mut stream).await);
+        }
+        let bodies: Vec<&str> = answers.split("\r\n\r\n").skip(1).collect();
+        assert!(bodies[0].starts_with("waited") && bodies[1] == "at once", "{answers}");
+    }
     // The next one comes while hyper has one under way, and while one is under way beside it.
     let waits = "GET /wait HTTP/1.1\r\nHost: a\r\n\r\n";
-    for (first, open) in [(waits, &served.probe.gate), (WAITS, &served.probe.at_once.0)] {
-        let mut stream = served.connect().await;
+    for (first, open) in [(waits, &served.probe.gate), (WAITS, &served.probe.at_once.opens)] {
+        let (mut stream, before) = (served.connect().await, served.reached());
         send(&mut stream, first).await;
-        tokio::time::sleep(Duration::from_millis(20)).await;
+        if first == waits {
+            until(|| served.reached() > before).await;
+        } else {
+            served.probe.at_once.until_somebody_waits().await;
+        }
         send(&mut stream, PLAIN).await;
         tokio::time::sleep(Duration::from_millis(20)).await;
         let mut nothing = [0; 1];
@@ -153,9 +192,7 @@ async fn a_soft_stop_waits_for_an_answer_beside_hyper_and_a_hard_stop_does_not()
         let served = tcp(Limits::default());
         let mut stream = served.connect().await;
         send(&mut stream, WAITS).await;
-        let series = "tokenward_http_connections{listener=\"test\"} 1";
-        served.eventually(series).await;
-        tokio::time::sleep(Duration::from_millis(20)).await;
+        served.probe.at_once.until_somebody_waits().await;
         if is_hard {
             served.shutdown.abort();
             assert_eq!(rest(&mut stream).await, "");
@@ -163,8 +200,8 @@ async fn a_soft_stop_waits_for_an_answer_beside_hyper_and_a_hard_stop_does_not()
         }
         served.shutdown.stop();
         tokio::time::sleep(Duration::from_millis(50)).await;
-        assert!(served.shows(series), "it is not cut off");
-        served.probe.at_once.0.notify_one();
+        assert!(served.shows("tokenward_http_connections{listener=\"test\"} 1"), "it is not cut off");
+        served.probe.at_once.opens.notify_one();
         let answer = rest(&mut stream).await;
         assert!(answer.contains("connection: close\r\n") && answer.ends_with("at once"), "{answer}");
         served.eventually("tokenward_http_connections{listener=\"test\"} 0").await;
@@ -189,11 +226,12 @@ async fn a_client_that_does_not_take_such_an_answer_loses_its_connection() {
 
 #[tokio::test]
 async fn an_old_connection_ends_after_its_answer() {
-    let served = tcp(Limits { max_age: Duration::from_millis(100), ..Limits::default() });
+    let served = tcp(Limits { max_age: Duration::from_millis(500), ..Limits::default() });
     let mut stream = served.connect().await;
     send(&mut stream, WAITS).await;
-    tokio::time::sleep(Duration::from_millis(200)).await;
-    served.probe.at_once.0.notify_one();
+    served.probe.at_once.until_somebody_waits().await;
+    tokio::time::sleep(Duration::from_millis(700)).await;
+    served.probe.at_once.opens.notify_one();
     let answer = rest(&mut stream).await;
     assert!(answer.contains("connection: close\r\n") && answer.ends_with("at once"), "{answer}");
 }

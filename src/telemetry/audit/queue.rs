@@ -1,6 +1,7 @@
 //! The queue between those who record and the thread that writes, with a lane of its own for strangers.
 
 use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -43,12 +44,16 @@ impl Batch {
         self.written.get().copied()
     }
 
-    /// Waits for the outcome; `None` if those who wait are asked to look before.
-    pub(super) async fn outcome_or_stir(&self) -> Option<Recorded> {
-        // Registered before the look, so that nothing in between is missed.
+    /// Waits for the outcome; `None` if those who wait are asked to look before, or nobody is there who would
+    /// ask them.
+    pub(super) async fn outcome_or_stir(&self, is_unwatched: impl Fn() -> bool) -> Option<Recorded> {
+        // Registered before the looks, so that nothing in between is missed.
         let news = self.news.notified();
         if let Some(outcome) = self.outcome() {
             return Some(outcome);
+        }
+        if is_unwatched() {
+            return None;
         }
         news.await;
         self.outcome()
@@ -57,7 +62,7 @@ impl Batch {
     /// Waits for the outcome.
     pub(super) async fn wait(&self) -> Recorded {
         loop {
-            if let Some(outcome) = self.outcome_or_stir().await {
+            if let Some(outcome) = self.outcome_or_stir(|| false).await {
                 return outcome;
             }
         }
@@ -93,6 +98,8 @@ pub(super) struct Queue {
     came: Condvar,
     /// Signals that the writer has taken everything.
     taken: Notify,
+    /// True while the sink's thread writes, which otherwise watches those who do.
+    by_thread: AtomicBool,
 }
 
 /// The batch that is written next.
@@ -128,7 +135,13 @@ impl Queue {
             writer_sleeps: false,
             closed: false,
         };
-        Queue { room, next: Mutex::new(next), came: Condvar::new(), taken: Notify::new() }
+        Queue {
+            room,
+            next: Mutex::new(next),
+            came: Condvar::new(),
+            taken: Notify::new(),
+            by_thread: AtomicBool::new(false),
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, Next> {
@@ -216,6 +229,16 @@ impl Queue {
     /// Returns true if records wait for which somebody waits.
     pub(super) fn is_awaited(&self) -> bool {
         !self.lock().events.is_empty()
+    }
+
+    /// The sink's thread begins to write, or ends. While it writes, nobody has others look.
+    pub(super) fn writes_by_thread(&self, is_so: bool) {
+        self.by_thread.store(is_so, Ordering::SeqCst);
+    }
+
+    /// Returns true while the sink's thread writes.
+    pub(super) fn is_by_thread(&self) -> bool {
+        self.by_thread.load(Ordering::SeqCst)
     }
 
     /// Has those who wait for a record look how long that has been.

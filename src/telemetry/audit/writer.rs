@@ -118,7 +118,13 @@ impl AuditWriter {
                 }
             };
             while reader.wait(runtime.as_ref().map(|_| (LOOK_EVERY, look))) {
-                take_pen().write_waiting(&reader.0);
+                reader.0.writes_by_thread(true);
+                let mut pen = take_pen();
+                // (Those who wait for it until now had a watch.)
+                reader.0.stir();
+                pen.write_waiting(&reader.0);
+                drop(pen);
+                reader.0.writes_by_thread(false);
             }
             take_pen().sign_the_rest();
             // The receiver may be gone.
@@ -200,7 +206,7 @@ impl Audit for AuditWriter {
                     let mut patience = PATIENCE;
                     if self.is_helped() {
                         self.help();
-                        if let Some(outcome) = batch.outcome_or_stir().await {
+                        if let Some(outcome) = batch.outcome_or_stir(|| self.queue.is_by_thread()).await {
                             wakes.not_needed();
                             return outcome;
                         }
@@ -233,6 +239,8 @@ impl Audit for AuditWriter {
     }
 
     fn tick(&self) {
+        // (Whoever should have watched may have died.)
+        self.queue.stir();
         let signed_at = Duration::from_millis(self.state.signed_at.load(Ordering::Relaxed));
         let is_due = self.clock.monotonic().saturating_sub(signed_at) >= WITHIN;
         if is_due && self.signing.key().is_some() {
