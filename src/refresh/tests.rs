@@ -380,8 +380,8 @@ fn a_record_that_is_loaded_behind_its_delete_is_deleted_again() {
     assert!(!stored(&scene));
 }
 
-/// Another replica renewed the grant within the second for which a read counts: whoever gets the lease learns
-/// that, and does not use the older grant once more.
+/// Another replica renewed the grant within the second for which a read counts. The lease's answer shows it,
+/// and the older grant is not used once more.
 #[test]
 fn what_was_read_a_moment_ago_is_not_used_if_another_has_renewed_it_since() {
     let scene = Scene::new(LIFE);

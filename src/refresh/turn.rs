@@ -46,7 +46,7 @@ pub(super) async fn with_lease(
             let state = at.state();
             (state.memory.epoch(), state.memory.at_hand(ports.monotonic()))
         };
-        // What was read a moment ago will do: whoever gets the lease learns whether it still is stored.
+        // A record that was read a moment ago will do: the lease's answer says whether it is still stored.
         let loaded = match at_hand.filter(|_| !is_refuted) {
             Some(loaded) => loaded,
             None => load(ports, at, epoch)

@@ -92,8 +92,8 @@ pub trait Records: Send + Sync {
 /// Leases: the right to refresh a connection, or to do another job of [`LeaseOf`].
 #[async_trait]
 pub trait Leases: Send + Sync {
-    /// Tries to take a lease for `ttl`. Who gets it learns the stored revision in the same step, and needs no
-    /// look of its own at whether the connection has changed. A repeated attempt with the same nonce is told
+    /// Tries to take a lease for `ttl`. The answer has the stored revision of the same step, so its holder
+    /// need not ask whether the connection has changed. A repeated attempt with the same nonce is told
     /// the same of earlier intents, as long as the connection is still of the same sign-in.
     async fn take_lease(
         &self,

@@ -68,7 +68,7 @@ impl Batch {
         }
     }
 
-    /// Has those who wait look how long that has been.
+    /// Has the requests that wait check how long they have waited.
     fn stir(&self) {
         self.news.notify_waiters();
     }
@@ -241,7 +241,7 @@ impl Queue {
         self.by_thread.load(Ordering::SeqCst)
     }
 
-    /// Has those who wait for a record look how long that has been.
+    /// Has the requests that wait for a record check how long they have waited.
     pub(super) fn stir(&self) {
         let next = self.lock();
         let batches = [Arc::clone(&next.before), Arc::clone(&next.batch)];
