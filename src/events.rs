@@ -7,6 +7,7 @@ mod strangers;
 use parking_lot::{Mutex, RwLock};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use crate::authority::{AuthorityEvent, AuthorityObserver, Endpoint};
@@ -29,7 +30,9 @@ use crate::listener::{Origin, RequestId};
 use crate::refresh::{LeaseOutcome, Lookup, Observer, Swept};
 use crate::store::StoreError;
 use crate::store::observed::{OPERATIONS, Risk, StoreObserver};
-use crate::telemetry::audit::{Action, Audit, AuditEvent, Noted, Recorded, TokenWords};
+use crate::telemetry::audit::{
+    Action, Audit, AuditEvent, HandOutRecord, HandOutText, Noted, Recorded, TokenWords,
+};
 use crate::telemetry::metrics::{CacheResult, LeaseResult, Metrics, TokenRequestHandles};
 use crate::telemetry::sampler::Sampler;
 use crate::telemetry::session_mark::SessionMark;
@@ -98,39 +101,37 @@ pub struct HandOut<'a> {
     pub detail: BTreeMap<&'static str, String>,
 }
 
-/// The sender of a request, for work that outlasts its handler.
-pub struct Asker {
-    /// As in [`Who`].
-    pub request_id: RequestId,
-    /// As in [`Who`].
-    pub origin: Origin,
-    /// As in [`Who`].
-    pub dialect: &'static str,
-    /// As in [`Who`].
-    pub method: AuthMethod,
+/// What all hand-outs of a token to one caller have in common, made once.
+pub struct Routine {
+    caller: Arc<Caller>,
+    method: AuthMethod,
+    dialect: &'static str,
+    key: ConnectionKey,
+    /// What their records have in common.
+    text: Arc<HandOutText>,
+    /// Their counters, as they were in this generation of the configuration.
+    handles: Arc<TokenRequestHandles>,
+    generation: u64,
 }
 
-impl Asker {
-    fn who(&self) -> Who<'_> {
-        let Asker { request_id, origin, dialect, method } = self;
-        let (origin, method) = (*origin, Some(*method));
-        Who { request_id, origin, listener: Listener::Local, dialect, method }
-    }
-}
+/// The routines of one token: of its last few callers.
+#[derive(Default)]
+pub struct Routines(Mutex<Vec<Arc<Routine>>>);
 
-/// A token that is handed out by an answer that outlasts its handler.
-pub struct HandOutAtOnce {
+/// Most callers of one token whose routine is kept. A token seldom has more than one.
+const MOST_ROUTINES: usize = 4;
+
+/// A hand-out that is routine, by an answer that outlasts its handler.
+pub struct RoutineHandOut {
+    /// What it has in common with others.
+    pub routine: Arc<Routine>,
     /// When.
     pub at: Timestamp,
-    /// Who asked.
-    pub asked: Asker,
-    /// The caller that gets it.
-    pub caller: Arc<Caller>,
-    /// Its connection.
-    pub key: ConnectionKey,
-    /// What its record says of the token.
-    pub words: Arc<TokenWords>,
-    /// The life it has left.
+    /// Where the request came from.
+    pub origin: Origin,
+    /// The request's id.
+    pub request_id: RequestId,
+    /// The life that the token has left.
     pub life: Duration,
     /// How long the request took.
     pub elapsed: Duration,
@@ -175,6 +176,8 @@ pub struct Events {
     clock: Arc<dyn Clock>,
     /// Counters of each (app, caller, dialect), resolved once.
     handles: RwLock<BTreeMap<AppName, BTreeMap<CallerName, OfDialects>>>,
+    /// Counts the configurations: each makes new counters.
+    generation: AtomicU64,
     strangers: crowd::Crowd,
     /// Whether a token is handed out only if a sink took its record.
     is_fail_closed: bool,
@@ -188,8 +191,8 @@ impl Events {
     pub fn new(metrics: Arc<Metrics>, audit: Arc<dyn Audit>, clock: Arc<dyn Clock>) -> Self {
         metrics.expect_strangers(Stranger::all().map(Stranger::as_str));
         let (strangers, refusals) = (crowd::Crowd::default(), Sampler::default());
-        let (handles, is_fail_closed) = (RwLock::default(), false);
-        Events { metrics, audit, clock, handles, strangers, is_fail_closed, refusals }
+        let (handles, generation, is_fail_closed) = (RwLock::default(), AtomicU64::new(0), false);
+        Events { metrics, audit, clock, handles, generation, strangers, is_fail_closed, refusals }
     }
 
     /// Sets whether a token is handed out only if a sink took its record.
@@ -217,6 +220,7 @@ impl Events {
         });
         // Their counters may have ended.
         self.handles.write().clear();
+        self.generation.fetch_add(1, Ordering::AcqRel);
         issuers.iter().for_each(|issuer| self.metrics.expect_issuer(issuer));
         for app in &apps {
             self.metrics.expect_app(app, &Endpoint::WORDS);
@@ -260,17 +264,68 @@ impl Events {
         refusal
     }
 
-    /// Reports a hand-out like [`Events::handed_out`], for an answer that outlasts its handler.
+    /// Returns the routine of a token's hand-outs to a caller, by what it has proven and in this dialect.
+    pub fn routine(
+        &self,
+        known: &Routines,
+        (caller, method): (&Arc<Caller>, AuthMethod),
+        dialect: &'static str,
+        key: &ConnectionKey,
+        words: impl FnOnce() -> Arc<TokenWords>,
+    ) -> Arc<Routine> {
+        let generation = self.generation.load(Ordering::Acquire);
+        let is_it = |routine: &&Arc<Routine>| {
+            Arc::ptr_eq(&routine.caller, caller)
+                && (routine.method, routine.generation) == (method, generation)
+                && routine.dialect == dialect
+        };
+        let mut known = known.0.lock();
+        if let Some(routine) = known.iter().find(is_it) {
+            return Arc::clone(routine);
+        }
+        let mut event = AuditEvent::new(Timestamp::default(), Action::Token, "ok");
+        event.method = Some(method.as_str());
+        event.door = Some(dialect);
+        let words = words();
+        event.scopes = Arc::clone(&words.scopes);
+        let event = Draft(event).caller(&caller.name).key(key).0.token(&words, Duration::ZERO);
+        let routine = Arc::new(Routine {
+            caller: Arc::clone(caller),
+            method,
+            dialect,
+            key: key.clone(),
+            text: Arc::new(HandOutText::of(event)),
+            handles: self.handles(&key.app, &caller.name, dialect),
+            generation,
+        });
+        if known.len() >= MOST_ROUTINES {
+            known.remove(0);
+        }
+        known.push(Arc::clone(&routine));
+        routine
+    }
+
+    /// Reports a hand-out like [`Events::handed_out`], when it is first polled.
     ///
     /// # Errors
     /// As there.
-    pub async fn handed_out_at_once(self: Arc<Self>, out: HandOutAtOnce) -> Result<(), Refusal> {
-        let HandOutAtOnce { at, asked, caller, key, words, life, elapsed } = out;
-        let event = hand_out(at, asked.who(), (&caller.name, &key), &words, life);
-        if !self.may_leave(event).await {
-            return Err(self.not_recorded(asked.who(), (&caller.name, &key), elapsed));
+    pub async fn handed_out_by_routine(self: Arc<Self>, out: RoutineHandOut) -> Result<(), Refusal> {
+        let RoutineHandOut { routine, at, origin, request_id, life, elapsed } = out;
+        let record = HandOutRecord {
+            at,
+            text: Arc::clone(&routine.text),
+            source: origin.into(),
+            expires_in: life.as_secs(),
+            request_id: request_id.shared(),
+        };
+        let recorded = Arc::clone(&self.audit).record_hand_out(record).await;
+        if recorded == Recorded::Lost && self.is_fail_closed {
+            let Routine { caller, method, dialect, key, .. } = &*routine;
+            let (listener, method) = (Listener::Local, Some(*method));
+            let who = Who { request_id: &request_id, origin, listener, dialect, method };
+            return Err(self.not_recorded(who, (&caller.name, key), elapsed));
         }
-        self.handles(&key.app, &caller.name, asked.dialect).served(elapsed);
+        routine.handles.served(elapsed);
         Ok(())
     }
 

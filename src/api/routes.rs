@@ -158,16 +158,48 @@ pub(super) const fn listed<A: Api, const N: usize>(
     routes
 }
 
-/// The paths of a table, each once and in its parts, behind the first slash.
-pub(super) struct Paths(Vec<(&'static str, Vec<&'static str>)>);
+/// The paths of a table, each once.
+pub(super) struct Paths(Vec<Path>);
+
+/// A path of a table.
+struct Path {
+    /// As the table spells it.
+    text: &'static str,
+    /// Its parts, behind the first slash.
+    parts: Vec<Part>,
+}
+
+/// A part of a path.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Part {
+    /// A word that stands there.
+    Word(&'static str),
+    /// A parameter that takes one segment.
+    One(&'static str),
+    /// `{connection}`
+    Connection,
+    /// `{mount}`
+    Mount,
+}
+
+impl Part {
+    fn of(text: &'static str) -> Self {
+        match text.strip_prefix('{').map(|name| name.trim_end_matches('}')) {
+            None => Part::Word(text),
+            Some("connection") => Part::Connection,
+            Some("mount") => Part::Mount,
+            Some(name) => Part::One(name),
+        }
+    }
+}
 
 impl Paths {
     /// Reads a table's paths.
     pub(super) fn of<A: Api>() -> Self {
-        let mut paths: Vec<(&'static str, Vec<&'static str>)> = Vec::new();
+        let mut paths: Vec<Path> = Vec::new();
         for Route { path, .. } in A::TABLE {
-            if !paths.iter().any(|(known, _)| known == path) {
-                paths.push((path, path.split('/').skip(1).collect()));
+            if !paths.iter().any(|known| known.text == *path) {
+                paths.push(Path { text: path, parts: path.split('/').skip(1).map(Part::of).collect() });
             }
         }
         Paths(paths)
@@ -175,7 +207,8 @@ impl Paths {
 
     /// Whether a path begins with this word, behind the version: no mount does.
     fn is_ours(&self, word: &str) -> bool {
-        self.0.iter().any(|(_, parts)| parts.get(1) == Some(&word))
+        let is_it = |path: &Path| matches!(path.parts.get(1), Some(Part::Word(ours)) if *ours == word);
+        self.0.iter().any(is_it)
     }
 }
 
@@ -185,49 +218,62 @@ impl Paths {
 /// The 404 of a path that the table does not have, or what is wrong with what the path names.
 pub(super) fn find<A: Api>(segments: &[Cow<'_, str>]) -> Result<Found<A>, Problem> {
     let (paths, last) = (A::paths(), segments.last().map(AsRef::as_ref));
-    let found = paths.0.iter().find_map(|(path, parts)| {
+    let found = paths.0.iter().find_map(|path| {
         // (Most are ruled out by their last word.)
-        let is_other = parts.last().is_some_and(|part| !part.starts_with('{') && Some(*part) != last);
-        if is_other { None } else { Some((*path, parameters(paths, parts, segments)?)) }
+        let is_other = matches!(path.parts.last(), Some(Part::Word(word)) if Some(*word) != last);
+        if is_other { None } else { Some((path.text, parameters(paths, &path.parts, segments)?)) }
     });
-    let (path, parameters) = found.ok_or_else(Problem::no_such_path)?;
-    Ok(Found { target: target::<A>(&parameters)?, path, api: PhantomData })
+    let (path, (parameters, count)) = found.ok_or_else(Problem::no_such_path)?;
+    Ok(Found { target: target::<A>(&parameters[..count])?, path, api: PhantomData })
 }
 
 /// A parameter of a path, and the segments that stand for it.
 type Parameter<'s> = (&'static str, &'s [Cow<'s, str>]);
+/// Most parameters of a path.
+const MOST_PARAMETERS: usize = 2;
 
-/// Which segments stand for each parameter of a path; `None` when they ask for another path.
+/// Which segments stand for each parameter of a path, and how many it has; `None` when they ask for another
+/// path.
 fn parameters<'s>(
     paths: &Paths,
-    mut parts: &[&'static str],
+    mut parts: &[Part],
     segments: &'s [Cow<'s, str>],
-) -> Option<Vec<Parameter<'s>>> {
-    let mut parameters = Vec::new();
-    let mut rest = segments;
+) -> Option<([Parameter<'s>; MOST_PARAMETERS], usize)> {
+    let mut parameters: [Parameter<'s>; MOST_PARAMETERS] = [("", &[]); MOST_PARAMETERS];
+    let (mut rest, mut count) = (segments, 0);
     while let Some((part, following)) = parts.split_first() {
-        let of_part = match *part {
-            "{connection}" => rest.len().checked_sub(following.len())?,
+        let (name, of_part) = match part {
+            Part::Word(word) => {
+                let (first, after) = rest.split_first()?;
+                if first != word {
+                    return None;
+                }
+                (rest, parts) = (after, following);
+                continue;
+            }
+            Part::One(name) => (*name, 1),
+            Part::Connection => ("connection", rest.len().checked_sub(following.len())?),
             // Up to the first place where its path goes on.
-            "{mount}" => rest.iter().position(|segment| Some(&segment.as_ref()) == following.first())?,
-            _ => 1,
+            Part::Mount => {
+                let Some(Part::Word(word)) = following.first() else { return None };
+                ("mount", rest.iter().position(|segment| segment == word)?)
+            }
         };
         let (named, after) = rest.split_at_checked(of_part)?;
-        (rest, parts) = (after, following);
-        match (part.strip_prefix('{'), named) {
-            (Some("connection}" | "mount}"), []) => return None,
-            (Some("mount}"), [first, ..]) if paths.is_ours(first) => return None,
-            (Some("connection}"), [_, .., last])
-                if BELOW_A_CONNECTION.contains(&last.as_ref()) && rest.is_empty() =>
+        match (part, named) {
+            (_, []) => return None,
+            (Part::Mount, [first, ..]) if paths.is_ours(first) => return None,
+            (Part::Connection, [_, .., last])
+                if BELOW_A_CONNECTION.contains(&last.as_ref()) && after.is_empty() =>
             {
                 return None;
             }
-            (Some(name), named) => parameters.push((name.trim_end_matches('}'), named)),
-            (None, [literal]) if literal == part => {}
-            (None, _) => return None,
+            _ => {}
         }
+        *parameters.get_mut(count)? = (name, named);
+        (rest, parts, count) = (after, following, count + 1);
     }
-    rest.is_empty().then_some(parameters)
+    rest.is_empty().then_some((parameters, count))
 }
 
 /// A name that takes several segments, as it was before it was split.

@@ -3,6 +3,7 @@
 
 use parking_lot::{Mutex, RwLock};
 use std::collections::HashMap;
+use std::hash::{BuildHasher as _, RandomState};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
@@ -11,7 +12,7 @@ use aws_lc_rs::constant_time::verify_slices_are_equal;
 
 use super::api_key::{KeyHash, KeyHasher, PresentedKey};
 use super::key_file::{self, KeyFile, KeyFileError, KeyInfo, MOST_LIVE_KEYS, Stamp};
-use super::{AuthenticationFailure, CallersError, KeyFileProblem, KeyUse};
+use super::{AuthenticationFailure, Caller, CallersError, KeyFileProblem, KeyUse};
 use crate::domain::id::CallerName;
 use crate::domain::time::Timestamp;
 use crate::keyring::{KeyId, Keyring};
@@ -27,6 +28,7 @@ pub(super) struct KeyIndex {
     keyring: Arc<Keyring>,
     secrets: SecretReader,
     current: RwLock<Arc<Keys>>,
+    marks: Marks,
     /// When a request last found that a check is due, in milliseconds since the Unix epoch.
     asked_at: AtomicI64,
     /// When the latest completed check began, likewise.
@@ -63,6 +65,38 @@ struct Key {
 }
 
 const NEVER: i64 = i64::MIN;
+
+impl Key {
+    /// Notes its use. Returns false if it is not live.
+    fn used(&self, now: Timestamp) -> bool {
+        let is_live = self.info.is_live(now);
+        // (Written once a millisecond at most: many may use it at one time.)
+        if is_live && self.last_used_at.load(Ordering::Relaxed) < now.unix_millis() {
+            self.last_used_at.fetch_max(now.unix_millis(), Ordering::Relaxed);
+        }
+        is_live
+    }
+}
+
+/// The key that was presented last on a connection, which most likely comes again. The key itself is not kept.
+pub(super) struct Remembered {
+    mark: [u64; 2],
+    /// All keys as they were then. No others are the same.
+    keys: Arc<Keys>,
+    key: Arc<Key>,
+    caller: Arc<Caller>,
+}
+
+/// Makes marks of what is presented: 128 bits of two hashes, each keyed with a random secret of this process,
+/// so that nobody finds a text with the mark of another one.
+#[derive(Default)]
+struct Marks([RandomState; 2]);
+
+impl Marks {
+    fn of(&self, text: &str) -> [u64; 2] {
+        [self.0[0].hash_one(text), self.0[1].hash_one(text)]
+    }
+}
 
 /// The data that an authentication uses; replaced as a whole.
 struct Keys {
@@ -110,6 +144,7 @@ impl KeyIndex {
         }
         Ok(KeyIndex {
             current: RwLock::new(Arc::new(Keys::new(&watched.files, &keyring))),
+            marks: Marks::default(),
             keyring,
             secrets,
             asked_at: AtomicI64::new(now.unix_millis()),
@@ -128,11 +163,7 @@ impl KeyIndex {
         now: Timestamp,
     ) -> Result<CallerName, AuthenticationFailure> {
         let (caller, key) = self.current().find(presented).ok_or(AuthenticationFailure::Unknown)?;
-        if !key.info.is_live(now) {
-            return Err(AuthenticationFailure::Expired);
-        }
-        key.last_used_at.fetch_max(now.unix_millis(), Ordering::Relaxed);
-        Ok(caller)
+        if key.used(now) { Ok(caller) } else { Err(AuthenticationFailure::Expired) }
     }
 
     pub(super) fn uses(&self) -> Vec<KeyUse> {
@@ -227,6 +258,32 @@ impl KeyIndex {
     #[cfg(test)]
     pub(super) fn hang(&self) -> impl Drop + '_ {
         self.lock()
+    }
+
+    /// Returns the caller of this live key from what is known, like [`KeyIndex::known`], and remembers it.
+    /// While the same is presented and the keys are the same, nothing is computed but a mark of it.
+    pub(super) fn known_again(
+        &self,
+        text: &str,
+        remembered: &mut Option<Remembered>,
+        now: Timestamp,
+        caller: impl FnOnce(&CallerName) -> Option<Arc<Caller>>,
+    ) -> Option<Arc<Caller>> {
+        let mark = self.marks.of(text);
+        let known = remembered
+            .as_ref()
+            .filter(|known| known.mark == mark && Arc::ptr_eq(&known.keys, &self.current.read()));
+        if let Some(known) = known {
+            return known.key.used(now).then(|| Arc::clone(&known.caller));
+        }
+        let keys = self.current();
+        let (name, key) = keys.find(&PresentedKey::parse(text)?)?;
+        let caller = caller(&name)?;
+        if !key.used(now) {
+            return None;
+        }
+        *remembered = Some(Remembered { mark, keys, key, caller: Arc::clone(&caller) });
+        Some(caller)
     }
 
     fn current(&self) -> Arc<Keys> {

@@ -239,6 +239,11 @@ pub struct KeyFileProblem {
     pub problem: String,
 }
 
+/// What is remembered of a connection's last request, so that the same credential is found faster. It has no
+/// secret.
+#[derive(Default)]
+pub struct Remembered(Option<key_index::Remembered>);
+
 /// The callers now in force; a reload replaces them as a whole.
 pub type LiveCallers = Arc<ArcSwap<Callers>>;
 
@@ -371,6 +376,7 @@ impl Callers {
         &self,
         presented: Credential<'_>,
         accepted: AuthMethods,
+        remembered: &mut Remembered,
         now: Timestamp,
     ) -> Option<Authenticated> {
         match presented {
@@ -378,8 +384,8 @@ impl Callers {
                 if self.keys.is_nearly_due(now) {
                     return None;
                 }
-                let name = self.keys.known(&PresentedKey::parse(text)?, now).ok()?;
-                Some(Authenticated { caller: self.named(&name)?, method: AuthMethod::ApiKeys })
+                let caller = self.keys.known_again(text, &mut remembered.0, now, |name| self.named(name))?;
+                Some(Authenticated { caller, method: AuthMethod::ApiKeys })
             }
             Credential::UnixPeer { uid } if accepted.contains(AuthMethod::UnixUser) => {
                 Some(Authenticated { caller: self.identities.of_uid(uid)?, method: AuthMethod::UnixUser })

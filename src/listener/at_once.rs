@@ -7,8 +7,10 @@
 //! Everything else goes to hyper as if this file did not exist: it is a shorter way to the same answer, and
 //! never another answer.
 //!
-//! The head is read by hyper's own parser, httparse, after the check of its framing (`guard.rs`).
+//! The head is read by hyper's own parser, httparse. What it finds is held against the rules of `guard.rs`,
+//! so that a head that is taken here is one that passes there; a test compares the two.
 
+use std::any::Any;
 use std::io;
 use std::mem::MaybeUninit;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -19,10 +21,12 @@ use std::task::{Context, Poll, ready};
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue};
 use httparse::{EMPTY_HEADER, Header, Status};
+use memchr::memchr_iter;
 
 use super::answer::AnswerBody;
 use super::client_certificate::ClientCertificate;
 use super::exchange::{Shared, finished, length_of};
+use super::guard::is_host;
 use super::pulse::Pulse;
 use super::socket::Socket;
 use super::{Peer, PeerCertificate, Refused, RequestId, Response};
@@ -33,6 +37,8 @@ use crate::domain::task::BoxFuture;
 const LONGEST_TARGET: usize = 1024;
 /// Most header lines of a head that is answered here.
 const MOST_LINES: usize = 32;
+/// Most bytes of one. Every listener takes as many.
+const LONGEST_HEAD: usize = 8 * 1024;
 
 /// The header fields of a request, by name.
 pub trait Fields {
@@ -78,24 +84,43 @@ impl<'a> PlainHead<'a> {
     fn read(bytes: &'a [u8], lines: &'a mut [MaybeUninit<Header<'a>>]) -> Option<Self> {
         let mut request = httparse::Request::new(&mut []);
         match request.parse_with_uninit_headers(bytes, lines) {
-            Ok(Status::Complete(length)) if length == bytes.len() => {}
+            Ok(Status::Complete(length)) if length == bytes.len() && length <= LONGEST_HEAD => {}
             _ => return None,
         }
         let (Some(method), Some(target), Some(1)) = (request.method, request.path, request.version) else {
             return None;
         };
         let head = PlainHead { method, target, lines: request.headers };
+        // httparse takes a bare LF for the end of a line, too, and empty lines before the first. Each line
+        // that it found ends in one LF, and no CR stands elsewhere; so each has one exactly if there are as
+        // many as lines: the request's, the fields', and the empty one.
+        let ends_as_it_should = memchr_iter(b'\r', bytes).count() == head.lines.len() + 2;
+        let is_ordinary = target.len() <= LONGEST_TARGET
+            && target.starts_with('/')
+            && target.bytes().fold(true, |so_far, byte| so_far & ORDINARY[usize::from(byte)]);
+        (ends_as_it_should && is_ordinary && head.has_plain_lines()).then_some(head)
+    }
+
+    /// Whether its fields ask for no more than an answer, and say that no body follows.
+    fn has_plain_lines(&self) -> bool {
+        let mut hosts = 0;
         let is_plain = |line: &Header<'_>| match line.name.len() {
-            // Each asks for more than an answer.
+            4 if line.name.eq_ignore_ascii_case("host") => {
+                hosts += 1;
+                is_host(line.value)
+            }
             6 => !line.name.eq_ignore_ascii_case("expect"),
             7 => !line.name.eq_ignore_ascii_case("upgrade"),
             10 if line.name.eq_ignore_ascii_case("connection") => {
                 line.value.eq_ignore_ascii_case(b"keep-alive")
             }
+            14 if line.name.eq_ignore_ascii_case("content-length") => line.value == b"0",
+            17 => !line.name.eq_ignore_ascii_case("transfer-encoding"),
             _ => true,
         };
-        let is_ordinary = target.len() <= LONGEST_TARGET && target.bytes().all(is_ordinary);
-        (is_ordinary && head.lines.iter().all(is_plain)).then_some(head)
+        // (Of two lengths of 0, the second is left to the strict check.)
+        let has_one_length = self.values("content-length").nth(1).is_none();
+        self.lines.iter().all(is_plain) && hosts == 1 && has_one_length
     }
 }
 
@@ -106,9 +131,20 @@ impl Fields for PlainHead<'_> {
 }
 
 /// Whether a byte of a target means the same to every reader of URLs.
-fn is_ordinary(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric() || b"-._~/%?=&+:@,;!$'()*".contains(&byte)
-}
+const ORDINARY: [bool; 256] = {
+    let mut ordinary = [false; 256];
+    let mut byte: u8 = 0;
+    while byte < 128 {
+        ordinary[byte as usize] = byte.is_ascii_alphanumeric();
+        byte += 1;
+    }
+    let (signs, mut at) = (b"-._~/%?=&+:@,;!$'()*", 0);
+    while at < signs.len() {
+        ordinary[signs[at] as usize] = true;
+        at += 1;
+    }
+    ordinary
+};
 
 /// An answer that is made at once: 200, with what its handler gives it.
 pub struct AtOnce {
@@ -120,11 +156,15 @@ pub struct AtOnce {
     pub may_leave: BoxFuture<'static, Result<(), Response>>,
 }
 
+/// What a handler remembers of a connection from one such request to the next.
+pub type Memory = Option<Box<dyn Any + Send>>;
+
 /// The way of such requests through one connection.
 pub(super) struct Lane {
     shared: Arc<Shared>,
     peer: Peer,
     certificate: Option<Arc<ClientCertificate>>,
+    memory: Memory,
     under_way: Option<UnderWay>,
 }
 
@@ -152,7 +192,7 @@ pub(super) enum Then {
 
 impl Lane {
     pub(super) fn new(shared: Arc<Shared>, peer: Peer, certificate: Option<Arc<ClientCertificate>>) -> Self {
-        Lane { shared, peer, certificate, under_way: None }
+        Lane { shared, peer, certificate, memory: None, under_way: None }
     }
 
     /// Whether a request is under way here.
@@ -174,12 +214,12 @@ impl Lane {
                 return false;
             }
         }
-        if !pulse.head_came(bytes.len()) {
+        if !pulse.read(false, 0) || !pulse.head_came(bytes.len()) {
             return false;
         }
         let request_id = RequestId::of(&head, &shared.ids);
         // (A handler that panics does so again on the ordinary way, where it is answered and told.)
-        let answer = || shared.handler.at_once(&head, &self.peer, &request_id);
+        let answer = || shared.handler.at_once(&head, &self.peer, &request_id, &mut self.memory);
         let Ok(Some(answer)) = catch_unwind(AssertUnwindSafe(answer)) else { return false };
         pulse.request_began_beside();
         self.under_way = Some(UnderWay { request_id, stage: Stage::Recorded(answer) });
@@ -288,4 +328,106 @@ fn end_head(mut head: Vec<u8>, length: usize, closes: bool, shared: &Shared) -> 
     shared.date.push(&mut head, shared.surroundings.clock.as_ref());
     head.extend_from_slice(b"\r\n\r\n");
     head
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::guard::{Framing, State};
+    use super::*;
+
+    fn is_plain(bytes: &[u8]) -> bool {
+        let mut lines = [const { MaybeUninit::new(EMPTY_HEADER) }; MOST_LINES];
+        PlainHead::read(bytes, &mut lines).is_some()
+    }
+
+    /// Whether the strict check takes it for one whole head without a body, and nothing else.
+    fn is_one_head(bytes: &[u8]) -> bool {
+        let mut framing = Framing::new(LONGEST_HEAD, MOST_LINES);
+        let is_whole = (1..bytes.len()).all(|length| {
+            let mut framing = Framing::new(LONGEST_HEAD, MOST_LINES);
+            framing.take(&bytes[..length]).is_ok() && framing.in_head()
+        });
+        is_whole && framing.take(bytes) == Ok(()) && framing.state == State::Head && !framing.in_head()
+    }
+
+    #[test]
+    fn a_head_that_is_read_here_is_one_that_the_strict_check_lets_pass() {
+        const FRAGMENTS: [&str; 40] = [
+            "GET / HTTP/1.1\r\n",
+            "GET /a?b=c HTTP/1.1\r\n",
+            "GET /a#b HTTP/1.1\r\n",
+            "GET /a\\b HTTP/1.1\r\n",
+            "GET a HTTP/1.1\r\n",
+            "GET http://a/ HTTP/1.1\r\n",
+            "GET * HTTP/1.1\r\n",
+            "GET  / HTTP/1.1\r\n",
+            "GET / HTTP/1.1\n",
+            "GET / HTTP/1.0\r\n",
+            "GET / HTTP/2.0\r\n",
+            "POST / HTTP/1.1\r\n",
+            "Host: a\r\n",
+            "Host: a\n",
+            "HOST:a:80\r\n",
+            "Host: a/b\r\n",
+            "Host : a\r\n",
+            "Host:\r\n",
+            "Content-Length: 0\r\n",
+            "Content-Length: 3\r\n",
+            "content-length: 00\r\n",
+            "Content-Length: +0\r\n",
+            "Transfer-Encoding: chunked\r\n",
+            "Transfer-Encoding: identity\r\n",
+            "Connection: keep-alive\r\n",
+            "Connection: close\r\n",
+            "Expect: 100-continue\r\n",
+            "Upgrade: h2c\r\n",
+            "A: b\r\n",
+            "A: b\tc \r\n",
+            "A: b\rc\r\n",
+            "A: b\n",
+            " c\r\n",
+            "\tc\r\n",
+            ": b\r\n",
+            "A\r\n",
+            "A: \0\r\n",
+            "\r\n",
+            "\n",
+            "\r",
+        ];
+        let mut seed = 0x2545_f491_4f6c_dd1d_u64;
+        let mut random = |below: usize| {
+            seed ^= seed << 13;
+            seed ^= seed >> 7;
+            seed ^= seed << 17;
+            usize::try_from(seed >> 33).expect("31 bits") % below
+        };
+        let (mut taken, mut left) = (0, 0);
+        for _ in 0..60_000 {
+            // Half of them begin as they should, and most end so.
+            let start = if random(2) == 0 { "GET /a HTTP/1.1\r\nHost: a\r\n" } else { FRAGMENTS[random(12)] };
+            let middle: String = (0..random(4)).map(|_| FRAGMENTS[12 + random(28)]).collect();
+            let end = if random(8) == 0 { FRAGMENTS[37 + random(3)] } else { "\r\n" };
+            let head = format!("{start}{middle}{end}");
+            if is_plain(head.as_bytes()) {
+                taken += 1;
+                assert!(is_one_head(head.as_bytes()), "{head:?}");
+            } else {
+                left += 1;
+            }
+        }
+        assert!(taken > 3000 && left > 3000, "{taken} taken, {left} left: it tests one side only");
+    }
+
+    #[test]
+    fn what_clients_send_is_plain() {
+        for head in [
+            "GET /v1/apps/outlook/connections/a@b.example/token HTTP/1.1\r\nhost: a:1\r\n\r\n",
+            "GET /a HTTP/1.1\r\nHost: a\r\nUser-Agent: x\r\nAccept: */*\r\nConnection: keep-alive\r\n\r\n",
+            "GET /a HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\nAuthorization: Bearer x\r\n\r\n",
+        ] {
+            assert!(is_plain(head.as_bytes()), "{head}");
+        }
+        let many = |lines: usize| format!("GET / HTTP/1.1\r\nHost: a\r\n{}\r\n", "A: b\r\n".repeat(lines));
+        assert!(is_plain(many(MOST_LINES - 1).as_bytes()) && !is_plain(many(MOST_LINES).as_bytes()));
+    }
 }

@@ -2,9 +2,9 @@
 
 use std::convert::Infallible;
 use std::future::Future;
-use std::pin::{Pin, pin};
+use std::pin::pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use http::{HeaderValue, header};
@@ -23,6 +23,7 @@ use super::pulse::{Phase, Pulse};
 use super::room::Reservation;
 use super::signals::Signals;
 use super::socket::Socket;
+use super::wire::Wire;
 use super::{Limits, Peer, Refused, RequestId, Response};
 use crate::domain::task::BoxFuture;
 use crate::domain::time::Clock;
@@ -79,13 +80,16 @@ pub(super) async fn serve(
             }
         })
     };
-    let mut connection = http1::Builder::new()
-        .half_close(false)
-        .header_read_timeout(None)
-        .max_headers(limits.max_headers)
-        .max_header_size(limits.max_header_bytes)
-        .max_buf_size(limits.max_header_bytes.max(8192))
-        .serve_connection(guarded, service);
+    let make_hyper = |guarded| {
+        http1::Builder::new()
+            .half_close(false)
+            .header_read_timeout(None)
+            .max_headers(limits.max_headers)
+            .max_header_size(limits.max_header_bytes)
+            .max_buf_size(limits.max_header_bytes.max(8192))
+            .serve_connection(guarded, service)
+    };
+    let mut wire = Wire::new(guarded, make_hyper);
 
     let end = {
         let shutdown = &shared.surroundings.shutdown;
@@ -96,11 +100,12 @@ pub(super) async fn serve(
         let mut told = pin!(pulse.told());
         let signals = Signals::new();
         let (mut closing, mut gives_way) = (false, false);
-        // Whether hyper is to be told that the connection closes.
+        // Whether the wire is to be told that the connection closes.
         let mut untold = false;
         let mut leave: Option<BoxFuture<'static, ()>> = None;
         std::future::poll_fn(|cx| {
-            if signals.have_come(cx) {
+            let rings = signals.have_come(cx);
+            if rings {
                 let cx = &mut Context::from_waker(signals.waker());
                 if hard.as_mut().poll(cx).is_ready() {
                     return Poll::Ready(End::Aborted);
@@ -122,13 +127,13 @@ pub(super) async fn serve(
                 }
             }
             loop {
-                // An idle hyper would close at once, also while a request is answered beside it; the end of
-                // that one closes the connection by itself.
+                // It would close at once, also while a request is answered beside hyper; the end of that one
+                // closes the connection by itself.
                 if untold && !pulse.is_beside() {
                     untold = false;
-                    Pin::new(&mut connection).graceful_shutdown();
+                    wire.close();
                 }
-                if let Poll::Ready(result) = Pin::new(&mut connection).poll(cx) {
+                if let Poll::Ready(result) = wire.poll(cx) {
                     if let Err(error) = result {
                         tracing::debug!(listener = shared.name, %error, "a connection broke");
                     }
@@ -141,7 +146,7 @@ pub(super) async fn serve(
                         return Poll::Ready(End::GaveWay);
                     }
                 }
-                match timer.poll(cx) {
+                match timer.poll(rings, signals.waker()) {
                     Poll::Pending => return Poll::Pending,
                     Poll::Ready(Due::TooSlow) => return Poll::Ready(End::TooSlow),
                     Poll::Ready(Due::TooOld) => {
@@ -166,24 +171,23 @@ pub(super) async fn serve(
                 shared.metrics.connection_refused(ConnectionRefusal::TooSlow);
             }
             if pulse.is_untaken() {
-                connection.into_parts().io.into_socket().forget_unsent();
+                wire.into_guarded().into_socket().forget_unsent();
             }
         }
         End::Closed => {
-            let guarded = connection.into_parts().io;
+            let guarded = wire.into_guarded();
             if let Some(violation) = guarded.violation() {
                 shared.metrics.connection_refused(ConnectionRefusal::Malformed);
                 tracing::debug!(listener = shared.name, reason = violation.reason(), "a malformed request");
             }
-            let (ended, refused) = (guarded.ended(), guarded.refused_head());
+            let refused = guarded.refused_head();
             let path = guarded.overlong_path().to_owned();
             let mut socket = guarded.into_socket();
             if refused {
                 refuse_head(&shared, &mut socket, &path).await;
             }
-            if !ended {
-                linger(&shared, socket).await;
-            }
+            // (If the client has ended it, there is nothing to linger for but the end of TLS.)
+            linger(&shared, socket).await;
         }
     }
 }
@@ -257,7 +261,8 @@ impl<'a> Timer<'a> {
         }
     }
 
-    fn poll(&mut self, cx: &mut std::task::Context<'_>) -> Poll<Due> {
+    /// `rings`: the waker has been woken since the last poll.
+    fn poll(&mut self, rings: bool, waker: &Waker) -> Poll<Due> {
         let beats = self.pulse.beats();
         if beats != self.beats {
             self.beats = beats;
@@ -272,7 +277,7 @@ impl<'a> Timer<'a> {
         }
         let taken_ends = self.pulse.must_be_taken(self.limits.answer_taken);
         let ends = [self.phase_ends, taken_ends, self.age_ends];
-        if !self.alarm.rings(ends.into_iter().flatten().min(), cx) {
+        if !self.alarm.rings(ends.into_iter().flatten().min(), rings, waker) {
             return Poll::Pending;
         }
         let now = self.clock.monotonic();

@@ -16,6 +16,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
+use bytes::Bytes;
 use hyper::rt::{Read, ReadBufCursor, Write};
 use memchr::{memchr, memchr2};
 use tokio::io::{AsyncRead as _, AsyncWrite as _, ReadBuf};
@@ -101,8 +102,6 @@ pub(super) struct Framing {
     partial: Vec<u8>,
     max_head: usize,
     max_lines: usize,
-    /// Whether the last read was one head without a body, and nothing else.
-    is_one_head: bool,
     /// Where, in its last read, a head that is too long began.
     overlong_at: Option<usize>,
     /// The path of a head that is too long, as far as it came: the refusal has its form.
@@ -112,20 +111,17 @@ pub(super) struct Framing {
 impl Framing {
     pub(super) fn new(max_head: usize, max_lines: usize) -> Self {
         let (partial, overlong_path) = (Vec::new(), String::new());
-        Framing {
-            state: State::Head,
-            partial,
-            max_head,
-            max_lines,
-            is_one_head: false,
-            overlong_at: None,
-            overlong_path,
-        }
+        Framing { state: State::Head, partial, max_head, max_lines, overlong_at: None, overlong_path }
     }
 
     /// Returns true inside a head.
     pub(super) fn in_head(&self) -> bool {
         matches!(self.state, State::Overlong) || (self.state == State::Head && !self.partial.is_empty())
+    }
+
+    /// Returns true where a head begins, so that a whole one may be taken elsewhere ([`Lane::takes`]).
+    fn is_before_head(&self) -> bool {
+        self.state == State::Head && self.partial.is_empty()
     }
 
     /// Returns how many bytes of an unfinished head are kept.
@@ -136,8 +132,6 @@ impl Framing {
     /// Takes the bytes of one read. `Err` has the number of good bytes and the violation after them.
     pub(super) fn take(&mut self, bytes: &[u8]) -> Result<(), (usize, Violation)> {
         let mut at = 0;
-        let begins_one = self.state == State::Head && self.partial.is_empty();
-        self.is_one_head = false;
         while at < bytes.len() {
             let rest = &bytes[at..];
             at += match self.state {
@@ -156,11 +150,6 @@ impl Framing {
                     if self.state == State::Overlong {
                         self.overlong_at = Some(at);
                     }
-                    // (Empty lines before a request line are taken apart from it.)
-                    self.is_one_head = begins_one
-                        && (at, taken) == (0, bytes.len())
-                        && self.state == State::Head
-                        && self.partial.is_empty();
                     taken
                 }
             };
@@ -432,15 +421,63 @@ pub(super) struct Guarded {
     /// True if a head was too long and no earlier request waits for an answer: the connection answers that
     /// and ends.
     refused_head: bool,
-    ended: bool,
     /// For requests that are answered at once.
     lane: Lane,
+    /// What came while there was no hyper, and is for it.
+    came: Bytes,
+}
+
+/// How a connection goes on that was without hyper.
+pub(super) enum Next {
+    /// Something came that is for hyper.
+    Hyper,
+    /// It ends.
+    End,
+}
+
+/// What one read brought.
+enum Came {
+    /// A request that is answered at once.
+    Plain,
+    /// What is for hyper, and was given to it.
+    ForHyper,
+    /// Nothing more: the client has closed its side, or a head was too long.
+    End,
 }
 
 impl Guarded {
     pub(super) fn new(socket: Box<dyn Socket>, limits: &Limits, pulse: Arc<Pulse>, lane: Lane) -> Self {
         let framing = Framing::new(limits.max_header_bytes, limits.max_headers);
-        Guarded { socket, framing, pulse, violated: None, refused_head: false, ended: false, lane }
+        let came = Bytes::new();
+        Guarded { socket, framing, pulse, violated: None, refused_head: false, lane, came }
+    }
+
+    /// Answers plain requests while there is no hyper. It keeps what is for hyper.
+    pub(super) fn poll_without_hyper(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Next>> {
+        let mut came = Bytes::new();
+        let next = self.poll_requests(cx, MOST_READ, |bytes| came = Bytes::copy_from_slice(bytes));
+        self.came = came;
+        next
+    }
+
+    /// Answers plain requests until something else comes, which `give` gets.
+    fn poll_requests(
+        &mut self,
+        cx: &mut Context<'_>,
+        most: usize,
+        mut give: impl FnMut(&[u8]),
+    ) -> Poll<io::Result<Next>> {
+        loop {
+            let Guarded { lane, socket, pulse, .. } = &mut *self;
+            if let Then::End = ready!(lane.poll(socket.as_mut(), pulse, cx))? {
+                return Poll::Ready(Ok(Next::End));
+            }
+            match ready!(self.read(cx, most, &mut give))? {
+                Came::Plain => {}
+                Came::ForHyper => return Poll::Ready(Ok(Next::Hyper)),
+                Came::End => return Poll::Ready(Ok(Next::End)),
+            }
+        }
     }
 
     /// Returns true if a head that was too long still needs its answer.
@@ -456,11 +493,6 @@ impl Guarded {
     /// Returns the first violation, if any.
     pub(super) fn violation(&self) -> Option<Violation> {
         self.violated
-    }
-
-    /// Returns true if the client has closed its side.
-    pub(super) fn ended(&self) -> bool {
-        self.ended
     }
 
     /// Returns the socket itself.
@@ -480,6 +512,11 @@ impl Read for Guarded {
         cx: &mut Context<'_>,
         mut buffer: ReadBufCursor<'_>,
     ) -> Poll<io::Result<()>> {
+        if !self.came.is_empty() {
+            let most = self.came.len().min(buffer.remaining());
+            buffer.put_slice(&self.came.split_to(most));
+            return Poll::Ready(Ok(()));
+        }
         match self.violated {
             None => {}
             Some(Violation::Head(_)) => return Poll::Ready(Ok(())),
@@ -490,38 +527,34 @@ impl Read for Guarded {
         if self.refused_head {
             return Poll::Ready(Ok(()));
         }
-        loop {
-            let Guarded { lane, socket, pulse, .. } = &mut *self;
-            if let Then::End = ready!(lane.poll(socket.as_mut(), pulse, cx))? {
-                // hyper waits for a request: for it, this is the end.
-                return Poll::Ready(Ok(()));
-            }
-            if ready!(self.read(cx, &mut buffer))? {
-                return Poll::Ready(Ok(()));
-            }
-        }
+        // hyper takes a read without bytes for the end, as it should.
+        let most = buffer.remaining();
+        self.poll_requests(cx, most, |bytes| buffer.put_slice(bytes)).map_ok(|_| ())
     }
 }
 
 impl Guarded {
-    /// Reads once. Returns true if what was read is for hyper, or was the end; false if it is a request that
-    /// is answered at once.
-    fn read(&mut self, cx: &mut Context<'_>, buffer: &mut ReadBufCursor<'_>) -> Poll<io::Result<bool>> {
+    /// Reads at most this many bytes, once.
+    fn read(
+        &mut self,
+        cx: &mut Context<'_>,
+        most: usize,
+        give: &mut impl FnMut(&[u8]),
+    ) -> Poll<io::Result<Came>> {
         READ.with_borrow_mut(|read| {
-            let most = buffer.remaining().min(read.len());
+            let most = most.min(read.len());
             let mut some = ReadBuf::new(&mut read[..most]);
             ready!(Pin::new(&mut self.socket).poll_read(cx, &mut some))?;
             let bytes = some.filled_mut();
             if bytes.is_empty() {
-                self.ended = true;
-                return Poll::Ready(Ok(true));
+                return Poll::Ready(Ok(Came::End));
+            }
+            if self.framing.is_before_head() && self.lane.takes(bytes, &self.pulse) {
+                return Poll::Ready(Ok(Came::Plain));
             }
             let good = self.check(bytes)?;
-            if self.framing.is_one_head && self.lane.takes(bytes, &self.pulse) {
-                return Poll::Ready(Ok(false));
-            }
-            buffer.put_slice(&bytes[..good]);
-            Poll::Ready(Ok(true))
+            give(&bytes[..good]);
+            Poll::Ready(Ok(if good == 0 { Came::End } else { Came::ForHyper }))
         })
     }
 

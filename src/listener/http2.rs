@@ -235,7 +235,7 @@ async fn run(
             let old = (!closing).then_some(too_old);
             let due = ledger.due(&shared.limits, LEAVE, gives_way);
             let first = due.map(|(at, _)| at).into_iter().chain(old).min();
-            if !alarm.rings(first, cx) {
+            if !alarm.rings(first, true, cx.waker()) {
                 return Poll::Pending;
             }
             let now = clock.monotonic();

@@ -44,6 +44,7 @@ mod signals;
 mod socket;
 mod tcp;
 mod tls;
+mod wire;
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -59,11 +60,11 @@ use crate::domain::random::{Random, random_bytes};
 use crate::domain::task::{BoxFuture, Tasks};
 use crate::domain::time::Clock;
 use crate::lifecycle::Shutdown;
-use crate::telemetry::audit::AuditEvent;
+use crate::telemetry::audit::{AuditEvent, Source};
 use crate::telemetry::metrics::Metrics;
 
 pub use answer::{AnswerBody, StreamPlace, Streams};
-pub use at_once::{AtOnce, Fields, PlainHead};
+pub use at_once::{AtOnce, Fields, Memory, PlainHead};
 pub use bind::{BindError, Bound, LocalAddress, check_socket};
 pub use body::{Body, BodyError};
 pub use client_certificate::PeerCertificate;
@@ -244,17 +245,20 @@ impl Origin {
     }
 }
 
+impl From<Origin> for Source {
+    fn from(origin: Origin) -> Self {
+        match origin {
+            Origin::Unix { uid, .. } => Source::Unix { uid },
+            Origin::Tcp(address) => Source::Tcp(address.ip().to_canonical()),
+        }
+    }
+}
+
 impl AuditEvent {
     /// Adds a request's origin and id.
     #[must_use]
-    pub fn from_request(mut self, origin: Origin, request_id: &RequestId) -> Self {
-        self.peer = Some(origin.kind());
-        match origin {
-            Origin::Unix { uid, .. } => self.peer_uid = Some(uid),
-            Origin::Tcp(address) => self.peer_address = Some(address.ip().to_canonical()),
-        }
-        self.request_id = Some(Arc::clone(&request_id.0));
-        self
+    pub fn from_request(self, origin: Origin, request_id: &RequestId) -> Self {
+        self.from(origin.into(), &request_id.0)
     }
 }
 
@@ -303,6 +307,11 @@ impl RequestId {
     /// Returns the id as text.
     pub fn as_str(&self) -> &str {
         &self.0
+    }
+
+    /// Returns the id as text that is shared.
+    pub fn shared(&self) -> Arc<str> {
+        Arc::clone(&self.0)
     }
 }
 
@@ -354,9 +363,16 @@ pub trait Handler: Send + Sync + 'static {
     fn handle<'a>(&'a self, request: Request) -> BoxFuture<'a, Response>;
 
     /// Answers a plain request at once, if nothing has to be waited for but its record. `None` leaves it to
-    /// [`Handler::handle`], whose answer would be the same, and has had no effect.
-    fn at_once(&self, head: &PlainHead<'_>, peer: &Peer, request_id: &RequestId) -> Option<AtOnce> {
-        let _ = (head, peer, request_id);
+    /// [`Handler::handle`], whose answer would be the same, and has had no effect. `memory` is the
+    /// connection's.
+    fn at_once(
+        &self,
+        head: &PlainHead<'_>,
+        peer: &Peer,
+        request_id: &RequestId,
+        memory: &mut Memory,
+    ) -> Option<AtOnce> {
+        let _ = (head, peer, request_id, memory);
         None
     }
 

@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 
+use memchr::memchr_iter;
 use percent_encoding::percent_decode_str;
 
 /// More parts than any path of ours has: a name of 256 characters has 128 at most, and eight stand around it.
@@ -20,7 +21,7 @@ pub enum Dots {
 /// anything outside visible ASCII once decoded.
 pub fn segments(path: &str, dots: Dots) -> Option<Vec<Cow<'_, str>>> {
     let rest = path.strip_prefix('/')?;
-    let slashes = rest.bytes().filter(|byte| *byte == b'/').count();
+    let slashes = memchr_iter(b'/', rest.as_bytes()).count();
     if slashes >= MOST_SEGMENTS {
         return None;
     }
@@ -28,11 +29,15 @@ pub fn segments(path: &str, dots: Dots) -> Option<Vec<Cow<'_, str>>> {
     let mut segments = Vec::with_capacity(slashes + 1);
     // Most have no escape in them.
     if rest.bytes().fold(true, |plain, byte| plain & is_plain(byte)) {
-        for raw in rest.split('/') {
+        let ends = memchr_iter(b'/', rest.as_bytes()).chain([rest.len()]);
+        let mut begin = 0;
+        for end in ends {
+            let raw = &rest[begin..end];
             if raw.is_empty() || is_dots(raw) {
                 return None;
             }
             segments.push(Cow::Borrowed(raw));
+            begin = end + 1;
         }
         return Some(segments);
     }

@@ -69,7 +69,7 @@ impl Handler for Probe {
         })
     }
 
-    fn at_once(&self, head: &PlainHead<'_>, _: &Peer, _: &RequestId) -> Option<AtOnce> {
+    fn at_once(&self, head: &PlainHead<'_>, _: &Peer, _: &RequestId, _: &mut Memory) -> Option<AtOnce> {
         at_once::answer(&self.at_once, head.path())
     }
 }

@@ -28,6 +28,7 @@
 
 mod chain;
 mod checkpoint;
+mod hand_out;
 mod queue;
 mod record;
 mod sink;
@@ -37,6 +38,7 @@ mod tests;
 mod verify;
 mod writer;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -44,6 +46,7 @@ use parking_lot::Mutex;
 use crate::domain::task::BoxFuture;
 
 pub use checkpoint::{BadKey, Signing, SigningKey, VerifyingKey, WITHIN};
+pub use hand_out::{HandOutRecord, HandOutText, Source};
 pub use record::{Action, AuditEvent, TokenWords};
 pub use sink::{AuditError, AuditSink, JOURNALD, SYSLOG};
 pub use sinks::AuditSinks;
@@ -75,6 +78,10 @@ pub trait Audit: Send + Sync {
     /// Takes one record, at once: it is written even if the returned future is dropped. The future completes
     /// when it is written, or after [`PATIENCE`] at the latest.
     fn record(&self, event: AuditEvent) -> BoxFuture<'_, Recorded>;
+
+    /// Takes the record of a hand-out, when the returned future is first polled. Otherwise as
+    /// [`Audit::record`].
+    fn record_hand_out(self: Arc<Self>, record: HandOutRecord) -> BoxFuture<'static, Recorded>;
 
     /// Has what is due at this time done: a signature under the records so far.
     fn tick(&self) {}
@@ -114,6 +121,10 @@ impl Audit for AuditMemory {
     fn record(&self, event: AuditEvent) -> BoxFuture<'_, Recorded> {
         self.0.lock().push(event);
         Box::pin(std::future::ready(Recorded::Written))
+    }
+
+    fn record_hand_out(self: Arc<Self>, record: HandOutRecord) -> BoxFuture<'static, Recorded> {
+        Box::pin(async move { self.record(record.event()).await })
     }
 
     fn note(&self, event: AuditEvent) -> Noted {

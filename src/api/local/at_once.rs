@@ -19,11 +19,11 @@ use crate::api::problem::Problem;
 use crate::api::routes::{Effect, Target};
 use crate::api::token_body::TokenBody;
 use crate::broker::{App, Refusal};
-use crate::callers::Authenticated;
+use crate::callers::{Authenticated, Remembered};
 use crate::domain::id::ConnectionKey;
 use crate::domain::time::Moment;
-use crate::events::{Asker, HandOutAtOnce};
-use crate::listener::{AtOnce, Fields, Pairs, Peer, PlainHead, RequestId};
+use crate::events::{RoutineHandOut, Routines};
+use crate::listener::{AtOnce, Fields, Memory, Pairs, Peer, PlainHead, RequestId};
 use crate::refresh::{Served, Want};
 use crate::telemetry::audit::TokenWords;
 
@@ -42,6 +42,7 @@ impl LocalApi {
         head: &PlainHead<'_>,
         peer: &Peer,
         request_id: &RequestId,
+        memory: &mut Memory,
     ) -> Option<AtOnce> {
         // (A tag in a request may turn its answer into another one.)
         if head.method() != "GET" || head.has("if-none-match") {
@@ -56,7 +57,9 @@ impl LocalApi {
         let credential = dialect.credential(head, peer)?;
         let begun = Moment { monotonic: self.clock.monotonic(), now: self.clock.now() };
         let now = begun.now;
-        let known = self.callers.load().authenticate_now(credential, self.accepted.current(), now)?;
+        let remembered = memory.get_or_insert_with(|| Box::new(Remembered::default())).downcast_mut()?;
+        let accepted = self.accepted.current();
+        let known = self.callers.load().authenticate_now(credential, accepted, remembered, now)?;
         let request = |key| Request { begun, known: &known, key, query: &query };
         let (key, served, lines, body) = match (dialect, found.target) {
             (Dialect::Native, Target::Connection(key)) => {
@@ -85,17 +88,19 @@ impl LocalApi {
             }
             _ => return None,
         };
-        let (words, life) =
-            (served.prepared(|| TokenWords::of(served.token())), served.token().life_left(now));
-        let Authenticated { caller, method } = known;
-        let dialect_word = dialect.as_str();
-        let asked =
-            Asker { request_id: request_id.clone(), origin: peer.origin, dialect: dialect_word, method };
-        let elapsed = self.clock.monotonic().saturating_sub(begun.monotonic);
-        let out = HandOutAtOnce { at: now, asked, caller, key, words, life, elapsed };
+        let words = || served.prepared(|| TokenWords::of(served.token()));
+        let (routines, by) = (served.prepared(Routines::default), (&known.caller, known.method));
+        let out = RoutineHandOut {
+            routine: self.events.routine(&routines, by, dialect.as_str(), &key, words),
+            at: now,
+            origin: peer.origin,
+            request_id: request_id.clone(),
+            life: served.token().life_left(now),
+            elapsed: self.clock.monotonic().saturating_sub(begun.monotonic),
+        };
         let (events, id, form) = (Arc::clone(&self.events), request_id.clone(), dialect.form_for(head));
         let may_leave = Box::pin(async move {
-            let recorded = events.handed_out_at_once(out).await;
+            let recorded = events.handed_out_by_routine(out).await;
             recorded.map_err(|refusal| form.refusal(Problem::of(refusal), id.as_str()))
         });
         Some(AtOnce { lines, body, may_leave })

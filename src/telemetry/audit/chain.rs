@@ -1,7 +1,9 @@
 //! The chain through all lines: each has the SHA-256 over the chain of the line before it and its own text.
 
-use super::AuditEvent;
-use crate::domain::digest::hex_digits;
+use std::cell::RefCell;
+
+use super::queue::Record;
+use crate::domain::digest::sha256_hex;
 use crate::domain::json_text::push_number;
 
 /// The chain before the first line of all.
@@ -10,12 +12,12 @@ pub(super) fn beginning() -> String {
 }
 
 /// Appends a record's line, and moves the chain on.
-pub(super) fn append(lines: &mut Vec<u8>, seq: u64, event: &AuditEvent, chain: &mut String) {
+pub(super) fn append(lines: &mut Vec<u8>, seq: u64, record: &Record, chain: &mut String) {
     let begin = lines.len();
     lines.extend_from_slice(b"{\"seq\":");
     push_number(lines, seq);
     lines.push(b',');
-    event.push_members(lines);
+    record.push_members(lines);
     *chain = link_bytes(chain, &lines[begin..]);
     lines.extend_from_slice(CHAIN_KEY.as_bytes());
     lines.extend_from_slice(chain.as_bytes());
@@ -27,14 +29,19 @@ pub(super) fn link(before: &str, open: &str) -> String {
     link_bytes(before, open.as_bytes())
 }
 
+thread_local! {
+    /// What is hashed, in one piece: hashing pieces costs an allocation, and more calls.
+    static HASHED: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
+
 fn link_bytes(before: &str, open: &[u8]) -> String {
-    use aws_lc_rs::digest::{Context, SHA256};
-    let mut context = Context::new(&SHA256);
-    context.update(before.as_bytes());
-    context.update(open);
-    context.update(b"}");
-    let mut digits = [0; DIGITS];
-    hex_digits(context.finish().as_ref(), &mut digits).to_owned()
+    HASHED.with_borrow_mut(|hashed| {
+        hashed.clear();
+        for part in [before.as_bytes(), open, b"}"] {
+            hashed.extend_from_slice(part);
+        }
+        sha256_hex(hashed)
+    })
 }
 
 const DIGITS: usize = 64;

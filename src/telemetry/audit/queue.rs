@@ -8,13 +8,36 @@ use std::time::Duration;
 use parking_lot::{Condvar, Mutex, MutexGuard};
 use tokio::sync::Notify;
 
-use super::{AuditEvent, Noted, Recorded};
+use super::{AuditEvent, HandOutRecord, Noted, Recorded};
 
 /// Most records of strangers that wait to be written.
 pub(super) const STRANGERS: usize = 256;
 /// Most records of strangers in one write, and so the most that another record waits for: some 5 kB, which a
 /// sink of 400 kB/s takes in 12 ms.
 pub(super) const CHUNK: usize = 16;
+
+/// A record that waits to be written.
+#[derive(Debug, Clone)]
+pub(super) enum Record {
+    Event(Box<AuditEvent>),
+    HandOut(HandOutRecord),
+}
+
+impl Record {
+    /// Appends the members of its JSON, without the braces.
+    pub(super) fn push_members(&self, out: &mut Vec<u8>) {
+        match self {
+            Record::Event(event) => event.push_members(out),
+            Record::HandOut(record) => record.push_members(out),
+        }
+    }
+}
+
+impl From<AuditEvent> for Record {
+    fn from(event: AuditEvent) -> Self {
+        Record::Event(Box::new(event))
+    }
+}
 
 /// Records in one write, and the requests that wait for them.
 #[derive(Default)]
@@ -86,7 +109,7 @@ impl Batch {
 pub(super) enum Put {
     /// It is in this batch, the next one.
     Into(Arc<Batch>),
-    NoRoom(Box<AuditEvent>),
+    NoRoom(Record),
     Closed,
 }
 
@@ -104,12 +127,12 @@ pub(super) struct Queue {
 
 /// The batch that is written next.
 struct Next {
-    events: Vec<AuditEvent>,
+    records: Vec<Record>,
     batch: Arc<Batch>,
     /// The batch before, which may be being written.
     before: Arc<Batch>,
     /// The lane of strangers. Nobody waits for these.
-    strangers: VecDeque<AuditEvent>,
+    strangers: VecDeque<Record>,
     /// Whether a checkpoint is due.
     checkpoint: bool,
     /// True while the writer sleeps. A working writer checks again by itself, and a sleeping one is woken
@@ -120,14 +143,14 @@ struct Next {
 
 impl Next {
     fn has_something(&self) -> bool {
-        !self.events.is_empty() || !self.strangers.is_empty() || self.checkpoint
+        !self.records.is_empty() || !self.strangers.is_empty() || self.checkpoint
     }
 }
 
 impl Queue {
     pub(super) fn new(room: usize) -> Self {
         let next = Next {
-            events: Vec::new(),
+            records: Vec::new(),
             batch: Arc::default(),
             before: Arc::default(),
             strangers: VecDeque::new(),
@@ -148,15 +171,15 @@ impl Queue {
         self.next.lock()
     }
 
-    pub(super) fn put(&self, event: AuditEvent) -> Put {
+    pub(super) fn put(&self, record: Record) -> Put {
         let mut next = self.lock();
         if next.closed {
             return Put::Closed;
         }
-        if next.events.len() >= self.room {
-            return Put::NoRoom(Box::new(event));
+        if next.records.len() >= self.room {
+            return Put::NoRoom(record);
         }
-        next.events.push(event);
+        next.records.push(record);
         Put::Into(Arc::clone(&next.batch))
     }
 
@@ -165,7 +188,7 @@ impl Queue {
         if next.closed || next.strangers.len() >= STRANGERS {
             return Noted::NoRoom;
         }
-        next.strangers.push_back(event);
+        next.strangers.push_back(event.into());
         drop(next);
         self.wake_writer();
         Noted::Taken
@@ -187,35 +210,32 @@ impl Queue {
         }
     }
 
-    /// Puts the event once there is room for it. `None` once the queue is closed.
-    pub(super) async fn put_when_there_is_room(
-        &self,
-        event: &mut Option<Box<AuditEvent>>,
-    ) -> Option<Arc<Batch>> {
+    /// Puts the record once there is room for it. `None` once the queue is closed.
+    pub(super) async fn put_when_there_is_room(&self, record: &mut Option<Record>) -> Option<Arc<Batch>> {
         loop {
             // Registered before the check, so that no signal in between is missed.
             let taken = self.taken.notified();
-            match self.put(*event.take()?) {
+            match self.put(record.take()?) {
                 Put::Into(batch) => return Some(batch),
                 Put::Closed => return None,
-                Put::NoRoom(back) => *event = Some(back),
+                Put::NoRoom(back) => *record = Some(back),
             }
             taken.await;
         }
     }
 
-    /// Takes all records into the empty `events`, and some of strangers into the empty `strangers`; true with
+    /// Takes all records into the empty `records`, and some of strangers into the empty `strangers`; true with
     /// it if a checkpoint is due. `None` if there is nothing.
     pub(super) fn take(
         &self,
-        events: &mut Vec<AuditEvent>,
-        strangers: &mut Vec<AuditEvent>,
+        records: &mut Vec<Record>,
+        strangers: &mut Vec<Record>,
     ) -> Option<(Arc<Batch>, bool)> {
         let mut next = self.lock();
         if !next.has_something() {
             return None;
         }
-        std::mem::swap(events, &mut next.events);
+        std::mem::swap(records, &mut next.records);
         let some = next.strangers.len().min(CHUNK);
         strangers.extend(next.strangers.drain(..some));
         let batch = std::mem::take(&mut next.batch);
@@ -228,7 +248,7 @@ impl Queue {
 
     /// Returns true if records wait for which somebody waits.
     pub(super) fn is_awaited(&self) -> bool {
-        !self.lock().events.is_empty()
+        !self.lock().records.is_empty()
     }
 
     /// The sink's thread begins to write, or ends. While it writes, nobody has others look.

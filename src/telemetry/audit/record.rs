@@ -23,6 +23,7 @@
 //! | `checkpoint` | a checkpoint: `key`, `records`, `every`, `within`, `signature` |
 //! | `chain` | SHA-256 over the `chain` of the line before and this line, so that every change shows |
 
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::io::Write as _;
 use std::net::IpAddr;
@@ -32,6 +33,7 @@ use std::time::Duration;
 use serde::{Serialize, Serializer};
 
 use super::checkpoint::Checkpoint;
+use super::hand_out::Source;
 use crate::domain::id::{AppName, CallerName, ConnectionName};
 use crate::domain::json_text::{push_number, push_text};
 use crate::domain::time::Timestamp;
@@ -207,39 +209,46 @@ impl AuditEvent {
         self
     }
 
+    /// Adds where a request came from, and its id.
+    #[must_use]
+    pub fn from(mut self, source: Source, request_id: &Arc<str>) -> Self {
+        self.peer = Some(source.kind());
+        (self.peer_uid, self.peer_address) = (source.uid(), source.address());
+        self.request_id = Some(Arc::clone(request_id));
+        self
+    }
+
     /// Appends the members of its JSON, without the braces, as serde would write them.
     pub(super) fn push_members(&self, out: &mut Vec<u8>) {
-        fn text<T: AsRef<str>>(out: &mut Vec<u8>, key: &str, value: Option<T>) {
-            if let Some(value) = value {
-                push_key(out, key);
-                push_text(out, value.as_ref());
-            }
-        }
-        fn number(out: &mut Vec<u8>, key: &str, value: Option<u64>) {
-            if let Some(value) = value {
-                push_key(out, key);
-                push_number(out, value);
-            }
-        }
-        out.extend_from_slice(b"\"at\":\"");
         push_time(out, self.at);
-        out.push(b'"');
-        text(out, "action", Some(self.action.as_str()));
-        text(out, "outcome", Some(self.outcome));
-        text(out, "reason", self.reason);
-        text(out, "caller", self.caller.as_ref().map(CallerName::as_str));
-        text(out, "method", self.method);
-        text(out, "door", self.door);
-        text(out, "peer", self.peer);
-        if let Some(address) = self.peer_address {
-            push_key(out, "peer_address");
-            push_address(out, address);
+        self.push_act(out);
+        push_peer(out, self.peer, self.peer_address, self.peer_uid);
+        self.push_object(out);
+        push_number_of(out, "expires_in", self.expires_in);
+        self.push_token(out);
+        push_text_of(out, "request_id", self.request_id.as_ref());
+        if let Some(checkpoint) = &self.checkpoint {
+            push_key(out, "checkpoint");
+            serde_json::to_writer(&mut *out, checkpoint).expect("strings and numbers");
         }
-        number(out, "peer_uid", self.peer_uid.map(u64::from));
-        text(out, "app", self.app.as_ref().map(AppName::as_str));
-        text(out, "connection", self.connection.as_ref().map(ConnectionName::as_str));
-        text(out, "tenant", self.tenant.as_ref());
-        text(out, "object", self.object.as_ref());
+    }
+
+    /// Appends what was done, by whom and how.
+    pub(super) fn push_act(&self, out: &mut Vec<u8>) {
+        push_text_of(out, "action", Some(self.action.as_str()));
+        push_text_of(out, "outcome", Some(self.outcome));
+        push_text_of(out, "reason", self.reason);
+        push_text_of(out, "caller", self.caller.as_ref().map(CallerName::as_str));
+        push_text_of(out, "method", self.method);
+        push_text_of(out, "door", self.door);
+    }
+
+    /// Appends what it was done to.
+    pub(super) fn push_object(&self, out: &mut Vec<u8>) {
+        push_text_of(out, "app", self.app.as_ref().map(AppName::as_str));
+        push_text_of(out, "connection", self.connection.as_ref().map(ConnectionName::as_str));
+        push_text_of(out, "tenant", self.tenant.as_ref());
+        push_text_of(out, "object", self.object.as_ref());
         if !self.scopes.is_empty() {
             push_key(out, "scopes");
             for (at, scope) in self.scopes.iter().enumerate() {
@@ -248,28 +257,50 @@ impl AuditEvent {
             }
             out.push(b']');
         }
-        number(out, "expires_in", self.expires_in);
-        text(out, "token_sha256", self.token_sha256.as_ref());
-        text(out, "uti", self.uti.as_ref());
-        text(out, "session", self.session.as_ref().map(SessionMark::as_str));
+    }
+
+    /// Appends which token it was, and what else belongs to the act.
+    pub(super) fn push_token(&self, out: &mut Vec<u8>) {
+        push_text_of(out, "token_sha256", self.token_sha256.as_ref());
+        push_text_of(out, "uti", self.uti.as_ref());
+        push_text_of(out, "session", self.session.as_ref().map(SessionMark::as_str));
         if !self.detail.is_empty() {
             push_key(out, "detail");
             serde_json::to_writer(&mut *out, &self.detail).expect("a map of strings");
         }
-        number(out, "suppressed", self.suppressed);
-        text(out, "request_id", self.request_id.as_ref());
-        if let Some(checkpoint) = &self.checkpoint {
-            push_key(out, "checkpoint");
-            serde_json::to_writer(&mut *out, checkpoint).expect("strings and numbers");
-        }
+        push_number_of(out, "suppressed", self.suppressed);
     }
 }
 
 /// Begins a member that is not the first. No key needs an escape.
-fn push_key(out: &mut Vec<u8>, key: &str) {
+pub(super) fn push_key(out: &mut Vec<u8>, key: &str) {
     out.extend_from_slice(b",\"");
     out.extend_from_slice(key.as_bytes());
     out.extend_from_slice(b"\":");
+}
+
+fn push_text_of<T: AsRef<str>>(out: &mut Vec<u8>, key: &str, value: Option<T>) {
+    if let Some(value) = value {
+        push_key(out, key);
+        push_text(out, value.as_ref());
+    }
+}
+
+fn push_number_of(out: &mut Vec<u8>, key: &str, value: Option<u64>) {
+    if let Some(value) = value {
+        push_key(out, key);
+        push_number(out, value);
+    }
+}
+
+/// Appends where a request came from.
+pub(super) fn push_peer(out: &mut Vec<u8>, kind: Option<&str>, address: Option<IpAddr>, uid: Option<u32>) {
+    push_text_of(out, "peer", kind);
+    if let Some(address) = address {
+        push_key(out, "peer_address");
+        push_address(out, address);
+    }
+    push_number_of(out, "peer_uid", uid.map(u64::from));
 }
 
 fn push_address(out: &mut Vec<u8>, address: IpAddr) {
@@ -288,10 +319,25 @@ fn push_address(out: &mut Vec<u8>, address: IpAddr) {
     out.push(b'"');
 }
 
-fn push_time(out: &mut Vec<u8>, at: Timestamp) {
-    let text = at.rfc3339();
-    let whole = text.strip_suffix('Z').unwrap_or(&text);
-    out.extend_from_slice(whole.as_bytes());
+/// Appends the first member, the time.
+pub(super) fn push_time(out: &mut Vec<u8>, at: Timestamp) {
+    out.extend_from_slice(b"\"at\":\"");
+    push_instant(out, at);
+    out.push(b'"');
+}
+
+thread_local! {
+    /// The last second that was written, and its text.
+    static SECOND: RefCell<(Option<i64>, String)> = const { RefCell::new((None, String::new())) };
+}
+
+fn push_instant(out: &mut Vec<u8>, at: Timestamp) {
+    SECOND.with_borrow_mut(|(second, text)| {
+        if *second != Some(at.unix_seconds()) {
+            (*second, *text) = (Some(at.unix_seconds()), at.rfc3339());
+        }
+        out.extend_from_slice(text.strip_suffix('Z').unwrap_or(text).as_bytes());
+    });
     let millis = at.unix_millis().rem_euclid(1000).unsigned_abs();
     let digit = |one: u64| b'0' + u8::try_from(one % 10).unwrap_or_default();
     out.extend_from_slice(&[b'.', digit(millis / 100), digit(millis / 10), digit(millis), b'Z']);
@@ -300,7 +346,7 @@ fn push_time(out: &mut Vec<u8>, at: Timestamp) {
 /// A time as a record has it.
 pub(super) fn rfc3339_of(at: Timestamp) -> String {
     let mut text = Vec::new();
-    push_time(&mut text, at);
+    push_instant(&mut text, at);
     String::from_utf8(text).expect("digits and signs")
 }
 

@@ -8,7 +8,7 @@ use futures_util::stream::{FuturesUnordered, StreamExt as _};
 use super::checkpoint::Signing;
 use super::sink::{AuditError, AuditSink};
 use super::writer::AuditWriter;
-use super::{Audit, AuditEvent, Noted, Recorded};
+use super::{Audit, AuditEvent, HandOutRecord, Noted, Recorded};
 use crate::domain::task::BoxFuture;
 use crate::domain::time::Clock;
 use crate::telemetry::metrics::Metrics;
@@ -85,6 +85,10 @@ impl Audit for AuditSinks {
             }
             outcome
         })
+    }
+
+    fn record_hand_out(self: Arc<Self>, record: HandOutRecord) -> BoxFuture<'static, Recorded> {
+        Box::pin(async move { self.record(record.event()).await })
     }
 
     fn tick(&self) {

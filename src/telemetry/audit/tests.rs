@@ -1,5 +1,6 @@
 //! Tests of the audit stream.
 use std::io;
+use std::net::Ipv6Addr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::sync::Arc;
@@ -115,6 +116,24 @@ fn the_record_s_keys_are_a_contract() {
         event.push_members(&mut written);
         let written = String::from_utf8(written).expect("text");
         assert_eq!(format!("{{{written}}}"), serde_json::to_string(event).expect("JSON"));
+    }
+    // So is what is written of a hand-out, most of which was written before.
+    let scopes = Arc::new(vec!["Mail.Read".to_owned()]);
+    let words = TokenWords { scopes: scopes.clone(), sha256: "00ff".into(), uti: Some("\"".into()) };
+    let mut event = AuditEvent { scopes, ..bare.clone() }.token(&words, Duration::ZERO);
+    (event.caller, event.method, event.door) = (CallerName::parse("a").ok(), Some("jwt"), Some("msi"));
+    let text = Arc::new(HandOutText::of(event));
+    for source in
+        [Source::Unix { uid: 7 }, Source::Tcp([10, 0, 0, 1].into()), Source::Tcp(Ipv6Addr::LOCALHOST.into())]
+    {
+        let (text, at) = (Arc::clone(&text), Timestamp::from_unix_millis(1_795_392_083_007));
+        let record = HandOutRecord { at, text, source, expires_in: 3599, request_id: id.shared() };
+        let event = record.event();
+        assert_eq!((event.at, event.expires_in, event.peer), (at, Some(3599), Some(source.kind())));
+        let mut written = Vec::new();
+        record.push_members(&mut written);
+        let written = String::from_utf8(written).expect("text");
+        assert_eq!(format!("{{{written}}}"), serde_json::to_string(&event).expect("JSON"));
     }
     for action in [
         Action::Token,

@@ -14,10 +14,10 @@ use tokio::runtime::Handle;
 
 use super::chain::{append, beginning, last_chain};
 use super::checkpoint::{Checkpoint, EVERY, Signing, SigningKey, Statement, WITHIN};
-use super::queue::{Batch, Put, Queue, Reader, WakesWriter};
+use super::queue::{Batch, Put, Queue, Reader, Record, WakesWriter};
 use super::record::rfc3339_of;
 use super::sink::{AuditError, AuditSink, Failed, Sink};
-use super::{Action, Audit, AuditEvent, Noted, PATIENCE, Recorded};
+use super::{Action, Audit, AuditEvent, HandOutRecord, Noted, PATIENCE, Recorded};
 use crate::domain::task::BoxFuture;
 use crate::domain::time::Clock;
 use crate::telemetry::metrics::AuditSinkMetrics;
@@ -191,51 +191,76 @@ impl AuditWriter {
     }
 }
 
-impl Audit for AuditWriter {
-    fn record(&self, event: AuditEvent) -> BoxFuture<'_, Recorded> {
-        match self.queue.put(event) {
-            Put::Into(batch) => {
-                let wakes = WakesWriter::of(&self.queue);
-                Box::pin(async move {
-                    // Other ready requests join the same batch: one write for all of them.
-                    tokio::task::yield_now().await;
-                    if let Some(outcome) = batch.outcome() {
+/// A record that was taken.
+enum Taken<'a> {
+    /// It is in a batch, and the writer is woken if nobody waits for it.
+    Queued(Arc<Batch>, WakesWriter<'a>),
+    /// There was no room for it.
+    Waits(Waiting<'a>),
+    /// It is lost.
+    Lost(Recorded),
+}
+
+impl AuditWriter {
+    /// Takes a record.
+    fn take(&self, record: Record) -> Taken<'_> {
+        match self.queue.put(record) {
+            Put::Into(batch) => Taken::Queued(batch, WakesWriter::of(&self.queue)),
+            Put::NoRoom(record) => Taken::Waits(Waiting { writer: self, record: Some(record) }),
+            Put::Closed => Taken::Lost(self.lost("its writer has ended")),
+        }
+    }
+
+    /// Waits until it is written, or patience ends.
+    async fn outcome(&self, taken: Taken<'_>) -> Recorded {
+        match taken {
+            Taken::Queued(batch, wakes) => {
+                // Other ready requests join the same batch: one write for all of them.
+                tokio::task::yield_now().await;
+                if let Some(outcome) = batch.outcome() {
+                    wakes.not_needed();
+                    return outcome;
+                }
+                let mut patience = PATIENCE;
+                if self.is_helped() {
+                    self.help();
+                    if let Some(outcome) = batch.outcome_or_stir(|| self.queue.is_by_thread()).await {
                         wakes.not_needed();
                         return outcome;
                     }
-                    let mut patience = PATIENCE;
-                    if self.is_helped() {
-                        self.help();
-                        if let Some(outcome) = batch.outcome_or_stir(|| self.queue.is_by_thread()).await {
-                            wakes.not_needed();
-                            return outcome;
-                        }
-                        // (The sink's thread says so after this time at most.)
-                        patience -= LOOK_EVERY;
-                    }
-                    drop(wakes);
-                    self.written(batch, self.clock.sleep(patience)).await
-                })
+                    // (The sink's thread says so after this time at most.)
+                    patience -= LOOK_EVERY;
+                }
+                drop(wakes);
+                self.written(batch, self.clock.sleep(patience)).await
             }
-            Put::Closed => Box::pin(std::future::ready(self.lost("its writer has ended"))),
-            Put::NoRoom(event) => {
-                let mut waiting = Waiting { writer: self, event: Some(event) };
-                Box::pin(async move {
-                    let mut patience = self.clock.sleep(PATIENCE);
-                    let put = tokio::select! {
-                        put = self.queue.put_when_there_is_room(&mut waiting.event) => put,
-                        () = &mut patience => None,
-                    };
-                    match put {
-                        Some(batch) => {
-                            self.queue.wake_writer();
-                            self.written(batch, patience).await
-                        }
-                        None => waiting.give_up(),
+            Taken::Waits(mut waiting) => {
+                let mut patience = self.clock.sleep(PATIENCE);
+                let put = tokio::select! {
+                    put = self.queue.put_when_there_is_room(&mut waiting.record) => put,
+                    () = &mut patience => None,
+                };
+                match put {
+                    Some(batch) => {
+                        self.queue.wake_writer();
+                        self.written(batch, patience).await
                     }
-                })
+                    None => waiting.give_up(),
+                }
             }
+            Taken::Lost(outcome) => outcome,
         }
+    }
+}
+
+impl Audit for AuditWriter {
+    fn record(&self, event: AuditEvent) -> BoxFuture<'_, Recorded> {
+        let taken = self.take(event.into());
+        Box::pin(self.outcome(taken))
+    }
+
+    fn record_hand_out(self: Arc<Self>, record: HandOutRecord) -> BoxFuture<'static, Recorded> {
+        Box::pin(async move { self.outcome(self.take(Record::HandOut(record))).await })
     }
 
     fn tick(&self) {
@@ -257,21 +282,21 @@ impl Audit for AuditWriter {
 /// as lost otherwise.
 struct Waiting<'a> {
     writer: &'a AuditWriter,
-    event: Option<Box<AuditEvent>>,
+    record: Option<Record>,
 }
 
 impl Waiting<'_> {
     /// Counts the record as lost, once.
     fn give_up(mut self) -> Recorded {
-        drop(self.event.take());
+        drop(self.record.take());
         self.writer.too_slow()
     }
 }
 
 impl Drop for Waiting<'_> {
     fn drop(&mut self) {
-        let Some(event) = self.event.take() else { return };
-        match self.writer.queue.put(*event) {
+        let Some(record) = self.record.take() else { return };
+        match self.writer.queue.put(record) {
             // (If it is not written, the batch counts it, since nobody gave it up.)
             Put::Into(_) => self.writer.queue.wake_writer(),
             Put::NoRoom(_) | Put::Closed => {
@@ -319,8 +344,8 @@ struct Stream {
     unsigned: u64,
     /// Kept for their room.
     lines: Vec<u8>,
-    events: Vec<AuditEvent>,
-    strangers: Vec<AuditEvent>,
+    records: Vec<Record>,
+    strangers: Vec<Record>,
     failing: bool,
     state: Arc<SinkState>,
     signing: Arc<Signing>,
@@ -348,7 +373,7 @@ impl Stream {
             seq: 0,
             unsigned: 0,
             lines: Vec::new(),
-            events: Vec::new(),
+            records: Vec::new(),
             strangers: Vec::new(),
             failing: false,
             state: Arc::clone(state),
@@ -359,25 +384,25 @@ impl Stream {
 
     /// Writes all records that wait, then some of strangers.
     fn write_waiting(&mut self, queue: &Queue) {
-        let (mut events, mut strangers) =
-            (std::mem::take(&mut self.events), std::mem::take(&mut self.strangers));
-        if let Some((batch, is_due)) = queue.take(&mut events, &mut strangers) {
-            if !events.is_empty() {
-                let records = events.len() as u64;
-                let outcome = self.write(&mut events, false);
-                batch.finish(outcome, records, |lost| self.state.metrics.lost(lost));
+        let (mut records, mut strangers) =
+            (std::mem::take(&mut self.records), std::mem::take(&mut self.strangers));
+        if let Some((batch, is_due)) = queue.take(&mut records, &mut strangers) {
+            if !records.is_empty() {
+                let count = records.len() as u64;
+                let outcome = self.write(&mut records, false);
+                batch.finish(outcome, count, |lost| self.state.metrics.lost(lost));
             }
             if !strangers.is_empty() {
-                let records = strangers.len() as u64;
+                let count = strangers.len() as u64;
                 if self.write(&mut strangers, false) == Recorded::Lost {
-                    self.state.metrics.lost(records);
+                    self.state.metrics.lost(count);
                 }
             }
             if is_due {
-                let _ = self.write(&mut events, true);
+                let _ = self.write(&mut records, true);
             }
         }
-        (self.events, self.strangers) = (events, strangers);
+        (self.records, self.strangers) = (records, strangers);
     }
 
     /// Signs what is unsigned, at the end.
@@ -389,8 +414,8 @@ impl Stream {
 
     /// Writes these records with one write, and empties the list; with `sign` there is a checkpoint behind
     /// them. There is one before them where they begin another file, and one after so many.
-    fn write(&mut self, events: &mut Vec<AuditEvent>, sign: bool) -> Recorded {
-        let (records, key) = (events.len(), self.signing.key());
+    fn write(&mut self, records: &mut Vec<Record>, sign: bool) -> Recorded {
+        let (count, key) = (records.len(), self.signing.key());
         let mut drafted = Drafted { chain: self.chain.clone(), unsigned: self.unsigned, checkpoints: 0 };
         self.lines.clear();
         if let Some(key) = &key
@@ -399,9 +424,9 @@ impl Stream {
         {
             self.checkpoint(key, &mut drafted);
         }
-        for event in events.drain(..) {
+        for record in records.drain(..) {
             self.seq += 1;
-            append(&mut self.lines, self.seq, &event, &mut drafted.chain);
+            append(&mut self.lines, self.seq, &record, &mut drafted.chain);
             drafted.unsigned += 1;
             if let Some(key) = &key
                 && drafted.unsigned >= EVERY
@@ -417,7 +442,7 @@ impl Stream {
         if self.lines.is_empty() {
             return Recorded::Written;
         }
-        self.send(records, drafted, key.is_some())
+        self.send(count, drafted, key.is_some())
     }
 
     /// Appends a checkpoint.
@@ -430,7 +455,7 @@ impl Stream {
         let signature =
             key.sign(&Statement { before, seq: self.seq, at: &at, key: id, records, every, within });
         event.checkpoint = Some(Checkpoint { key: id.to_owned(), records, every, within, signature });
-        append(&mut self.lines, self.seq, &event, &mut drafted.chain);
+        append(&mut self.lines, self.seq, &event.into(), &mut drafted.chain);
         (drafted.unsigned, drafted.checkpoints) = (0, drafted.checkpoints + 1);
     }
 

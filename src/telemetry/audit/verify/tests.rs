@@ -12,7 +12,7 @@ fn log(lives: &[u64]) -> Vec<String> {
         for seq in 1..=*records {
             let mut event = AuditEvent::new(Timestamp::from_unix_seconds(0), Action::Token, "ok");
             event.expires_in = Some(seq);
-            append(&mut lines, seq, &event, &mut chain);
+            append(&mut lines, seq, &event.clone().into(), &mut chain);
         }
     }
     String::from_utf8(lines).expect("text").lines().map(str::to_owned).collect()
@@ -112,7 +112,7 @@ fn records_that_the_sink_did_not_take_are_a_gap_in_a_whole_chain() {
     let chain = split_chain(&lines[3]).expect("a line").1.to_owned();
     let (mut more, mut chain) = (Vec::new(), chain);
     let event = AuditEvent::new(Timestamp::from_unix_seconds(0), Action::Token, "ok");
-    append(&mut more, 8, &event, &mut chain);
+    append(&mut more, 8, &event.clone().into(), &mut chain);
     lines.push(String::from_utf8(more).expect("text").trim().to_owned());
     assert_eq!(checked(&lines).flaws, [flaw(5, What::Lost { records: 3 })]);
 }
@@ -176,7 +176,7 @@ fn records_lost_between_two_files_are_a_gap() {
     let mut chain = split_chain(&lines[2]).expect("a line").1.to_owned();
     let mut more = Vec::new();
     let event = AuditEvent::new(Timestamp::from_unix_seconds(0), Action::Token, "ok");
-    append(&mut more, 6, &event, &mut chain);
+    append(&mut more, 6, &event.clone().into(), &mut chain);
     let files = [checked(&lines), verify(&more[..]).expect("read")];
     assert_eq!(join(&files, None).flaws, [(1, flaw(1, What::Lost { records: 2 }))]);
 }
@@ -208,7 +208,7 @@ impl Signer {
     fn write(&mut self, mut event: AuditEvent, checkpoint: Option<Checkpoint>) {
         event.checkpoint = checkpoint;
         let mut line = Vec::new();
-        append(&mut line, self.seq, &event, &mut self.chain);
+        append(&mut line, self.seq, &event.clone().into(), &mut self.chain);
         self.lines.push(String::from_utf8(line).expect("text").trim_end().to_owned());
     }
 
