@@ -22,7 +22,7 @@ use crate::domain::cause::Cause;
 use crate::domain::connection::Status;
 use crate::domain::id::{AppName, CallerName, ConnectionKey, ConnectionName, SessionId};
 use crate::domain::revocation::Revocation;
-use crate::domain::time::{Clock, Timestamp};
+use crate::domain::time::{Clock, Moment, Timestamp};
 use crate::domain::token::HeldToken;
 use crate::keyring::Replaced;
 use crate::lifecycle::Readiness;
@@ -125,16 +125,14 @@ const MOST_ROUTINES: usize = 4;
 pub struct RoutineHandOut {
     /// What it has in common with others.
     pub routine: Arc<Routine>,
-    /// When.
-    pub at: Timestamp,
+    /// When the request began.
+    pub begun: Moment,
     /// Where the request came from.
     pub origin: Origin,
     /// The request's id.
     pub request_id: RequestId,
     /// The life that the token has left.
     pub life: Duration,
-    /// How long the request took.
-    pub elapsed: Duration,
 }
 
 /// A token of an app itself that is handed out.
@@ -305,20 +303,22 @@ impl Events {
         routine
     }
 
-    /// Reports a hand-out like [`Events::handed_out`], when it is first polled.
+    /// Reports a hand-out like [`Events::handed_out`], when it is first polled. Returns when it may leave.
     ///
     /// # Errors
     /// As there.
-    pub async fn handed_out_by_routine(self: Arc<Self>, out: RoutineHandOut) -> Result<(), Refusal> {
-        let RoutineHandOut { routine, at, origin, request_id, life, elapsed } = out;
+    pub async fn handed_out_by_routine(self: Arc<Self>, out: RoutineHandOut) -> Result<Moment, Refusal> {
+        let RoutineHandOut { routine, begun, origin, request_id, life } = out;
         let record = HandOutRecord {
-            at,
+            at: begun.now,
             text: Arc::clone(&routine.text),
             source: origin.into(),
             expires_in: life.as_secs(),
             request_id: request_id.shared(),
         };
         let recorded = Arc::clone(&self.audit).record_hand_out(record).await;
+        let ended = self.clock.moment();
+        let elapsed = ended.monotonic.saturating_sub(begun.monotonic);
         if recorded == Recorded::Lost && self.is_fail_closed {
             let Routine { caller, method, dialect, key, .. } = &*routine;
             let (listener, method) = (Listener::Local, Some(*method));
@@ -326,7 +326,7 @@ impl Events {
             return Err(self.not_recorded(who, (&caller.name, key), elapsed));
         }
         routine.handles.served(elapsed);
-        Ok(())
+        Ok(ended)
     }
 
     /// Records that a token is handed out. Returns false if no sink took the record and the configuration

@@ -13,7 +13,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::domain::random::Random;
 use crate::domain::task::{BoxFuture, Tasks};
-use crate::domain::time::{Clock, Timestamp};
+use crate::domain::time::{Clock, Moment, Timestamp};
 
 /// Two clocks that differ by no more than this agree: an HTTP date has whole seconds, and answers take time.
 const AGREES: i64 = 5_000;
@@ -67,6 +67,12 @@ impl Clock for SystemClock {
 
     fn monotonic(&self) -> Duration {
         self.start.elapsed() + moved::ahead()
+    }
+
+    fn moment(&self) -> Moment {
+        let monotonic = self.monotonic();
+        let now = Timestamp::from_unix_millis(self.wall.load(Ordering::Relaxed)).plus(monotonic);
+        Moment { monotonic, now }
     }
 
     fn witness(&self, at: Timestamp) {

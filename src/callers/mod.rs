@@ -42,6 +42,7 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 pub use identities::Identity;
+use memchr::memchr;
 pub use unix_user::{UnixUser, UnknownUnixUser};
 
 use crate::domain::auth_method::{AuthMethod, AuthMethods};
@@ -124,7 +125,7 @@ pub enum Credential<'a> {
 impl<'a> Credential<'a> {
     /// Returns what a bearer credential is by its form: a JWT has dots, and an API key never has one.
     pub fn bearer(text: &'a str) -> Self {
-        if text.contains('.') { Credential::Jwt(text) } else { Credential::ApiKey(text) }
+        if memchr(b'.', text.as_bytes()).is_some() { Credential::Jwt(text) } else { Credential::ApiKey(text) }
     }
 }
 

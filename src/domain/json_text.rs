@@ -14,16 +14,7 @@ pub fn push_text(out: &mut Vec<u8>, text: &str) {
 
 /// Appends a whole number.
 pub fn push_number(out: &mut Vec<u8>, number: u64) {
-    let mut digits = [0; 20];
-    let (mut at, mut left) = (digits.len(), number);
-    loop {
-        at -= 1;
-        digits[at] = b'0' + u8::try_from(left % 10).unwrap_or_default();
-        left /= 10;
-        if left == 0 {
-            return out.extend_from_slice(&digits[at..]);
-        }
-    }
+    out.extend_from_slice(itoa::Buffer::new().format(number).as_bytes());
 }
 
 /// Whether nothing in it needs an escape. (Without a branch for each byte, so that many are looked at at

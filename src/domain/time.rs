@@ -14,6 +14,10 @@ pub trait Clock: Send + Sync {
     fn now(&self) -> Timestamp;
     /// Returns the time since a fixed point in this process. It never goes back.
     fn monotonic(&self) -> Duration;
+    /// Returns both, by one look if the clock can.
+    fn moment(&self) -> Moment {
+        Moment { monotonic: self.monotonic(), now: self.now() }
+    }
     /// Tells a settable clock that a peer's clock shows `at`, to the second. Other clocks ignore it.
     fn witness(&self, _at: Timestamp) {}
     /// Completes after `duration` of monotonic time.

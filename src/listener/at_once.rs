@@ -32,6 +32,7 @@ use super::socket::Socket;
 use super::{Peer, PeerCertificate, Refused, RequestId, Response};
 use crate::domain::json_text::push_number;
 use crate::domain::task::BoxFuture;
+use crate::domain::time::Moment;
 
 /// Longest target that is answered here.
 const LONGEST_TARGET: usize = 1024;
@@ -148,12 +149,21 @@ const ORDINARY: [bool; 256] = {
 
 /// An answer that is made at once: 200, with what its handler gives it.
 pub struct AtOnce {
-    /// Lines of its head, each with its CRLF, beside those that every answer has.
-    pub lines: Vec<u8>,
+    /// [`AtOnce::head`], and the lines of its head, each with its CRLF, beside those that every answer has.
+    pub head: Vec<u8>,
     /// Its body.
     pub body: Vec<u8>,
-    /// Completes when it may leave. An error is the answer that leaves in its place.
-    pub may_leave: BoxFuture<'static, Result<(), Response>>,
+    /// Completes when it may leave, with that moment. An error is the answer that leaves in its place.
+    pub may_leave: BoxFuture<'static, Result<Moment, Response>>,
+}
+
+impl AtOnce {
+    /// The beginning of its head, with room for the rest.
+    pub fn head() -> Vec<u8> {
+        let mut head = Vec::with_capacity(512);
+        head.extend_from_slice(b"HTTP/1.1 200 OK\r\n");
+        head
+    }
 }
 
 /// What a handler remembers of a connection from one such request to the next.
@@ -250,8 +260,10 @@ impl Lane {
             let shared = &*self.shared;
             // Without room for it, a short answer replaces it, and the connection ends.
             let (outcome, fits) = match outcome {
-                Ok(()) if pulse.request_ended(answer.lines.len() + answer.body.len()) => (Ok(()), true),
-                Ok(()) => (Err(shared.handler.refuse(Refused::Overloaded, "", request_id)), false),
+                Ok(now) if pulse.request_ended_at(answer.head.len() + answer.body.len(), now.monotonic) => {
+                    (Ok(now), true)
+                }
+                Ok(_) => (Err(shared.handler.refuse(Refused::Overloaded, "", request_id)), false),
                 Err(response) => {
                     pulse.request_ended(length_of(&response));
                     (Err(response), true)
@@ -259,9 +271,9 @@ impl Lane {
             };
             let is_last = pulse.closes() || !fits;
             let (head, body) = match outcome {
-                Ok(()) => {
+                Ok(now) => {
                     shared.metrics.http_request(http::StatusCode::OK);
-                    (head_of(answer, request_id, is_last, shared), take(&mut answer.body))
+                    (head_of(answer, request_id, is_last, (shared, now)), take(&mut answer.body))
                 }
                 Err(response) => text_of(finished(shared, response, request_id), is_last, shared),
             };
@@ -290,15 +302,18 @@ fn take(body: &mut Vec<u8>) -> Bytes {
     std::mem::take(body).into()
 }
 
-/// Writes the head of a 200.
-fn head_of(answer: &AtOnce, request_id: &RequestId, closes: bool, shared: &Shared) -> Vec<u8> {
-    let mut head = Vec::with_capacity(answer.lines.len() + 256);
-    head.extend_from_slice(b"HTTP/1.1 200 OK\r\n");
-    head.extend_from_slice(&answer.lines);
+/// Completes the head of a 200.
+fn head_of(
+    answer: &mut AtOnce,
+    request_id: &RequestId,
+    closes: bool,
+    (shared, now): (&Shared, Moment),
+) -> Vec<u8> {
+    let mut head = std::mem::take(&mut answer.head);
     head.extend_from_slice(b"cache-control: no-store\r\nx-request-id: ");
     head.extend_from_slice(request_id.as_str().as_bytes());
     head.extend_from_slice(b"\r\n");
-    end_head(head, answer.body.len(), closes, shared)
+    end_head(head, answer.body.len(), closes, (shared, now))
 }
 
 /// Writes an answer as it goes over the wire: its head and its body. It is whole, as a handler's answers are
@@ -313,11 +328,12 @@ pub(super) fn text_of(response: Response, closes: bool, shared: &Shared) -> (Vec
         head.extend_from_slice(value.as_bytes());
         head.extend_from_slice(b"\r\n");
     }
-    (end_head(head, body.len(), closes, shared), body)
+    let now = shared.surroundings.clock.moment();
+    (end_head(head, body.len(), closes, (shared, now)), body)
 }
 
 /// Adds the last lines of a head.
-fn end_head(mut head: Vec<u8>, length: usize, closes: bool, shared: &Shared) -> Vec<u8> {
+fn end_head(mut head: Vec<u8>, length: usize, closes: bool, (shared, now): (&Shared, Moment)) -> Vec<u8> {
     head.extend_from_slice(b"content-length: ");
     push_number(&mut head, length as u64);
     if closes {
@@ -325,7 +341,7 @@ fn end_head(mut head: Vec<u8>, length: usize, closes: bool, shared: &Shared) -> 
     }
     // RFC 9110 §6.6.1: an origin server with a clock sends it.
     head.extend_from_slice(b"\r\ndate: ");
-    shared.date.push(&mut head, shared.surroundings.clock.as_ref());
+    shared.date.push(&mut head, now);
     head.extend_from_slice(b"\r\n\r\n");
     head
 }

@@ -23,7 +23,7 @@ use super::pulse::{Phase, Pulse};
 use super::room::Reservation;
 use super::signals::Signals;
 use super::socket::Socket;
-use super::wire::Wire;
+use super::wire::{REST, Wire};
 use super::{Limits, Peer, Refused, RequestId, Response};
 use crate::domain::task::BoxFuture;
 use crate::domain::time::Clock;
@@ -80,7 +80,7 @@ pub(super) async fn serve(
             }
         })
     };
-    let make_hyper = |guarded| {
+    let make_hyper = |guarded, service| {
         http1::Builder::new()
             .half_close(false)
             .header_read_timeout(None)
@@ -89,7 +89,7 @@ pub(super) async fn serve(
             .max_buf_size(limits.max_header_bytes.max(8192))
             .serve_connection(guarded, service)
     };
-    let mut wire = Wire::new(guarded, make_hyper);
+    let mut wire = Wire::new(guarded, service, make_hyper, Arc::clone(&pulse));
 
     let end = {
         let shutdown = &shared.surroundings.shutdown;
@@ -149,6 +149,7 @@ pub(super) async fn serve(
                 match timer.poll(rings, signals.waker()) {
                     Poll::Pending => return Poll::Pending,
                     Poll::Ready(Due::TooSlow) => return Poll::Ready(End::TooSlow),
+                    Poll::Ready(Due::Rest) => wire.rest(),
                     Poll::Ready(Due::TooOld) => {
                         closing = true;
                         untold = true;
@@ -231,6 +232,8 @@ pub(super) async fn linger(shared: &Shared, mut socket: Box<dyn Socket>) {
 
 enum Due {
     TooSlow,
+    /// No request has come for a while.
+    Rest,
     TooOld,
 }
 
@@ -242,6 +245,8 @@ struct Timer<'a> {
     beats: u32,
     /// When the current phase must end.
     phase_ends: Option<Duration>,
+    /// When hyper is left without a request for too long.
+    rest_begins: Option<Duration>,
     /// When the connection becomes too old; `None` after that.
     age_ends: Option<Duration>,
     alarm: Alarm<'a>,
@@ -256,6 +261,7 @@ impl<'a> Timer<'a> {
             pulse,
             beats: pulse.beats(),
             phase_ends: Some(now + limits.first_byte),
+            rest_begins: None,
             age_ends: Some(now + limits.max_age),
             alarm: Alarm::new(clock),
         }
@@ -273,16 +279,22 @@ impl<'a> Timer<'a> {
                 // The handler, the body and each chunk of a stream have their own deadlines.
                 Phase::Request | Phase::Stream => None,
             };
-            self.phase_ends = limit.map(|limit| self.clock.monotonic() + limit);
+            let now = limit.map(|_| self.clock.monotonic());
+            self.phase_ends = now.zip(limit).map(|(now, limit)| now + limit);
+            let may_rest = self.pulse.has_hyper() && self.pulse.phase() == Phase::Idle;
+            self.rest_begins = now.filter(|_| may_rest).map(|now| now + REST);
         }
         let taken_ends = self.pulse.must_be_taken(self.limits.answer_taken);
-        let ends = [self.phase_ends, taken_ends, self.age_ends];
+        let ends = [self.phase_ends, taken_ends, self.rest_begins, self.age_ends];
         if !self.alarm.rings(ends.into_iter().flatten().min(), rings, waker) {
             return Poll::Pending;
         }
         let now = self.clock.monotonic();
         if [self.phase_ends, taken_ends].into_iter().flatten().any(|end| end <= now) {
             return Poll::Ready(Due::TooSlow);
+        }
+        if self.rest_begins.take_if(|begins| *begins <= now).is_some() {
+            return Poll::Ready(Due::Rest);
         }
         self.age_ends = None;
         Poll::Ready(Due::TooOld)

@@ -4,7 +4,7 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use parking_lot::Mutex;
 
-use crate::domain::time::Clock;
+use crate::domain::time::Moment;
 
 /// The text of `Date`, made once a second.
 #[derive(Default)]
@@ -18,12 +18,11 @@ struct Made {
 }
 
 impl Date {
-    /// Appends it.
-    pub(super) fn push(&self, out: &mut Vec<u8>, clock: &dyn Clock) {
+    /// Appends it as it is at this moment.
+    pub(super) fn push(&self, out: &mut Vec<u8>, Moment { monotonic, now }: Moment) {
         let mut made = self.0.lock();
-        let monotonic = clock.monotonic();
         if made.text.is_empty() || monotonic >= made.until {
-            let since = Duration::from_millis(u64::try_from(clock.now().unix_millis()).unwrap_or_default());
+            let since = Duration::from_millis(u64::try_from(now.unix_millis()).unwrap_or_default());
             made.text = httpdate::fmt_http_date(UNIX_EPOCH + since);
             made.until = monotonic + Duration::from_millis(1000 - u64::from(since.subsec_millis()));
         }

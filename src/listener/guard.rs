@@ -454,10 +454,18 @@ impl Guarded {
 
     /// Answers plain requests while there is no hyper. It keeps what is for hyper.
     pub(super) fn poll_without_hyper(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Next>> {
+        if !self.came.is_empty() {
+            return Poll::Ready(Ok(Next::Hyper));
+        }
         let mut came = Bytes::new();
         let next = self.poll_requests(cx, MOST_READ, |bytes| came = Bytes::copy_from_slice(bytes));
         self.came = came;
         next
+    }
+
+    /// Takes back what hyper has read and not used.
+    pub(super) fn take_back(&mut self, read: Bytes) {
+        self.came = read;
     }
 
     /// Answers plain requests until something else comes, which `give` gets.
@@ -529,7 +537,9 @@ impl Read for Guarded {
         }
         // hyper takes a read without bytes for the end, as it should.
         let most = buffer.remaining();
-        self.poll_requests(cx, most, |bytes| buffer.put_slice(bytes)).map_ok(|_| ())
+        let next = self.poll_requests(cx, most, |bytes| buffer.put_slice(bytes));
+        self.pulse.waits_for_head(next.is_pending() && self.framing.is_before_head());
+        next.map_ok(|_| ())
     }
 }
 

@@ -50,6 +50,12 @@ pub(super) struct Pulse {
     came: AtomicBool,
     /// True while a request is answered beside hyper.
     beside: AtomicBool,
+    /// True if the last request was answered beside hyper.
+    was_beside: AtomicBool,
+    /// True while there is a hyper.
+    has_hyper: AtomicBool,
+    /// True if hyper waits for a head that has not begun.
+    waits_for_head: AtomicBool,
 }
 
 impl Pulse {
@@ -70,6 +76,9 @@ impl Pulse {
             closes: AtomicBool::new(false),
             came: AtomicBool::new(false),
             beside: AtomicBool::new(false),
+            was_beside: AtomicBool::new(false),
+            has_hyper: AtomicBool::new(false),
+            waits_for_head: AtomicBool::new(false),
         }
     }
 
@@ -111,12 +120,38 @@ impl Pulse {
     /// Records that hyper has a request: it may read on before the request's handling begins.
     pub(super) fn request_came(&self) {
         self.came.store(true, Ordering::Relaxed);
+        self.was_beside.store(false, Ordering::Relaxed);
     }
 
     /// Records that a request is being processed.
     pub(super) fn request_began(&self) {
         self.came.store(false, Ordering::Relaxed);
         self.enter(Phase::Request);
+    }
+
+    /// Records whether there is a hyper now.
+    pub(super) fn has_hyper_now(&self, is_so: bool) {
+        self.has_hyper.store(is_so, Ordering::Relaxed);
+    }
+
+    /// Returns true while there is a hyper.
+    pub(super) fn has_hyper(&self) -> bool {
+        self.has_hyper.load(Ordering::Relaxed)
+    }
+
+    /// Records whether hyper waits for a head that has not begun.
+    pub(super) fn waits_for_head(&self, is_so: bool) {
+        self.waits_for_head.store(is_so, Ordering::Relaxed);
+    }
+
+    /// Returns true if hyper has done everything, and waits for a head that has not begun.
+    pub(super) fn is_hyper_done(&self) -> bool {
+        self.waits_for_head.load(Ordering::Relaxed) && !self.is_with_hyper() && !self.is_beside()
+    }
+
+    /// Returns true if the last request was answered beside hyper.
+    pub(super) fn was_beside(&self) -> bool {
+        self.was_beside.load(Ordering::Relaxed)
     }
 
     /// Returns true while hyper has a request, or an answer that is not taken.
@@ -127,11 +162,16 @@ impl Pulse {
     /// Records an answer of this many bytes. Returns true if there is room for them until the client takes
     /// them.
     pub(super) fn request_ended(&self, answer: usize) -> bool {
+        self.request_ended_at(answer, self.clock.monotonic())
+    }
+
+    /// The same at a time that is known.
+    pub(super) fn request_ended_at(&self, answer: usize, now: Duration) -> bool {
         self.head.store(0, Ordering::Relaxed);
         self.body.store(0, Ordering::Relaxed);
         // If there is no room, a short answer replaces it, and the connection ends.
-        let fits = self.must_take(answer);
-        self.enter(if self.in_head.load(Ordering::Relaxed) { Phase::Head } else { Phase::Idle });
+        let fits = self.must_take(answer, now);
+        self.enter_at(if self.in_head.load(Ordering::Relaxed) { Phase::Head } else { Phase::Idle }, now);
         fits
     }
 
@@ -143,7 +183,7 @@ impl Pulse {
 
     /// Records a stream's next chunk. Returns true if there is room for it until the client takes it.
     pub(super) fn chunk_began(&self, bytes: usize) -> bool {
-        self.must_take(bytes)
+        self.must_take(bytes, self.clock.monotonic())
     }
 
     /// Returns true if a stream's next chunk must wait. It is woken once the one before is taken.
@@ -171,6 +211,7 @@ impl Pulse {
     /// Records that it is answered and its answer is taken.
     pub(super) fn left_beside(&self) {
         self.beside.store(false, Ordering::Relaxed);
+        self.was_beside.store(true, Ordering::Relaxed);
     }
 
     /// Returns true while a request is answered beside hyper.
@@ -184,8 +225,8 @@ impl Pulse {
     }
 
     /// Records bytes that the client must take from now on. Returns true if there is room for them.
-    fn must_take(&self, bytes: usize) -> bool {
-        let now = u64::try_from(self.clock.monotonic().as_millis()).unwrap_or(u64::MAX - 1);
+    fn must_take(&self, bytes: usize, now: Duration) -> bool {
+        let now = u64::try_from(now.as_millis()).unwrap_or(u64::MAX - 1);
         self.untaken_since.store(now + 1, Ordering::Relaxed);
         let fits = self.keeps(&self.answer, bytes);
         if !fits {
@@ -239,12 +280,17 @@ impl Pulse {
     }
 
     fn enter(&self, phase: Phase) {
+        let waits = matches!(phase, Phase::New | Phase::Head | Phase::Idle);
+        self.enter_at(phase, if waits { self.clock.monotonic() } else { Duration::ZERO });
+    }
+
+    fn enter_at(&self, phase: Phase, now: Duration) {
         self.phase.store(phase as u8, Ordering::Relaxed);
         self.beats.fetch_add(1, Ordering::Relaxed);
         match phase {
             // Neither waits for its client. (Few connections may have a stream.)
             Phase::Request | Phase::Stream => self.place.works(),
-            Phase::New | Phase::Head | Phase::Idle => self.place.waits(self.clock.monotonic()),
+            Phase::New | Phase::Head | Phase::Idle => self.place.waits(now),
         }
     }
 

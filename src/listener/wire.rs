@@ -1,28 +1,42 @@
-//! HTTP/1 on a connection: beside hyper as long as all its requests are plain ([`Lane`]), and by hyper from
-//! the first other one on. So a connection that waits for its next plain request has none of hyper's buffers.
+//! HTTP/1 on a connection: without hyper as long as its requests are plain ([`Lane`]), by hyper while others
+//! come. A connection that waits for its next request has none of hyper's buffers, which are most of its
+//! memory: hyper goes once a plain request has come again, or none for [`REST`].
 //!
 //! [`Lane`]: super::at_once::Lane
 
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use hyper::body::{Body, Incoming};
-use hyper::server::conn::http1::Connection;
+use hyper::server::conn::http1::{Connection, Parts};
 use hyper::service::HttpService;
 
 use super::guard::{Guarded, Next};
+use super::pulse::Pulse;
+
+/// How long hyper stays without a request.
+pub(super) const REST: Duration = Duration::from_secs(1);
 
 /// Why a connection broke.
 type Broken = Box<dyn std::error::Error + Send + Sync>;
 
 /// Serves a connection. `M` makes hyper for it.
 pub(super) struct Wire<M, S: HttpService<Incoming>> {
-    stage: Stage<M, S>,
+    stage: Stage<S>,
+    make_hyper: M,
+    pulse: Arc<Pulse>,
+    /// True if it is to end.
     closes: bool,
+    /// True if no request has come for [`REST`].
+    rests: bool,
+    /// True if hyper stays to the end.
+    stays: bool,
 }
 
-enum Stage<M, S: HttpService<Incoming>> {
-    WithoutHyper(Guarded, M),
+enum Stage<S: HttpService<Incoming>> {
+    WithoutHyper(Guarded, S),
     WithHyper(Box<Connection<Guarded, S>>),
     /// In the middle of a change.
     Nothing,
@@ -30,35 +44,70 @@ enum Stage<M, S: HttpService<Incoming>> {
 
 impl<M, S> Wire<M, S>
 where
-    M: FnOnce(Guarded) -> Connection<Guarded, S>,
+    M: Fn(Guarded, S) -> Connection<Guarded, S>,
     S: HttpService<Incoming>,
     S::Error: Into<Broken>,
     S::ResBody: Body + 'static,
     <S::ResBody as Body>::Error: Into<Broken>,
 {
-    pub(super) fn new(guarded: Guarded, make_hyper: M) -> Self {
-        Wire { stage: Stage::WithoutHyper(guarded, make_hyper), closes: false }
+    pub(super) fn new(guarded: Guarded, service: S, make_hyper: M, pulse: Arc<Pulse>) -> Self {
+        let stage = Stage::WithoutHyper(guarded, service);
+        Wire { stage, make_hyper, pulse, closes: false, rests: false, stays: false }
     }
 
     /// Goes on until the connection has ended.
     pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Broken>> {
-        if let Stage::WithoutHyper(guarded, _) = &mut self.stage {
-            if self.closes {
-                return Poll::Ready(Ok(()));
-            }
-            match ready!(guarded.poll_without_hyper(cx))? {
-                Next::End => return Poll::Ready(Ok(())),
-                Next::Hyper => self.make_hyper(),
+        loop {
+            match &mut self.stage {
+                Stage::WithoutHyper(..) if self.closes => return Poll::Ready(Ok(())),
+                Stage::WithoutHyper(guarded, _) => match ready!(guarded.poll_without_hyper(cx))? {
+                    Next::End => return Poll::Ready(Ok(())),
+                    Next::Hyper => self.take_hyper(),
+                },
+                Stage::WithHyper(connection) => {
+                    self.pulse.waits_for_head(false);
+                    let polled = Pin::new(connection.as_mut()).poll(cx);
+                    if polled.is_ready() || !self.may_leave_hyper() {
+                        return polled.map_err(Into::into);
+                    }
+                    self.leave_hyper();
+                }
+                Stage::Nothing => unreachable!("no change is under way between two polls"),
             }
         }
-        let Stage::WithHyper(connection) = &mut self.stage else { unreachable!("it was just made") };
-        Pin::new(connection.as_mut()).poll(cx).map_err(Into::into)
     }
 
-    fn make_hyper(&mut self) {
-        if let Stage::WithoutHyper(guarded, make) = std::mem::replace(&mut self.stage, Stage::Nothing) {
-            self.stage = Stage::WithHyper(Box::new(make(guarded)));
+    fn take_hyper(&mut self) {
+        if let Stage::WithoutHyper(guarded, service) = std::mem::replace(&mut self.stage, Stage::Nothing) {
+            self.stage = Stage::WithHyper(Box::new((self.make_hyper)(guarded, service)));
+            self.pulse.has_hyper_now(true);
+            #[cfg(test)]
+            CHANGES.with(|changes| changes.borrow_mut().push("with"));
         }
+    }
+
+    /// Whether hyper has done everything, and will not be needed at once.
+    fn may_leave_hyper(&mut self) -> bool {
+        let is_over = std::mem::take(&mut self.rests) || self.pulse.was_beside();
+        is_over && !self.closes && !self.stays && self.pulse.is_hyper_done()
+    }
+
+    fn leave_hyper(&mut self) {
+        if let Stage::WithHyper(connection) = std::mem::replace(&mut self.stage, Stage::Nothing) {
+            let Parts { io: mut guarded, read_buf, service, .. } = connection.into_parts();
+            // (It has nothing left, or it would not wait for a head that has not begun.)
+            self.stays = !read_buf.is_empty();
+            guarded.take_back(read_buf);
+            self.stage = Stage::WithoutHyper(guarded, service);
+            self.pulse.has_hyper_now(false);
+            #[cfg(test)]
+            CHANGES.with(|changes| changes.borrow_mut().push("without"));
+        }
+    }
+
+    /// Says that no request has come for [`REST`].
+    pub(super) fn rest(&mut self) {
+        self.rests = true;
     }
 
     /// Ends it after the answer under way. (A request that is answered beside hyper is not known here: its
@@ -77,4 +126,10 @@ where
             Stage::Nothing => unreachable!("no change is under way between two polls"),
         }
     }
+}
+
+#[cfg(test)]
+thread_local! {
+    /// How the connections of this thread went on: with hyper, or without.
+    pub(super) static CHANGES: std::cell::RefCell<Vec<&'static str>> = const { std::cell::RefCell::new(Vec::new()) };
 }

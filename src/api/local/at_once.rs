@@ -55,16 +55,16 @@ impl LocalApi {
         }
         let dialect = Dialect::of(found.path);
         let credential = dialect.credential(head, peer)?;
-        let begun = Moment { monotonic: self.clock.monotonic(), now: self.clock.now() };
+        let begun = self.clock.moment();
         let now = begun.now;
         let remembered = memory.get_or_insert_with(|| Box::new(Remembered::default())).downcast_mut()?;
         let accepted = self.accepted.current();
         let known = self.callers.load().authenticate_now(credential, accepted, remembered, now)?;
         let request = |key| Request { begun, known: &known, key, query: &query };
-        let (key, served, lines, body) = match (dialect, found.target) {
+        let (key, served, answer, body) = match (dialect, found.target) {
             (Dialect::Native, Target::Connection(key)) => {
-                let (served, lines, body) = self.native(&request(&key))?;
-                (key, served, lines, body)
+                let (served, answer, body) = self.native(&request(&key))?;
+                (key, served, answer, body)
             }
             (Dialect::ManagedIdentity, target) => {
                 let key = match target {
@@ -76,15 +76,15 @@ impl LocalApi {
                 let ask = |app: &App| asked.want(app.naming(), &app.scopes);
                 let served = self.held(&request(key), ask)?;
                 let body = identity_text(&asked, served.token(), now);
-                let lines = lines_of(&served);
-                (key.clone(), served, lines, body)
+                let answer = head_of(&served);
+                (key.clone(), served, answer, body)
             }
             (Dialect::Vault, Target::Mount(mount, connection)) => {
                 let key = ConnectionKey { app: self.broker.app_at(&mount).ok()?, connection };
                 let asked = TokenBody::of_minimum_seconds(query.value("minimum_seconds")).ok()?;
                 let served = self.held(&request(&key), |app| asked.want(app.naming()))?;
                 let body = creds_text(request_id, &key, served.token(), now);
-                (key, served, CONTENT_TYPE.to_vec(), body)
+                (key, served, bare_head(), body)
             }
             _ => return None,
         };
@@ -92,18 +92,17 @@ impl LocalApi {
         let (routines, by) = (served.prepared(Routines::default), (&known.caller, known.method));
         let out = RoutineHandOut {
             routine: self.events.routine(&routines, by, dialect.as_str(), &key, words),
-            at: now,
+            begun,
             origin: peer.origin,
             request_id: request_id.clone(),
             life: served.token().life_left(now),
-            elapsed: self.clock.monotonic().saturating_sub(begun.monotonic),
         };
         let (events, id, form) = (Arc::clone(&self.events), request_id.clone(), dialect.form_for(head));
         let may_leave = Box::pin(async move {
             let recorded = events.handed_out_by_routine(out).await;
             recorded.map_err(|refusal| form.refusal(Problem::of(refusal), id.as_str()))
         });
-        Some(AtOnce { lines, body, may_leave })
+        Some(AtOnce { head: answer, body, may_leave })
     }
 
     fn native(&self, request: &Request<'_>) -> Option<(Served, Vec<u8>, Vec<u8>)> {
@@ -111,10 +110,10 @@ impl LocalApi {
         let served = self.held(request, |app| asked.want(app.naming()))?;
         let answer = served.prepared(|| TokenAnswer::new(request.key, &served));
         let now = request.begun.now;
-        let mut lines = lines_of(&served);
-        lines.extend_from_slice(answer.line().as_bytes());
+        let mut head = head_of(&served);
+        head.extend_from_slice(answer.line().as_bytes());
         let body = answer.text(&served, served.token().life_left(now), now);
-        Some((served, lines, body))
+        Some((served, head, body))
     }
 
     /// The held token that a request gets, counted against the limits of its caller.
@@ -130,21 +129,24 @@ impl LocalApi {
     }
 }
 
-/// The line that every answer of these has.
-const CONTENT_TYPE: &[u8] = b"content-type: application/json\r\n";
+/// The head of an answer, as far as every one of these has it.
+fn bare_head() -> Vec<u8> {
+    let mut head = AtOnce::head();
+    head.extend_from_slice(b"content-type: application/json\r\n");
+    head
+}
 
-/// The lines that say what an answer is, where its token came from, and which promise it does not keep.
-fn lines_of(served: &Served) -> Vec<u8> {
-    let mut lines = Vec::with_capacity(192);
-    lines.extend_from_slice(CONTENT_TYPE);
+/// The head that says where a token came from, and which promise it does not keep.
+fn head_of(served: &Served) -> Vec<u8> {
+    let mut head = bare_head();
     let mut line = |name: &str, value: &str| {
         for part in [name, ": ", value, "\r\n"] {
-            lines.extend_from_slice(part.as_bytes());
+            head.extend_from_slice(part.as_bytes());
         }
     };
     line(SOURCE, served.source.as_str());
     if served.degraded {
         line(DEGRADED, "store");
     }
-    lines
+    head
 }

@@ -2,26 +2,29 @@
 //! connection like others.
 
 use super::*;
+use crate::domain::time::{Moment, Timestamp};
 
 const PLAIN: &str = "GET /at-once HTTP/1.1\r\nHost: a\r\n\r\n";
 /// Its record is written once the gate opens.
 const WAITS: &str = "GET /at-once/wait HTTP/1.1\r\nHost: a\r\n\r\n";
 
+const NOW: Moment = Moment { monotonic: Duration::ZERO, now: Timestamp::from_unix_seconds(0) };
+
 /// What the probe answers at once.
 pub(super) fn answer(probe: &Arc<Gate>, path: &str) -> Option<AtOnce> {
     let of = |may_leave| AtOnce {
-        lines: b"content-type: text/plain\r\n".to_vec(),
+        head: [&AtOnce::head()[..], b"content-type: text/plain\r\n"].concat(),
         body: b"at once".to_vec(),
         may_leave,
     };
     match path {
-        "/at-once" => Some(of(Box::pin(std::future::ready(Ok(()))))),
+        "/at-once" => Some(of(Box::pin(std::future::ready(Ok(NOW))))),
         "/at-once/wait" => {
             let gate = Arc::clone(probe);
             Some(of(Box::pin(async move {
                 gate.waiting.fetch_add(1, Ordering::SeqCst);
                 gate.opens.notified().await;
-                Ok(())
+                Ok(NOW)
             })))
         }
         "/at-once/refused" => {
@@ -30,7 +33,7 @@ pub(super) fn answer(probe: &Arc<Gate>, path: &str) -> Option<AtOnce> {
         }
         "/at-once/panic" => Some(of(Box::pin(async { panic!("secret") }))),
         "/at-once/large" => {
-            Some(AtOnce { body: vec![b'x'; 700 << 10], ..of(Box::pin(std::future::ready(Ok(())))) })
+            Some(AtOnce { body: vec![b'x'; 700 << 10], ..of(Box::pin(std::future::ready(Ok(NOW)))) })
         }
         "/panic" => panic!("secret"),
         _ => None,
@@ -234,4 +237,90 @@ async fn an_old_connection_ends_after_its_answer() {
     served.probe.at_once.opens.notify_one();
     let answer = rest(&mut stream).await;
     assert!(answer.contains("connection: close\r\n") && answer.ends_with("at once"), "{answer}");
+}
+
+/// How this thread's connections went on since it was asked last.
+fn changes() -> Vec<&'static str> {
+    wire::CHANGES.with(|changes| std::mem::take(&mut *changes.borrow_mut()))
+}
+
+#[tokio::test]
+async fn hyper_is_there_while_it_is_needed() {
+    let served = tcp(Limits::default());
+    let through = "GET /as-at-once HTTP/1.1\r\nHost: a\r\n\r\n";
+    let with_body = "POST /as-at-once HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n\r\nabc";
+    let mut stream = served.connect().await;
+    for (request, expected) in [
+        (PLAIN, &[][..]),
+        (PLAIN, &[]),
+        // It comes with the first that needs it, and goes with the next plain one.
+        (through, &["with"]),
+        (with_body, &[]),
+        (PLAIN, &["without"]),
+        (PLAIN, &[]),
+        (with_body, &["with"]),
+    ] {
+        send(&mut stream, request).await;
+        assert!(one_response(&mut stream).await.ends_with("at once"), "{request}");
+        // (What follows an answer may come after it.)
+        until(|| wire::CHANGES.with(|changes| changes.borrow().len() >= expected.len())).await;
+        assert_eq!(changes(), expected, "{request}");
+    }
+    // Without another request it goes, too, and the connection goes on.
+    until(|| wire::CHANGES.with(|changes| changes.borrow().len() == 1)).await;
+    assert_eq!(changes(), ["without"]);
+    for request in [PLAIN, with_body, through] {
+        send(&mut stream, request).await;
+        assert!(one_response(&mut stream).await.ends_with("at once"), "{request}");
+    }
+    // While a head has begun, or a request is under way, it stays.
+    let (begin, end) = PLAIN.split_at(20);
+    send(&mut stream, begin).await;
+    tokio::time::sleep(wire::REST + Duration::from_millis(300)).await;
+    assert_eq!(changes(), ["with"]);
+    send(&mut stream, end).await;
+    assert!(one_response(&mut stream).await.ends_with("at once"));
+}
+
+/// Whatever comes, in whatever pieces: each request has its answer, in its order.
+#[tokio::test]
+async fn the_way_of_a_request_is_not_to_be_seen() {
+    let through = "GET /as-at-once HTTP/1.1\r\nHost: a\r\nA: b\r\n\r\n";
+    let chunked = "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nab\r\n0\r\n\r\n";
+    let requests = [
+        (PLAIN, "at once"),
+        (PLAIN, "at once"),
+        (through, "at once"),
+        ("GET /ignore HTTP/1.1\r\nHost: a\r\n\r\n", "ignored"),
+        ("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nabcde", "abcde"),
+        (chunked, "ab"),
+    ];
+    let last = ("GET /ignore HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n", "ignored");
+    let served = tcp(Limits::default());
+    let mut seed = 0x2545_f491_4f6c_dd1d_u64;
+    let mut random = |below: usize| {
+        seed ^= seed << 13;
+        seed ^= seed >> 7;
+        seed ^= seed << 17;
+        usize::try_from(seed >> 33).expect("31 bits") % below
+    };
+    for _ in 0..20 {
+        let mut stream = served.connect().await;
+        let chosen = (0..20).map(|_| requests[random(requests.len())]).chain([last]);
+        let (sent, expected): (Vec<&str>, Vec<&str>) = chosen.unzip();
+        let sent = sent.concat();
+        let mut left = sent.as_str();
+        while !left.is_empty() {
+            let (piece, after) = left.split_at(left.len().min(1 + random(120)));
+            send(&mut stream, piece).await;
+            left = after;
+            // (Some come apart, some together.)
+            for _ in 0..random(4) {
+                tokio::task::yield_now().await;
+            }
+        }
+        let answers = rest(&mut stream).await;
+        let bodies = answers.split("HTTP/1.1 200 OK").skip(1).filter_map(|one| one.split("\r\n\r\n").nth(1));
+        assert_eq!(bodies.collect::<Vec<_>>(), expected, "{sent:?}");
+    }
 }

@@ -158,9 +158,8 @@ impl AuditWriter {
     }
 
     fn is_helped(&self) -> bool {
-        self.helped
-            && !self.is_stuck()
-            && self.state.slow_until.load(Ordering::Relaxed) <= millis(self.clock.monotonic())
+        let slow_until = self.state.slow_until.load(Ordering::Relaxed);
+        self.helped && !self.is_stuck() && (slow_until == 0 || slow_until <= millis(self.clock.monotonic()))
     }
 
     /// Returns true after a request waited in vain, until the sink takes records again.

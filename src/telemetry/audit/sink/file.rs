@@ -46,13 +46,14 @@ impl Sink for AppendedFile {
         if self.is_moved() {
             *self = Self::open(&self.path)?;
         }
-        let before = self.file.metadata()?.len();
         if self.is_torn {
             write_counted(&mut self.file, b"\n").map_err(|(_, error)| error)?;
             self.is_torn = false;
         }
         write_counted(&mut self.file, lines).map_err(|(bytes, error)| {
-            if self.file.set_len(before).is_ok() {
+            // Nobody else appends to it, so what was taken stands at its end.
+            let before = self.file.metadata().map(|metadata| metadata.len().saturating_sub(bytes as u64));
+            if before.is_ok_and(|before| self.file.set_len(before).is_ok()) {
                 return error.into();
             }
             // A file that may only grow, or a pipe.
