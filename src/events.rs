@@ -262,6 +262,15 @@ impl Events {
         refusal
     }
 
+    /// Has the audit written and signed to its end. Nothing is recorded after that.
+    pub async fn end(&self) {
+        let audit = Arc::clone(&self.audit);
+        // (It blocks.)
+        if let Err(error) = tokio::task::spawn_blocking(move || audit.end()).await {
+            tracing::error!(%error, "the end of the audit stream was not reached");
+        }
+    }
+
     /// Returns the routine of a token's hand-outs to a caller, by what it has proven and in this dialect.
     pub fn routine(
         &self,

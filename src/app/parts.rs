@@ -47,7 +47,9 @@ impl Parts {
         signals.wait_for_stop(shutdown, readiness, reload).await;
         let (clock, drain) = (&self.process.ports.clock, self.in_force.config().limits.drain);
         tracing::info!("stopping: finishing what is in flight");
-        signals.wait_for_drain(shutdown, clock.as_ref(), drain, self.finish()).await
+        let is_finished = signals.wait_for_drain(shutdown, clock.as_ref(), drain, self.finish()).await;
+        self.events.end().await;
+        is_finished
     }
 
     /// Stops: takes no new work, and finishes the work under way within the drain time.
@@ -63,6 +65,7 @@ impl Parts {
                 let _ = tokio::time::timeout(Duration::from_secs(2), tasks.close_and_wait()).await;
             }
         }
+        self.events.end().await;
     }
 
     /// Completes when no work is under way and every answer is stored. Requests and refreshes end first, then

@@ -86,6 +86,10 @@ pub trait Audit: Send + Sync {
     /// Has what is due at this time done: a signature under the records so far.
     fn tick(&self) {}
 
+    /// Writes what was taken, has it signed, and takes no more. It blocks until that is done, but for two
+    /// seconds at most.
+    fn end(&self) {}
+
     /// Takes a record of a stranger's event, if its lane has room, and waits for nothing. If there is no
     /// room, the caller counts it for the next summary.
     fn note(&self, event: AuditEvent) -> Noted;

@@ -167,6 +167,14 @@ async fn a_signed_log_cannot_be_written_anew_or_cut_off_unseen_and_its_key_is_re
     std::fs::write(in_folder("environment"), settings).expect("written");
     world.daemon = Process::start(world.folder.path()).await;
     let is_checkpoint = |line: &Value| line["action"] == "checkpoint";
+    // An orderly end leaves nothing unsigned.
+    world.access_token("user-1").await;
+    assert_eq!(world.daemon.terminate(), Some(0));
+    let ended = lines(&path);
+    let last = ended.last().expect("a line");
+    assert!(is_checkpoint(last) && last["checkpoint"]["records"].as_u64() > Some(2), "{last:#}");
+    std::fs::remove_file(&path).expect("removed");
+    world.daemon = Process::start(world.folder.path()).await;
     let checkpoints = |path: &Path| lines(path).into_iter().filter(is_checkpoint).collect::<Vec<_>>();
     let pass_to_the_next = async |world: &World| {
         let before = checkpoints(&path).len();

@@ -95,6 +95,11 @@ impl Audit for AuditSinks {
         self.writers.iter().for_each(Audit::tick);
     }
 
+    fn end(&self) {
+        // Together: each may take its time.
+        std::thread::scope(|scope| self.writers.iter().for_each(|writer| drop(scope.spawn(|| writer.end()))));
+    }
+
     fn note(&self, event: AuditEvent) -> Noted {
         let taken = self.writers.iter().filter(|writer| writer.note(event.clone()) == Noted::Taken).count();
         if taken > 0 { Noted::Taken } else { Noted::NoRoom }

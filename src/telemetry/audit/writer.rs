@@ -273,6 +273,14 @@ impl Audit for AuditWriter {
         }
     }
 
+    fn end(&self) {
+        self.queue.close();
+        let ended = self.ended.lock();
+        if let Err(std::sync::mpsc::RecvTimeoutError::Timeout) = ended.recv_timeout(FLUSH) {
+            tracing::error!("the audit log does not take its last records");
+        }
+    }
+
     fn note(&self, event: AuditEvent) -> Noted {
         self.queue.note(event)
     }
@@ -307,13 +315,8 @@ impl Drop for Waiting<'_> {
 }
 
 impl Drop for AuditWriter {
-    /// Waits until everything taken is written, but not for ever if the sink is stuck.
     fn drop(&mut self) {
-        self.queue.close();
-        let ended = self.ended.lock();
-        if let Err(std::sync::mpsc::RecvTimeoutError::Timeout) = ended.recv_timeout(FLUSH) {
-            tracing::error!("the audit log does not take its last records");
-        }
+        self.end();
     }
 }
 
