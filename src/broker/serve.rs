@@ -61,21 +61,21 @@ fn wanted(
     account: Option<&AccountId>,
     held: &Held,
 ) -> Result<Want, Refusal> {
-    let own = held.connection.profile.account();
-    let permit = permit.of_tenant(own.tid.as_deref())?;
-    if account.is_some_and(|account| *account != own.id()) {
+    let is_other = |account: &AccountId| *account != held.connection.profile.account().id();
+    let remembered = held.prepared.of_connection(Remembered::default);
+    // (A yes that is remembered is one of the same rules to the same tenant.)
+    if let Some(given) = remembered.answer(permit, app, asked)
+        && !account.is_some_and(is_other)
+    {
+        return Ok(given.to(permit.caller(), asked));
+    }
+    let tenant = held.connection.profile.account().tid.as_deref();
+    let judged = permit.of_tenant(tenant)?;
+    if account.is_some_and(is_other) {
         return Err(Refusal::invalid("subject_token", "is of another account than the connection"));
     }
-    let remembered = held.prepared.of_connection(Remembered::default);
-    let question = Question::of(&permit, app, asked);
-    let given = match remembered.answer(&question) {
-        Some(given) => given,
-        None => {
-            let given = permitted(&permit, app.naming(), asked, &held.granted)?;
-            remembered.take(question, &given);
-            given
-        }
-    };
+    let given = permitted(&judged, app.naming(), asked, &held.granted)?;
+    remembered.take(Question::of(permit, app, asked), &given);
     Ok(given.to(permit.caller(), asked))
 }
 
@@ -109,16 +109,17 @@ struct Question {
 }
 
 impl Question {
-    fn of(permit: &Permit, app: &Arc<App>, asked: &Want) -> Self {
+    fn of(permit: &Provisional<'_>, app: &Arc<App>, asked: &Want) -> Self {
         let (resource, scopes) = (asked.resource.clone(), asked.scopes.clone());
         Question { rules: permit.rules(), app: Arc::clone(app), resource, scopes }
     }
 
-    fn is(&self, other: &Question) -> bool {
-        self.rules == other.rules
-            && Arc::ptr_eq(&self.app, &other.app)
-            && self.resource == other.resource
-            && self.scopes == other.scopes
+    /// Whether this is asked.
+    fn is(&self, permit: &Provisional<'_>, app: &Arc<App>, asked: &Want) -> bool {
+        permit.is_by(&self.rules)
+            && Arc::ptr_eq(&self.app, app)
+            && self.resource == asked.resource
+            && self.scopes == asked.scopes
     }
 }
 
@@ -131,9 +132,9 @@ struct Remembered(Mutex<VecDeque<(Question, Given)>>);
 const MOST_REMEMBERED: usize = 4;
 
 impl Remembered {
-    fn answer(&self, question: &Question) -> Option<Given> {
+    fn answer(&self, permit: &Provisional<'_>, app: &Arc<App>, asked: &Want) -> Option<Given> {
         let yeses = self.0.lock();
-        yeses.iter().find(|(asked, _)| asked.is(question)).map(|(_, given)| given.clone())
+        yeses.iter().find(|(known, _)| known.is(permit, app, asked)).map(|(_, given)| given.clone())
     }
 
     fn take(&self, question: Question, given: &Given) {

@@ -145,17 +145,9 @@ pub struct Permit {
     matching: Vec<usize>,
 }
 
-/// A caller's rules as they were read, compared by whether they are the same reading. A reload makes others.
-#[derive(Debug, Clone)]
+/// A caller's rules as they were read. A reload makes others.
+#[derive(Debug)]
 pub struct SameRules(Arc<[Rule]>);
-
-impl PartialEq for SameRules {
-    fn eq(&self, other: &Self) -> bool {
-        Arc::ptr_eq(&self.0, &other.0)
-    }
-}
-
-impl Eq for SameRules {}
 
 /// Proof that a caller may connect, confirm, renew and delete a connection.
 #[derive(Debug, PartialEq, Eq)]
@@ -228,7 +220,7 @@ impl CallerPolicy {
     /// # Errors
     /// The errors of [`CallerPolicy::see`].
     pub fn may_see<'a>(&'a self, key: &'a ConnectionKey) -> Result<Provisional<'a>, Denial> {
-        if self.matching(key, None).is_empty() && !self.needs_tenant(key) {
+        if self.matches(key, None).next().is_none() && !self.needs_tenant(key) {
             return Err(self.unseen(key));
         }
         Ok(Provisional { policy: self, key })
@@ -269,8 +261,14 @@ impl CallerPolicy {
     }
 
     fn matching(&self, key: &ConnectionKey, tenant: Option<&str>) -> Vec<usize> {
-        let covers = |rule: &Rule| rule.effective().any(|pattern| pattern.matches(&key.connection, tenant));
-        (0..self.rules.len()).filter(|&at| self.rules[at].app == key.app && covers(&self.rules[at])).collect()
+        self.matches(key, tenant).collect()
+    }
+
+    /// The indices of the rules that cover a connection of this tenant.
+    fn matches(&self, key: &ConnectionKey, tenant: Option<&str>) -> impl Iterator<Item = usize> {
+        let covers =
+            move |rule: &Rule| rule.effective().any(|pattern| pattern.matches(&key.connection, tenant));
+        (0..self.rules.len()).filter(move |&at| self.rules[at].app == key.app && covers(&self.rules[at]))
     }
 }
 
@@ -315,6 +313,17 @@ impl<'a> Provisional<'a> {
         &self.policy.caller
     }
 
+    /// Returns the rules it was given by. By the same rules, the same connection of the same tenant is given
+    /// the same.
+    pub fn rules(&self) -> SameRules {
+        SameRules(Arc::clone(&self.policy.rules))
+    }
+
+    /// Returns true if it was given by these rules.
+    pub fn is_by(&self, rules: &SameRules) -> bool {
+        Arc::ptr_eq(&self.policy.rules, &rules.0)
+    }
+
     /// Judges with the connection's tenant.
     ///
     /// # Errors
@@ -345,12 +354,6 @@ impl Permit {
     /// Returns the caller it was given to.
     pub fn caller(&self) -> &CallerName {
         &self.caller
-    }
-
-    /// Returns the rules it was given by. Two permits by the same rules, for the same connection of the same
-    /// tenant, give the same.
-    pub fn rules(&self) -> SameRules {
-        SameRules(Arc::clone(&self.rules))
     }
 
     /// Returns the scopes to serve. If none are asked for, these are the scopes that the rules list, or all
