@@ -18,7 +18,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, UnixListener};
 use tokio_rustls::TlsAcceptor;
 
-use crate::http_client::Failure;
+use crate::support::Failure;
 
 /// What a bare server is told on standard input, as one line.
 #[derive(Serialize, Deserialize)]

@@ -5,13 +5,13 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::runtime::Runtime;
 use tokio_rustls::TlsConnector;
 
-use crate::http_client::Failure;
 use crate::pki;
+use crate::support::{Failure, answer};
 
 /// How to reach a server.
 #[derive(Clone)]
@@ -116,42 +116,9 @@ async fn ask(
             return Ok((stream, latencies));
         }
         stream.write_all(&wire).await?;
-        read_answer(&mut stream, &mut buffer).await?;
+        answer::read(&mut stream, &mut buffer).await?;
         latencies.push(begun.elapsed());
     }
-}
-
-/// Reads one whole answer, which must be a 200, and returns its length.
-async fn read_answer(stream: &mut Box<dyn Wire>, buffer: &mut [u8]) -> io::Result<usize> {
-    let (mut filled, mut whole) = (0, None);
-    loop {
-        filled += match stream.read(&mut buffer[filled..]).await? {
-            0 => return Err(io::ErrorKind::UnexpectedEof.into()),
-            more => more,
-        };
-        if whole.is_none() {
-            whole = length_of(&buffer[..filled]);
-        }
-        if whole.is_some_and(|whole| filled >= whole) {
-            return Ok(filled);
-        }
-    }
-}
-
-/// The length of the answer whose head is there.
-fn length_of(bytes: &[u8]) -> Option<usize> {
-    // (Go's server begins each word with a capital.)
-    const LENGTH: &[u8] = b"ontent-";
-    const REST: usize = b"ontent-length: ".len();
-    let head = bytes.windows(4).position(|four| four == b"\r\n\r\n")?;
-    assert!(bytes.starts_with(b"HTTP/1.1 200"), "{}", String::from_utf8_lossy(&bytes[..head]));
-    let is_length = |at: &usize| {
-        bytes[*at..].starts_with(LENGTH)
-            && bytes[at + LENGTH.len()..head].to_ascii_lowercase().starts_with(b"length: ")
-    };
-    let at = (0..head).find(is_length).expect("a length");
-    let digits = bytes[at + REST..].iter().take_while(|byte| byte.is_ascii_digit());
-    Some(head + 4 + digits.fold(0, |sum, digit| sum * 10 + usize::from(digit - b'0')))
 }
 
 /// One answer to what is sent. Returns both.
@@ -161,7 +128,7 @@ pub fn sample(client: &Client, wire: &str) -> Result<(Vec<u8>, Vec<u8>), Failure
         let mut stream = client.connect().await?;
         stream.write_all(wire.as_bytes()).await?;
         let mut buffer = vec![0; 16 * 1024];
-        let length = read_answer(&mut stream, &mut buffer).await?;
+        let length = answer::read(&mut stream, &mut buffer).await?;
         buffer.truncate(length);
         Ok((wire.as_bytes().to_vec(), buffer))
     })

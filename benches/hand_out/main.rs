@@ -16,48 +16,29 @@ mod pki;
 mod rows;
 mod table;
 
-#[path = "../../tests/support/http.rs"]
-mod http_client;
-#[path = "../../tests/support/setup.rs"]
-mod setup;
+#[path = "../support/mod.rs"]
+mod support;
 
 use std::path::PathBuf;
-use std::time::Duration;
 
 use clap::Parser;
 
 use crate::daemon::{Bench, Daemon};
-use crate::http_client::Failure;
 use crate::load::Load;
 use crate::openbao::OpenBao;
 use crate::rows::{ROWS, Row};
+use crate::support::Failure;
+use crate::support::rounds::Rounds;
 use crate::table::{Figures, Outcome};
 
 /// How many bytes OpenBao's secret has: as many as a token of the emulator's.
 const SECRET: usize = 1200;
 
-/// The same for all servers, so that none gains by it.
-#[global_allocator]
-static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
-
 /// Measures hand-outs.
 #[derive(Parser)]
 struct Args {
-    /// The daemon; by default the one built with this bench.
-    #[arg(long, default_value = env!("CARGO_BIN_EXE_tokenward"))]
-    binary: PathBuf,
-    /// An earlier build of the daemon, which is measured beside it.
-    #[arg(long)]
-    before: Option<PathBuf>,
-    /// Rounds that count; one more before them warms up.
-    #[arg(long, default_value_t = 7)]
-    rounds: usize,
-    /// How long each server is asked in a round, in milliseconds.
-    #[arg(long, default_value_t = 1000)]
-    millis: u64,
-    /// Only rows whose name contains this.
-    #[arg(long, default_value = "")]
-    only: String,
+    #[command(flatten)]
+    rounds: Rounds,
     /// Leaves out the runs at half of saturation.
     #[arg(long)]
     no_latency: bool,
@@ -67,27 +48,21 @@ struct Args {
     /// Writes a plot of the ratios to this file.
     #[arg(long)]
     svg: Option<PathBuf>,
-    /// Answers as bare hyper, with the settings on standard input: the bench starts itself so.
-    #[arg(long, hide = true)]
-    bare: bool,
-    /// What `cargo bench` passes on.
-    #[arg(long, hide = true)]
-    bench: bool,
 }
 
 fn main() -> Result<(), Failure> {
     let args = Args::parse();
-    if args.bare {
+    if args.rounds.bare {
         return bare::serve();
     }
     let servers = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
     let bench = servers.block_on(Bench::start())?;
-    let mut daemons = vec![servers.block_on(bench.daemon(0, &args.binary))?];
-    if let Some(before) = &args.before {
-        daemons.push(servers.block_on(bench.daemon(1, before))?);
+    let mut daemons = Vec::new();
+    for (number, binary) in args.rounds.binaries().iter().enumerate() {
+        daemons.push(servers.block_on(bench.daemon(number, binary))?);
     }
     let mut outcomes = Vec::new();
-    for row in ROWS.iter().filter(|row| row.name.contains(&args.only)) {
+    for row in ROWS.iter().filter(|row| args.rounds.wants(row.name)) {
         let outcome = measure(row, &args, &bench, &daemons)?;
         println!("{outcome}");
         outcomes.push(outcome);
@@ -111,9 +86,8 @@ fn beside(bao: &OpenBao, args: &Args, bench: &Bench, daemon: &Daemon) -> Result<
     let row = ROWS.iter().find(|row| row.name == "TCP, 64 connections").ok_or("no such row")?;
     let mut daemons = Load::open(bench.client(row, daemon)?, bench.wire(row).as_bytes(), row.connections)?;
     let mut baos = Load::open(bao.client(), bao.wire().as_bytes(), row.connections)?;
-    let (during, mut figures) =
-        (Duration::from_millis(args.millis), [Figures::default(), Figures::default()]);
-    for round in 0..=args.rounds {
+    let (during, mut figures) = (args.rounds.during(), [Figures::default(), Figures::default()]);
+    for round in 0..=args.rounds.count {
         let runs = [daemons.run(during, None), baos.run(during, None)];
         if round > 0 {
             figures.iter_mut().zip(&runs).for_each(|(figures, run)| figures.add(run));
@@ -131,9 +105,9 @@ fn measure(row: &Row, args: &Args, bench: &Bench, daemons: &[Daemon]) -> Result<
         loads.push(Load::open(bench.client(row, daemon)?, &wire, row.connections)?);
     }
     loads.push(Load::open(bench.client_of_bare(row, &bare), &wire, row.connections)?);
-    let during = Duration::from_millis(args.millis);
+    let during = args.rounds.during();
     let mut saturated: Vec<Figures> = vec![Figures::default(); loads.len()];
-    for round in 0..=args.rounds {
+    for round in 0..=args.rounds.count {
         for (load, figures) in loads.iter_mut().zip(&mut saturated) {
             let run = load.run(during, None);
             if round > 0 {
@@ -144,7 +118,7 @@ fn measure(row: &Row, args: &Args, bench: &Bench, daemons: &[Daemon]) -> Result<
     let mut halved: Vec<Figures> = vec![Figures::default(); loads.len()];
     if row.latency && !args.no_latency {
         let half = saturated[0].rate() / 2.0;
-        for _ in 0..args.rounds {
+        for _ in 0..args.rounds.count {
             for (load, figures) in loads.iter_mut().zip(&mut halved) {
                 figures.add(&load.run(during, Some(half)));
             }

@@ -9,10 +9,10 @@ use std::time::{Duration, Instant};
 use http::Method;
 use serde_json::json;
 
-use crate::daemon::Server;
-use crate::http_client::{Failure, request};
 use crate::load::Client;
-use crate::setup::free_port;
+use crate::support::daemon::Server;
+use crate::support::http_client::{Failure, request};
+use crate::support::setup::free_port;
 
 const ROOT: &str = "root-of-the-bench";
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -35,7 +35,7 @@ impl OpenBao {
             .stdout(Stdio::null())
             .stderr(Stdio::null())
             .spawn()?;
-        let process = Server(child);
+        let process = Server::new(child);
         let begun = Instant::now();
         while TcpStream::connect(&address).is_err() {
             if begun.elapsed() > PATIENCE {

@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 use std::time::Duration;
 
 use crate::load::Run;
+use crate::support::spread::Spread;
 
 /// One server's runs of a row.
 #[derive(Clone, Default)]
@@ -23,23 +24,6 @@ pub struct Outcome {
     pub halved: Vec<Figures>,
 }
 
-/// Median, least and most.
-#[derive(Clone, Copy)]
-struct Spread(f64, f64, f64);
-
-impl Spread {
-    fn of(mut all: Vec<f64>) -> Option<Self> {
-        all.sort_by(f64::total_cmp);
-        Some(Spread(*all.get(all.len() / 2)?, *all.first()?, *all.last()?))
-    }
-}
-
-impl fmt::Display for Spread {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:.2} ({:.2} to {:.2})", self.0, self.1, self.2)
-    }
-}
-
 impl Figures {
     pub fn add(&mut self, run: &Run) {
         let mut latencies: Vec<Duration> = run.latencies.clone();
@@ -51,17 +35,17 @@ impl Figures {
 
     /// The median rate.
     pub fn rate(&self) -> f64 {
-        Spread::of(self.rates.clone()).map_or(0.0, |spread| spread.0)
+        Spread::of(&self.rates).median()
     }
 
     fn p99(&self) -> f64 {
-        Spread::of(self.p99.clone()).map_or(0.0, |spread| spread.0)
+        Spread::of(&self.p99).median()
     }
 }
 
 /// The daemon's figures beside those of another program that does the same.
 pub fn beside(name: &str, [daemon, other]: &[Figures; 2]) -> String {
-    let times = ratios(&daemon.rates, &other.rates).map_or_else(String::new, |times| times.to_string());
+    let times = Spread::of_ratios(&daemon.rates, &other.rates);
     format!(
         "{name}, 64 connections\n  tokenward {:>8.0} requests/s, p99 {:.2} ms\n  {name} {:>10.0} requests/s, p99 \
          {:.2} ms\n  times {times}, wanted 25",
@@ -72,14 +56,9 @@ pub fn beside(name: &str, [daemon, other]: &[Figures; 2]) -> String {
     )
 }
 
-/// The ratio of each round.
-fn ratios(one: &[f64], other: &[f64]) -> Option<Spread> {
-    Spread::of(one.iter().zip(other).map(|(one, other)| one / other).collect())
-}
-
 impl Outcome {
     fn to_bare(&self) -> Option<Spread> {
-        ratios(&self.saturated.first()?.rates, &self.saturated.last()?.rates)
+        Some(Spread::of_ratios(&self.saturated.first()?.rates, &self.saturated.last()?.rates))
     }
 }
 
@@ -93,9 +72,8 @@ impl fmt::Display for Outcome {
             format!("  {name:<12} {:>8.0} requests/s, p99 {:.2} ms", figures.rate(), figures.p99())
         };
         writeln!(f, "{}", line("tokenward", daemon))?;
-        if let [daemon, before, _] = &self.saturated[..]
-            && let Some(times) = ratios(&daemon.rates, &before.rates)
-        {
+        if let [daemon, before, _] = &self.saturated[..] {
+            let times = Spread::of_ratios(&daemon.rates, &before.rates);
             writeln!(f, "{}", line("before", before))?;
             writeln!(f, "  times before {times}")?;
         }
@@ -104,8 +82,9 @@ impl fmt::Display for Outcome {
             writeln!(f, "  ratio        {ratio}, wanted {:.2}", self.goal)?;
         }
         if let (Some(daemon), Some(bare)) = (self.halved.first(), self.halved.last())
-            && let Some(times) = ratios(&daemon.p99, &bare.p99)
+            && !daemon.p99.is_empty()
         {
+            let times = Spread::of_ratios(&daemon.p99, &bare.p99);
             writeln!(
                 f,
                 "  at half      p99 {:.2} ms against {:.2} ms, {times} times bare hyper's, wanted 1.50",
@@ -129,7 +108,7 @@ pub fn svg(outcomes: &[Outcome]) -> String {
     );
     let at = |ratio: f64| LEFT as f64 + WIDTH * ratio.min(1.0);
     for (number, outcome) in outcomes.iter().enumerate() {
-        let Some(Spread(median, least, most)) = outcome.to_bare() else { continue };
+        let Some(ratio) = outcome.to_bare() else { continue };
         let (y, goal) = (number * STEP + 10, at(outcome.goal));
         let middle = y + 10;
         let _ = write!(
@@ -138,17 +117,18 @@ pub fn svg(outcomes: &[Outcome]) -> String {
              <rect x=\"{LEFT}\" y=\"{y}\" width=\"{:.1}\" height=\"20\" fill=\"#4a7dbd\"/>\n\
              <line x1=\"{:.1}\" x2=\"{:.1}\" y1=\"{middle}\" y2=\"{middle}\" stroke=\"#111\"/>\n\
              <line x1=\"{goal:.1}\" x2=\"{goal:.1}\" y1=\"{}\" y2=\"{}\" stroke=\"#c33\" stroke-width=\"2\"/>\n\
-             <text x=\"{:.1}\" y=\"{}\">{median:.2}</text>\n",
+             <text x=\"{:.1}\" y=\"{}\">{:.2}</text>\n",
             LEFT - 8,
             y + 15,
             outcome.name,
-            at(median) - LEFT as f64,
-            at(least),
-            at(most),
+            at(ratio.median()) - LEFT as f64,
+            at(ratio.least()),
+            at(ratio.most()),
             y - 3,
             y + 23,
             at(1.0) + 8.0,
-            y + 15
+            y + 15,
+            ratio.median()
         );
     }
     let _ = write!(text, "<text x=\"{LEFT}\" y=\"{}\">0 to 1.0; red: wanted</text>\n</svg>\n", height - 8);

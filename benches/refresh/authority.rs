@@ -16,8 +16,8 @@ use tokenward::domain::time::Clock as _;
 use tokenward::system::SystemClock;
 use tokio::net::TcpListener;
 
-use crate::Failure;
-use crate::setup::CLIENT_ID;
+use crate::support::Failure;
+use crate::support::setup::CLIENT_ID;
 use crate::tokens::{RSA, b64, jwt, rsa_jwk};
 
 /// How many tenants the accounts are of.

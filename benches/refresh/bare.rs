@@ -18,10 +18,11 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use serde::{Deserialize, Serialize};
 use tokio::net::TcpStream;
 
-use crate::Failure;
 use crate::authority::refresh_token;
-use crate::daemon::{Server, Shared, processor_time};
-use crate::setup::{CLIENT_ID, CLIENT_SECRET};
+use crate::daemon::{Shared, processor_time};
+use crate::support::Failure;
+use crate::support::daemon::Server;
+use crate::support::setup::{CLIENT_ID, CLIENT_SECRET};
 
 /// What it is told first, as one line. Each further line is a time in milliseconds; it then posts for so
 /// long, and says how often.
@@ -91,16 +92,16 @@ impl Bare {
         let http2 = is_http2.then(|| shared.authority.http2_port());
         let settings = Settings { endpoint, http2, at_once };
         writeln!(input, "{}", serde_json::to_string(&settings)?)?;
-        Ok(Bare { process: Server(child), input, output })
+        Ok(Bare { process: Server::new(child), input, output })
     }
 
     /// Refreshes a second, and the processor's time that it took.
     pub fn run(&mut self, during: Duration) -> Result<(f64, Duration), Failure> {
-        let before = processor_time(self.process.0.id());
+        let before = processor_time(self.process.id());
         writeln!(self.input, "{}", during.as_millis())?;
         let mut line = String::new();
         self.output.read_line(&mut line)?;
-        let spent = processor_time(self.process.0.id()).saturating_sub(before);
+        let spent = processor_time(self.process.id()).saturating_sub(before);
         Ok((line.trim().parse()?, spent))
     }
 }

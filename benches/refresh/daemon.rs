@@ -1,16 +1,10 @@
 //! The daemons, each a process of its own with a filled store.
 
-use std::io::{BufRead as _, BufReader};
 use std::ops::Range;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokenward::callers::key_file;
-use tokenward::domain::id::CallerName;
-use tokenward::domain::time::Clock as _;
-use tokenward::keyring::files;
 use tokenward::store::embedded::{EmbeddedConfig, EmbeddedStore};
 use tokenward::store::redis::{RedisConfig, RedisStore};
 use tokenward::system::{SystemClock, SystemRandom, TokioTasks};
@@ -19,9 +13,11 @@ use tokio::net::TcpStream;
 
 use crate::authority::Authority;
 use crate::redis_server::RedisServer;
-use crate::setup::config_text::{ConfigText, EVERYTHING, caller};
-use crate::setup::{CLIENT_SECRET, free_port};
-use crate::{Failure, SHORT, seed};
+use crate::support::daemon::{self, Server};
+use crate::support::setup::config_text::{ConfigText, EVERYTHING, caller};
+use crate::support::setup::{free_port, write_secret, write_secrets};
+use crate::support::{Failure, account};
+use crate::{SHORT, seed};
 
 /// How often a daemon that starts is asked, and the pause in between.
 const MOST_ASKS: usize = 200;
@@ -54,16 +50,6 @@ pub struct Daemon {
     record_bytes: usize,
 }
 
-/// A process that ends with this.
-pub struct Server(pub Child);
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
 /// The processor's time that processes have taken.
 pub struct Spent {
     pub daemon: Duration,
@@ -73,11 +59,7 @@ pub struct Spent {
 impl Shared {
     pub fn new(authority: Authority) -> Result<Self, Failure> {
         let folder = tempfile::tempdir()?;
-        let (random, now) = (SystemRandom::new(), SystemClock::new().now());
-        files::add(&folder.path().join("keyring"), &random, now)?;
-        let (day, name) = (Duration::from_secs(86_400), CallerName::parse("mail-sync")?);
-        let (key, _) = key_file::add(&folder.path().join("mail-sync.keys"), &name, &random, now, day)?;
-        write_secret(&folder.path().join("client-secret"), CLIENT_SECRET)?;
+        let key = write_secrets(folder.path())?;
         let pair = rcgen::KeyPair::generate_rsa_for(&rcgen::PKCS_RSA_SHA256, rcgen::RsaKeySize::_2048)?;
         let certificate = rcgen::CertificateParams::new(Vec::<String>::new())?.self_signed(&pair)?;
         let pem = format!("{}{}", certificate.pem(), pair.serialize_pem());
@@ -156,30 +138,16 @@ impl Daemon {
             ..ConfigText::default()
         };
         std::fs::write(folder.join("tokenward.toml"), text.text())?;
-        let mut child = Command::new(binary)
-            .args(["serve", "--config"])
-            .arg(folder.join("tokenward.toml"))
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::piped())
-            .spawn()?;
-        let mut log = BufReader::new(child.stderr.take().ok_or("no log")?).lines();
-        let process = Server(child);
-        let addresses = loop {
-            let line = log.next().ok_or("the daemon did not start")??;
-            let event: serde_json::Value = serde_json::from_str(&line).map_err(|_| line.clone())?;
-            if event["message"] == "tokenward serves" {
-                break event["local"].as_str().ok_or("no addresses")?.to_owned();
-            }
-        };
-        // Its log is read on, so that it never waits for that. An error would spoil the figures.
-        std::thread::spawn(move || {
-            for line in log.map_while(Result::ok).filter(|line| line.contains(ERROR)).take(MOST_LINES) {
+        let (process, mut log) = daemon::start(binary, &folder.join("tokenward.toml"))?;
+        let port = log.ports()?.local[0];
+        // (An error would spoil the figures.)
+        let mut most = MOST_LINES;
+        log.read_on(move |line| {
+            if line.contains(ERROR) && most > 0 {
+                most -= 1;
                 eprintln!("{line}");
             }
         });
-        let port = addresses.trim_matches(['[', ']']).rsplit(':').next().and_then(|port| port.parse().ok());
-        let port = port.ok_or("no port")?;
         Ok(Daemon { process, redis, port, key: shared.key.clone(), record_bytes })
     }
 
@@ -200,13 +168,8 @@ impl Daemon {
 
     /// Requests for the tokens of these connections.
     pub fn asks_for(&self, numbers: Range<usize>) -> Vec<Vec<u8>> {
-        let ask = |number| {
-            format!(
-                "GET /v1/apps/outlook/connections/user-{number:06}/token HTTP/1.1\r\nhost: tokenward\r\naccept: \
-                 */*\r\nuser-agent: a-service/1.0\r\nauthorization: Bearer {}\r\n\r\n",
-                self.key
-            )
-        };
+        let target = |number| format!("/v1/apps/outlook/connections/user-{number:06}/token");
+        let ask = |number| account::get(&target(number), &account::bearer(&self.key));
         numbers.map(|number| ask(number).into_bytes()).collect()
     }
 
@@ -243,7 +206,7 @@ impl Daemon {
             let line = info.lines().find_map(|line| line.strip_prefix("process_id:").map(str::to_owned));
             line.and_then(|id| id.trim().parse().ok()).unwrap_or_default()
         });
-        Spent { daemon: processor_time(self.process.0.id()), redis: processor_time(redis) }
+        Spent { daemon: processor_time(self.process.id()), redis: processor_time(redis) }
     }
 }
 
@@ -255,10 +218,4 @@ pub fn processor_time(process: u32) -> Duration {
     let hundredths =
         |at: usize| after.split_ascii_whitespace().nth(at).and_then(|one| one.parse::<u64>().ok());
     Duration::from_millis(10 * (hundredths(11).unwrap_or(0) + hundredths(12).unwrap_or(0)))
-}
-
-fn write_secret(path: &Path, content: &str) -> std::io::Result<()> {
-    use std::os::unix::fs::PermissionsExt as _;
-    std::fs::write(path, content)?;
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))
 }

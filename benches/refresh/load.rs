@@ -6,12 +6,12 @@ use std::io;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
 use tokio::runtime::Runtime;
 use tokio::task::LocalSet;
 
-use crate::Failure;
+use crate::support::{Failure, answer};
 
 /// What a run found.
 pub struct Run {
@@ -111,33 +111,8 @@ async fn one_after_the_other(
         next.set(next.get() + 1);
         let begun = Instant::now();
         stream.write_all(ask).await?;
-        read_answer(&mut stream, &mut buffer).await?;
+        answer::read(&mut stream, &mut buffer).await?;
         latencies.push(begun.elapsed());
     }
     Ok((stream, latencies))
-}
-
-/// Reads one whole answer, which must be a 200.
-async fn read_answer(stream: &mut TcpStream, buffer: &mut [u8]) -> io::Result<()> {
-    let (mut filled, mut whole) = (0, None);
-    while whole.is_none_or(|whole| filled < whole) {
-        filled += match stream.read(&mut buffer[filled..]).await? {
-            0 => return Err(io::ErrorKind::UnexpectedEof.into()),
-            more => more,
-        };
-        if whole.is_none() {
-            whole = length_of(&buffer[..filled]);
-        }
-    }
-    Ok(())
-}
-
-/// The length of the answer whose head is there.
-fn length_of(bytes: &[u8]) -> Option<usize> {
-    const LENGTH: &[u8] = b"content-length: ";
-    let head = bytes.windows(4).position(|four| four == b"\r\n\r\n")?;
-    assert!(bytes.starts_with(b"HTTP/1.1 200"), "{}", String::from_utf8_lossy(bytes));
-    let at = bytes[..head].windows(LENGTH.len()).position(|some| some == LENGTH).expect("a length");
-    let digits = bytes[at + LENGTH.len()..].iter().take_while(|byte| byte.is_ascii_digit());
-    Some(head + 4 + digits.fold(0, |sum, digit| sum * 10 + usize::from(digit - b'0')))
 }

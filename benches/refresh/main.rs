@@ -20,13 +20,12 @@ mod daemon;
 mod load;
 mod seed;
 mod stores;
-mod table;
 
 #[path = "../../src/store/testing.rs"]
 #[allow(dead_code, reason = "shared with the store's own tests")]
 mod redis_server;
-#[path = "../../tests/support/setup.rs"]
-mod setup;
+#[path = "../support/mod.rs"]
+mod support;
 #[path = "../../src/jwt/testing.rs"]
 mod tokens;
 
@@ -40,9 +39,9 @@ use crate::authority::Authority;
 use crate::bare::Bare;
 use crate::daemon::{Daemon, Kept, Shared};
 use crate::load::Load;
-use crate::table::Spread;
-
-pub type Failure = Box<dyn std::error::Error + Send + Sync>;
+use crate::support::Failure;
+use crate::support::rounds::Rounds;
+use crate::support::spread::Spread;
 
 /// Requests in flight: as many as one tenant may have at the authority.
 const AT_ONCE: usize = 64;
@@ -52,34 +51,11 @@ const SHORT: usize = 8192;
 /// First hand-outs of one round.
 const FIRST: usize = 1000;
 
-/// The same for all, so that none gains by it.
-#[global_allocator]
-static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
-
 /// Measures refreshes.
 #[derive(Parser)]
 struct Args {
-    /// The daemon; by default the one built with this bench.
-    #[arg(long, default_value = env!("CARGO_BIN_EXE_tokenward"))]
-    binary: PathBuf,
-    /// An earlier build of the daemon, which is measured beside it.
-    #[arg(long)]
-    before: Option<PathBuf>,
-    /// Rounds that count; one more before them warms up.
-    #[arg(long, default_value_t = 7)]
-    rounds: usize,
-    /// How long each is asked in a round, in milliseconds.
-    #[arg(long, default_value_t = 1000)]
-    millis: u64,
-    /// Only rows whose name contains this.
-    #[arg(long, default_value = "")]
-    only: String,
-    /// Posts as the bare client, as standard input says: the bench starts itself so.
-    #[arg(long, hide = true)]
-    bare: bool,
-    /// What `cargo bench` passes on.
-    #[arg(long, hide = true)]
-    bench: bool,
+    #[command(flatten)]
+    rounds: Rounds,
 }
 
 /// A row of refreshes.
@@ -125,18 +101,18 @@ const REFRESHES: [Row; 4] = [
 const FIRST_ROW: &str = "first hand-out, Redis";
 
 fn main() -> Result<(), Failure> {
-    let args = Args::parse();
-    if args.bare {
+    let rounds = Args::parse().rounds;
+    if rounds.bare {
         return bare::serve();
     }
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
-    let binaries: Vec<PathBuf> = std::iter::once(&args.binary).chain(&args.before).cloned().collect();
+    let binaries = rounds.binaries();
     let shared = Shared::new(runtime.block_on(Authority::start())?)?;
-    for row in REFRESHES.iter().filter(|row| row.name.contains(&args.only)) {
-        refreshes(row, &args, &runtime, &shared, &binaries)?;
+    for row in REFRESHES.iter().filter(|row| rounds.wants(row.name)) {
+        refreshes(row, &rounds, &runtime, &shared, &binaries)?;
     }
-    if FIRST_ROW.contains(&args.only) {
-        first(&args, &runtime, &shared, &binaries)?;
+    if rounds.wants(FIRST_ROW) {
+        first(&rounds, &runtime, &shared, &binaries)?;
     }
     Ok(())
 }
@@ -144,12 +120,12 @@ fn main() -> Result<(), Failure> {
 /// Refreshes of different connections: every daemon and its limits in turn, in each round.
 fn refreshes(
     row: &Row,
-    args: &Args,
+    rounds: &Rounds,
     runtime: &Runtime,
     shared: &Shared,
     binaries: &[PathBuf],
 ) -> Result<(), Failure> {
-    let during = Duration::from_millis(args.millis);
+    let during = rounds.during();
     let start =
         |binary: &PathBuf| runtime.block_on(Daemon::start(shared, binary, row.kept, row.by_certificate));
     let daemons = binaries.iter().map(start).collect::<Result<Vec<_>, _>>()?;
@@ -168,7 +144,7 @@ fn refreshes(
     let mut redis_costs = rates.clone();
     let (mut bares, mut bare_costs, mut limits) = (Vec::new(), Vec::new(), Vec::new());
     let (mut http2s, mut http2_costs) = (Vec::new(), Vec::new());
-    for round in 0..=args.rounds {
+    for round in 0..=rounds.count {
         for (at, (daemon, load)) in daemons.iter().zip(&mut loads).enumerate() {
             let (before, called) = (daemon.spent(), shared.authority.refreshes());
             let run = load.run(during);
@@ -244,8 +220,8 @@ fn refreshes(
 
 /// Hand-outs of tokens that the daemon does not hold yet, one after the other, beside those that it holds by
 /// then, and beside a bare GET of a record.
-fn first(args: &Args, runtime: &Runtime, shared: &Shared, binaries: &[PathBuf]) -> Result<(), Failure> {
-    let rounds = args.rounds + 1;
+fn first(args: &Rounds, runtime: &Runtime, shared: &Shared, binaries: &[PathBuf]) -> Result<(), Failure> {
+    let rounds = args.count + 1;
     let start = |binary: &PathBuf| runtime.block_on(Daemon::start_long(shared, binary, rounds * FIRST + 1));
     let daemons = binaries.iter().map(start).collect::<Result<Vec<_>, _>>()?;
     for daemon in &daemons {

@@ -17,8 +17,8 @@ use tokenward::repository::Repository;
 use tokenward::store::{Committed, Store, record};
 use tokenward::system::{SystemClock, SystemRandom};
 
-use crate::Failure;
 use crate::authority::{Authority, SCOPES, object, refresh_token, tenant};
+use crate::support::Failure;
 
 /// Commits under way at once.
 const AT_ONCE: usize = 256;

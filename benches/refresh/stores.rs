@@ -9,7 +9,8 @@ use redis::AsyncCommands as _;
 use tokenward::store::keyspace;
 
 use crate::daemon::Daemon;
-use crate::{Failure, seed};
+use crate::seed;
+use crate::support::Failure;
 
 /// How often a second bare clients read and write a record, over one connection that they share as the
 /// daemon's operations share theirs.

@@ -6,8 +6,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 
-use crate::http_client::Failure;
 use crate::seed;
+use crate::support::Failure;
 
 /// The authority, for as long as its runtime lives.
 pub struct Authority {

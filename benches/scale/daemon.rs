@@ -1,15 +1,10 @@
 //! The daemon, a process of its own, and the Redis beside it.
 
-use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tokenward::callers::key_file;
-use tokenward::domain::id::CallerName;
-use tokenward::domain::time::Clock as _;
-use tokenward::keyring::files;
 use tokenward::store::Store;
 use tokenward::store::embedded::{EmbeddedConfig, EmbeddedStore};
 use tokenward::store::redis::{RedisConfig, RedisStore};
@@ -17,38 +12,15 @@ use tokenward::system::{SystemClock, SystemRandom, TokioTasks};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
-use crate::config_text::{ConfigText, EVERYTHING, caller};
-use crate::http_client::Failure;
-
-const CLIENT_SECRET: &str = "a-secret-only-tokenward-knows";
-
-/// A process that ends with this.
-pub struct Process(Child);
-
-impl Process {
-    pub fn id(&self) -> u32 {
-        self.0.id()
-    }
-
-    /// Asks it to stop, and waits until it has: a store is closed as it is in production.
-    fn stop(&mut self) {
-        if let Some(pid) = rustix::process::Pid::from_raw(i32::try_from(self.0.id()).unwrap_or(0)) {
-            let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
-        }
-        let _ = self.0.wait();
-    }
-}
-
-impl Drop for Process {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
+use crate::support::Failure;
+use crate::support::daemon::{self, Server};
+use crate::support::http_client::request;
+use crate::support::setup::config_text::{ConfigText, EVERYTHING, caller};
+use crate::support::setup::{free_port, write_secrets};
 
 /// A `redis-server` in the memory alone.
 pub struct Redis {
-    pub process: Process,
+    pub process: Server,
     pub port: u16,
 }
 
@@ -62,7 +34,7 @@ impl Redis {
             .arg(folder)
             .stdout(Stdio::null())
             .spawn()?;
-        let redis = Redis { process: Process(child), port };
+        let redis = Redis { process: Server::new(child), port };
         for _ in 0..1000 {
             if redis.cli(&["PING"])? == "PONG" {
                 return Ok(redis);
@@ -96,18 +68,15 @@ pub struct Place {
     folder: tempfile::TempDir,
     pub redis: Option<Redis>,
     key: String,
+    local: u16,
+    ops: u16,
 }
 
 impl Place {
     /// A new, empty one.
     pub fn new(in_redis: bool, authority: &str, sweep_rate: u32) -> Result<Self, Failure> {
         let folder = tempfile::tempdir()?;
-        let (random, now) = (SystemRandom::new(), SystemClock::new().now());
-        files::add(&folder.path().join("keyring"), &random, now)?;
-        let name = CallerName::parse("mail-sync")?;
-        let day = Duration::from_secs(86_400);
-        let (key, _) = key_file::add(&folder.path().join("mail-sync.keys"), &name, &random, now, day)?;
-        write_secret(&folder.path().join("client-secret"), CLIENT_SECRET)?;
+        let key = write_secrets(folder.path())?;
         let redis = if in_redis { Some(Redis::start(folder.path())?) } else { None };
         let store = match &redis {
             Some(redis) => format!("kind = \"redis\"\nurl = \"redis://127.0.0.1:{}/0\"", redis.port),
@@ -115,7 +84,7 @@ impl Place {
         };
         let sections = caller("mail-sync", "mail-sync.keys", EVERYTHING)
             + &format!("\n[limits]\nsweep_rate = {sweep_rate}\nheld_memory_mib = 1024\n");
-        let public = free_port()?;
+        let (public, local, ops) = (free_port()?, free_port()?, free_port()?);
         let text = ConfigText {
             store: &store,
             public_port: public,
@@ -123,12 +92,12 @@ impl Place {
             authority,
             sections: &sections,
             log_level: "error",
-            ops: &format!("127.0.0.1:{}", free_port()?),
-            local: &format!("127.0.0.1:{}", free_port()?),
+            ops: &format!("127.0.0.1:{ops}"),
+            local: &format!("127.0.0.1:{local}"),
             ..ConfigText::default()
         };
         std::fs::write(folder.path().join("tokenward.toml"), text.text())?;
-        Ok(Place { folder, redis, key: key.expose().to_owned() })
+        Ok(Place { folder, redis, key: key.expose().to_owned(), local, ops })
     }
 
     pub fn path(&self, name: &str) -> PathBuf {
@@ -153,33 +122,10 @@ impl Place {
 
     /// Starts the daemon. Says how long it took until it was ready.
     pub async fn daemon(&self, binary: &Path) -> Result<(Daemon, Duration), Failure> {
-        let config = std::fs::read_to_string(self.path("tokenward.toml"))?;
-        let port = |section: &str| -> Result<u16, Failure> {
-            let after = config.split(section).nth(1).ok_or("no such section")?;
-            Ok(after
-                .split("127.0.0.1:")
-                .nth(1)
-                .and_then(|rest| rest.split('"').next())
-                .ok_or("no port")?
-                .parse()?)
-        };
-        let (local, ops) = (port("[[listen.local]]")?, port("[listen.ops]")?);
         let began = Instant::now();
-        let mut child = Command::new(binary)
-            .args(["serve", "--config"])
-            .arg(self.path("tokenward.toml"))
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::piped())
-            .spawn()?;
-        let log = BufReader::new(child.stderr.take().ok_or("no log")?).lines();
-        let process = Process(child);
-        std::thread::spawn(move || {
-            for line in log.map_while(Result::ok) {
-                println!("  daemon: {line}");
-            }
-        });
-        let daemon = Daemon { process, local, ops, key: self.key.clone() };
+        let (process, log) = daemon::start(binary, &self.path("tokenward.toml"))?;
+        log.read_on(|line| println!("  daemon: {line}"));
+        let daemon = Daemon { process, local: self.local, ops: self.ops, key: self.key.clone() };
         while !daemon.is_ready().await {
             if began.elapsed() > Duration::from_secs(300) {
                 return Err("the daemon is not ready".into());
@@ -192,7 +138,7 @@ impl Place {
 
 /// A daemon that runs.
 pub struct Daemon {
-    process: Process,
+    process: Server,
     local: u16,
     ops: u16,
     key: String,
@@ -203,15 +149,13 @@ impl Daemon {
         self.process.id()
     }
 
-    pub fn stop(mut self) {
+    pub fn stop(self) {
         self.process.stop();
     }
 
     async fn is_ready(&self) -> bool {
         let url = format!("http://127.0.0.1:{}/readyz", self.ops);
-        crate::http_client::request(http::Method::GET, &url, &[], "")
-            .await
-            .is_ok_and(|answer| answer.status == 200)
+        request(http::Method::GET, &url, &[], "").await.is_ok_and(|answer| answer.status == 200)
     }
 
     /// A connection to its local API, which is kept.
@@ -257,14 +201,4 @@ impl Client {
         }
         Ok((took, serde_json::from_slice(&self.read[head..])?))
     }
-}
-
-fn free_port() -> std::io::Result<u16> {
-    Ok(std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
-}
-
-fn write_secret(path: &Path, content: &str) -> std::io::Result<()> {
-    use std::os::unix::fs::PermissionsExt as _;
-    std::fs::write(path, content)?;
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))
 }

@@ -10,14 +10,11 @@
 mod authority;
 mod daemon;
 mod measure;
-mod process;
 mod seed;
 mod table;
 
-#[path = "../../tests/support/config_text.rs"]
-mod config_text;
-#[path = "../../tests/support/http.rs"]
-mod http_client;
+#[path = "../support/mod.rs"]
+mod support;
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -25,12 +22,8 @@ use std::time::Duration;
 use clap::{Parser, ValueEnum};
 
 use crate::authority::Authority;
-use crate::http_client::Failure;
+use crate::support::Failure;
 use crate::table::Table;
-
-/// The same allocator as the daemon's.
-#[global_allocator]
-static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 /// Where connections are kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]

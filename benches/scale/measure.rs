@@ -13,10 +13,10 @@ use tokenward::system::{SystemClock, SystemRandom};
 
 use crate::authority::Authority;
 use crate::daemon::{Client, Daemon, Place};
-use crate::http_client::Failure;
 use crate::seed::{self, Seeder};
+use crate::support::{Failure, process};
 use crate::table::Table;
-use crate::{Args, Kind, process};
+use crate::{Args, Kind};
 
 /// Refreshes a second that the sweep may begin.
 const SWEEP_RATE: u32 = 400;

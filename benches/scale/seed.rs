@@ -23,7 +23,7 @@ use tokenward::repository::Repository;
 use tokenward::store::{Committed, Store};
 use tokenward::system::{SystemClock, SystemRandom};
 
-use crate::http_client::Failure;
+use crate::support::Failure;
 
 /// Lengths of what Entra issues to a work account for Graph, in bytes.
 pub const ACCESS_TOKEN: usize = 1500;

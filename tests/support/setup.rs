@@ -28,15 +28,7 @@ pub fn write_configuration(
     public: u16,
     authority: &str,
 ) -> Result<(std::path::PathBuf, ApiKey), Failure> {
-    let random = SystemRandom::new();
-    let now = SystemClock::new().now();
-    files::add(&folder.join("keyring"), &random, now)?;
-    let caller = CallerName::parse("mail-sync")?;
-    let lifetime = Duration::from_secs(86_400);
-    let (key, _) = key_file::add(&folder.join("mail-sync.keys"), &caller, &random, now, lifetime)?;
-    let secret = folder.join("client-secret");
-    std::fs::write(&secret, CLIENT_SECRET)?;
-    std::fs::set_permissions(&secret, std::os::unix::fs::PermissionsExt::from_mode(0o600))?;
+    let key = write_secrets(folder)?;
     let config = folder.join("tokenward.toml");
     let rule = "connections = [\"user-*\"]\nscopes = [\"User.Read\", \"Mail.Read\"]\nconnect = true\n";
     let text = ConfigText {
@@ -48,6 +40,24 @@ pub fn write_configuration(
     };
     std::fs::write(&config, text.text())?;
     Ok((config, key))
+}
+
+/// Writes the keyring, an API key of the caller `mail-sync`, and the app's secret.
+pub fn write_secrets(folder: &Path) -> Result<ApiKey, Failure> {
+    let random = SystemRandom::new();
+    let now = SystemClock::new().now();
+    files::add(&folder.join("keyring"), &random, now)?;
+    let caller = CallerName::parse("mail-sync")?;
+    let lifetime = Duration::from_secs(86_400);
+    let (key, _) = key_file::add(&folder.join("mail-sync.keys"), &caller, &random, now, lifetime)?;
+    write_secret(&folder.join("client-secret"), CLIENT_SECRET)?;
+    Ok(key)
+}
+
+/// Writes a file that only its owner may read.
+pub fn write_secret(path: &Path, content: &str) -> std::io::Result<()> {
+    std::fs::write(path, content)?;
+    std::fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(0o600))
 }
 
 /// The redirect URI names the public port, so it must be known before the daemon starts.

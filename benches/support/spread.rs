@@ -4,14 +4,18 @@ use std::fmt;
 
 /// Median, least and most.
 #[derive(Clone, Copy)]
-pub struct Spread(f64, f64, f64);
+pub struct Spread {
+    median: f64,
+    least: f64,
+    most: f64,
+}
 
 impl Spread {
     pub fn of(all: &[f64]) -> Self {
         let mut all = all.to_vec();
         all.sort_by(f64::total_cmp);
         let at = |at: usize| all.get(at).copied().unwrap_or_default();
-        Spread(at(all.len() / 2), at(0), at(all.len().saturating_sub(1)))
+        Spread { median: at(all.len() / 2), least: at(0), most: at(all.len().saturating_sub(1)) }
     }
 
     /// Of the ratio of each round.
@@ -20,12 +24,20 @@ impl Spread {
     }
 
     pub fn median(self) -> f64 {
-        self.0
+        self.median
+    }
+
+    pub fn least(self) -> f64 {
+        self.least
+    }
+
+    pub fn most(self) -> f64 {
+        self.most
     }
 }
 
 impl fmt::Display for Spread {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:.2} ({:.2} to {:.2})", self.0, self.1, self.2)
+        write!(f, "{:.2} ({:.2} to {:.2})", self.median, self.least, self.most)
     }
 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::http_client::Failure;
+use super::Failure;
 
 /// Processor time that a process's threads have had, to the nanosecond. (`/proc/PID/stat` counts hundredths.)
 pub fn cpu(pid: u32) -> Result<Duration, Failure> {
