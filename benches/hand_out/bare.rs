@@ -30,12 +30,12 @@ pub struct Settings {
     pub tls: Option<Tls>,
 }
 
-/// PEM of the server's chain and key, and of its clients' CA.
-#[derive(Serialize, Deserialize)]
+/// PEM of the server's chain and key, and of its clients' CA if they must show a certificate.
+#[derive(Clone, Serialize, Deserialize)]
 pub struct Tls {
     pub chain: String,
     pub key: String,
-    pub client_ca: String,
+    pub client_ca: Option<String>,
 }
 
 #[derive(Clone)]
@@ -100,9 +100,14 @@ fn say(port: u16) -> std::io::Result<()> {
 
 fn acceptor(tls: Tls) -> Result<TlsAcceptor, Failure> {
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let mut roots = rustls::RootCertStore::empty();
-    roots.add(CertificateDer::from_pem_slice(tls.client_ca.as_bytes())?)?;
-    let clients = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider.clone()).build()?;
+    let clients = match tls.client_ca {
+        None => WebPkiClientVerifier::no_client_auth(),
+        Some(client_ca) => {
+            let mut roots = rustls::RootCertStore::empty();
+            roots.add(CertificateDer::from_pem_slice(client_ca.as_bytes())?)?;
+            WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider.clone()).build()?
+        }
+    };
     let chain = CertificateDer::pem_slice_iter(tls.chain.as_bytes()).collect::<Result<_, _>>()?;
     let config = rustls::ServerConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()?

@@ -11,7 +11,7 @@ use tokio_rustls::TlsConnector;
 
 use crate::bare::{Settings, Tls};
 use crate::load::Client;
-use crate::pki::{Authority, Leaf, connector, server};
+use crate::pki::{Authority, Identity, Leaf, connector, server};
 use crate::rows::{Asks, Over, Row};
 use crate::support::Failure;
 use crate::support::account::{self, CONNECTION};
@@ -29,8 +29,11 @@ pub struct Bench {
     /// A public port for each daemon; the app's registration names them.
     public: Vec<u16>,
     key: String,
-    tls: Tls,
-    connector: TlsConnector,
+    server: Identity,
+    client_ca: String,
+    /// Without a client certificate, and with one.
+    plain: TlsConnector,
+    mutual: TlsConnector,
 }
 
 /// A daemon.
@@ -39,6 +42,7 @@ pub struct Daemon {
     tcp: u16,
     unix: PathBuf,
     tls: u16,
+    mtls: u16,
 }
 
 /// A bare server.
@@ -54,15 +58,16 @@ impl Bench {
         let entra = account::authority(&public).await?;
         let key = write_secrets(folder.path())?;
         let (servers, callers) = (Authority::root("servers", 48), Authority::root("callers", 48));
-        let identity = server(&servers);
-        let tls = Tls { chain: identity.chain, key: identity.key, client_ca: callers.pem() };
+        let (server, client_ca) = (server(&servers), callers.pem());
         for (name, content) in
-            [("server.pem", &tls.chain), ("server.key", &tls.key), ("callers-ca.pem", &tls.client_ca)]
+            [("server.pem", &server.chain), ("server.key", &server.key), ("callers-ca.pem", &client_ca)]
         {
             write_secret(&folder.path().join(name), content)?;
         }
-        let connector = connector(&servers.pem(), Some(&callers.issue(Leaf::new().uri(SPIFFE_ID))));
-        Ok(Bench { folder, entra, public, key: key.expose().to_owned(), tls, connector })
+        let plain = connector(&servers.pem(), None);
+        let mutual = connector(&servers.pem(), Some(&callers.issue(Leaf::new().uri(SPIFFE_ID))));
+        let key = key.expose().to_owned();
+        Ok(Bench { folder, entra, public, key, server, client_ca, plain, mutual })
     }
 
     /// Starts one of two daemons, of this build, connects an account and gets its first token.
@@ -75,12 +80,16 @@ impl Bench {
                  {EVERYTHING}\n"
             )
         };
-        let sections = [
-            "[[listen.local]]\nunix = \"local.sock\"\n".to_owned(),
+        let with_tls = |clients: &str| {
             format!(
                 "[[listen.local]]\naddress = \"127.0.0.1:0\"\ntls = {{ certificate = \"{shared}server.pem\", \
-                 key = \"{shared}server.key\", client_ca = \"{shared}callers-ca.pem\" }}\n"
-            ),
+                 key = \"{shared}server.key\"{clients} }}\n"
+            )
+        };
+        let sections = [
+            "[[listen.local]]\nunix = \"local.sock\"\n".to_owned(),
+            with_tls(""),
+            with_tls(&format!(", client_ca = \"{shared}callers-ca.pem\"")),
             by_peer(CALLER, &format!("api_keys = \"{shared}mail-sync.keys\"")),
             by_peer("neighbour", &format!("unix_user = {}", rustix::process::getuid().as_raw())),
             by_peer("mesh", &format!("spiffe = \"{SPIFFE_ID}\"")),
@@ -95,10 +104,10 @@ impl Bench {
         };
         std::fs::write(folder.join("tokenward.toml"), text.text())?;
         let (process, mut log) = daemon::start(binary, &folder.join("tokenward.toml"))?;
-        let ports = log.ports()?.local;
+        let [tcp, tls, mtls] = log.ports()?.local[..] else { return Err("no ports".into()) };
         log.read_on(drop);
-        account::connect(ports[0], &self.key).await?;
-        Ok(Daemon { _process: process, tcp: ports[0], unix: folder.join("local.sock"), tls: ports[1] })
+        account::connect(tcp, &self.key).await?;
+        Ok(Daemon { _process: process, tcp, unix: folder.join("local.sock"), tls, mtls })
     }
 
     /// What a row's client sends.
@@ -125,7 +134,8 @@ impl Bench {
         Ok(match row.over {
             Over::Tcp => Client::Tcp(daemon.tcp),
             Over::Unix => Client::Unix(daemon.unix.clone()),
-            Over::Mtls => Client::Tls(daemon.tls, self.connector.clone()),
+            Over::Tls => Client::Tls(daemon.tls, self.plain.clone()),
+            Over::Mtls => Client::Tls(daemon.mtls, self.mutual.clone()),
         })
     }
 
@@ -133,7 +143,8 @@ impl Bench {
     pub fn client_of_bare(&self, row: &Row, bare: &Bare) -> Client {
         match (row.over, &bare.unix) {
             (_, Some(path)) => Client::Unix(path.clone()),
-            (Over::Mtls, None) => Client::Tls(bare.port, self.connector.clone()),
+            (Over::Tls, None) => Client::Tls(bare.port, self.plain.clone()),
+            (Over::Mtls, None) => Client::Tls(bare.port, self.mutual.clone()),
             (_, None) => Client::Tcp(bare.port),
         }
     }
@@ -143,12 +154,12 @@ impl Bench {
         let unix = (row.over == Over::Unix)
             .then(|| tempfile::tempdir_in(self.folder.path()).map(|folder| folder.keep().join("bare.sock")))
             .transpose()?;
-        let Tls { chain, key, client_ca } = &self.tls;
-        let tls = (row.over == Over::Mtls).then(|| Tls {
-            chain: chain.clone(),
-            key: key.clone(),
-            client_ca: client_ca.clone(),
-        });
+        let Identity { chain, key } = self.server.clone();
+        let tls = match row.over {
+            Over::Tcp | Over::Unix => None,
+            Over::Tls => Some(Tls { chain, key, client_ca: None }),
+            Over::Mtls => Some(Tls { chain, key, client_ca: Some(self.client_ca.clone()) }),
+        };
         let settings = Settings { answer: STANDARD.encode(answer), unix: unix.clone(), tls };
         let mut child = Command::new(std::env::current_exe()?)
             .arg("--bare")

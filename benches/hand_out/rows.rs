@@ -7,6 +7,8 @@ pub enum Over {
     Tcp,
     /// A Unix socket.
     Unix,
+    /// TLS without a client certificate.
+    Tls,
     /// TLS with a client certificate.
     Mtls,
 }
@@ -53,6 +55,7 @@ pub const ROWS: &[Row] = &[
         goal: 0.75,
         latency: true,
     },
+    Row { over: Over::Tls, ..native("TLS, 64 connections", 64) },
     Row {
         name: "mTLS, 64 connections",
         over: Over::Mtls,
