@@ -4,7 +4,7 @@
 CARGO ?= cargo
 # Most tests wait on sockets and clocks: more of them than cores may do so at once.
 export RUST_TEST_THREADS ?= 8
-.PHONY: quickstart build quick test check fmt lint structure docs deny bench bench-refresh scale image image-test deploy-check tools providers schemas vault mail soak soak-short flood slow simulate baseline model rotation rotation-rewrap drill fuzz linear-work work policy timing azure-identity
+.PHONY: quickstart build quick test check fmt lint structure docs deny bench bench-refresh bench-steps scale image image-test deploy-check tools providers schemas vault mail soak soak-short flood slow simulate baseline model rotation rotation-rewrap drill fuzz linear-work work policy timing azure-identity
 
 quickstart:
 	$(CARGO) run --example quickstart
@@ -29,6 +29,7 @@ fmt:
 
 lint:
 	$(CARGO) clippy --workspace --all-targets -- -D warnings
+	$(CARGO) clippy --features testkit --bench steps -- -D warnings
 
 # No circle among the files of src, no file and no line that is too long; first whether the checks find planted faults.
 structure:
@@ -93,6 +94,10 @@ bench:
 
 bench-refresh: tools
 	$(CARGO) bench --bench refresh
+
+# The steps of a hand-out, each by itself. It is built with the feature "testkit", apart from the daemon.
+bench-steps:
+	$(CARGO) bench --features testkit --bench steps
 
 # What connections cost as they become more: bytes, memory, start, processor at rest, sweep. A million takes minutes and 15 GB.
 SIZES ?= 1000,100000

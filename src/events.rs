@@ -2,6 +2,8 @@
 
 mod crowd;
 mod damage;
+#[cfg(feature = "testkit")]
+pub mod steps;
 mod strangers;
 
 use parking_lot::{Mutex, RwLock};

@@ -39,10 +39,22 @@ pub async fn connect(port: u16, key: &str) -> Result<(), Failure> {
     Ok(())
 }
 
+/// Gets the token once.
+pub async fn hand_out(port: u16, key: &str) -> Result<(), Failure> {
+    let url = format!("http://127.0.0.1:{port}{}", target());
+    let bearer = format!("Bearer {key}");
+    let answer = request(Method::GET, &url, &[("authorization", &bearer)], "").await?;
+    if answer.status == 200 { Ok(()) } else { Err(answer.text().into()) }
+}
+
+fn target() -> String {
+    format!("/v1/apps/outlook/connections/{CONNECTION}/token")
+}
+
 /// A request for the token over the native API, as a service's client sends it. `credential` is a line of the
 /// head, or empty.
 pub fn native(credential: &str) -> String {
-    get(&format!("/v1/apps/outlook/connections/{CONNECTION}/token"), credential)
+    get(&target(), credential)
 }
 
 /// A request for this target, as a service's client sends it.

@@ -36,6 +36,8 @@ use http::{HeaderValue, StatusCode, header};
 use memchr::memchr;
 
 pub use self::local::{DEGRADED, LocalApi, OPENAPI, ROUTES};
+#[cfg(feature = "testkit")]
+pub use self::local::{Routed, Steps};
 use self::problem::Problem;
 use self::shapes::PageShape;
 use crate::broker::inspect::{ListRequest, ShownPage};

@@ -25,6 +25,8 @@ mod reporting;
 mod rules;
 mod silence;
 mod start_error;
+#[cfg(feature = "testkit")]
+mod steps;
 mod stock;
 mod store;
 mod upkeep;

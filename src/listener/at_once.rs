@@ -82,7 +82,7 @@ impl<'a> PlainHead<'a> {
     }
 
     /// Reads a head; `None` for one that is not plain.
-    fn read(bytes: &'a [u8], lines: &'a mut [MaybeUninit<Header<'a>>]) -> Option<Self> {
+    pub(super) fn read(bytes: &'a [u8], lines: &'a mut [MaybeUninit<Header<'a>>]) -> Option<Self> {
         let mut request = httparse::Request::new(&mut []);
         match request.parse_with_uninit_headers(bytes, lines) {
             Ok(Status::Complete(length)) if length == bytes.len() && length <= LONGEST_HEAD => {}

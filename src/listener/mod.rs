@@ -42,6 +42,8 @@ mod pulse;
 mod room;
 mod signals;
 mod socket;
+#[cfg(feature = "testkit")]
+pub mod steps;
 mod tcp;
 mod tls;
 mod wire;

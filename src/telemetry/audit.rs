@@ -33,6 +33,8 @@ mod queue;
 mod record;
 mod sink;
 mod sinks;
+#[cfg(feature = "testkit")]
+pub mod steps;
 #[cfg(test)]
 mod tests;
 mod verify;

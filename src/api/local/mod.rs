@@ -5,6 +5,8 @@ mod entity_tag;
 mod examples;
 mod handlers;
 mod managed_identity;
+#[cfg(feature = "testkit")]
+mod steps;
 mod table;
 mod token_answer;
 mod token_endpoint;
@@ -19,6 +21,8 @@ use http::{HeaderMap, header};
 use percent_encoding::percent_decode_str;
 
 pub use self::handlers::DEGRADED;
+#[cfg(feature = "testkit")]
+pub use self::steps::{Routed, Steps};
 use self::table::TABLE;
 use self::token_endpoint::Client;
 use super::asked::{Asked, BadUrl};

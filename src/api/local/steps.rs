@@ -1,0 +1,108 @@
+//! What the local API does for a hand-out of a held token, step by step, for `benches/steps`: the same
+//! functions as `at_once.rs` calls, in the same order.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::LocalApi;
+use super::token_answer::TokenAnswer;
+use crate::api::asked::Asked;
+use crate::api::dialect::Dialect;
+use crate::api::routes::Target;
+use crate::api::token_body::TokenBody;
+use crate::broker::App;
+use crate::callers::Authenticated;
+use crate::domain::id::ConnectionKey;
+use crate::domain::time::Moment;
+use crate::events::{Asker, HandOutAtOnce};
+use crate::listener::{AtOnce, Pairs, Peer, PlainHead, RequestId};
+use crate::refresh::Served;
+use crate::telemetry::audit::TokenWords;
+
+/// The local API of a daemon.
+pub struct Steps(pub(crate) Arc<LocalApi>);
+
+/// A route, and what it is asked for.
+pub struct Routed {
+    /// The connection.
+    pub key: ConnectionKey,
+    dialect: Dialect,
+    query: Pairs,
+}
+
+impl Steps {
+    /// Finds the route of a head's URL, if it is that of a connection.
+    pub fn route(head: &PlainHead<'_>) -> Option<Routed> {
+        let Asked { found, query } = Asked::<LocalApi>::read(head.path(), head.query());
+        let found = found.ok()?;
+        match found.target {
+            Target::Connection(key) => {
+                Some(Routed { key, dialect: Dialect::of(found.path), query: query.ok()? })
+            }
+            _ => None,
+        }
+    }
+
+    /// The time at which a request begins.
+    pub fn moment(&self) -> Moment {
+        Moment { monotonic: self.0.clock.monotonic(), now: self.0.clock.now() }
+    }
+
+    /// Finds the caller by the head's credential.
+    pub fn caller(
+        &self,
+        routed: &Routed,
+        head: &PlainHead<'_>,
+        peer: &Peer,
+        at: Moment,
+    ) -> Option<Authenticated> {
+        let credential = routed.dialect.credential(head, peer)?;
+        self.0.callers.load().authenticate_now(credential, self.0.accepted.current(), at.now)
+    }
+
+    /// Has the key files checked, as the first request of each second does. That request, and those until the
+    /// end of the check, are answered by the routes.
+    pub async fn check_keys(&self) {
+        self.0.callers.load_full().check_key_files(self.0.clock.as_ref()).await;
+    }
+
+    /// Counts the request against its caller's limits.
+    pub fn admit(&self, known: &Authenticated, routed: &Routed, at: Moment) -> bool {
+        let admitted = self.0.limiter.admit(Arc::clone(&known.caller), at.monotonic);
+        admitted.is_ok_and(|admitted| admitted.take_for(&routed.key, at.monotonic).is_ok())
+    }
+
+    /// Takes the token out of the connection's slot, if policy and plan say so.
+    pub fn held(&self, known: &Authenticated, routed: &Routed, at: Moment) -> Option<Served> {
+        let permit = known.caller.policy.may_see(&routed.key).ok()?;
+        let asked = TokenBody::of_query(&routed.query).ok()?;
+        self.0.broker.token_now(permit, at, |app: &App| asked.want(app.naming()), || true)
+    }
+
+    /// Writes the body of the answer.
+    pub fn body(routed: &Routed, served: &Served, at: Moment) -> Vec<u8> {
+        let answer = served.prepared(|| TokenAnswer::new(&routed.key, served));
+        answer.text(served, served.token().life_left(at.now), at.now)
+    }
+
+    /// What is reported of the hand-out.
+    pub fn hand_out(
+        known: &Authenticated,
+        routed: &Routed,
+        served: &Served,
+        (peer, id, at): (&Peer, &RequestId, Moment),
+    ) -> HandOutAtOnce {
+        let (words, life) =
+            (served.prepared(|| TokenWords::of(served.token())), served.token().life_left(at.now));
+        let Authenticated { caller, method } = known.clone();
+        let dialect = routed.dialect.as_str();
+        let asked = Asker { request_id: id.clone(), origin: peer.origin, dialect, method };
+        let elapsed = Duration::ZERO;
+        HandOutAtOnce { at: at.now, asked, caller, key: routed.key.clone(), words, life, elapsed }
+    }
+
+    /// Answers a request at once: everything, but for the wait for its record.
+    pub fn at_once(&self, head: &PlainHead<'_>, peer: &Peer, id: &RequestId) -> Option<AtOnce> {
+        self.0.token_at_once(head, peer, id)
+    }
+}
