@@ -16,7 +16,16 @@ pub fn cpu(pid: u32) -> Result<Duration, Failure> {
 
 /// Memory of a process that no file backs, in bytes.
 pub fn memory(pid: u32) -> Result<u64, Failure> {
+    status(pid, "RssAnon:")
+}
+
+/// All memory of a process, in bytes.
+pub fn resident(pid: u32) -> Result<u64, Failure> {
+    status(pid, "VmRSS:")
+}
+
+fn status(pid: u32, key: &str) -> Result<u64, Failure> {
     let text = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
-    let line = text.lines().find_map(|line| line.strip_prefix("RssAnon:")).ok_or("no RssAnon")?;
+    let line = text.lines().find_map(|line| line.strip_prefix(key)).ok_or("no such line of its status")?;
     Ok(line.trim().trim_end_matches(" kB").trim().parse::<u64>()? * 1024)
 }

@@ -11,6 +11,8 @@ pub struct ConfigText<'a> {
     /// Folder of the keyring, the client secret and the API keys, with its last slash; empty for the
     /// configuration's own.
     pub folder: &'a str,
+    /// More lines of `[audit]`.
+    pub audit: &'a str,
     pub log_level: &'a str,
     pub public_port: u16,
     /// Port of the base URL.
@@ -34,6 +36,7 @@ impl Default for ConfigText<'_> {
         ConfigText {
             store: "kind = \"embedded\"\npath = \"data\"",
             folder: "",
+            audit: "",
             log_level: "info",
             public_port: 0,
             base_port: 0,
@@ -50,7 +53,7 @@ impl Default for ConfigText<'_> {
 
 impl ConfigText<'_> {
     pub fn text(&self) -> String {
-        let ConfigText { store, folder, log_level, public_port, base_port, local, ops, .. } = self;
+        let ConfigText { store, folder, audit, log_level, public_port, base_port, local, ops, .. } = self;
         let ConfigText { authority, scopes, app, credentials, sections, .. } = self;
         let secret = format!(
             "[[apps.outlook.credentials]]\nid = \"first\"\nkind = \"secret\"\nfile = \"{folder}client-secret\"\n"
@@ -64,6 +67,7 @@ impl ConfigText<'_> {
 keyring = "{folder}keyring"
 [audit]
 path = "audit.jsonl"
+{audit}
 [log]
 level = "{log_level}"
 [listen.public]
