@@ -137,6 +137,18 @@ pub struct RoutineHandOut {
     pub life: Duration,
 }
 
+impl RoutineHandOut {
+    fn record(&self) -> HandOutRecord {
+        HandOutRecord {
+            at: self.begun.now,
+            text: Arc::clone(&self.routine.text),
+            source: self.origin.into(),
+            expires_in: self.life.as_secs(),
+            request_id: self.request_id.shared(),
+        }
+    }
+}
+
 /// A token of an app itself that is handed out.
 pub struct AppHandOut<'a> {
     /// The caller that gets it.
@@ -319,15 +331,8 @@ impl Events {
     /// # Errors
     /// As there.
     pub async fn handed_out_by_routine(self: Arc<Self>, out: RoutineHandOut) -> Result<Moment, Refusal> {
-        let RoutineHandOut { routine, begun, origin, request_id, life } = out;
-        let record = HandOutRecord {
-            at: begun.now,
-            text: Arc::clone(&routine.text),
-            source: origin.into(),
-            expires_in: life.as_secs(),
-            request_id: request_id.shared(),
-        };
-        let recorded = Arc::clone(&self.audit).record_hand_out(record).await;
+        let recorded = Arc::clone(&self.audit).record_hand_out(out.record()).await;
+        let RoutineHandOut { routine, begun, origin, request_id, .. } = out;
         let ended = self.clock.moment();
         let elapsed = ended.monotonic.saturating_sub(begun.monotonic);
         if recorded == Recorded::Lost && self.is_fail_closed {

@@ -98,7 +98,7 @@ fn steps(
     let known = now.have(|at| api.caller(&routed, head, &peer, at));
     let served = now.have(|at| api.held(&known, &routed, at));
     let at = api.moment();
-    let out = Steps::hand_out(&known, &routed, &served, (&peer, &id, at));
+    let out = api.hand_out(&known, &routed, &served, (&peer, &id, at));
     let event = events::steps::record_of(&out);
     let (mut lines, dates, mut date) = (Lines::default(), Dates::default(), Vec::new());
     let line = String::from_utf8(lines.write(&event).to_vec())?;
@@ -120,13 +120,16 @@ fn steps(
         date.clear();
         dates.push(&mut date, &clock);
     });
-    table.row("what is reported", || Steps::hand_out(&known, &routed, &served, (&peer, &id, at)));
+    let mut memory = None;
+    table.row("what is reported", || api.hand_out(&known, &routed, &served, (&peer, &id, at)));
     table.row("a record", || events::steps::record_of(&out));
     table.row("the line of a record, with its chain", || lines.write(black_box(&event)).len());
     table.row("of these the hash of the chain", || lines.link(black_box(&line)));
-    table.row("all of the API, but for the record", || now.have(|_| api.at_once(head, &peer, &id)));
+    table.row("all of the API, but for the record", || {
+        now.have(|_| api.at_once(head, &peer, &id, &mut memory))
+    });
     table.row("the same, with the record written to a file", || {
-        let answer = now.have(|_| api.at_once(head, &peer, &id));
+        let answer = now.have(|_| api.at_once(head, &peer, &id, &mut memory));
         assert!(runtime.block_on(answer.may_leave).is_ok());
     });
     Ok(())

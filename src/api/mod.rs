@@ -64,7 +64,7 @@ fn credential<'a>(headers: &'a impl Fields, peer: &'a Peer) -> Option<Credential
 /// A field's value as text, if it is visible ASCII. (As [`HeaderValue::to_str`].)
 fn text_of(value: &[u8]) -> Option<&str> {
     // (Without a branch for each byte, so that many are looked at at once.)
-    let is_visible = |byte: u8| (byte == b'\t') | ((byte >= b' ') & (byte <= b'~'));
+    let is_visible = |byte: u8| (byte == b'\t') | (b' '..=b'~').contains(&byte);
     let is_text = value.iter().fold(true, |so_far, byte| so_far & is_visible(*byte));
     is_text.then(|| std::str::from_utf8(value).ok())?
 }

@@ -48,6 +48,10 @@ impl Parts {
         let (clock, drain) = (&self.process.ports.clock, self.in_force.config().limits.drain);
         tracing::info!("stopping: finishing what is in flight");
         let is_finished = signals.wait_for_drain(shutdown, clock.as_ref(), drain, self.finish()).await;
+        if !is_finished {
+            // What goes on all the same has its records written.
+            let _ = tokio::time::timeout(Duration::from_secs(2), tasks.close_and_wait()).await;
+        }
         self.events.end().await;
         is_finished
     }

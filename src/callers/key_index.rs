@@ -78,7 +78,7 @@ impl Key {
     }
 }
 
-/// The key that was presented last on a connection, which most likely comes again. The key itself is not kept.
+/// The key that was presented last on a connection, which most likely comes again. Its text is not kept.
 pub(super) struct Remembered {
     mark: [u64; 2],
     /// All keys as they were then. No others are the same.
@@ -87,8 +87,8 @@ pub(super) struct Remembered {
     caller: Arc<Caller>,
 }
 
-/// Makes marks of what is presented: 128 bits of two hashes, each keyed with a random secret of this process,
-/// so that nobody finds a text with the mark of another one.
+/// Makes marks of what is presented: 128 bits of two hashes that are keyed with random secrets of this
+/// process (SipHash). A mark counts only on a connection that has shown the key itself before.
 #[derive(Default)]
 struct Marks([RandomState; 2]);
 

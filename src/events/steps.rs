@@ -1,10 +1,9 @@
 //! The record of a hand-out, for `benches/steps`.
 
-use super::HandOutAtOnce;
-use crate::telemetry::audit::AuditEvent;
+use super::RoutineHandOut;
+use crate::telemetry::audit::HandOutRecord;
 
 /// Makes it.
-pub fn record_of(out: &HandOutAtOnce) -> AuditEvent {
-    let HandOutAtOnce { at, asked, caller, key, words, life, .. } = out;
-    super::hand_out(*at, asked.who(), (&caller.name, key), words, *life)
+pub fn record_of(out: &RoutineHandOut) -> HandOutRecord {
+    out.record()
 }

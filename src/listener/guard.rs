@@ -23,6 +23,7 @@ use tokio::io::{AsyncRead as _, AsyncWrite as _, ReadBuf};
 
 use super::Limits;
 use super::at_once::{Lane, Then};
+use super::head_values::{is_host, is_target, path_of};
 use super::pulse::Pulse;
 use super::room::BUFFER;
 use super::socket::Socket;
@@ -32,9 +33,6 @@ const MAX_CHUNK_EXTENSION: usize = 256;
 
 /// Most bytes of one read: one less than the size at which hyper doubles its next buffer.
 const MOST_READ: usize = BUFFER - 1;
-
-/// Longest path that is kept of a head that is too long: longer than any route with the longest name.
-const MAX_PATH: usize = 512;
 
 /// Fault in a message's framing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -279,15 +277,6 @@ impl Framing {
     }
 }
 
-/// Returns the path of a head's request line, without its query, as far as it is there: at most [`MAX_PATH`]
-/// bytes. A target in another form has none.
-fn path_of(head: &[u8]) -> String {
-    let target = head.split(|byte| *byte == b' ').nth(1).unwrap_or_default();
-    let path = target.iter().take_while(|byte| byte.is_ascii_graphic() && !matches!(byte, b'?' | b'#'));
-    let path: String = path.take(MAX_PATH).map(|byte| char::from(*byte)).collect();
-    if path.starts_with('/') { path } else { String::new() }
-}
-
 /// Finds the end of the head from `from` on. Every line must end in CRLF.
 fn end_of_head(bytes: &[u8], from: usize) -> Result<Option<usize>, &'static str> {
     let mut at = from;
@@ -396,19 +385,6 @@ fn inspect(head: &[u8]) -> Result<State, &'static str> {
         (false, Some(length)) if length > 0 => Ok(State::Sized(length)),
         (false, _) => Ok(State::Head),
     }
-}
-
-/// Returns true if a target has no character that another reader could take for an end or a separator.
-pub(super) fn is_target(target: &[u8]) -> bool {
-    target.iter().all(|byte| byte.is_ascii_graphic() && *byte != b'#' && *byte != b'\\')
-}
-
-/// Returns true if a value is a host and perhaps a port.
-pub(super) fn is_host(value: &[u8]) -> bool {
-    let is_part = |byte: &u8| {
-        byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_' | b'~' | b':' | b'[' | b']' | b'%')
-    };
-    value.iter().all(is_part)
 }
 
 /// A socket that checks incoming bytes.
@@ -735,7 +711,10 @@ mod tests {
             (format!("GET /msi/token?resource={long} HTTP/1.1\r\nHost: a\r\n\r\n"), "/msi/token"),
             (format!("GET /msi/token?a=b HTTP/1.1\r\nHost: a\r\nX: {long}\r\n\r\n"), "/msi/token"),
             (format!("GET /msi/token HTTP/1.1\r\nHost: a\r\n{}\r\n", "X: y\r\n".repeat(70)), "/msi/token"),
-            (format!("GET /{long} HTTP/1.1\r\nHost: a\r\n\r\n"), &format!("/{}", &long[1..MAX_PATH])),
+            (
+                format!("GET /{long} HTTP/1.1\r\nHost: a\r\n\r\n"),
+                &format!("/{}", &long[1..crate::listener::head_values::MAX_PATH]),
+            ),
             (format!("GET http://a/msi/token HTTP/1.1\r\nX: {long}\r\n\r\n"), ""),
             (long.clone(), ""),
         ] {

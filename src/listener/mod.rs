@@ -32,6 +32,7 @@ mod connection;
 mod date;
 mod exchange;
 mod guard;
+mod head_values;
 mod http2;
 mod pairs;
 mod path;

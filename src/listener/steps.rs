@@ -40,6 +40,6 @@ pub struct Dates(Date);
 impl Dates {
     /// Appends it.
     pub fn push(&self, out: &mut Vec<u8>, clock: &dyn Clock) {
-        self.0.push(out, clock);
+        self.0.push(out, clock.moment());
     }
 }

@@ -16,6 +16,7 @@ use crate::system::{SystemClock, SystemRandom, TokioTasks};
 mod at_once;
 mod http2;
 mod kernel;
+mod plain_head;
 mod streams;
 mod untaken;
 

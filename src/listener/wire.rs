@@ -35,6 +35,7 @@ pub(super) struct Wire<M, S: HttpService<Incoming>> {
     stays: bool,
 }
 
+#[expect(clippy::large_enum_variant, reason = "most connections are without hyper")]
 enum Stage<S: HttpService<Incoming>> {
     WithoutHyper(Guarded, S),
     WithHyper(Box<Connection<Guarded, S>>),
@@ -67,6 +68,10 @@ where
                 Stage::WithHyper(connection) => {
                     self.pulse.waits_for_head(false);
                     let polled = Pin::new(connection.as_mut()).poll(cx);
+                    // (A hyper that has had nothing but an empty line does not end by itself.)
+                    if polled.is_pending() && self.closes && self.pulse.is_hyper_done() {
+                        return Poll::Ready(Ok(()));
+                    }
                     if polled.is_ready() || !self.may_leave_hyper() {
                         return polled.map_err(Into::into);
                     }
@@ -95,7 +100,7 @@ where
     fn leave_hyper(&mut self) {
         if let Stage::WithHyper(connection) = std::mem::replace(&mut self.stage, Stage::Nothing) {
             let Parts { io: mut guarded, read_buf, service, .. } = connection.into_parts();
-            // (It has nothing left, or it would not wait for a head that has not begun.)
+            // (An empty line may be left, which hyper has not used.)
             self.stays = !read_buf.is_empty();
             guarded.take_back(read_buf);
             self.stage = Stage::WithoutHyper(guarded, service);
@@ -131,5 +136,6 @@ where
 #[cfg(test)]
 thread_local! {
     /// How the connections of this thread went on: with hyper, or without.
-    pub(super) static CHANGES: std::cell::RefCell<Vec<&'static str>> = const { std::cell::RefCell::new(Vec::new()) };
+    pub(super) static CHANGES: std::cell::RefCell<Vec<&'static str>> =
+        const { std::cell::RefCell::new(Vec::new()) };
 }

@@ -33,6 +33,7 @@ mod queue;
 mod record;
 mod sink;
 mod sinks;
+mod source;
 #[cfg(feature = "testkit")]
 pub mod steps;
 #[cfg(test)]
@@ -48,10 +49,11 @@ use parking_lot::Mutex;
 use crate::domain::task::BoxFuture;
 
 pub use checkpoint::{BadKey, Signing, SigningKey, VerifyingKey, WITHIN};
-pub use hand_out::{HandOutRecord, HandOutText, Source};
+pub use hand_out::{HandOutRecord, HandOutText};
 pub use record::{Action, AuditEvent, TokenWords};
 pub use sink::{AuditError, AuditSink, JOURNALD, SYSLOG};
 pub use sinks::AuditSinks;
+pub use source::Source;
 pub use verify::{
     AllSigned, First, Flaw, Joined, Last, Verified, What, join, join_signed, unpacked, verify, verify_signed,
 };

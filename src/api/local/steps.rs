@@ -2,7 +2,6 @@
 //! functions as `at_once.rs` calls, in the same order.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use super::LocalApi;
 use super::token_answer::TokenAnswer;
@@ -11,11 +10,11 @@ use crate::api::dialect::Dialect;
 use crate::api::routes::Target;
 use crate::api::token_body::TokenBody;
 use crate::broker::App;
-use crate::callers::Authenticated;
+use crate::callers::{Authenticated, Remembered};
 use crate::domain::id::ConnectionKey;
 use crate::domain::time::Moment;
-use crate::events::{Asker, HandOutAtOnce};
-use crate::listener::{AtOnce, Pairs, Peer, PlainHead, RequestId};
+use crate::events::{RoutineHandOut, Routines};
+use crate::listener::{AtOnce, Memory, Pairs, Peer, PlainHead, RequestId};
 use crate::refresh::Served;
 use crate::telemetry::audit::TokenWords;
 
@@ -45,10 +44,10 @@ impl Steps {
 
     /// The time at which a request begins.
     pub fn moment(&self) -> Moment {
-        Moment { monotonic: self.0.clock.monotonic(), now: self.0.clock.now() }
+        self.0.clock.moment()
     }
 
-    /// Finds the caller by the head's credential.
+    /// Finds the caller by the head's credential, as on a connection that has not shown it before.
     pub fn caller(
         &self,
         routed: &Routed,
@@ -57,7 +56,8 @@ impl Steps {
         at: Moment,
     ) -> Option<Authenticated> {
         let credential = routed.dialect.credential(head, peer)?;
-        self.0.callers.load().authenticate_now(credential, self.0.accepted.current(), at.now)
+        let (accepted, mut remembered) = (self.0.accepted.current(), Remembered::default());
+        self.0.callers.load().authenticate_now(credential, accepted, &mut remembered, at.now)
     }
 
     /// Has the key files checked, as the first request of each second does. That request, and those until the
@@ -87,22 +87,27 @@ impl Steps {
 
     /// What is reported of the hand-out.
     pub fn hand_out(
+        &self,
         known: &Authenticated,
         routed: &Routed,
         served: &Served,
-        (peer, id, at): (&Peer, &RequestId, Moment),
-    ) -> HandOutAtOnce {
-        let (words, life) =
-            (served.prepared(|| TokenWords::of(served.token())), served.token().life_left(at.now));
-        let Authenticated { caller, method } = known.clone();
-        let dialect = routed.dialect.as_str();
-        let asked = Asker { request_id: id.clone(), origin: peer.origin, dialect, method };
-        let elapsed = Duration::ZERO;
-        HandOutAtOnce { at: at.now, asked, caller, key: routed.key.clone(), words, life, elapsed }
+        (peer, id, begun): (&Peer, &RequestId, Moment),
+    ) -> RoutineHandOut {
+        let words = || served.prepared(|| TokenWords::of(served.token()));
+        let (routines, by) = (served.prepared(Routines::default), (&known.caller, known.method));
+        let routine = self.0.events.routine(&routines, by, routed.dialect.as_str(), &routed.key, words);
+        let (origin, request_id) = (peer.origin, id.clone());
+        RoutineHandOut { routine, begun, origin, request_id, life: served.token().life_left(begun.now) }
     }
 
     /// Answers a request at once: everything, but for the wait for its record.
-    pub fn at_once(&self, head: &PlainHead<'_>, peer: &Peer, id: &RequestId) -> Option<AtOnce> {
-        self.0.token_at_once(head, peer, id)
+    pub fn at_once(
+        &self,
+        head: &PlainHead<'_>,
+        peer: &Peer,
+        id: &RequestId,
+        memory: &mut Memory,
+    ) -> Option<AtOnce> {
+        self.0.token_at_once(head, peer, id, memory)
     }
 }

@@ -9,7 +9,7 @@ use http::request::Parts;
 use http::{HeaderValue, Method, header};
 
 use crate::listener::Limits;
-use crate::listener::guard::{is_host, is_target};
+use crate::listener::head_values::{is_host, is_target};
 
 /// Text of a line that is no name and no value.
 const PER_LINE: usize = 4;

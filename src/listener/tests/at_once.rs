@@ -324,3 +324,32 @@ async fn the_way_of_a_request_is_not_to_be_seen() {
         assert_eq!(bodies.collect::<Vec<_>>(), expected, "{sent:?}");
     }
 }
+
+#[tokio::test]
+async fn a_bare_line_end_is_400_before_and_in_a_plain_head() {
+    let served = tcp(Limits::default());
+    for request in [
+        "\nGET /at-once HTTP/1.1\r\nHost: a\r\n\r\n",
+        "\r\nGET /at-once HTTP/1.1\nHost: a\r\n\r\n",
+        "\r\nGET /at-once HTTP/1.1\r\nHost: a\r\nX: y\nAuthorization: z\r\n\r\n",
+    ] {
+        let mut stream = served.connect().await;
+        send(&mut stream, request).await;
+        assert_eq!(status(&one_response(&mut stream).await), "400", "{request:?}");
+    }
+}
+
+#[tokio::test]
+async fn an_empty_line_keeps_no_connection_open_at_a_stop() {
+    for before in [PLAIN, "GET /ignore HTTP/1.1\r\nHost: a\r\n\r\n"] {
+        let served = tcp(Limits::default());
+        let mut stream = served.connect().await;
+        send(&mut stream, before).await;
+        one_response(&mut stream).await;
+        tokio::time::sleep(wire::REST + Duration::from_millis(200)).await;
+        send(&mut stream, "\r\n").await;
+        until(|| changes().contains(&"with")).await;
+        served.shutdown.stop();
+        assert_eq!(rest(&mut stream).await, "", "{before}");
+    }
+}

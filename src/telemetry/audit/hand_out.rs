@@ -1,10 +1,10 @@
-//! The record of a hand-out, which is by far the most frequent one. Most of its text is the same each time that
-//! a caller gets a token, so that is made once.
+//! The record of a hand-out, by far the most frequent one. Most of its text is the same each time that a
+//! caller gets a token, so that is made once.
 
-use std::net::IpAddr;
 use std::sync::Arc;
 
 use super::record::{AuditEvent, push_key, push_peer, push_time};
+use super::source::Source;
 use crate::domain::json_text::{push_number, push_text};
 use crate::domain::time::Timestamp;
 
@@ -29,44 +29,6 @@ impl HandOutText {
         let token = text.len();
         event.push_token(&mut text);
         HandOutText { text: text.into(), begins: [object, token], event: Box::new(event) }
-    }
-}
-
-/// Where a request came from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Source {
-    /// A user of this machine.
-    Unix {
-        /// The user's number.
-        uid: u32,
-    },
-    /// The address of a TCP peer.
-    Tcp(IpAddr),
-}
-
-impl Source {
-    /// Its name: `unix` or `tcp`.
-    pub fn kind(self) -> &'static str {
-        match self {
-            Source::Unix { .. } => "unix",
-            Source::Tcp(_) => "tcp",
-        }
-    }
-
-    /// The user, of a Unix peer.
-    pub fn uid(self) -> Option<u32> {
-        match self {
-            Source::Unix { uid } => Some(uid),
-            Source::Tcp(_) => None,
-        }
-    }
-
-    /// The address, of a TCP peer.
-    pub fn address(self) -> Option<IpAddr> {
-        match self {
-            Source::Unix { .. } => None,
-            Source::Tcp(address) => Some(address),
-        }
     }
 }
 

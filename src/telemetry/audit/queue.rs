@@ -224,8 +224,8 @@ impl Queue {
         }
     }
 
-    /// Takes all records into the empty `records`, and some of strangers into the empty `strangers`; true with
-    /// it if a checkpoint is due. `None` if there is nothing.
+    /// Takes all records into the empty `records`, and some of strangers into the empty `strangers`; true
+    /// with it if a checkpoint is due. `None` if there is nothing.
     pub(super) fn take(
         &self,
         records: &mut Vec<Record>,

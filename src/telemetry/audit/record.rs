@@ -33,7 +33,7 @@ use std::time::Duration;
 use serde::{Serialize, Serializer};
 
 use super::checkpoint::Checkpoint;
-use super::hand_out::Source;
+use super::source::Source;
 use crate::domain::id::{AppName, CallerName, ConnectionName};
 use crate::domain::json_text::{push_number, push_text};
 use crate::domain::time::Timestamp;

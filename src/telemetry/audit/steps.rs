@@ -1,7 +1,8 @@
 //! The line of a record, for `benches/steps`.
 
-use super::AuditEvent;
+use super::HandOutRecord;
 use super::chain::{append, beginning, link};
+use super::queue::Record;
 
 /// Lines of a stream that no sink gets.
 pub struct Lines {
@@ -18,10 +19,10 @@ impl Default for Lines {
 
 impl Lines {
     /// Writes a record's line over the one before it, and moves the chain on.
-    pub fn write(&mut self, event: &AuditEvent) -> &[u8] {
+    pub fn write(&mut self, record: &HandOutRecord) -> &[u8] {
         self.text.clear();
         self.seq += 1;
-        append(&mut self.text, self.seq, event, &mut self.chain);
+        append(&mut self.text, self.seq, &Record::HandOut(record.clone()), &mut self.chain);
         &self.text
     }
 

@@ -320,7 +320,7 @@ impl Drop for AuditWriter {
     }
 }
 
-/// Lets the tasks that are ready now go first. (tokio's `yield_now` waits for the sockets, too: one more call of
+/// Lets the tasks that are ready now go first. (tokio's `yield_now` asks the sockets, too: one more call of
 /// the system each time.)
 async fn behind_the_ready() {
     let mut was_behind = false;
