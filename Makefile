@@ -4,7 +4,7 @@
 CARGO ?= cargo
 # Most tests wait on sockets and clocks: more of them than cores may do so at once.
 export RUST_TEST_THREADS ?= 8
-.PHONY: quickstart build quick test check fmt lint structure docs deny bench bench-refresh bench-steps audit-stream scale image image-test deploy-check tools providers schemas vault mail soak soak-short flood slow simulate baseline model rotation rotation-rewrap drill fuzz linear-work work policy timing azure-identity
+.PHONY: quickstart build quick test check fmt lint structure docs deny bench bench-refresh bench-steps audit-stream scale image image-test deploy-check tools providers schemas vault mail soak soak-short flood slow simulate sweep-load baseline model rotation rotation-rewrap drill fuzz linear-work work policy timing azure-identity
 
 quickstart:
 	$(CARGO) run --example quickstart
@@ -162,6 +162,10 @@ SEEDS ?= 20000
 FIRST_SEED ?= 0
 simulate:
 	SEEDS=$(SEEDS) FIRST_SEED=$(FIRST_SEED) $(CARGO) test --release --lib testkit::simulation::as_many_seeds -- --ignored --nocapture
+
+# The sweep of three million connections by several replicas (docs/scale.md).
+sweep-load:
+	$(CARGO) test --release --lib sweep::load -- --ignored --nocapture
 
 # What the 200 seeds of every test run come to, written down anew: after a change that was meant to change them.
 baseline:

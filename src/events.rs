@@ -2,8 +2,7 @@
 
 mod crowd;
 mod damage;
-#[cfg(feature = "testkit")]
-pub mod steps;
+mod routine;
 mod strangers;
 
 use parking_lot::{Mutex, RwLock};
@@ -17,14 +16,14 @@ use crate::broker::revoke::Meant;
 use crate::broker::rewrap::Progress;
 use crate::broker::sign_in::Finished;
 use crate::broker::{FailureReason, Mender, Refusal, SessionFailure, SessionState};
-use crate::callers::{AuthenticationFailure, Caller, Callers};
+use crate::callers::{AuthenticationFailure, Callers};
 use crate::domain::account::Account;
 use crate::domain::auth_method::AuthMethod;
 use crate::domain::cause::Cause;
 use crate::domain::connection::Status;
 use crate::domain::id::{AppName, CallerName, ConnectionKey, ConnectionName, SessionId};
 use crate::domain::revocation::Revocation;
-use crate::domain::time::{Clock, Moment, Timestamp};
+use crate::domain::time::{Clock, Timestamp};
 use crate::domain::token::HeldToken;
 use crate::keyring::Replaced;
 use crate::lifecycle::Readiness;
@@ -32,13 +31,12 @@ use crate::listener::{Origin, RequestId};
 use crate::refresh::{LeaseOutcome, Lookup, Observer, Swept};
 use crate::store::StoreError;
 use crate::store::observed::{OPERATIONS, Risk, StoreObserver};
-use crate::telemetry::audit::{
-    Action, Audit, AuditEvent, HandOutRecord, HandOutText, Noted, Recorded, TokenWords,
-};
+use crate::telemetry::audit::{Action, Audit, AuditEvent, Noted, Recorded, TokenWords};
 use crate::telemetry::metrics::{CacheResult, LeaseResult, Metrics, TokenRequestHandles};
 use crate::telemetry::sampler::Sampler;
 use crate::telemetry::session_mark::SessionMark;
 
+pub use routine::{Routine, RoutineHandOut, Routines};
 use strangers::Kind;
 pub use strangers::{Listener, Stranger};
 
@@ -101,52 +99,6 @@ pub struct HandOut<'a> {
     pub elapsed: Duration,
     /// On whose word it was asked for, if a user's own token said it.
     pub detail: BTreeMap<&'static str, String>,
-}
-
-/// What all hand-outs of a token to one caller have in common, made once.
-pub struct Routine {
-    caller: Arc<Caller>,
-    method: AuthMethod,
-    dialect: &'static str,
-    key: ConnectionKey,
-    /// What their records have in common.
-    text: Arc<HandOutText>,
-    /// Their counters, as they were in this generation of the configuration.
-    handles: Arc<TokenRequestHandles>,
-    generation: u64,
-}
-
-/// The routines of one token: of its last few callers.
-#[derive(Default)]
-pub struct Routines(Mutex<Vec<Arc<Routine>>>);
-
-/// Most callers of one token whose routine is kept. A token seldom has more than one.
-const MOST_ROUTINES: usize = 4;
-
-/// A hand-out that is routine, by an answer that outlasts its handler.
-pub struct RoutineHandOut {
-    /// What it has in common with others.
-    pub routine: Arc<Routine>,
-    /// When the request began.
-    pub begun: Moment,
-    /// Where the request came from.
-    pub origin: Origin,
-    /// The request's id.
-    pub request_id: RequestId,
-    /// The life that the token has left.
-    pub life: Duration,
-}
-
-impl RoutineHandOut {
-    fn record(&self) -> HandOutRecord {
-        HandOutRecord {
-            at: self.begun.now,
-            text: Arc::clone(&self.routine.text),
-            source: self.origin.into(),
-            expires_in: self.life.as_secs(),
-            request_id: self.request_id.shared(),
-        }
-    }
 }
 
 /// A token of an app itself that is handed out.
@@ -283,66 +235,6 @@ impl Events {
         if let Err(error) = tokio::task::spawn_blocking(move || audit.end()).await {
             tracing::error!(%error, "the end of the audit stream was not reached");
         }
-    }
-
-    /// Returns the routine of a token's hand-outs to a caller, by what it has proven and in this dialect.
-    pub fn routine(
-        &self,
-        known: &Routines,
-        (caller, method): (&Arc<Caller>, AuthMethod),
-        dialect: &'static str,
-        key: &ConnectionKey,
-        words: impl FnOnce() -> Arc<TokenWords>,
-    ) -> Arc<Routine> {
-        let generation = self.generation.load(Ordering::Acquire);
-        let is_it = |routine: &&Arc<Routine>| {
-            Arc::ptr_eq(&routine.caller, caller)
-                && (routine.method, routine.generation) == (method, generation)
-                && routine.dialect == dialect
-        };
-        let mut known = known.0.lock();
-        if let Some(routine) = known.iter().find(is_it) {
-            return Arc::clone(routine);
-        }
-        let mut event = AuditEvent::new(Timestamp::default(), Action::Token, "ok");
-        event.method = Some(method.as_str());
-        event.door = Some(dialect);
-        let words = words();
-        event.scopes = Arc::clone(&words.scopes);
-        let event = Draft(event).caller(&caller.name).key(key).0.token(&words, Duration::ZERO);
-        let routine = Arc::new(Routine {
-            caller: Arc::clone(caller),
-            method,
-            dialect,
-            key: key.clone(),
-            text: Arc::new(HandOutText::of(event)),
-            handles: self.handles(&key.app, &caller.name, dialect),
-            generation,
-        });
-        if known.len() >= MOST_ROUTINES {
-            known.remove(0);
-        }
-        known.push(Arc::clone(&routine));
-        routine
-    }
-
-    /// Reports a hand-out like [`Events::handed_out`], when it is first polled. Returns when it may leave.
-    ///
-    /// # Errors
-    /// As there.
-    pub async fn handed_out_by_routine(self: Arc<Self>, out: RoutineHandOut) -> Result<Moment, Refusal> {
-        let recorded = Arc::clone(&self.audit).record_hand_out(out.record()).await;
-        let RoutineHandOut { routine, begun, origin, request_id, .. } = out;
-        let ended = self.clock.moment();
-        let elapsed = ended.monotonic.saturating_sub(begun.monotonic);
-        if recorded == Recorded::Lost && self.is_fail_closed {
-            let Routine { caller, method, dialect, key, .. } = &*routine;
-            let (listener, method) = (Listener::Local, Some(*method));
-            let who = Who { request_id: &request_id, origin, listener, dialect, method };
-            return Err(self.not_recorded(who, (&caller.name, key), elapsed));
-        }
-        routine.handles.served(elapsed);
-        Ok(ended)
     }
 
     /// Records that a token is handed out. Returns false if no sink took the record and the configuration

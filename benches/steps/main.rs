@@ -19,13 +19,13 @@ use std::sync::Arc;
 use tokenward::api::Steps;
 use tokenward::app::{Daemon, Environment, Source};
 use tokenward::callers::api_key::PresentedKey;
+use tokenward::config;
 use tokenward::domain::random::Stock;
 use tokenward::domain::time::Moment;
 use tokenward::listener::steps::{Dates, Framed, with_head};
-use tokenward::listener::{Limits, Origin, Peer, PeerCertificate, PlainHead, RequestId};
+use tokenward::listener::{Limits, Origin, Peer, PeerCertificate, PlainHead, PlainRequest, RequestId};
 use tokenward::system::{SystemClock, SystemRandom};
 use tokenward::telemetry::audit::steps::Lines;
-use tokenward::{config, events};
 use tokio::runtime::Runtime;
 
 use crate::measure::Table;
@@ -99,7 +99,7 @@ fn steps(
     let served = now.have(|at| api.held(&known, &routed, at));
     let at = api.moment();
     let out = api.hand_out(&known, &routed, &served, (&peer, &id, at));
-    let event = events::steps::record_of(&out);
+    let event = out.record();
     let (mut lines, dates, mut date) = (Lines::default(), Dates::default(), Vec::new());
     let line = String::from_utf8(lines.write(&event).to_vec())?;
 
@@ -122,14 +122,15 @@ fn steps(
     });
     let mut memory = None;
     table.row("what is reported", || api.hand_out(&known, &routed, &served, (&peer, &id, at)));
-    table.row("a record", || events::steps::record_of(&out));
+    table.row("a record", || out.record());
     table.row("the line of a record, with its chain", || lines.write(black_box(&event)).len());
     table.row("of these the hash of the chain", || lines.link(black_box(&line)));
     table.row("all of the API, but for the record", || {
-        now.have(|_| api.at_once(head, &peer, &id, &mut memory))
+        now.have(|_| api.at_once(PlainRequest { head, peer: &peer, request_id: &id, memory: &mut memory }))
     });
     table.row("the same, with the record written to a file", || {
-        let answer = now.have(|_| api.at_once(head, &peer, &id, &mut memory));
+        let answer = now
+            .have(|_| api.at_once(PlainRequest { head, peer: &peer, request_id: &id, memory: &mut memory }));
         assert!(runtime.block_on(answer.may_leave).is_ok());
     });
     Ok(())

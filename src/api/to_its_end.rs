@@ -5,7 +5,7 @@ use std::sync::Arc;
 use tokio::sync::{Semaphore, oneshot};
 
 use crate::domain::task::{BoxFuture, Tasks};
-use crate::listener::{AtOnce, Handler, Memory, Peer, PlainHead, Refused, Request, RequestId, Response};
+use crate::listener::{AtOnce, Handler, PlainRequest, Refused, Request, RequestId, Response};
 
 /// Acts under way: more than any number of honest callers has, and few enough to be held where the store
 /// hangs.
@@ -26,13 +26,7 @@ pub(super) trait Acts: Send + Sync + 'static {
     fn answer<'a>(&'a self, request: Request, asked: Self::Asked) -> BoxFuture<'a, Response>;
 
     /// Answers a plain request at once ([`Handler::at_once`]). None of those is an act.
-    fn at_once(
-        self: &Arc<Self>,
-        _head: &PlainHead<'_>,
-        _peer: &Peer,
-        _id: &RequestId,
-        _memory: &mut Memory,
-    ) -> Option<AtOnce> {
+    fn at_once(self: &Arc<Self>, _request: PlainRequest<'_>) -> Option<AtOnce> {
         None
     }
 
@@ -80,14 +74,8 @@ impl<A: Acts> Handler for ToItsEnd<A> {
         Box::pin(async { receiver.await.expect("the act did not panic") })
     }
 
-    fn at_once(
-        &self,
-        head: &PlainHead<'_>,
-        peer: &Peer,
-        id: &RequestId,
-        memory: &mut Memory,
-    ) -> Option<AtOnce> {
-        self.api.at_once(head, peer, id, memory)
+    fn at_once(&self, request: PlainRequest<'_>) -> Option<AtOnce> {
+        self.api.at_once(request)
     }
 
     fn refuse(&self, refused: Refused, path: &str, id: &RequestId) -> Response {
@@ -102,7 +90,7 @@ mod tests {
     use http::{HeaderMap, Method, StatusCode};
 
     use super::*;
-    use crate::listener::{Body, Origin, PeerCertificate, Streams};
+    use crate::listener::{Body, Origin, Peer, PeerCertificate, Streams};
     use crate::testkit::SeededRandom;
 
     /// Never answers.

@@ -114,7 +114,7 @@ impl Question {
         Question { rules: permit.rules(), app: Arc::clone(app), resource, scopes }
     }
 
-    /// Whether this is asked.
+    /// Returns true if the request asks the same.
     fn is(&self, permit: &Provisional<'_>, app: &Arc<App>, asked: &Want) -> bool {
         permit.is_by(&self.rules)
             && Arc::ptr_eq(&self.app, app)

@@ -118,6 +118,11 @@ impl KeyHasher {
         self.sign(key.text)
     }
 
+    /// Hashes what is presented, whatever its form.
+    pub fn hash_text(&self, text: &str) -> KeyHash {
+        self.sign(text)
+    }
+
     fn sign(&self, text: &str) -> KeyHash {
         let mut hash = [0; 32];
         match self {

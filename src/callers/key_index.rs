@@ -3,7 +3,6 @@
 
 use parking_lot::{Mutex, RwLock};
 use std::collections::HashMap;
-use std::hash::{BuildHasher as _, RandomState};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
@@ -28,7 +27,6 @@ pub(super) struct KeyIndex {
     keyring: Arc<Keyring>,
     secrets: SecretReader,
     current: RwLock<Arc<Keys>>,
-    marks: Marks,
     /// When a request last found that a check is due, in milliseconds since the Unix epoch.
     asked_at: AtomicI64,
     /// When the latest completed check began, likewise.
@@ -80,22 +78,12 @@ impl Key {
 
 /// The key that was presented last on a connection, which most likely comes again. Its text is not kept.
 pub(super) struct Remembered {
-    mark: [u64; 2],
+    /// SHA-256 of it.
+    hash: KeyHash,
     /// All keys as they were then. No others are the same.
     keys: Arc<Keys>,
     key: Arc<Key>,
     caller: Arc<Caller>,
-}
-
-/// Makes marks of what is presented: 128 bits of two hashes that are keyed with random secrets of this
-/// process (SipHash). A mark counts only on a connection that has shown the key itself before.
-#[derive(Default)]
-struct Marks([RandomState; 2]);
-
-impl Marks {
-    fn of(&self, text: &str) -> [u64; 2] {
-        [self.0[0].hash_one(text), self.0[1].hash_one(text)]
-    }
 }
 
 /// The data that an authentication uses; replaced as a whole.
@@ -144,7 +132,6 @@ impl KeyIndex {
         }
         Ok(KeyIndex {
             current: RwLock::new(Arc::new(Keys::new(&watched.files, &keyring))),
-            marks: Marks::default(),
             keyring,
             secrets,
             asked_at: AtomicI64::new(now.unix_millis()),
@@ -261,7 +248,7 @@ impl KeyIndex {
     }
 
     /// Returns the caller of this live key from what is known, like [`KeyIndex::known`], and remembers it.
-    /// While the same is presented and the keys are the same, nothing is computed but a mark of it.
+    /// While the same is presented and the keys are the same, it is not read, and compared with one hash.
     pub(super) fn known_again(
         &self,
         text: &str,
@@ -269,10 +256,12 @@ impl KeyIndex {
         now: Timestamp,
         caller: impl FnOnce(&CallerName) -> Option<Arc<Caller>>,
     ) -> Option<Arc<Caller>> {
-        let mark = self.marks.of(text);
-        let known = remembered
-            .as_ref()
-            .filter(|known| known.mark == mark && Arc::ptr_eq(&known.keys, &self.current.read()));
+        let hash = KeyHasher::Sha256.hash_text(text);
+        let is_same = |known: &&Remembered| {
+            verify_slices_are_equal(&known.hash.0, &hash.0).is_ok()
+                && Arc::ptr_eq(&known.keys, &self.current.read())
+        };
+        let known = remembered.as_ref().filter(is_same);
         if let Some(known) = known {
             return known.key.used(now).then(|| Arc::clone(&known.caller));
         }
@@ -282,7 +271,7 @@ impl KeyIndex {
         if !key.used(now) {
             return None;
         }
-        *remembered = Some(Remembered { mark, keys, key, caller: Arc::clone(&caller) });
+        *remembered = Some(Remembered { hash, keys, key, caller: Arc::clone(&caller) });
         Some(caller)
     }
 

@@ -434,3 +434,42 @@ fn key_files_are_read_like_every_secret_s_and_stay_whose_they_were() {
         }
     }
 }
+
+/// A credential that comes again is found faster, and just as strictly.
+#[test]
+fn what_is_remembered_of_a_connection_gives_nobody_more() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let [file, other_file] = ["mail-sync.keys", "other.keys"].map(|name| folder.path().join(name));
+    let (key, info) = add(&file, "mail-sync", 1);
+    let (other, _) = add(&other_file, "other", 2);
+    let setups = || vec![setup("mail-sync", &[], &[&file]), setup("other", &[], &[&other_file])];
+    let callers = read(setups());
+    let mut remembered = Remembered::default();
+    let mut asks = |callers: &Callers, text: &str, accepted, now| {
+        let found = callers.authenticate_now(Credential::ApiKey(text), accepted, &mut remembered, now);
+        found.map(|found| found.caller.name.as_str().to_owned())
+    };
+    let (all, now) = (AuthMethods::all(), at(NOW));
+    let mine = || Some("mail-sync".to_owned());
+    for _ in 0..2 {
+        assert_eq!(asks(&callers, key.expose(), all, now), mine());
+    }
+    // Another key, no key, a listener that takes none, a key that has ended.
+    assert_eq!(asks(&callers, other.expose(), all, now).as_deref(), Some("other"));
+    assert_eq!(asks(&callers, key.expose(), all, now), mine());
+    assert_eq!(asks(&callers, &key.expose()[..key.expose().len() - 1], all, now), None);
+    assert_eq!(asks(&callers, key.expose(), AuthMethods::default(), now), None);
+    callers.keys.is_due(info.expires_at);
+    assert_eq!(asks(&callers, key.expose(), all, info.expires_at), None, "it has ended");
+    callers.keys.is_due(now);
+    assert_eq!(asks(&callers, key.expose(), all, now), mine());
+    // A file without it, once it is read again; and another reading of the configuration.
+    std::fs::remove_file(&file).expect("removed");
+    add(&file, "mail-sync", 3);
+    assert_eq!(asks(&callers, key.expose(), all, now), mine(), "the files were not read again");
+    callers.keys.check(now);
+    assert_eq!(asks(&callers, key.expose(), all, now), None);
+    assert_eq!(asks(&read(setups()), other.expose(), all, now).as_deref(), Some("other"));
+    std::fs::write(&other_file, "").expect("written");
+    assert_eq!(asks(&read(setups()), other.expose(), all, now), None, "nor is the one before remembered");
+}

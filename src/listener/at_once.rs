@@ -3,9 +3,9 @@
 //! Most of what a hand-out costs beside the broker's own work is the way of a request through hyper and
 //! through the futures of its handler. A request needs none of it while its whole head came in one read,
 //! nothing stands behind it, nothing else is under way on its connection, and its handler has the answer. It
-//! is then answered here, between the socket and hyper, which goes on waiting for a request meanwhile.
-//! Everything else goes to hyper as if this file did not exist: it is a shorter way to the same answer, and
-//! never another answer.
+//! is then answered here, and hyper, if there is one (`wire.rs`), goes on waiting for a request. Everything
+//! else goes to hyper as if this file did not exist: it is a shorter way to the same answer, and never
+//! another answer.
 //!
 //! The head is read by hyper's own parser, httparse. What it finds is held against the rules of `guard.rs`,
 //! so that a head that is taken here is one that passes there; a test compares the two.
@@ -29,7 +29,7 @@ use super::exchange::{Shared, finished, length_of};
 use super::head_values::is_host;
 use super::pulse::Pulse;
 use super::socket::Socket;
-use super::{Peer, PeerCertificate, Refused, RequestId, Response};
+use super::{Limits, Peer, PeerCertificate, Refused, RequestId, Response};
 use crate::domain::json_text::push_number;
 use crate::domain::task::BoxFuture;
 use crate::domain::time::Moment;
@@ -38,7 +38,7 @@ use crate::domain::time::Moment;
 const LONGEST_TARGET: usize = 1024;
 /// Most header lines of a head that is answered here.
 pub(super) const MOST_LINES: usize = 32;
-/// Most bytes of one. Every listener takes as many.
+/// Most bytes of one.
 pub(super) const LONGEST_HEAD: usize = 8 * 1024;
 
 /// The header fields of a request, by name.
@@ -171,6 +171,18 @@ impl AtOnce {
 /// What a handler remembers of a connection from one such request to the next.
 pub type Memory = Option<Box<dyn Any + Send>>;
 
+/// A plain request.
+pub struct PlainRequest<'a> {
+    /// Its head.
+    pub head: &'a PlainHead<'a>,
+    /// Its sender.
+    pub peer: &'a Peer,
+    /// Its id in logs.
+    pub request_id: &'a RequestId,
+    /// What is remembered of its connection.
+    pub memory: &'a mut Memory,
+}
+
 /// The way of such requests through one connection.
 pub(super) struct Lane {
     shared: Arc<Shared>,
@@ -212,7 +224,8 @@ impl Lane {
         self.under_way.is_some()
     }
 
-    /// Takes a request whose head is these bytes. Returns false, and has done nothing, if it is for hyper.
+    /// Takes a request whose head is these bytes. Returns false if it is for hyper, which then counts its
+    /// bytes anew.
     pub(super) fn takes(&mut self, bytes: &[u8], pulse: &Pulse) -> bool {
         if pulse.is_with_hyper() || pulse.closes() || pulse.gives_way() {
             return false;
@@ -220,6 +233,10 @@ impl Lane {
         let mut lines = [const { MaybeUninit::new(EMPTY_HEADER) }; MOST_LINES];
         let Some(head) = PlainHead::read(bytes, &mut lines) else { return false };
         let shared = &*self.shared;
+        let Limits { max_header_bytes, max_headers, max_uri, .. } = shared.limits;
+        if bytes.len() > max_header_bytes || head.lines.len() > max_headers || head.target.len() > max_uri {
+            return false;
+        }
         if let Some(certificate) = &self.certificate {
             self.peer.certificate = certificate.now(shared.surroundings.clock.as_ref());
             if self.peer.certificate == PeerCertificate::Distrusted {
@@ -231,7 +248,9 @@ impl Lane {
         }
         let request_id = RequestId::of(&head, &shared.ids);
         // (A handler that panics does so again on the ordinary way, where it is answered and told.)
-        let answer = || shared.handler.at_once(&head, &self.peer, &request_id, &mut self.memory);
+        let request =
+            PlainRequest { head: &head, peer: &self.peer, request_id: &request_id, memory: &mut self.memory };
+        let answer = || shared.handler.at_once(request);
         let Ok(Some(answer)) = catch_unwind(AssertUnwindSafe(answer)) else { return false };
         pulse.request_began_beside();
         self.under_way = Some(UnderWay { request_id, stage: Stage::Recorded(answer) });

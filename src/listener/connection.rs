@@ -294,6 +294,8 @@ impl<'a> Timer<'a> {
             return Poll::Ready(Due::TooSlow);
         }
         if self.rest_begins.take_if(|begins| *begins <= now).is_some() {
+            // (An answer that is not taken keeps hyper.)
+            self.rest_begins = self.pulse.is_untaken().then(|| now + REST);
             return Poll::Ready(Due::Rest);
         }
         self.age_ends = None;

@@ -67,7 +67,7 @@ use crate::telemetry::audit::{AuditEvent, Source};
 use crate::telemetry::metrics::Metrics;
 
 pub use answer::{AnswerBody, StreamPlace, Streams};
-pub use at_once::{AtOnce, Fields, Memory, PlainHead};
+pub use at_once::{AtOnce, Fields, Memory, PlainHead, PlainRequest};
 pub use bind::{BindError, Bound, LocalAddress, check_socket};
 pub use body::{Body, BodyError};
 pub use client_certificate::PeerCertificate;
@@ -366,16 +366,8 @@ pub trait Handler: Send + Sync + 'static {
     fn handle<'a>(&'a self, request: Request) -> BoxFuture<'a, Response>;
 
     /// Answers a plain request at once, if nothing has to be waited for but its record. `None` leaves it to
-    /// [`Handler::handle`], whose answer would be the same, and has had no effect. `memory` is the
-    /// connection's.
-    fn at_once(
-        &self,
-        head: &PlainHead<'_>,
-        peer: &Peer,
-        request_id: &RequestId,
-        memory: &mut Memory,
-    ) -> Option<AtOnce> {
-        let _ = (head, peer, request_id, memory);
+    /// [`Handler::handle`], whose answer would be the same, and has had no effect.
+    fn at_once(&self, _request: PlainRequest<'_>) -> Option<AtOnce> {
         None
     }
 

@@ -165,7 +165,7 @@ impl Pulse {
         self.request_ended_at(answer, self.clock.monotonic())
     }
 
-    /// The same at a time that is known.
+    /// Records an answer like [`Pulse::request_ended`], with the monotonic time of its end.
     pub(super) fn request_ended_at(&self, answer: usize, now: Duration) -> bool {
         self.head.store(0, Ordering::Relaxed);
         self.body.store(0, Ordering::Relaxed);

@@ -70,8 +70,8 @@ impl Handler for Probe {
         })
     }
 
-    fn at_once(&self, head: &PlainHead<'_>, _: &Peer, _: &RequestId, _: &mut Memory) -> Option<AtOnce> {
-        at_once::answer(&self.at_once, head.path())
+    fn at_once(&self, request: PlainRequest<'_>) -> Option<AtOnce> {
+        at_once::answer(&self.at_once, request.head.path())
     }
 }
 

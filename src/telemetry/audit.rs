@@ -44,8 +44,6 @@ mod writer;
 use std::sync::Arc;
 use std::time::Duration;
 
-use parking_lot::Mutex;
-
 use crate::domain::task::BoxFuture;
 
 pub use checkpoint::{BadKey, Signing, SigningKey, VerifyingKey, WITHIN};
@@ -90,9 +88,9 @@ pub trait Audit: Send + Sync {
     /// Has what is due at this time done: a signature under the records so far.
     fn tick(&self) {}
 
-    /// Writes what was taken, has it signed, and takes no more. It blocks until that is done, but for two
-    /// seconds at most.
-    fn end(&self) {}
+    /// Writes what was taken, has it signed, and takes no more. It blocks until that is done, for two seconds
+    /// at most.
+    fn end(&self);
 
     /// Takes a record of a stranger's event, if its lane has room, and waits for nothing. If there is no
     /// room, the caller counts it for the next summary.
@@ -107,36 +105,4 @@ pub enum Noted {
     Taken,
     /// It will not be written.
     NoRoom,
-}
-
-/// Keeps records in memory, for tests.
-#[derive(Debug, Default)]
-pub struct AuditMemory(Mutex<Vec<AuditEvent>>);
-
-impl AuditMemory {
-    /// Makes an empty list.
-    pub fn new() -> Self {
-        Self::default()
-    }
-
-    /// Returns the records so far.
-    pub fn events(&self) -> Vec<AuditEvent> {
-        self.0.lock().clone()
-    }
-}
-
-impl Audit for AuditMemory {
-    fn record(&self, event: AuditEvent) -> BoxFuture<'_, Recorded> {
-        self.0.lock().push(event);
-        Box::pin(std::future::ready(Recorded::Written))
-    }
-
-    fn record_hand_out(self: Arc<Self>, record: HandOutRecord) -> BoxFuture<'static, Recorded> {
-        Box::pin(async move { self.record(record.event()).await })
-    }
-
-    fn note(&self, event: AuditEvent) -> Noted {
-        self.0.lock().push(event);
-        Noted::Taken
-    }
 }

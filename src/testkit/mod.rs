@@ -37,7 +37,7 @@ pub(crate) mod tasks;
 
 use parking_lot::Mutex;
 
-use crate::domain::random::Random;
+use crate::domain::random::{Random, random_bytes};
 
 /// Reproducible randomness (SplitMix64). Never for anything real.
 pub struct SeededRandom(Mutex<u64>);
@@ -46,6 +46,11 @@ impl SeededRandom {
     /// Makes a generator; the same seed gives the same bytes.
     pub fn new(seed: u64) -> Self {
         SeededRandom(Mutex::new(seed))
+    }
+
+    /// Draws a number below `end`, which is not 0.
+    pub fn below(&self, end: usize) -> usize {
+        usize::try_from(u64::from_le_bytes(random_bytes(self)) % end as u64).unwrap_or(0)
     }
 }
 

@@ -23,7 +23,7 @@ use crate::callers::{Authenticated, Remembered};
 use crate::domain::id::ConnectionKey;
 use crate::domain::time::Moment;
 use crate::events::{RoutineHandOut, Routines};
-use crate::listener::{AtOnce, Fields, Memory, Pairs, Peer, PlainHead, RequestId};
+use crate::listener::{AtOnce, Fields, Pairs, PlainRequest};
 use crate::refresh::{Served, Want};
 use crate::telemetry::audit::TokenWords;
 
@@ -37,13 +37,8 @@ struct Request<'a> {
 
 impl LocalApi {
     /// Answers a request for a token, if it is one that waits for nothing but its record.
-    pub(super) fn token_at_once(
-        self: &Arc<Self>,
-        head: &PlainHead<'_>,
-        peer: &Peer,
-        request_id: &RequestId,
-        memory: &mut Memory,
-    ) -> Option<AtOnce> {
+    pub(super) fn token_at_once(self: &Arc<Self>, request: PlainRequest<'_>) -> Option<AtOnce> {
+        let PlainRequest { head, peer, request_id, memory } = request;
         // (A tag in a request may turn its answer into another one.)
         if head.method() != "GET" || head.has("if-none-match") {
             return None;

@@ -39,8 +39,8 @@ use crate::domain::task::{BoxFuture, Tasks};
 use crate::domain::time::Clock;
 use crate::events::{Events, Listener, Read, Who};
 use crate::listener::{
-    AtOnce, BadPairs, Body, Dots, Handler, Memory, Pairs, Peer, PlainHead, Refused, Request, RequestId,
-    Response, Streams,
+    AtOnce, BadPairs, Body, Dots, Handler, Pairs, Peer, PlainRequest, Refused, Request, RequestId, Response,
+    Streams,
 };
 
 /// The API's document. Its paths are written from the table.
@@ -313,14 +313,8 @@ impl Acts for LocalApi {
         Box::pin(self.respond(request, asked))
     }
 
-    fn at_once(
-        self: &Arc<Self>,
-        head: &PlainHead<'_>,
-        peer: &Peer,
-        id: &RequestId,
-        memory: &mut Memory,
-    ) -> Option<AtOnce> {
-        self.token_at_once(head, peer, id, memory)
+    fn at_once(self: &Arc<Self>, request: PlainRequest<'_>) -> Option<AtOnce> {
+        self.token_at_once(request)
     }
 
     fn refuse(&self, refused: Refused, path: &str, id: &RequestId) -> Response {

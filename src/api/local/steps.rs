@@ -14,7 +14,7 @@ use crate::callers::{Authenticated, Remembered};
 use crate::domain::id::ConnectionKey;
 use crate::domain::time::Moment;
 use crate::events::{RoutineHandOut, Routines};
-use crate::listener::{AtOnce, Memory, Pairs, Peer, PlainHead, RequestId};
+use crate::listener::{AtOnce, Pairs, Peer, PlainHead, PlainRequest, RequestId};
 use crate::refresh::Served;
 use crate::telemetry::audit::TokenWords;
 
@@ -101,13 +101,7 @@ impl Steps {
     }
 
     /// Answers a request at once: everything, but for the wait for its record.
-    pub fn at_once(
-        &self,
-        head: &PlainHead<'_>,
-        peer: &Peer,
-        id: &RequestId,
-        memory: &mut Memory,
-    ) -> Option<AtOnce> {
-        self.0.token_at_once(head, peer, id, memory)
+    pub fn at_once(&self, request: PlainRequest<'_>) -> Option<AtOnce> {
+        self.0.token_at_once(request)
     }
 }

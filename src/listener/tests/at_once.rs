@@ -3,6 +3,7 @@
 
 use super::*;
 use crate::domain::time::{Moment, Timestamp};
+use crate::testkit::SeededRandom;
 
 const PLAIN: &str = "GET /at-once HTTP/1.1\r\nHost: a\r\n\r\n";
 /// Its record is written once the gate opens.
@@ -262,9 +263,13 @@ async fn hyper_is_there_while_it_is_needed() {
     ] {
         send(&mut stream, request).await;
         assert!(one_response(&mut stream).await.ends_with("at once"), "{request}");
-        // (What follows an answer may come after it.)
+        // (What follows an answer may come after it. On a busy machine hyper may rest between two requests.)
         until(|| wire::CHANGES.with(|changes| changes.borrow().len() >= expected.len())).await;
-        assert_eq!(changes(), expected, "{request}");
+        let mut changes = changes();
+        if changes.starts_with(&["without", "with"]) {
+            changes.drain(..2);
+        }
+        assert_eq!(changes, expected, "{request}");
     }
     // Without another request it goes, too, and the connection goes on.
     until(|| wire::CHANGES.with(|changes| changes.borrow().len() == 1)).await;
@@ -297,13 +302,8 @@ async fn the_way_of_a_request_is_not_to_be_seen() {
     ];
     let last = ("GET /ignore HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n", "ignored");
     let served = tcp(Limits::default());
-    let mut seed = 0x2545_f491_4f6c_dd1d_u64;
-    let mut random = |below: usize| {
-        seed ^= seed << 13;
-        seed ^= seed >> 7;
-        seed ^= seed << 17;
-        usize::try_from(seed >> 33).expect("31 bits") % below
-    };
+    let dice = SeededRandom::new(1);
+    let random = |below| dice.below(below);
     for _ in 0..20 {
         let mut stream = served.connect().await;
         let chosen = (0..20).map(|_| requests[random(requests.len())]).chain([last]);
@@ -346,7 +346,9 @@ async fn an_empty_line_keeps_no_connection_open_at_a_stop() {
         let mut stream = served.connect().await;
         send(&mut stream, before).await;
         one_response(&mut stream).await;
-        tokio::time::sleep(wire::REST + Duration::from_millis(200)).await;
+        if before != PLAIN {
+            until(|| changes().contains(&"without")).await;
+        }
         send(&mut stream, "\r\n").await;
         until(|| changes().contains(&"with")).await;
         served.shutdown.stop();

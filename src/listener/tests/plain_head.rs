@@ -6,6 +6,7 @@ use httparse::EMPTY_HEADER;
 
 use super::super::at_once::{LONGEST_HEAD, MOST_LINES, PlainHead};
 use super::super::guard::{Framing, State};
+use crate::testkit::SeededRandom;
 
 fn is_plain(bytes: &[u8]) -> bool {
     let mut lines = [const { MaybeUninit::new(EMPTY_HEADER) }; MOST_LINES];
@@ -66,13 +67,8 @@ fn a_head_that_is_read_here_is_one_that_the_strict_check_lets_pass() {
         "\n",
         "\r",
     ];
-    let mut seed = 0x2545_f491_4f6c_dd1d_u64;
-    let mut random = |below: usize| {
-        seed ^= seed << 13;
-        seed ^= seed >> 7;
-        seed ^= seed << 17;
-        usize::try_from(seed >> 33).expect("31 bits") % below
-    };
+    let dice = SeededRandom::new(1);
+    let random = |below| dice.below(below);
     let (mut taken, mut left) = (0, 0);
     for _ in 0..60_000 {
         // Half of them begin as they should, and most end so.

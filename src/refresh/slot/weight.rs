@@ -14,7 +14,7 @@ const OF_A_SLOT: usize = 1536;
 /// A token without its text: its digest, times, and what the allocator adds.
 const OF_A_TOKEN: usize = 256;
 /// What is prepared of a token: the text around it in an answer, and in its records for one caller.
-const OF_WHAT_IS_PREPARED: usize = 2624;
+const OF_WHAT_IS_PREPARED: usize = 2176;
 /// An attempt, with the codes and ids of an answer.
 const OF_AN_ATTEMPT: usize = 512;
 /// A scope, held once in words and once read.

@@ -15,20 +15,18 @@ pub struct HandOutText {
     text: Box<[u8]>,
     /// Where the second and the third of these begin.
     begins: [usize; 2],
-    /// The same as a record.
-    event: Box<AuditEvent>,
 }
 
 impl HandOutText {
     /// Makes it from a hand-out's record. Its time, its peer, the token's life and its request are left out.
-    pub fn of(event: AuditEvent) -> Self {
+    pub fn of(event: &AuditEvent) -> Self {
         let mut text = Vec::new();
         event.push_act(&mut text);
         let object = text.len();
         event.push_object(&mut text);
         let token = text.len();
         event.push_token(&mut text);
-        HandOutText { text: text.into(), begins: [object, token], event: Box::new(event) }
+        HandOutText { text: text.into(), begins: [object, token] }
     }
 }
 
@@ -48,14 +46,6 @@ pub struct HandOutRecord {
 }
 
 impl HandOutRecord {
-    /// The same as any other record.
-    pub fn event(&self) -> AuditEvent {
-        let mut event = (*self.text.event).clone();
-        event.at = self.at;
-        event.expires_in = Some(self.expires_in);
-        event.from(self.source, &self.request_id)
-    }
-
     /// Appends the members of its JSON, without the braces.
     pub(super) fn push_members(&self, out: &mut Vec<u8>) {
         let (text, [object, token]) = (&self.text.text, self.text.begins);

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use futures_util::stream::{FuturesUnordered, StreamExt as _};
 
 use super::checkpoint::Signing;
+use super::queue::Record;
 use super::sink::{AuditError, AuditSink};
 use super::writer::AuditWriter;
 use super::{Audit, AuditEvent, HandOutRecord, Noted, Recorded};
@@ -59,13 +60,13 @@ impl AuditSinks {
     }
 }
 
-impl Audit for AuditSinks {
-    fn record(&self, event: AuditEvent) -> BoxFuture<'_, Recorded> {
-        let mut begun: Vec<(bool, BoxFuture<'_, Recorded>)> = Vec::with_capacity(self.writers.len());
-        for writer in &self.writers {
-            begun.push((writer.is_stuck(), writer.record(event.clone())));
-        }
-        Box::pin(async move {
+impl AuditSinks {
+    /// Has every sink take the record, at once, and waits for them.
+    fn all(&self, record: &Record) -> impl Future<Output = Recorded> + Send + '_ {
+        let begun =
+            |writer| (AuditWriter::is_stuck(writer), AuditWriter::take_and_wait(writer, record.clone()));
+        let begun: Vec<(bool, BoxFuture<'_, Recorded>)> = self.writers.iter().map(begun).collect();
+        async move {
             let mut sound = begun.iter().filter(|(is_stuck, _)| !is_stuck).count();
             let each = begun.into_iter().map(async |(is_stuck, record)| (is_stuck, record.await));
             let mut waiting: FuturesUnordered<_> = each.collect();
@@ -84,11 +85,17 @@ impl Audit for AuditSinks {
                 self.metrics.audit_lost(1);
             }
             outcome
-        })
+        }
+    }
+}
+
+impl Audit for AuditSinks {
+    fn record(&self, event: AuditEvent) -> BoxFuture<'_, Recorded> {
+        Box::pin(self.all(&event.into()))
     }
 
     fn record_hand_out(self: Arc<Self>, record: HandOutRecord) -> BoxFuture<'static, Recorded> {
-        Box::pin(async move { self.record(record.event()).await })
+        Box::pin(async move { self.all(&Record::HandOut(record)).await })
     }
 
     fn tick(&self) {

@@ -6,6 +6,8 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
+use parking_lot::Mutex;
+
 use super::queue::{CHUNK, STRANGERS};
 use super::sink::{Failed, Sink};
 use super::writer::LOOK_EVERY;
@@ -122,14 +124,13 @@ fn the_record_s_keys_are_a_contract() {
     let words = TokenWords { scopes: scopes.clone(), sha256: "00ff".into(), uti: Some("\"".into()) };
     let mut event = AuditEvent { scopes, ..bare.clone() }.token(&words, Duration::ZERO);
     (event.caller, event.method, event.door) = (CallerName::parse("a").ok(), Some("jwt"), Some("msi"));
-    let text = Arc::new(HandOutText::of(event));
+    let text = Arc::new(HandOutText::of(&event));
     for source in
         [Source::Unix { uid: 7 }, Source::Tcp([10, 0, 0, 1].into()), Source::Tcp(Ipv6Addr::LOCALHOST.into())]
     {
         let (text, at) = (Arc::clone(&text), Timestamp::from_unix_millis(1_795_392_083_007));
         let record = HandOutRecord { at, text, source, expires_in: 3599, request_id: id.shared() };
-        let event = record.event();
-        assert_eq!((event.at, event.expires_in, event.peer), (at, Some(3599), Some(source.kind())));
+        let event = AuditEvent { at, expires_in: Some(3599), ..event.clone() }.from(source, &id.shared());
         let mut written = Vec::new();
         record.push_members(&mut written);
         let written = String::from_utf8(written).expect("text");

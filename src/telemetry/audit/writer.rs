@@ -42,7 +42,8 @@ const MOST_WRITES: usize = 8;
 /// Writes records to one sink.
 pub struct AuditWriter {
     queue: Arc<Queue>,
-    ended: Mutex<std::sync::mpsc::Receiver<()>>,
+    /// Says that its thread has ended; waited for once.
+    ended: Mutex<Option<std::sync::mpsc::Receiver<()>>>,
     signing: Arc<Signing>,
     clock: Arc<dyn Clock>,
     state: Arc<SinkState>,
@@ -135,7 +136,7 @@ impl AuditWriter {
             // The queue has no reader, so every record will be counted as lost.
             tracing::error!(%error, "the audit thread could not be started");
         }
-        AuditWriter { queue, ended: Mutex::new(ended), signing, clock, state, pen, helped }
+        AuditWriter { queue, ended: Mutex::new(Some(ended)), signing, clock, state, pen, helped }
     }
 
     /// Writes what waits, unless somebody does just now: then that one writes this batch too.
@@ -211,7 +212,11 @@ impl AuditWriter {
         }
     }
 
-    /// Waits until it is written, or patience ends.
+    /// Takes a record, at once, and waits until it is written, or patience ends.
+    pub(super) fn take_and_wait(&self, record: Record) -> BoxFuture<'_, Recorded> {
+        Box::pin(self.outcome(self.take(record)))
+    }
+
     async fn outcome(&self, taken: Taken<'_>) -> Recorded {
         match taken {
             Taken::Queued(batch, wakes) => {
@@ -255,8 +260,7 @@ impl AuditWriter {
 
 impl Audit for AuditWriter {
     fn record(&self, event: AuditEvent) -> BoxFuture<'_, Recorded> {
-        let taken = self.take(event.into());
-        Box::pin(self.outcome(taken))
+        self.take_and_wait(event.into())
     }
 
     fn record_hand_out(self: Arc<Self>, record: HandOutRecord) -> BoxFuture<'static, Recorded> {
@@ -275,7 +279,7 @@ impl Audit for AuditWriter {
 
     fn end(&self) {
         self.queue.close();
-        let ended = self.ended.lock();
+        let Some(ended) = self.ended.lock().take() else { return };
         if let Err(std::sync::mpsc::RecvTimeoutError::Timeout) = ended.recv_timeout(FLUSH) {
             tracing::error!("the audit log does not take its last records");
         }
