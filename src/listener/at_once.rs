@@ -81,8 +81,12 @@ impl<'a> PlainHead<'a> {
         self.target.split_once('?').map(|(_, query)| query)
     }
 
-    /// Reads a head; `None` for one that is not plain.
+    /// Reads the head of a GET; `None` for one that is not plain.
     pub(super) fn read(bytes: &'a [u8], lines: &'a mut [MaybeUninit<Header<'a>>]) -> Option<Self> {
+        // (What has a body, say, is not worth reading twice.)
+        if !bytes.starts_with(b"GET ") || !bytes.ends_with(b"\r\n\r\n") {
+            return None;
+        }
         let mut request = httparse::Request::new(&mut []);
         match request.parse_with_uninit_headers(bytes, lines) {
             Ok(Status::Complete(length)) if length == bytes.len() && length <= LONGEST_HEAD => {}
@@ -92,16 +96,14 @@ impl<'a> PlainHead<'a> {
             return None;
         };
         let head = PlainHead { method, target, lines: request.headers };
-        // httparse takes a bare LF for the end of a line, too, and empty lines before the first, which are
-        // left to the strict check. Then each line that it found ends in one LF, and no CR stands elsewhere.
-        // So each has one exactly if there are as many as lines: the request's, the fields', and the empty
-        // one.
-        let begins_as_it_should = bytes.first().is_some_and(u8::is_ascii_alphabetic);
+        // httparse takes a bare LF for the end of a line, too. (Empty lines before the first, which it takes
+        // as well, are not there.) Each line that it found ends in one LF, and no CR stands elsewhere. So each
+        // has one exactly if there are as many as lines: the request's, the fields', and the empty one.
         let ends_as_it_should = memchr_iter(b'\r', bytes).count() == head.lines.len() + 2;
         let is_ordinary = target.len() <= LONGEST_TARGET
             && target.starts_with('/')
             && target.bytes().fold(true, |so_far, byte| so_far & ORDINARY[usize::from(byte)]);
-        (begins_as_it_should && ends_as_it_should && is_ordinary && head.has_plain_lines()).then_some(head)
+        (ends_as_it_should && is_ordinary && head.has_plain_lines()).then_some(head)
     }
 
     /// Whether its fields ask for no more than an answer, and say that no body follows.
