@@ -97,8 +97,8 @@ impl<'a> PlainHead<'a> {
         };
         let head = PlainHead { method, target, lines: request.headers };
         // httparse takes a bare LF for the end of a line, too. (Empty lines before the first, which it takes
-        // as well, are not there.) Each line that it found ends in one LF, and no CR stands elsewhere. So each
-        // has one exactly if there are as many as lines: the request's, the fields', and the empty one.
+        // as well, are not there.) Each line that it found ends in one LF, and no CR stands elsewhere. So
+        // each has one exactly if there are as many as lines: the request's, the fields', and the empty one.
         let ends_as_it_should = memchr_iter(b'\r', bytes).count() == head.lines.len() + 2;
         let is_ordinary = target.len() <= LONGEST_TARGET
             && target.starts_with('/')
