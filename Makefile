@@ -4,7 +4,7 @@
 CARGO ?= cargo
 # Most tests wait on sockets and clocks: more of them than cores may do so at once.
 export RUST_TEST_THREADS ?= 8
-.PHONY: quickstart build quick test check fmt lint structure docs deny bench bench-refresh bench-steps audit-stream scale image image-test deploy-check tools providers schemas vault mail soak soak-short flood slow simulate sweep-load baseline model rotation rotation-rewrap drill fuzz linear-work work policy timing azure-identity
+.PHONY: quickstart build quick test check fmt lint structure docs deny bench bench-refresh bench-steps audit-stream scale image image-test deploy-check tools providers schemas vault mail soak soak-short flood slow simulate sweep-load baseline model rotation rotation-rewrap revoke-load drill fuzz linear-work work policy timing azure-identity
 
 quickstart:
 	$(CARGO) run --example quickstart
@@ -183,6 +183,10 @@ drill: tools
 # 100,000 records sealed anew under load, their worker killed twenty times, and the old key retired.
 rotation-rewrap: tools
 	$(CARGO) test --test it -- keyring::a_hundred_thousand --ignored --nocapture
+
+# A tenant of 10,000 connections is revoked under load: no replica hands out any of them after five seconds.
+revoke-load:
+	$(CARGO) test --test it -- revocations::a_tenant_of_ten_thousand --ignored --nocapture
 
 # The refresh protocol, exhaustively: the large configurations (the small ones are in `make test`).
 model:

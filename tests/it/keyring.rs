@@ -15,17 +15,9 @@ use std::time::{Duration, Instant};
 use http::Method;
 use serde_json::Value;
 use tokenward::callers::api_key::{KeyHasher, PresentedKey};
-use tokenward::domain::account::Account;
-use tokenward::domain::connection::{Profile, SignIn};
-use tokenward::domain::grant::Grant;
-use tokenward::domain::id::{AppName, ConnectionKey, ConnectionName};
-use tokenward::domain::secret::RefreshToken;
-use tokenward::domain::time::Clock;
 use tokenward::keyring::files;
-use tokenward::repository::Repository;
-use tokenward::store::{keyspace, record};
-use tokenward::system::{SystemClock, SystemRandom, TokioTasks};
 
+use crate::filling::{TENANT, fill};
 use crate::http_client::{request, request_unix};
 use crate::redis_server::RedisServer;
 use crate::world::{ALICE, Kept, PATIENCE, Plan, Process, World, text, write_secret};
@@ -515,7 +507,7 @@ impl Long {
         let world = plan.start().await;
         let folder = world.folder.path().to_owned();
         let begun = Instant::now();
-        fill(world.redis.as_ref().expect("redis"), &folder, self.records);
+        fill(world.redis.as_ref().expect("redis"), &folder, self.records, TENANT, &[]);
         eprintln!("{} records made in {:?}", self.records, begun.elapsed());
         let names: Vec<String> = (0..4).map(|number| format!("user-{number}")).collect();
         for name in &names {
@@ -650,52 +642,4 @@ fn count_in(redis: &RedisServer, id: &str) -> usize {
         string.find(redis.call('GET', key), ARGV[1], 1, true) then n = n + 1 end end until cursor == '0' \
         return n";
     redis.cli(&["EVAL", script, "0", id]).parse().expect("a number")
-}
-
-/// Fills the store with connections, sealed as the daemon seals them.
-fn fill(redis: &RedisServer, folder: &Path, count: usize) {
-    use std::io::Write as _;
-    let keyring = Arc::new(files::open(&folder.join("keyring")).expect("a keyring"));
-    let (random, clock) = (Arc::new(SystemRandom::new()), Arc::new(SystemClock::new()));
-    let config = tokenward::store::redis::RedisConfig::new("127.0.0.1", redis.port());
-    let tasks = Arc::new(TokioTasks::new());
-    // It only seals: nothing is asked of the store.
-    let store = tokenward::store::redis::RedisStore::new(config, clock.clone(), random.clone(), tasks);
-    let repository = Repository::new(Arc::new(store.expect("prepared")), keyring, random);
-    let app = AppName::parse("outlook").expect("a name");
-    let account = Account {
-        iss: "https://login.example/t/v2.0".into(),
-        sub: "s".into(),
-        tid: Some("11111111-0000-4000-8000-00000000000a".into()),
-        oid: Some("o".into()),
-        username: None,
-    };
-    let profile =
-        Profile::connected(account, vec![], vec!["Mail.Read".into()], "mail-sync".into(), clock.now(), None)
-            .of_sign_in(SignIn { number: 1, nonce: [3; 8] });
-    let grant = Grant::new(RefreshToken::new("a".repeat(900)));
-    let mut pipe = Command::new("redis-cli")
-        .args(["-p", &redis.port().to_string(), "--pipe"])
-        .stdin(Stdio::piped())
-        .stdout(Stdio::null())
-        .spawn()
-        .expect("redis-cli is installed");
-    let mut input = std::io::BufWriter::new(pipe.stdin.take().expect("piped"));
-    let mut send = |words: &[&[u8]]| {
-        write!(input, "*{}\r\n", words.len()).expect("written");
-        for word in words {
-            write!(input, "${}\r\n", word.len()).expect("written");
-            input.write_all(word).and_then(|()| input.write_all(b"\r\n")).expect("written");
-        }
-    };
-    for number in 0..count {
-        let connection = ConnectionName::parse(&format!("bulk-{number:06}")).expect("a name");
-        let key = ConnectionKey { app: app.clone(), connection };
-        let sealed = repository.seal(&key, 0, &profile, &[], Some(&grant));
-        let record = record::encode("filling", &sealed).expect("fits");
-        send(&[b"SET", keyspace::redis_record(&key).as_bytes(), &record]);
-        send(&[b"ZADD", keyspace::redis_index(&app).as_bytes(), b"0", key.connection.as_str().as_bytes()]);
-    }
-    drop(input);
-    assert!(pipe.wait().expect("it ends").success());
 }
