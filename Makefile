@@ -4,7 +4,7 @@
 CARGO ?= cargo
 # Most tests wait on sockets and clocks: more of them than cores may do so at once.
 export RUST_TEST_THREADS ?= 8
-.PHONY: quickstart build quick test check fmt lint structure docs deny bench bench-refresh bench-steps audit-stream scale image image-test deploy-check tools providers schemas vault mail soak soak-short flood slow simulate sweep-load baseline model rotation rotation-rewrap revoke-load drill fuzz linear-work work policy timing azure-identity
+.PHONY: quickstart build quick test check fmt lint structure docs deny bench bench-refresh bench-steps audit-stream scale image image-test deploy-check tools providers schemas vault mail soak soak-short flood slow simulate sweep-load baseline model rotation rotation-rewrap revoke-load drill fuzz linear-work work policy timing azure-identity kubernetes kubernetes-rules
 
 quickstart:
 	$(CARGO) run --example quickstart
@@ -88,6 +88,16 @@ azure-identity:
 
 deploy-check:
 	scripts/check-deploy.sh
+
+# Each overlay of deploy/kubernetes rendered, validated, and started as its pod would be (this half needs root).
+kubernetes:
+	$(CARGO) build -p tokenward
+	scripts/check-kubernetes.sh
+
+# The rules of deploy/prometheus as an object of the Prometheus operator.
+kubernetes-rules:
+	@scripts/tools.sh deploy
+	target/interop/deploy/bin/python scripts/check_kubernetes.py --write
 
 bench:
 	$(CARGO) bench --bench hand_out -- --svg target/hand_out.svg

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Installs what the tests need and the machine lacks: redis-server, promtool, openssl, valgrind, and under target/interop a Python
-# venv and npm packages (tests/interop/README.md says which). With the argument `providers`, `vault`, `mail` or `slow` also what only that target
-# of the Makefile needs. Does nothing when all is there.
+# venv and npm packages (tests/interop/README.md says which). With the argument `providers`, `vault`, `mail`, `slow` or `deploy` also
+# what only that target of the Makefile needs. Does nothing when all is there.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -34,6 +34,9 @@ command -v npm >/dev/null || missing+=(npm)
 python3 -c 'import ensurepip, venv' 2>/dev/null || missing+=(python3 python3-venv)
 if [ "${1:-}" = slow ]; then
   command -v slowhttptest >/dev/null || missing+=(slowhttptest)
+fi
+if [ "${1:-}" = deploy ]; then
+  command -v prometheus-blackbox-exporter >/dev/null || missing+=(prometheus-blackbox-exporter)
 fi
 if [ "${1:-}" = mail ]; then
   declare -A of=([mbsync]=isync [msmtp]=msmtp [neomutt]=neomutt [getmail]=getmail6 [aerc]=aerc [offlineimap]=offlineimap3)
@@ -68,6 +71,19 @@ venv() {
     cp "$requirements" "$interop/$1.installed"
   fi
 }
+if [ "${1:-}" = deploy ]; then
+  # Only what the checks of deploy/ need: they are run without the rest.
+  venv requirements-deploy deploy
+  if ! cmp -s tests/interop/deploy/package-lock.json "$interop/deploy-lock.installed" || [ ! -d "$interop/deploy-node/node_modules" ]; then
+    echo "installing into $interop/deploy-node: tests/interop/deploy/package-lock.json"
+    rm -rf "$interop/deploy-node" "$interop/deploy-lock.installed"
+    mkdir -p "$interop/deploy-node"
+    cp tests/interop/deploy/package.json tests/interop/deploy/package-lock.json "$interop/deploy-node/"
+    (cd "$interop/deploy-node" && npm ci --ignore-scripts --no-audit --no-fund --loglevel=error)
+    cp tests/interop/deploy/package-lock.json "$interop/deploy-lock.installed"
+  fi
+  exit 0
+fi
 venv requirements venv
 if ! cmp -s tests/interop/package-lock.json "$interop/package-lock.installed" || [ ! -d "$interop/node/node_modules" ]; then
   echo "installing into $interop/node: tests/interop/package-lock.json"
