@@ -14,6 +14,16 @@ ENV RUSTFLAGS="-C target-feature=+crt-static --remap-path-prefix=/src=. --remap-
 RUN cargo build --locked --release --target x86_64-unknown-linux-gnu --bin tokenward \
     && scripts/image-rootfs.sh target/x86_64-unknown-linux-gnu/release/tokenward /
 
+# The tour (deploy/tour): the same program, the emulator of Entra, and a shell. `docker build --target tour .`
+FROM rootfs AS emulator
+RUN cargo build --locked --release --target x86_64-unknown-linux-gnu -p entra-emulator
+
+FROM docker.io/library/debian:bookworm-slim AS tour
+COPY --from=rootfs /rootfs/tokenward /usr/local/bin/
+COPY --from=emulator /src/target/x86_64-unknown-linux-gnu/release/entra-emulator /usr/local/bin/
+COPY --from=rootfs --chown=65532:65532 /owned/ /
+USER 65532:65532
+
 # `rootfs` is the stage above, or a directory given with --build-context rootfs=DIR.
 FROM scratch
 COPY --from=rootfs --chown=0:0 /rootfs/ /

@@ -4,7 +4,7 @@
 CARGO ?= cargo
 # Most tests wait on sockets and clocks: more of them than cores may do so at once.
 export RUST_TEST_THREADS ?= 8
-.PHONY: quickstart build quick test check fmt lint structure docs deny bench bench-refresh bench-steps audit-stream scale image image-test deploy-check tools providers schemas vault mail soak soak-short flood slow simulate sweep-load baseline model rotation rotation-rewrap revoke-load drill fuzz linear-work work policy timing azure-identity kubernetes kubernetes-rules
+.PHONY: quickstart build quick test check fmt lint structure docs deny bench bench-refresh bench-steps audit-stream scale image image-test deploy-check tools providers schemas vault mail soak soak-short flood slow simulate sweep-load baseline model rotation rotation-rewrap revoke-load drill fuzz linear-work work policy timing azure-identity kubernetes kubernetes-rules tour
 
 quickstart:
 	$(CARGO) run --example quickstart
@@ -93,6 +93,12 @@ deploy-check:
 kubernetes:
 	$(CARGO) build -p tokenward
 	scripts/check-kubernetes.sh
+
+# The tour of deploy/tour without containers: its services as plain processes, its commands, every question of the dashboard asked of
+# its Prometheus. Root, and a minute and a half.
+tour:
+	$(CARGO) build -p tokenward -p entra-emulator
+	scripts/check-tour.sh
 
 # The rules of deploy/prometheus as an object of the Prometheus operator.
 kubernetes-rules:

@@ -56,13 +56,24 @@ if have redis-server "Redis ACL" && have redis-cli "Redis ACL"; then
     check "Redis ACL" scripts/check-redis-acl.sh
 fi
 
+if have_yaml "dashboard"; then
+    check "dashboard" python3 scripts/check_dashboard.py
+fi
+
+# Everything that a cluster gets; and as root, each overlay's daemon started.
+if { command -v kustomize >/dev/null || have kubectl "Kubernetes"; } && have npm "Kubernetes"; then
+    check "Kubernetes" scripts/check-kubernetes.sh
+fi
+
 if have_yaml "compose file"; then
     check "compose file" python3 - <<'PY'
 import yaml
 
 with open("deploy/compose/compose.yaml") as source:
     compose = yaml.safe_load(source)
-for name, service in compose["services"].items():
+with open("deploy/tour/compose.yaml") as source:
+    tour = yaml.safe_load(source)
+for name, service in [*compose["services"].items(), *tour["services"].items()]:
     assert service.get("read_only") is True, f"{name}: read_only"
     assert service.get("cap_drop") == ["ALL"], f"{name}: cap_drop"
     assert "no-new-privileges:true" in service.get("security_opt", []), f"{name}: no-new-privileges"
@@ -93,7 +104,7 @@ if have logrotate "audit rotation"; then
 fi
 
 if have shellcheck "shell scripts"; then
-    check "shell scripts" shellcheck scripts/*.sh deploy/compose/*.sh
+    check "shell scripts" shellcheck scripts/*.sh deploy/compose/*.sh deploy/tour/*.sh
 fi
 
 if [ "$skipped" -gt 0 ] && [ "${STRICT:-0}" = 1 ]; then

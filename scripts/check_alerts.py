@@ -1,6 +1,7 @@
 """Holds alerts, their tests and the runbook together; run by check-deploy.sh.
 
-Every alert has a summary, a description, a severity and a runbook annotation that leads to a heading of the runbook; it
+Every alert has a summary, a description, a severity and a runbook annotation that leads to a heading of the runbook, and the same
+section of the site as runbook_url; it
 fires in one test of tokenward.test.yml and is silent in another; and no section for an alert is left over.
 """
 
@@ -44,6 +45,8 @@ def main() -> int:
         used.add(anchor)
         if page != "deploy/RUNBOOK.md" or anchor not in known:
             problems.append(f"{name}: the runbook has no heading for #{anchor}")
+        if rule.get("annotations", {}).get("runbook_url") != f"https://tokenward.example/RUNBOOK.html#{anchor}":
+            problems.append(f"{name}: runbook_url is not the runbook's section on the site")
         if name not in fired:
             problems.append(f"{name}: no test in which it fires")
         if name not in silent:

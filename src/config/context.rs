@@ -89,7 +89,7 @@ impl<'a, T> Leaf<'a, T> {
 
     /// Returns true if the value comes from the user and not from the defaults.
     pub(super) fn is_given(&self) -> bool {
-        !matches!(self.place, Place::Absent(_))
+        !matches!(self.place, Place::Absent(_) | Place::AbsentBeside(_))
     }
 }
 

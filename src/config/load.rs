@@ -344,6 +344,23 @@ authenticate = [{ unix_user = "a" }]
         assert_eq!(config.limits.drain.as_secs(), 60);
     }
 
+    /// A section that only variables make has its other defaults, and nobody has written those.
+    #[test]
+    fn a_default_beside_an_override_is_not_given() {
+        let redis = [
+            ("TOKENWARD__STORE__KIND", "redis"),
+            ("TOKENWARD__STORE__URL", "rediss://redis.redis.svc:6379/0"),
+            ("TOKENWARD__STORE__JOURNAL", "/var/lib/tokenward/journal"),
+        ];
+        let loaded = try_load(APP, &redis).unwrap();
+        assert!(matches!(loaded.config.store.backend, StoreBackend::Redis(_)));
+        let with_path = [redis[0], redis[1], ("TOKENWARD__STORE__PATH", "/var/lib/tokenward")];
+        assert_eq!(
+            mistakes(APP, &with_path),
+            ["environment TOKENWARD__STORE__PATH: store.path: is for `kind = \"embedded\"` only"]
+        );
+    }
+
     #[test]
     fn overrides_that_reach_nothing_are_mistakes() {
         let one = |name: &str, value: &str, expected: &str| {

@@ -12,6 +12,8 @@ pub(super) enum Place {
     Absent(usize),
     /// An environment variable.
     Variable(String),
+    /// Not set; the environment variable that made the table that should have it.
+    AbsentBeside(String),
 }
 
 impl Place {
@@ -19,7 +21,7 @@ impl Place {
     pub(super) fn absent(&self) -> Self {
         match self {
             Self::File(offset) | Self::Absent(offset) => Self::Absent(*offset),
-            Self::Variable(name) => Self::Variable(name.clone()),
+            Self::Variable(name) | Self::AbsentBeside(name) => Self::AbsentBeside(name.clone()),
         }
     }
 
@@ -27,14 +29,14 @@ impl Place {
     pub(super) fn sort_key(&self) -> (bool, usize, &str) {
         match self {
             Self::File(offset) | Self::Absent(offset) => (false, *offset, ""),
-            Self::Variable(name) => (true, 0, name),
+            Self::Variable(name) | Self::AbsentBeside(name) => (true, 0, name),
         }
     }
 
     fn offset(&self) -> Option<usize> {
         match self {
             Self::File(offset) | Self::Absent(offset) => Some(*offset),
-            Self::Variable(_) => None,
+            Self::Variable(_) | Self::AbsentBeside(_) => None,
         }
     }
 }
@@ -52,7 +54,7 @@ impl Finding {
     pub(super) fn locate(self, file: &Path, text: &str) -> Mistake {
         let (line, column) = self.place.offset().map_or((0, 0), |offset| line_and_column(text, offset));
         let variable = match self.place {
-            Place::Variable(name) => Some(name),
+            Place::Variable(name) | Place::AbsentBeside(name) => Some(name),
             Place::File(_) | Place::Absent(_) => None,
         };
         Mistake {

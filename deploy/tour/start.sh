@@ -1,0 +1,15 @@
+#!/bin/sh
+# Starts the tour's tokenward. The first time it makes a sealing key, a caller's API key (tour.key) and the file with the secret
+# that the emulator knows, beside a copy of tokenward.toml.
+set -eu
+umask 077
+cd /var/lib/tokenward
+export TOKENWARD_CONFIG=/var/lib/tokenward/tokenward.toml
+cp /tour/tokenward.toml "$TOKENWARD_CONFIG"
+if [ ! -e keyring ]; then
+    mkdir -p credentials callers
+    printf 'tour-secret\n' >credentials/first
+    tokenward keyring add
+    tokenward callers add-key tour >tour.key
+fi
+exec tokenward serve
