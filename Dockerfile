@@ -1,4 +1,5 @@
-# The image: one static program, the CA certificates, a user and two empty directories. No shell, no package manager, no root.
+# The image: one static program with its SBOM, the CA certificates, a user and two empty directories. No shell, no package
+# manager, no root.
 #
 #   docker build -t tokenward:latest .
 #

@@ -4,7 +4,7 @@
 CARGO ?= cargo
 # Most tests wait on sockets and clocks: more of them than cores may do so at once.
 export RUST_TEST_THREADS ?= 8
-.PHONY: quickstart build quick test check fmt lint structure docs deny bench bench-refresh bench-steps audit-stream scale image image-test deploy-check tools providers schemas vault mail soak soak-short flood slow simulate sweep-load baseline model rotation rotation-rewrap revoke-load drill fuzz linear-work work policy timing azure-identity kubernetes kubernetes-rules tour
+.PHONY: quickstart build quick test check fmt lint structure docs deny bench bench-refresh bench-steps audit-stream scale image image-test deploy-check tools providers schemas vault mail soak soak-short flood slow simulate sweep-load baseline model rotation rotation-rewrap revoke-load drill fuzz linear-work work policy timing azure-identity kubernetes kubernetes-rules tour site release reproduce
 
 quickstart:
 	$(CARGO) run --example quickstart
@@ -94,11 +94,22 @@ kubernetes:
 	$(CARGO) build -p tokenward
 	scripts/check-kubernetes.sh
 
-# The tour of deploy/tour without containers: its services as plain processes, its commands, every question of the dashboard asked of
-# its Prometheus. Root, and a minute and a half.
+# deploy/compose and the tour of deploy/tour without containers: their services as plain processes, the steps of their heads, every
+# question of the dashboard asked of the tour's Prometheus. Root, and two minutes.
 tour:
 	$(CARGO) build -p tokenward -p entra-emulator
 	scripts/check-tour.sh
+
+# The documentation site, in target/site, its links checked.
+site:
+	@command -v mdbook >/dev/null || $(CARGO) install --locked --version 0.5.4 mdbook
+	@scripts/site.py
+
+# The archive of a release with its SBOM and SHA256SUMS, in target/release-VERSION; `make reproduce` makes it twice and compares.
+release:
+	scripts/release.sh
+reproduce:
+	scripts/reproduce.sh
 
 # The rules of deploy/prometheus as an object of the Prometheus operator.
 kubernetes-rules:

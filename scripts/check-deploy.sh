@@ -56,13 +56,16 @@ if have redis-server "Redis ACL" && have redis-cli "Redis ACL"; then
     check "Redis ACL" scripts/check-redis-acl.sh
 fi
 
-if have_yaml "dashboard"; then
-    check "dashboard" python3 scripts/check_dashboard.py
-fi
-
 # Everything that a cluster gets; and as root, each overlay's daemon started.
 if { command -v kustomize >/dev/null || have kubectl "Kubernetes"; } && have npm "Kubernetes"; then
     check "Kubernetes" scripts/check-kubernetes.sh
+fi
+
+# With Grafana's schema, if the check before this one has installed it.
+if [ -x target/interop/deploy/bin/python ]; then
+    check "dashboard" target/interop/deploy/bin/python scripts/check_dashboard.py
+elif have_yaml "dashboard"; then
+    check "dashboard" python3 scripts/check_dashboard.py
 fi
 
 if have_yaml "compose file"; then

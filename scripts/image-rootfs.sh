@@ -1,6 +1,6 @@
 #!/bin/sh
 # Lays out the image's files: scripts/image-rootfs.sh PROGRAM DIRECTORY
-#   DIRECTORY/rootfs  what belongs to root and is never written: program, CA certificates, passwd, group, nsswitch
+#   DIRECTORY/rootfs  what belongs to root and is never written: program, CA certificates, passwd, group, nsswitch, SBOM
 #   DIRECTORY/owned   what the image's user owns: the empty state and runtime directories
 # The Dockerfile and scripts/image.sh both use it, so that both images are the same.
 set -eu
@@ -35,3 +35,6 @@ chmod 0644 "$root/etc/ssl/certs/ca-certificates.crt"
 echo 'tokenward:x:65532:65532:tokenward:/var/lib/tokenward:/nonexistent' >"$root/etc/passwd"
 echo 'tokenward:x:65532:' >"$root/etc/group"
 echo 'hosts: files dns' >"$root/etc/nsswitch.conf"
+# What the program is made of (CycloneDX).
+mkdir -p "$root/usr/share/doc/tokenward"
+(cd "$(dirname "$0")/.." && python3 scripts/sbom.py) >"$root/usr/share/doc/tokenward/sbom.cdx.json"

@@ -64,7 +64,8 @@ expected='etc/group
 etc/nsswitch.conf
 etc/passwd
 etc/ssl/certs/ca-certificates.crt
-tokenward'
+tokenward
+usr/share/doc/tokenward/sbom.cdx.json'
 found=$(cd "$image" && find . ! -type d -printf '%P\n' | LC_ALL=C sort)
 [ "$found" = "$expected" ] || fail "the image holds other files than it should: $(tr '\n' ' ' <<<"$found")"
 [ -z "$(find "$image" -perm /6022 ! -type l -print -quit)" ] || fail "the image holds a file that others may write, or a setuid one"

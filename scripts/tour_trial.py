@@ -55,16 +55,17 @@ def until(what: str, fact, seconds: float = 60):
 
 # ---- the services
 
-def lay_out(services: dict, work: pathlib.Path, binaries: pathlib.Path) -> pathlib.Path:
-    """One root for all: their mounts are at different places."""
-    root = work / "root"
+def lay_out(folder: pathlib.Path, name: str, service: dict, hosts: dict[str, str], work: pathlib.Path,
+            binaries: pathlib.Path) -> pathlib.Path:
+    """The root of one service: the machine's programs, and what its Compose file in `folder` mounts."""
+    root = work / f"root-{name}"
     root.mkdir()
     run("mount", "-t", "tmpfs", "-o", "mode=755", "tmpfs", str(root))
-    for name in ("usr", "proc", "dev", "etc/ssl", "tmp", "etc/blackbox_exporter"):
-        (root / name).mkdir(parents=True)
+    for place in ("usr", "proc", "dev", "etc/ssl", "tmp", "etc/blackbox_exporter", "bin2"):
+        (root / place).mkdir(parents=True)
     (root / "tmp").chmod(0o1777)
-    for name in ("lib", "lib64", "bin"):
-        (root / name).symlink_to(f"usr/{name}")
+    for place in ("lib", "lib64", "bin"):
+        (root / place).symlink_to(f"usr/{place}")
     run("mount", "--bind", "/usr", str(root / "usr"))
     run("mount", "--bind", "/etc/ssl", str(root / "etc/ssl"))
     run("mount", "-t", "proc", "proc", str(root / "proc"))
@@ -72,36 +73,38 @@ def lay_out(services: dict, work: pathlib.Path, binaries: pathlib.Path) -> pathl
         (root / "dev" / device).touch()
         run("mount", "--bind", f"/dev/{device}", str(root / "dev" / device))
     for program in ("tokenward", "entra-emulator"):
-        (root / "bin2").mkdir(exist_ok=True)
         (root / "bin2" / program).touch()
         run("mount", "--bind", str(binaries / program), str(root / "bin2" / program))
-    hosts = {host for service in services.values() for host in service.get("extra_hosts", [])}
-    lines = ["127.0.0.1 localhost", *(f"{at} {name}" for name, at in (host.split(":") for host in sorted(hosts)))]
+    (root / "tokenward").symlink_to("bin2/tokenward")
+    lines = ["127.0.0.1 localhost", *(f"{at} {host}" for host, at in sorted(hosts.items()))]
     (root / "etc/hosts").write_text("\n".join(lines) + "\n")
     (root / "etc/nsswitch.conf").write_text("hosts: files\n")
+    (root / "etc/passwd").write_text("root:x:0:0::/:/none\ntokenward:x:65532:65532::/:/none\n")
+    (root / "etc/group").write_text("root:x:0:\ntokenward:x:65532:\n")
     (root / "etc/blackbox_exporter/config.yml").write_text("modules: { http_2xx: { prober: http } }\n")
-    for service in services.values():
-        for volume in service.get("volumes", []):
-            source, target, *mode = volume.split(":")
-            place = root / target.removeprefix("/")
-            if source.startswith("."):
-                source = (TOUR / source).resolve()
-                (place if source.is_dir() else place.parent).mkdir(parents=True, exist_ok=True)
-                if source.is_file():
-                    place.touch()
-                run("mount", "--bind", str(source), str(place))
-                assert mode == ["ro"], volume
-            else:
-                place.mkdir(parents=True, exist_ok=True)
-                user = int(service["user"].split(":")[0])
-                os.chown(place, user, user)
-                place.chmod(0o700)
+    for volume in service.get("volumes", []):
+        source, target, *mode = volume.split(":")
+        place = root / target.removeprefix("/")
+        if source.startswith("."):
+            source = (folder / source).resolve()
+            (place if source.is_dir() else place.parent).mkdir(parents=True, exist_ok=True)
+            if source.is_file():
+                place.touch()
+            run("mount", "--bind", str(source), str(place))
+            if mode == ["ro"]:
+                run("mount", "-o", "remount,bind,ro", str(place))
+        else:
+            place.mkdir(parents=True, exist_ok=True)
+            user = int(service["user"].split(":")[0])
+            os.chown(place, user, user)
+            place.chmod(0o700)
     return root
 
 
-def start(name: str, service: dict, root: pathlib.Path, logs: pathlib.Path) -> None:
+def start(name: str, service: dict, root: pathlib.Path, logs: pathlib.Path, *entrypoint: str) -> None:
     user = service["user"]
-    command = [*PROGRAMS.get(name, []), *service["command"]]
+    command = service.get("command", ["--config.file=/etc/blackbox_exporter/config.yml"])
+    command = [*entrypoint, *PROGRAMS.get(name, []), *command]
     environment = {"PATH": "/bin2:/usr/bin", **service.get("environment", {})}
     STARTED[name] = subprocess.Popen(
         ["/usr/sbin/chroot", f"--userspec={user}", "--groups=", str(root), *command],
@@ -109,9 +112,9 @@ def start(name: str, service: dict, root: pathlib.Path, logs: pathlib.Path) -> N
     )
 
 
-def inside(root: pathlib.Path, *command: str) -> str:
+def inside(root: pathlib.Path, service: dict, *command: str) -> str:
     """`docker compose exec tokenward …`"""
-    environment = {"PATH": "/bin2:/usr/bin", "TOKENWARD_CONFIG": "/var/lib/tokenward/tokenward.toml"}
+    environment = {"PATH": "/bin2:/usr/bin", **service["environment"]}
     return run("/usr/sbin/chroot", "--userspec=65532:65532", "--groups=", str(root), *command, env=environment)
 
 
@@ -199,10 +202,13 @@ def main() -> None:
     services = yaml.safe_load((TOUR / "compose.yaml").read_text())["services"]
     work = pathlib.Path(tempfile.mkdtemp(prefix="tour-"))
     work.chmod(0o755)
-    root = lay_out(services, work, binaries)
+    roots = {}
     begun = time.monotonic()
     for name in ("emulator", "redis", "tokenward", "prometheus", "prober"):
-        start(name, services[name], root, work)
+        hosts = dict(host.split(":") for host in services[name].get("extra_hosts", []))
+        roots[name] = lay_out(TOUR, name, services[name], hosts, work, binaries)
+        start(name, services[name], roots[name], work)
+    root = roots["tokenward"]
     try:
         until("/readyz", lambda: urllib.request.urlopen("http://127.0.0.1:9464/readyz", timeout=5).status == 200)
         key = (root / "var/lib/tokenward/tour.key").read_text().strip()
@@ -213,7 +219,7 @@ def main() -> None:
         # The commands of the Compose file's head, but `connect`, whose browser is above.
         for line in (TOUR / "compose.yaml").read_text().splitlines():
             if (command := line.removeprefix("#   docker compose exec tokenward ")) != line and " connect " not in command:
-                inside(root, *shlex.split(command.split(" #")[0]))
+                inside(root, services["tokenward"], *shlex.split(command.split(" #")[0]))
         print(f"ok    tour: its commands, {time.monotonic() - begun:.0f} s after the start")
 
         # Something of everything: answers, refusals, refreshes, a user who must sign in again.

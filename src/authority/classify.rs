@@ -320,6 +320,9 @@ pub(super) fn retry_after(value: &str, now: Timestamp) -> Option<Duration> {
 }
 
 #[cfg(test)]
+mod page_tests;
+
+#[cfg(test)]
 mod tests {
     use serde_json::Value;
 

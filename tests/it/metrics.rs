@@ -91,3 +91,24 @@ async fn every_series_whose_labels_are_a_closed_set_is_there_at_0_from_the_start
     ];
     assert_eq!(open, with_names);
 }
+
+/// The unit test of the catalogue holds the page to what is declared; this holds it to what is served.
+#[tokio::test]
+async fn what_is_served_is_in_the_reference_with_its_type() {
+    let world = Plan::default().start().await;
+    let shown = world.metrics().await;
+    let page = include_str!("../../docs/metrics.md");
+    let rows: BTreeSet<(&str, &str)> = page
+        .lines()
+        .filter_map(|line| line.strip_prefix("| `")?.split_once("` | "))
+        .filter_map(|(name, rest)| Some((name, rest.split_once(" |")?.0)))
+        .collect();
+    let served: BTreeSet<(&str, &str)> = shown
+        .lines()
+        .filter_map(|line| line.strip_prefix("# TYPE ")?.split_once(' '))
+        .filter(|(name, _)| !name.starts_with("process_"))
+        .collect();
+    assert!(served.len() > 30, "{served:?}");
+    let missing: Vec<_> = served.difference(&rows).collect();
+    assert!(missing.is_empty(), "{missing:?}");
+}
