@@ -16,6 +16,7 @@ use crate::broker::confirm::Confirmation;
 use crate::broker::connect::NewSession;
 use crate::domain::account::{AccountId, tenant_id};
 use crate::domain::id::{AppName, ConnectionKey, ConnectionName};
+use crate::domain::label;
 use crate::domain::revocation::Revocation;
 use crate::domain::secret::ConfirmationCode;
 use crate::domain::time::Timestamp;
@@ -115,6 +116,7 @@ struct SessionBody {
     domain_hint: Option<String>,
     prompt: Option<String>,
     return_url: Option<String>,
+    labels: Option<Vec<String>>,
 }
 
 /// Scopes as a list or as one space-separated text.
@@ -133,6 +135,7 @@ pub(super) fn new_session(bytes: Bytes) -> Result<(ConnectionKey, NewSession), P
         app: app_name(&app)?,
         connection: ConnectionName::parse(&connection).map_err(Problem::no_connection)?,
     };
+    let labels = body.labels.map(label::checked).transpose();
     let session = NewSession {
         scopes: body.scopes.map(|scopes| match scopes {
             Words::List(list) => list.join(" "),
@@ -144,6 +147,7 @@ pub(super) fn new_session(bytes: Bytes) -> Result<(ConnectionKey, NewSession), P
         domain_hint: body.domain_hint,
         prompt: body.prompt,
         return_url: body.return_url,
+        labels: labels.map_err(|error| Problem::invalid("labels", error.to_string()))?,
     };
     Ok((key, session))
 }

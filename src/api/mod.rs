@@ -97,6 +97,10 @@ fn list_request(broker: &Broker, app: &AppName, query: &Pairs) -> Result<ListReq
     Ok(ListRequest {
         status: query.value("status").map(str::to_owned),
         tenant: query.value("tenant").map(str::to_owned),
+        reason: None,
+        account: None,
+        label: None,
+        text: None,
         after: after.transpose().map_err(Problem::of)?,
     })
 }

@@ -108,6 +108,21 @@ impl Problem {
         self.more.connect_url.as_deref()
     }
 
+    /// For operators, who are no callers: there is no connection of this name.
+    pub fn no_such_connection(key: &ConnectionKey) -> Self {
+        let ConnectionKey { app, connection } = key;
+        Problem::new(
+            StatusCode::NOT_FOUND,
+            "connection_not_found",
+            "No such connection",
+            "there is no such connection",
+        )
+        .hint(format!(
+            "`tokenward connections list {app} --text TEXT` finds connections by part of their name; \
+             `tokenward sessions list {app} {connection}` shows the sign-ins for this one"
+        ))
+    }
+
     /// For operators: there is no connection, and an operator's pause holds its name.
     pub fn of_held_name(self, key: &ConnectionKey) -> Self {
         let ConnectionKey { app, connection } = key;
@@ -124,7 +139,13 @@ impl Problem {
 
     /// A query that is not read. Only names of our own are repeated in the answer.
     pub fn query(bad: BadPairs) -> Self {
-        const OURS: [&str; 11] = [
+        const OURS: [&str; 17] = [
+            "label",
+            "account",
+            "reason",
+            "reference",
+            "state",
+            "text",
             "app",
             "connection",
             "scope",

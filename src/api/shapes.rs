@@ -3,9 +3,11 @@
 use serde::{Deserialize, Serialize};
 
 use crate::broker::inspect::{Shown, ShownPage};
+use crate::broker::session_list::ShownSession;
 use crate::broker::{FailureReason, Mender, SessionFailure, SessionState};
 use crate::domain::account::{Account, AccountId};
 use crate::domain::connection::{Attempt, DAMAGED};
+use crate::domain::time::Timestamp;
 
 /// An account as it is shown.
 #[derive(Serialize)]
@@ -72,6 +74,8 @@ pub struct ConnectionShape {
     scopes_requested: Vec<String>,
     scopes_granted: Vec<String>,
     scopes_missing: Vec<String>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    labels: Vec<String>,
     established_by: String,
     created_at: String,
     connected_at: String,
@@ -94,6 +98,7 @@ impl From<&Shown> for ConnectionShape {
             scopes_requested: profile.scopes_requested().to_vec(),
             scopes_granted: profile.scopes_granted().to_vec(),
             scopes_missing: shown.scopes_missing.clone(),
+            labels: profile.labels().to_vec(),
             established_by: profile.connected_by().to_owned(),
             created_at: profile.created_at().rfc3339(),
             connected_at: profile.connected_at().rfc3339(),
@@ -147,6 +152,8 @@ impl PageShape {
 pub struct ExplainShape {
     #[serde(flatten)]
     connection: ConnectionShape,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    served_until: Option<String>,
     attempts: Vec<AttemptShape>,
     advice: String,
 }
@@ -191,7 +198,12 @@ impl ExplainShape {
             ),
             _ => "An operator paused the connection and can resume it.".to_owned(),
         };
-        ExplainShape { connection: shown.into(), attempts: attempts.iter().map(Into::into).collect(), advice }
+        ExplainShape {
+            connection: shown.into(),
+            served_until: shown.served_until.map(Timestamp::rfc3339),
+            attempts: attempts.iter().map(Into::into).collect(),
+            advice,
+        }
     }
 }
 
@@ -205,6 +217,48 @@ pub struct SessionShape {
     account: Option<AccountShape>,
     #[serde(flatten)]
     failure: Option<FailureShape>,
+}
+
+/// A connect session as an operator lists it; never its link.
+#[derive(Serialize)]
+pub struct ListedSessionShape {
+    session: String,
+    app: String,
+    connection: String,
+    caller: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    started_at: Option<String>,
+    expires_at: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    request_id: Option<String>,
+    #[serde(flatten)]
+    state: SessionShape,
+}
+
+impl From<&ShownSession> for ListedSessionShape {
+    fn from(shown: &ShownSession) -> Self {
+        let started_at = Some(shown.started_at).filter(|at| *at != Timestamp::default());
+        ListedSessionShape {
+            session: shown.mark.clone(),
+            app: shown.key.app.to_string(),
+            connection: shown.key.connection.to_string(),
+            caller: shown.caller.clone(),
+            started_at: started_at.map(Timestamp::rfc3339),
+            expires_at: shown.expires_at.rfc3339(),
+            request_id: shown.came_back_as.clone(),
+            state: (&shown.state).into(),
+        }
+    }
+}
+
+/// A page of connect sessions.
+#[derive(Serialize)]
+pub struct SessionPageShape {
+    /// The sessions.
+    pub sessions: Vec<ListedSessionShape>,
+    /// Where the next page starts.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub next_cursor: Option<String>,
 }
 
 /// What more there is to say of a session that failed: whose it is to mend, and what the authority said.

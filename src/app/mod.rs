@@ -10,6 +10,7 @@ mod environment;
 mod files;
 mod findings;
 mod foresight;
+mod greeting;
 mod in_force;
 mod issuers;
 mod jobs;
@@ -179,6 +180,7 @@ pub fn serve(loaded: Loaded, path: &Path, variables: &BTreeMap<String, String>) 
     };
     let environment = Environment::of_process(variables);
     let source = Source { path: path.to_owned(), variables: variables.clone() };
+    let greeting = greeting::prepare(&loaded.config, path);
     let ended = runtime.block_on(async {
         let signals = match Signals::catch() {
             Ok(signals) => signals,
@@ -192,6 +194,7 @@ pub fn serve(loaded: Loaded, path: &Path, variables: &BTreeMap<String, String>) 
                 let Addresses { public, local, ops } = &daemon.addresses;
                 let version = env!("CARGO_PKG_VERSION");
                 tracing::info!(version, %public, %ops, ?local, "tokenward serves");
+                greeting.iter().for_each(|text| greeting::say(text));
                 Ok(if daemon.parts.run(signals).await { ExitCode::SUCCESS } else { ExitCode::FAILURE })
             }
             Err(StartError::Refused(refused)) => Err(refused),

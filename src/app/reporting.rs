@@ -1,5 +1,6 @@
 //! Where the daemon's log, audit stream and counts go.
 
+use std::io::IsTerminal;
 use std::sync::Arc;
 
 use super::process::Process;
@@ -55,6 +56,8 @@ pub(super) fn install_log(config: &LogConfig) -> Option<LevelHandle> {
     let format = match config.format {
         LogFormat::Json => logging::Format::Json,
         LogFormat::Text => logging::Format::Text,
+        LogFormat::Auto if std::io::stderr().is_terminal() => logging::Format::Text,
+        LogFormat::Auto => logging::Format::Json,
     };
     logging::install(level_of(config.level), format).ok()
 }

@@ -251,6 +251,7 @@ impl Broker {
             )
             // However long it waited for its confirmation: a revocation in that time covers it.
             .of_session(session.started_at)
+            .labelled(session.labels.clone())
             .signed_in_at(redeemed.token.issued_at);
             if self.deps.engine.is_revoked(&key, &profile) {
                 return Err(FailureReason::Revoked);

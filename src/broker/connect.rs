@@ -42,6 +42,8 @@ pub struct NewSession {
     pub prompt: Option<String>,
     /// Return URL for the browser.
     pub return_url: Option<String>,
+    /// Labels for the connection; `None` leaves those that it has.
+    pub labels: Option<Vec<String>>,
 }
 
 /// A new connect session.
@@ -176,6 +178,8 @@ impl Broker {
                 presses: 0,
                 states: Vec::new(),
                 state: SessionState::Pending,
+                labels: request.labels,
+                came_back_as: None,
             };
             let ttl = self.settings().connect_session_ttl + READABLE_AFTER_END;
             let filed = FiledUnder::session(&id);

@@ -9,6 +9,7 @@ use crate::domain::connection::{Attempt, Profile, Status};
 use crate::domain::id::{AppName, ConnectionKey, ConnectionName};
 use crate::domain::scope::ScopeNaming;
 use crate::domain::time::Timestamp;
+use crate::domain::verdict::{BlockReason, ReauthReason};
 use crate::policy::{CallerPolicy, Decision, Lookup, Provisional};
 use crate::refresh::Held;
 use crate::repository::RepositoryError;
@@ -30,6 +31,10 @@ pub struct Shown {
     pub scopes_missing: Vec<String>,
     /// Time of its next planned refresh, if known.
     pub next_refresh_at: Option<Timestamp>,
+    /// Until when its callers are served even if nothing more comes from the authority: the end of its
+    /// longest-lived token. `None` if it has none with life, if it is paused, and in lists, which open no
+    /// tokens.
+    pub served_until: Option<Timestamp>,
 }
 
 /// A request for a list.
@@ -39,6 +44,14 @@ pub struct ListRequest {
     pub status: Option<String>,
     /// Only connections of this tenant.
     pub tenant: Option<String>,
+    /// Only connections whose status has this reason.
+    pub reason: Option<String>,
+    /// Only connections of this account: its username or its id.
+    pub account: Option<String>,
+    /// Only connections with this label.
+    pub label: Option<String>,
+    /// Only connections with this text in their name or in their account.
+    pub text: Option<String>,
     /// The name where the previous page ended.
     pub after: Option<ConnectionName>,
 }
@@ -51,6 +64,39 @@ pub struct ShownPage {
     pub next: Option<ConnectionName>,
     /// Pages read from the store for it: more than one if a rule or a filter matches few.
     pub pages_read: u32,
+}
+
+/// All reasons of a status.
+fn reasons() -> impl Iterator<Item = &'static str> {
+    ReauthReason::WORDS.iter().chain(BlockReason::WORDS).copied()
+}
+
+impl ListRequest {
+    fn is_met_by(&self, profile: &Profile) -> bool {
+        let (status, account) = (profile.status(), profile.account());
+        let is = |value: &Option<String>, wanted: &str| {
+            value.as_deref().is_some_and(|value| value.eq_ignore_ascii_case(wanted))
+        };
+        self.status.as_ref().is_none_or(|wanted| status.as_str() == wanted)
+            && self.reason.as_ref().is_none_or(|wanted| status.reason() == Some(wanted))
+            && self.tenant.as_ref().is_none_or(|wanted| is(&account.tid, wanted))
+            && self.label.as_ref().is_none_or(|wanted| profile.labels().contains(wanted))
+            && self.account.as_ref().is_none_or(|wanted| {
+                is(&account.username, wanted) || is(&account.oid, wanted) || account.sub == *wanted
+            })
+    }
+}
+
+/// Returns true if a connection's name, labels or account have this text, which is in lower case.
+fn has_text(text: Option<&str>, key: &ConnectionKey, profile: &Profile) -> bool {
+    let Some(text) = text else { return true };
+    let account = profile.account();
+    let ids = [&account.username, &account.tid, &account.oid].into_iter().flatten();
+    [key.connection.as_str(), &account.sub]
+        .into_iter()
+        .chain(profile.labels().iter().map(String::as_str))
+        .chain(ids.map(String::as_str))
+        .any(|one| one.to_lowercase().contains(text))
 }
 
 impl Broker {
@@ -92,7 +138,10 @@ impl Broker {
             Status::Paused | Status::NeedsReauthorization(_) | Status::Blocked(_) => next_try(&profile),
         };
         let scopes_missing = missing(app.naming(), &profile);
-        Ok(Shown { key: key.clone(), profile, scopes_missing, next_refresh_at })
+        let now = self.deps.clock.now();
+        let ends = connection.tokens.iter().map(|token| token.expires_at).filter(|end| *end > now);
+        let served_until = ends.max().filter(|_| profile.status() != Status::Paused);
+        Ok(Shown { key: key.clone(), profile, scopes_missing, next_refresh_at, served_until })
     }
 
     async fn inspect(&self, key: &ConnectionKey) -> Result<Arc<Held>, Refusal> {
@@ -146,12 +195,15 @@ impl Broker {
                 "must be active, needs_reauthorization, blocked or paused",
             ));
         }
+        if let Some(reason) = &request.reason
+            && !reasons().any(|word| word == reason)
+        {
+            let words: Vec<&str> = reasons().collect();
+            return Err(Refusal::invalid("reason", format!("must be one of {}", words.join(", "))));
+        }
+        let text = request.text.as_ref().map(|text| text.to_lowercase());
         let wanted = |key: &ConnectionKey, profile: &Profile| {
-            visible(key, profile)
-                && request.status.as_ref().is_none_or(|status| profile.status().as_str() == status)
-                && request.tenant.as_ref().is_none_or(|tenant| {
-                    profile.account().tid.as_deref().is_some_and(|tid| tid.eq_ignore_ascii_case(tenant))
-                })
+            visible(key, profile) && request.is_met_by(profile) && has_text(text.as_deref(), key, profile)
         };
         let mut shown: Vec<Shown> = Vec::new();
         let mut next = None;
@@ -170,7 +222,7 @@ impl Broker {
                 }
                 let next_refresh_at = next_try(&profile);
                 let scopes_missing = missing(named.naming(), &profile);
-                shown.push(Shown { key, profile, scopes_missing, next_refresh_at });
+                shown.push(Shown { key, profile, scopes_missing, next_refresh_at, served_until: None });
             }
         }
         let next = next.or_else(|| search.position().cloned());

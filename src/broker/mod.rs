@@ -43,6 +43,7 @@ mod sayings;
 mod search;
 pub mod serve;
 mod session;
+pub mod session_list;
 mod session_waits;
 mod shown_consent;
 pub mod sign_in;

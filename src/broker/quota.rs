@@ -4,7 +4,7 @@
 //! earlier.
 
 use parking_lot::{Mutex, MutexGuard};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use super::connect::READABLE_AFTER_END;
@@ -138,6 +138,16 @@ impl Broker {
             what_of_group: "open connect sessions for this connection",
         };
         self.count(counting, &open_entry(key, id), expires_at).await
+    }
+
+    /// Returns the hashes of the ids of a caller's sessions: the open ones, and those whose end can be read.
+    pub(super) async fn session_hashes(&self, caller: &str) -> Result<BTreeSet<String>, Refusal> {
+        let mut hashes = BTreeSet::new();
+        for owner in [sessions_of(caller), ended_of(caller)] {
+            let entries = self.deps.repository.counted(&owner).await.map_err(RepositoryError::from)?;
+            hashes.extend(entries.iter().filter_map(|entry| entry.rsplit(' ').next().map(str::to_owned)));
+        }
+        Ok(hashes)
     }
 
     /// Uncounts a session that is over, or that could not be stored.

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use crate::domain::id::{AppName, CallerName, ConnectionName, InvalidName};
+use crate::domain::time::Timestamp;
 
 /// An app and one of its connections.
 #[derive(clap::Args, Debug, Clone)]
@@ -74,6 +75,11 @@ pub(super) fn seconds(text: &str) -> Result<Duration, NoDuration> {
         Ok(number) => Ok(Duration::from_secs(number)),
         Err(_) => duration(text),
     }
+}
+
+/// Parses an instant in RFC 3339.
+pub(super) fn instant(text: &str) -> Result<Timestamp, &'static str> {
+    Timestamp::parse_rfc3339(text).ok_or("must be an instant such as 2026-11-23T00:00:00Z")
 }
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! `audit verify`: whether files of the audit stream are as the daemon wrote them, and complete.
+//! `audit`: whether files of the audit stream are as the daemon wrote them, and complete.
 
 use std::collections::BTreeSet;
 use std::fs::{File, OpenOptions};
@@ -8,9 +8,11 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
+use super::args::instant;
 use super::output::Output;
-use super::{Exit, Failure, World};
-use crate::domain::time::Timestamp;
+use super::progress::Watched;
+use super::{ConfigPath, Exit, Failure, World, audit_who};
+use crate::domain::time::{Clock, Timestamp};
 use crate::telemetry::audit::{
     BadKey, Flaw, SigningKey, Verified, VerifyingKey, What, is_chain, join_signed, unpacked, verify_signed,
 };
@@ -25,6 +27,12 @@ pub(super) enum Command {
             2 a file cannot be read."
     )]
     Verify(Args),
+    /// Say which callers had a connection's tokens, how often and when last
+    #[command(
+        after_help = "Examples:\n  tokenward audit who outlook user-4711\n  journalctl -t tokenward-audit -o \
+            cat | tokenward audit who outlook user-4711 -"
+    )]
+    Who(audit_who::Args),
     /// Make the key that signs the audit stream, and print its public half
     #[command(
         after_help = "Example:\n  tokenward audit make-key /etc/tokenward/audit-signing.pem > audit.pub\n\n\
@@ -64,15 +72,9 @@ fn chain(text: &str) -> Result<String, &'static str> {
     if is_chain(text) { Ok(text.to_owned()) } else { Err("must be the 64 hex digits that a check printed") }
 }
 
-fn instant(text: &str) -> Result<Timestamp, &'static str> {
-    Timestamp::parse_rfc3339(text).ok_or("must be an instant such as 2026-11-23T00:00:00Z")
-}
-
-/// How many bytes are read between two signs of life.
-const STEP: u64 = 4 << 20;
-
-pub(super) fn run(command: &Command, world: &mut World) -> Result<(), Failure> {
+pub(super) fn run(command: &Command, config: &ConfigPath, world: &mut World) -> Result<(), Failure> {
     match command {
+        Command::Who(args) => audit_who::run(args, config, world),
         Command::Verify(args) => verify_files(args, world),
         Command::MakeKey { file } => make_key(file, world),
     }
@@ -109,7 +111,7 @@ fn verify_files(args: &Args, world: &mut World) -> Result<(), Failure> {
         // A glob and a name may mean the same file.
         if seen.insert(std::fs::canonicalize(path).unwrap_or_else(|_| path.clone())) {
             names.push(path.display().to_string());
-            files.push(read(path, &keys, &mut world.output)?);
+            files.push(read(path, &keys, &*world.clock, &mut world.output)?);
         }
     }
     let report = Report::new(&names, &files, args, &keys);
@@ -121,39 +123,19 @@ fn verify_files(args: &Args, world: &mut World) -> Result<(), Failure> {
     if report.whole { Ok(()) } else { Err(Failure::silent(Exit::Failed)) }
 }
 
-fn read(path: &Path, keys: &[VerifyingKey], output: &mut Output) -> Result<Verified, Failure> {
+fn read(
+    path: &Path,
+    keys: &[VerifyingKey],
+    clock: &dyn Clock,
+    output: &mut Output,
+) -> Result<Verified, Failure> {
     let failed = |error: io::Error| Failure::usage(format!("cannot read {}: {error}", path.display()));
     if path == Path::new("-") {
         return verify_signed(output.take_input(), keys).map_err(failed);
     }
     let file = File::open(path).map_err(failed)?;
-    let size = file.metadata().map_err(failed)?.len();
-    let show = |read: u64| {
-        let percent = (read * 100).checked_div(size).unwrap_or(100).min(100);
-        output.progress(&format!("{}: {percent} %", path.display()));
-    };
-    let file = Watched { file, read: 0, shown: 0, show };
+    let file = Watched::new(file, clock, output).map_err(failed)?;
     verify_signed(unpacked(path, file), keys).map_err(failed)
-}
-
-/// A file that says how far it was read.
-struct Watched<S> {
-    file: File,
-    read: u64,
-    shown: u64,
-    show: S,
-}
-
-impl<S: FnMut(u64)> Read for Watched<S> {
-    fn read(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
-        let count = self.file.read(bytes)?;
-        self.read += count as u64;
-        if self.read - self.shown >= STEP {
-            self.shown = self.read;
-            (self.show)(self.read);
-        }
-        Ok(count)
-    }
 }
 
 #[derive(Serialize)]

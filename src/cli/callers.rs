@@ -1,11 +1,12 @@
 //! `callers`: API keys in the files that the configuration names, with or without a running daemon.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::time::Duration;
 
 use clap::Subcommand;
 use http::Method;
+use serde::Serialize;
 use serde_json::json;
 
 use super::args::{caller_name, duration};
@@ -14,7 +15,7 @@ use super::output::table;
 use super::{ConfigPath, Failure, World, block_on};
 use crate::api::admin::wire::ApiKeys;
 use crate::callers::key_file::{self, DEFAULT_LIFETIME, KeyFileError, KeyInfo};
-use crate::config::{Authenticate, Config};
+use crate::config::{Authenticate, CallerConfig, Config};
 use crate::domain::id::CallerName;
 
 /// Longest life of a key: longer than any key should live, and short enough for a year of four digits.
@@ -26,6 +27,13 @@ const ASK_DAEMON: Duration = Duration::from_secs(2);
 /// What to do with a caller's keys.
 #[derive(Subcommand)]
 pub(super) enum Command {
+    /// List the callers: how they prove who they are, what they may have, and when they last used a key
+    #[command(after_help = "Example:\n  tokenward callers list")]
+    List {
+        /// Print a list of {caller, authenticate, apps, connect, keys, next_end, last_used_at}
+        #[arg(long)]
+        json: bool,
+    },
     /// Make a key and print it, once; at most two are live at a time
     #[command(
         after_help = "Example:\n  tokenward callers add-key mail-sync --expires-in 90d > mail-sync.key"
@@ -65,6 +73,7 @@ pub(super) enum Command {
 pub(super) fn run(command: &Command, config: &ConfigPath, world: &mut World) -> Result<(), Failure> {
     let loaded = config.load(world)?;
     match command {
+        Command::List { json } => list_callers(&loaded.config, config, *json, world),
         Command::AddKey { caller, expires_in, json } => {
             add(&loaded.config, caller, (*expires_in).min(LONGEST_LIFETIME), *json, world)
         }
@@ -111,6 +120,82 @@ fn last_used(caller: &CallerName, config: &ConfigPath, world: &mut World) -> BTr
     let Ok(answer) = asked else { return BTreeMap::new() };
     let ApiKeys { keys } = read(&answer).unwrap_or_default();
     keys.into_iter().filter_map(|key| Some((key.id, key.last_used_at?))).collect()
+}
+
+/// A caller, as a row.
+#[derive(Serialize)]
+struct Listed {
+    caller: String,
+    /// The words of `authenticate`.
+    authenticate: Vec<&'static str>,
+    /// The apps of its rules.
+    apps: Vec<String>,
+    /// True if it may connect accounts to one of them.
+    connect: bool,
+    /// API keys that work now; null where a key file cannot be read.
+    keys: Option<usize>,
+    /// When the first of them ends.
+    next_end: Option<String>,
+    /// When an API key was last used, since the daemon's start.
+    last_used_at: Option<String>,
+}
+
+fn list_callers(config: &Config, path: &ConfigPath, as_json: bool, world: &mut World) -> Result<(), Failure> {
+    let mut listed = Vec::new();
+    for (name, settings) in &config.callers {
+        let mut keys: Option<Vec<KeyInfo>> = Some(Vec::new());
+        for file in files_of(settings) {
+            match key_file::list(file) {
+                Ok(more) => keys = keys.map(|keys| keys.into_iter().chain(more).collect()),
+                Err(error) => {
+                    world.output.say(&format!("warning: {}", failed(&error, file).message));
+                    keys = None;
+                }
+            }
+        }
+        let now = world.clock.now();
+        let live = keys.map(|keys| keys.into_iter().filter(|key| key.is_live(now)).collect::<Vec<_>>());
+        let next_end = live.iter().flatten().map(|key| key.expires_at).min();
+        let has_keys = live.as_ref().is_none_or(|live| !live.is_empty());
+        let used = match CallerName::parse(name) {
+            Ok(caller) if has_keys => last_used(&caller, path, world),
+            _ => BTreeMap::new(),
+        };
+        let words: BTreeSet<&str> = settings.authenticate.iter().map(|way| way.method().as_str()).collect();
+        let apps: BTreeSet<&String> = settings.allow.iter().map(|rule| &rule.app).collect();
+        listed.push(Listed {
+            caller: name.clone(),
+            authenticate: words.into_iter().collect(),
+            apps: apps.into_iter().cloned().collect(),
+            connect: settings.allow.iter().any(|rule| rule.connect),
+            keys: live.map(|live| live.len()),
+            next_end: next_end.map(|end| end.rfc3339()),
+            last_used_at: used.into_values().max(),
+        });
+    }
+    if as_json {
+        return world.output.json(&listed);
+    }
+    if listed.is_empty() {
+        world.output.say("The configuration has no callers: add a section [callers.NAME] for each service.");
+        return Ok(());
+    }
+    let row = |one: &Listed| {
+        let or_dash = |text: Option<String>| text.filter(|text| !text.is_empty()).unwrap_or("-".to_owned());
+        vec![
+            one.caller.clone(),
+            one.authenticate.join(" "),
+            or_dash(Some(one.apps.join(" "))),
+            if one.connect { "yes" } else { "no" }.to_owned(),
+            one.keys.map_or("?".to_owned(), |keys| keys.to_string()),
+            or_dash(one.next_end.clone()),
+            or_dash(one.last_used_at.clone()),
+        ]
+    };
+    let rows: Vec<Vec<String>> = listed.iter().map(row).collect();
+    let headings =
+        ["CALLER", "AUTHENTICATES BY", "APPS", "CONNECTS", "LIVE KEYS", "NEXT END", "KEY LAST USED"];
+    world.output.data(&table(&headings, &rows))
 }
 
 fn list(
@@ -195,18 +280,7 @@ fn key_files<'a>(config: &'a Config, caller: &CallerName) -> Result<Vec<&'a Path
             _ => format!("it has {}", known.join(", ")),
         }));
     };
-    let paths: Vec<&Path> = settings
-        .authenticate
-        .iter()
-        .filter_map(|way| match way {
-            Authenticate::ApiKeys(path) => Some(path.as_path()),
-            Authenticate::UnixUser(_)
-            | Authenticate::Spiffe(_)
-            | Authenticate::San(_)
-            | Authenticate::Jwt(_)
-            | Authenticate::ClientAssertion(_) => None,
-        })
-        .collect();
+    let paths: Vec<&Path> = files_of(settings).collect();
     if paths.is_empty() {
         return Err(Failure::usage(format!("caller `{caller}` has no file for API keys")).hint(format!(
             "add one to callers.{caller}.authenticate: {{ api_keys = \
@@ -214,6 +288,17 @@ fn key_files<'a>(config: &'a Config, caller: &CallerName) -> Result<Vec<&'a Path
         )));
     }
     Ok(paths)
+}
+
+fn files_of(settings: &CallerConfig) -> impl Iterator<Item = &Path> {
+    settings.authenticate.iter().filter_map(|way| match way {
+        Authenticate::ApiKeys(path) => Some(path.as_path()),
+        Authenticate::UnixUser(_)
+        | Authenticate::Spiffe(_)
+        | Authenticate::San(_)
+        | Authenticate::Jwt(_)
+        | Authenticate::ClientAssertion(_) => None,
+    })
 }
 
 fn failed(error: &KeyFileError, path: &Path) -> Failure {

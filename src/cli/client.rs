@@ -19,6 +19,7 @@ use tokio::net::{TcpStream, UnixStream};
 use zeroize::Zeroizing;
 
 use super::output::shown;
+use super::progress::Progress;
 use super::{ConfigPath, Failure, World};
 use crate::callers::api_key::PresentedKey;
 use crate::config::{self, ConfigErrors, HttpUrl, ListenConfig, Listener};
@@ -380,6 +381,37 @@ impl Client {
     /// Sends a GET with [`ask`](Self::ask).
     pub(super) async fn get(&self, target: &str) -> Result<Value, ClientError> {
         self.ask(Method::GET, target, None, DEADLINE).await
+    }
+
+    /// Reads every page of a list and adds what its `member` holds. Shows how far it is, if that takes a
+    /// while.
+    pub(super) async fn every_page(
+        &self,
+        path: &[&str],
+        filter: &[(&str, Option<&str>)],
+        member: &str,
+        all: &mut Vec<Value>,
+        world: &mut World,
+    ) -> Result<(), Failure> {
+        let mut cursor: Option<String> = None;
+        let mut progress = Progress::new(&*world.clock, "pages", None);
+        for pages in 1_u64.. {
+            let query: Vec<_> = filter.iter().copied().chain([("cursor", cursor.as_deref())]).collect();
+            let mut page = self.get(&target(path, &query)).await?;
+            if let Some(Value::Array(found)) = page.get_mut(member).map(Value::take) {
+                all.extend(found);
+            }
+            let next = page.get("next_cursor").and_then(Value::as_str).map(str::to_owned);
+            if next.is_none() {
+                return Ok(());
+            }
+            if next == cursor {
+                return Err(Failure::failed("the daemon gave the same page twice; the list would never end"));
+            }
+            cursor = next;
+            progress.show(pages, &*world.clock, &mut world.output);
+        }
+        Ok(())
     }
 
     async fn exchange<S>(

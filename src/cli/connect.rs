@@ -39,6 +39,9 @@ pub(super) struct Args {
     /// then
     #[arg(long, value_name = "URL")]
     return_url: Option<String>,
+    /// A word of your own for the connection, for lists and searches; several, if given more than once
+    #[arg(long, value_name = "LABEL")]
+    label: Vec<String>,
     /// Let another account take the place of the one that the connection has
     #[arg(long)]
     change_account: bool,
@@ -128,6 +131,9 @@ async fn start(client: &Client, args: &Args) -> Result<Session, Failure> {
         if let Some(value) = value {
             body[member] = json!(value);
         }
+    }
+    if !args.label.is_empty() {
+        body["labels"] = json!(args.label);
     }
     if args.change_account {
         body["change_account"] = json!(true);

@@ -1,16 +1,26 @@
 //! `connections`: an operator's view of connections, and acts on them, over the admin API.
 
+use std::time::Duration;
+
 use clap::Subcommand;
+use clap::builder::PossibleValuesParser;
 use http::Method;
 use serde_json::Value;
 
 use super::args::{StoredConnectionArgs as ConnectionArgs, app_name};
 use super::client::{Client, DEADLINE, ReachArgs, body, read, target, text};
+use super::described::describe;
+use super::explain::explain;
 use super::output::{shown, table};
-use super::status::store_lost;
 use super::{ConfigPath, Failure, World, block_on};
 use crate::api::admin::wire::{Apps, Pause};
 use crate::domain::id::AppName;
+use crate::domain::verdict::{BlockReason, ReauthReason};
+
+/// The reasons that a status can have.
+fn reasons() -> PossibleValuesParser {
+    PossibleValuesParser::new(ReauthReason::WORDS.iter().chain(BlockReason::WORDS))
+}
 
 /// What to do with connections.
 #[derive(Subcommand)]
@@ -26,9 +36,21 @@ pub(super) enum Command {
         /// Only those in this status
         #[arg(long, value_parser = ["active", "needs_reauthorization", "blocked", "paused"])]
         status: Option<String>,
+        /// Only those whose status has this reason
+        #[arg(long, value_parser = reasons())]
+        reason: Option<String>,
         /// Only those whose account is in this tenant
         #[arg(long, value_name = "TENANT_ID")]
         tenant: Option<String>,
+        /// Only those of this account, by its user name, object id or subject
+        #[arg(long, value_name = "ACCOUNT")]
+        account: Option<String>,
+        /// Only those with this label
+        #[arg(long, value_name = "LABEL")]
+        label: Option<String>,
+        /// Only those with this text, in either case, in their name, their labels or their account
+        #[arg(long, value_name = "TEXT")]
+        text: Option<String>,
         /// Print a list of connections as the API has them
         #[arg(long)]
         json: bool,
@@ -73,11 +95,14 @@ pub(super) enum Command {
         #[command(flatten)]
         reach: ReachArgs,
     },
-    /// Try a connection's grant at the authority now
+    /// Try a connection's grant at the authority now, and say what came of it
     #[command(after_help = "Example:\n  tokenward connections refresh outlook user-4711")]
     Refresh {
         #[command(flatten)]
         connection: ConnectionArgs,
+        /// Begin it, and do not wait for its end
+        #[arg(long)]
+        no_wait: bool,
         #[command(flatten)]
         reach: ReachArgs,
     },
@@ -96,10 +121,17 @@ pub(super) enum Command {
 
 pub(super) fn run(command: &Command, config: &ConfigPath, world: &mut World) -> Result<(), Failure> {
     match command {
-        Command::List { app, status, tenant, json, reach } => {
+        Command::List { app, status, reason, tenant, account, label, text, json, reach } => {
             let client = reach.admin(config, world)?;
-            let filter = [("status", status.as_deref()), ("tenant", tenant.as_deref())];
-            let all = block_on(list(&client, app.as_ref(), filter))?;
+            let filter = [
+                ("status", status.as_deref()),
+                ("reason", reason.as_deref()),
+                ("tenant", tenant.as_deref()),
+                ("account", account.as_deref()),
+                ("label", label.as_deref()),
+                ("text", text.as_deref()),
+            ];
+            let all = block_on(list(&client, app.as_ref(), &filter, world))?;
             if *json {
                 return world.output.json(&all);
             }
@@ -129,8 +161,8 @@ pub(super) fn run(command: &Command, config: &ConfigPath, world: &mut World) -> 
             if *json {
                 return world.output.json(&seen);
             }
-            let lost = store_lost(&status).map(|lost| format!("\n\nBut {lost}."));
-            world.output.data(&(explain(&seen) + &lost.unwrap_or_default()))
+            let text = explain(connection, &seen, &status, &config.option());
+            world.output.data(&text)
         }
         Command::Pause { connection, reach } => {
             let seen = set_paused(connection, true, reach, config, world)?;
@@ -145,20 +177,65 @@ pub(super) fn run(command: &Command, config: &ConfigPath, world: &mut World) -> 
             world.output.say(&format!("Resumed {} of app {}.{then}", connection.connection, connection.app));
             Ok(())
         }
-        Command::Refresh { connection, reach } => {
+        Command::Refresh { connection, no_wait, reach } => {
             let client = reach.admin(config, world)?;
-            block_on(async { Ok(client.ask(Method::POST, &path(connection, None), None, DEADLINE).await?) })?;
-            world.output.say(&format!(
-                "The grant of {} is tried now; `tokenward connections explain {} {}` says what comes of it.",
-                connection.connection, connection.app, connection.connection
-            ));
-            Ok(())
+            block_on(refresh(&client, connection, *no_wait, &config.option(), world))
         }
         Command::Delete { connection, yes, reach } => {
             let client = reach.admin(config, world)?;
             block_on(delete(&client, connection, *yes, world))
         }
     }
+}
+
+/// Time between two looks at a connection that is tried, and how many looks at most: longer than a call to an
+/// authority takes.
+const LOOK: Duration = Duration::from_millis(300);
+const MOST_LOOKS: u32 = 60;
+
+/// Has a grant tried, and says what came of it: the connection works, or the reason why it does not.
+async fn refresh(
+    client: &Client,
+    key: &ConnectionArgs,
+    no_wait: bool,
+    option: &str,
+    world: &mut World,
+) -> Result<(), Failure> {
+    let explained = path(key, Some("explain"));
+    let before = client.get(&explained).await?;
+    client.ask(Method::POST, &path(key, None), None, DEADLINE).await?;
+    let what_changes = |seen: &Value| {
+        ["status", "reason", "last_refreshed_at", "next_refresh_at", "attempts"]
+            .map(|member| seen[member].clone())
+    };
+    for _ in 0..if no_wait { 0 } else { MOST_LOOKS } {
+        world.clock.sleep(LOOK).await;
+        let after = client.get(&explained).await?;
+        if what_changes(&after) == what_changes(&before) {
+            continue;
+        }
+        let (name, app) = (&key.connection, &key.app);
+        if after["last_refreshed_at"] != before["last_refreshed_at"] || text(&after, "status") == "active" {
+            let attempts = after["attempts"].as_array().and_then(|all| all.last()).cloned();
+            let outcome = attempts.as_ref().map(|last| text(last, "outcome")).unwrap_or("ok");
+            if outcome == "ok" {
+                world.output.say(&format!("The grant of {name} of app {app} works."));
+                return Ok(());
+            }
+        }
+        let why = Some(text(&after, "reason")).filter(|reason| !reason.is_empty());
+        return Err(Failure::failed(format!(
+            "the grant of {name} of app {app} was tried: {}{}",
+            shown(text(&after, "status")),
+            why.map(|why| format!(" ({})", shown(why))).unwrap_or_default(),
+        ))
+        .hint(format!("tokenward connections explain {app} {name}{option} says what to do")));
+    }
+    world.output.say(&format!(
+        "The grant of {} is tried now; `tokenward connections explain {} {}` says what comes of it.",
+        key.connection, key.app, key.connection
+    ));
+    Ok(())
 }
 
 fn set_paused(
@@ -183,7 +260,8 @@ fn path(key: &ConnectionArgs, of: Option<&str>) -> String {
 async fn list(
     client: &Client,
     app: Option<&AppName>,
-    filter: [(&str, Option<&str>); 2],
+    filter: &[(&str, Option<&str>)],
+    world: &mut World,
 ) -> Result<Vec<Value>, Failure> {
     let apps: Vec<String> = match app {
         Some(app) => vec![app.to_string()],
@@ -191,23 +269,8 @@ async fn list(
     };
     let mut all = Vec::new();
     for app in &apps {
-        let mut cursor: Option<String> = None;
-        loop {
-            let query = [filter[0], filter[1], ("cursor", cursor.as_deref())];
-            let target = target(&["admin", "v1", "apps", app, "connections"], &query);
-            let mut page = client.get(&target).await?;
-            if let Some(Value::Array(connections)) = page.get_mut("connections").map(Value::take) {
-                all.extend(connections);
-            }
-            let next = page.get("next_cursor").and_then(Value::as_str).map(str::to_owned);
-            if next.is_none() {
-                break;
-            }
-            if next == cursor {
-                return Err(Failure::failed("the daemon gave the same page twice; the list would never end"));
-            }
-            cursor = next;
-        }
+        let path = ["admin", "v1", "apps", app, "connections"];
+        client.every_page(&path, filter, "connections", &mut all, world).await?;
     }
     Ok(all)
 }
@@ -259,73 +322,6 @@ fn row(connection: &Value) -> Vec<String> {
     ]
 }
 
-/// Formats a connection as lines of name and value, including members that the API may add later.
-fn describe(connection: &Value) -> String {
-    const FIRST: [&str; 5] = ["app", "connection", "status", "reason", "account"];
-    const LAST: [&str; 3] = ["last_error", "attempts", "advice"];
-    let Some(members) = connection.as_object() else { return String::new() };
-    let rest =
-        members.keys().map(String::as_str).filter(|name| !FIRST.contains(name) && !LAST.contains(name));
-    let names: Vec<&str> = FIRST.into_iter().chain(rest).chain(["last_error"]).collect();
-    let width = names.iter().map(|name| name.len()).max().unwrap_or(0);
-    let lines: Vec<String> = names
-        .into_iter()
-        .filter_map(|name| Some((name, members.get(name)?)))
-        .map(|(name, value)| format!("{:<width$}  {}", shown(name), shown(&plain(value))))
-        .collect();
-    lines.join("\n")
-}
-
-/// Formats a value without JSON's marks: lists as words, tables as `name=value`.
-fn plain(value: &Value) -> String {
-    match value {
-        Value::Null => "-".to_owned(),
-        Value::String(text) => text.clone(),
-        Value::Array(items) => items.iter().map(plain).collect::<Vec<_>>().join(" "),
-        Value::Object(members) => members
-            .iter()
-            .map(|(name, value)| format!("{name}={}", plain(value)))
-            .collect::<Vec<_>>()
-            .join(" "),
-        other => other.to_string(),
-    }
-}
-
-fn explain(seen: &Value) -> String {
-    let mut text_out = describe(seen);
-    let attempts = seen.get("attempts").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
-    text_out.push_str("\n\n");
-    if attempts.is_empty() {
-        text_out.push_str("No attempts at the authority are recorded.");
-    } else {
-        let rows: Vec<Vec<String>> = attempts
-            .iter()
-            .map(|attempt| {
-                let mut others = attempt.clone();
-                if let Some(members) = others.as_object_mut() {
-                    members.retain(|name, value| {
-                        !["at", "action", "outcome", "conclusion"].contains(&name.as_str())
-                            && !value.is_null()
-                            && value.as_array().is_none_or(|items| !items.is_empty())
-                    });
-                }
-                let mut row: Vec<String> = ["at", "action", "outcome", "conclusion"]
-                    .into_iter()
-                    .map(|member| text(attempt, member).to_owned())
-                    .collect();
-                row.push(plain(&others));
-                row
-            })
-            .collect();
-        text_out.push_str(&table(&["AT", "ACTION", "OUTCOME", "CONCLUSION", "THE AUTHORITY SAID"], &rows));
-    }
-    let advice = text(seen, "advice");
-    if !advice.is_empty() {
-        text_out.push_str(&format!("\n\n{}", shown(advice)));
-    }
-    text_out
-}
-
 #[cfg(test)]
 mod tests {
     use serde_json::json;
@@ -350,13 +346,5 @@ mod tests {
         let shown = describe(&connection());
         assert!(shown.contains("scopes_granted     Mail.Read openid"), "{shown}");
         assert!(!shown.contains('\u{1b}') && !shown.contains("advice"), "{shown}");
-    }
-
-    #[test]
-    fn an_explanation_ends_with_what_to_do() {
-        let shown = explain(&connection());
-        assert!(shown.contains("error=invalid_grant error_codes=65001"), "{shown}");
-        assert!(shown.ends_with("An administrator must act."), "{shown}");
-        assert!(!shown.contains("trace_id"), "{shown}");
     }
 }

@@ -23,6 +23,11 @@ const CALLER: &str = "cli";
 /// The first app.
 const APP: &str = "outlook";
 
+/// A port that can be configured: 0 would be another one at each start.
+fn port() -> clap::builder::RangedI64ValueParser<u16> {
+    clap::value_parser!(u16).range(1..)
+}
+
 /// What the configuration begins with.
 #[derive(clap::Args)]
 pub(super) struct Args {
@@ -39,6 +44,18 @@ pub(super) struct Args {
     /// The tenant in which the app is registered, by id or domain: its own credentials are verified there
     #[arg(long, value_name = "TENANT")]
     home_tenant: Option<String>,
+    /// The port for browsers, on this machine; without --base-url it is the one of the redirect URI, too
+    #[arg(long, value_name = "PORT", default_value_t = 8080, value_parser = port())]
+    public_port: u16,
+    /// The port for callers, on this machine
+    #[arg(long, value_name = "PORT", default_value_t = 7070, value_parser = port())]
+    local_port: u16,
+    /// The port for metrics and probes, on this machine
+    #[arg(long, value_name = "PORT", default_value_t = 9464, value_parser = port())]
+    ops_port: u16,
+    /// How browsers reach it, such as https://tokens.contoso.com; else http://localhost and the port
+    #[arg(long, value_name = "URL")]
+    base_url: Option<String>,
     /// What connecting asks for
     #[arg(
         long,
@@ -260,20 +277,20 @@ path = {store}
 keyring = {keyring} # back it up: without it nothing in the store can be opened
 
 [listen.public]
-address = "127.0.0.1:8080"
+address = "127.0.0.1:{public_port}"
 # How browsers reach it. Anything but localhost is https, through an ingress or with a [listen.public.tls].
-base_url = "http://localhost:8080"
+base_url = {base_url}
 
 [[listen.local]] # for callers
 unix = {local}
 [[listen.local]]
-address = "127.0.0.1:7070"
+address = "127.0.0.1:{local_port}"
 
 [[listen.admin]] # for operators and the commands
 unix = {admin}
 
 [listen.ops] # metrics and probes
-address = "127.0.0.1:9464"
+address = "127.0.0.1:{ops_port}"
 
 [audit]
 path = {audit}
@@ -297,6 +314,13 @@ bulk = true # says that every connection is meant
 scopes = ["*"]
 connect = true
 "#,
+            public_port = args.public_port,
+            local_port = args.local_port,
+            ops_port = args.ops_port,
+            base_url = match &args.base_url {
+                Some(url) => quoted(url),
+                None => quoted(&format!("http://localhost:{}", args.public_port)),
+            },
             store = self.value_or("/var/lib/tokenward", "data"),
             keyring = self.value("keyring"),
             local = self.value_or("/run/tokenward/tokenward.sock", "run/tokenward.sock"),
@@ -453,6 +477,32 @@ mod tests {
     }
 
     #[test]
+    fn ports_and_the_address_for_browsers_are_options() {
+        let scene = Scene::new();
+        let directory = scene.path("t");
+        let ports = ["--public-port", "18080", "--local-port", "17070", "--ops-port", "19464"];
+        let made = scene.run(&[&["init", &directory, "--json"][..], &ports].concat());
+        assert_eq!(made.json()["redirect_uri"], "http://localhost:18080/callback/outlook", "{}", made.err);
+        let path = scene.path("t/tokenward.toml");
+        let config = config::load_file(Path::new(&path), &Default::default()).expect("good").config;
+        assert_eq!((config.listen.public.address.port(), config.listen.ops.address.port()), (18080, 19464));
+        let local = &config.listen.local[1];
+        assert!(
+            matches!(local, config::Listener::Tcp { address, .. } if address.port() == 17070),
+            "{local:?}"
+        );
+        let other = scene.path("u");
+        let made = scene.run(&["init", &other, "--base-url", "https://tokens.contoso.com", "--json"]);
+        assert_eq!(
+            made.json()["redirect_uri"],
+            "https://tokens.contoso.com/callback/outlook",
+            "{}",
+            made.err
+        );
+        assert_eq!(scene.run(&["init", &scene.path("v"), "--ops-port", "0"]).code, 2);
+    }
+
+    #[test]
     fn wrong_options_make_nothing() {
         let scene = Scene::new();
         let directory = scene.path("t");
@@ -476,6 +526,10 @@ mod tests {
             client_id: "a\"b".into(),
             authority: "https://login.microsoftonline.com/common/v2.0".into(),
             home_tenant: Some("contoso.com".into()),
+            public_port: 8080,
+            local_port: 7070,
+            ops_port: 9464,
+            base_url: None,
             scopes: "offline_access,openid Mail.Read".into(),
             json: false,
         };

@@ -16,20 +16,27 @@
 //! The one hard problem: error messages that tell the reader what to type next. So each `Failure` has hints
 //! beside its message, and the daemon's own hints are passed on.
 
+mod admin_consent;
 mod args;
 mod audit;
+mod audit_who;
 mod callers;
 mod check;
 mod client;
 mod connect;
 mod connections;
 mod credentials;
+mod described;
+mod explain;
 mod init;
 mod keyring;
 mod output;
 mod policy;
+mod progress;
 mod reload;
 mod revoke;
+mod sessions;
+mod shell;
 mod status;
 mod store;
 mod token;
@@ -110,6 +117,8 @@ fn dispatch(cli: Cli, world: &mut World) -> Result<ExitCode, Failure> {
         Command::Init(args) => init::run(&args, world),
         Command::Connect(args) => connect::run(&args, &config, world),
         Command::Token(args) => token::run(&args, &config, world),
+        Command::AdminConsent(args) => admin_consent::run(&args, &config, world),
+        Command::Sessions(command) => sessions::run(&command, &config, world),
         Command::Connections(command) => connections::run(&command, &config, world),
         Command::Callers(command) => callers::run(&command, &config, world),
         Command::Keyring(command) => keyring::run(&command, &config, world),
@@ -119,7 +128,9 @@ fn dispatch(cli: Cli, world: &mut World) -> Result<ExitCode, Failure> {
         Command::Revoke(args) => revoke::run(&args, &config, world),
         Command::Store(command) => store::run(&command, &config, world),
         Command::Policy(command) => policy::run(&command, &config, world),
-        Command::Audit(command) => audit::run(&command, world),
+        Command::Audit(command) => audit::run(&command, &config, world),
+        Command::Completions(args) => shell::completions(&args, world),
+        Command::Man(args) => shell::man(&args, world),
     }?;
     Ok(ExitCode::SUCCESS)
 }
@@ -161,10 +172,16 @@ enum Command {
             \\\n      https://graph.microsoft.com/v1.0/me/messages"
     )]
     Token(token::Args),
+    /// Print the link with which a tenant's administrator approves an app, and say what they will see
+    #[command(after_help = "Example:\n  tokenward admin-consent outlook --tenant fabrikam.com --wait")]
+    AdminConsent(admin_consent::Args),
+    /// List connect sessions with what became of them, as an operator
+    #[command(subcommand, after_help = "Example:\n  tokenward sessions list --reference 9F86-D081")]
+    Sessions(sessions::Command),
     /// List, show, explain and delete connections, as an operator
     #[command(subcommand, after_help = "Example:\n  tokenward connections list outlook --status blocked")]
     Connections(connections::Command),
-    /// Make, list and retire callers' API keys
+    /// List callers, and make, list and retire their API keys
     #[command(subcommand, after_help = "Example:\n  tokenward callers add-key mail-sync --expires-in 90d")]
     Callers(callers::Command),
     /// List, verify, promote and retire client credentials
@@ -192,9 +209,17 @@ enum Command {
     /// Adopt the present store
     #[command(subcommand, after_help = "Example:\n  tokenward store adopt")]
     Store(store::Command),
-    /// Check the files of the audit stream
+    /// Check the files of the audit stream, and ask them who had a connection's tokens
     #[command(subcommand, after_help = "Example:\n  tokenward audit verify /var/log/tokenward/audit.jsonl*")]
     Audit(audit::Command),
+    /// Print the completions of a shell
+    #[command(after_help = "Examples:\n  . <(tokenward completions bash)\n  tokenward completions zsh > \
+            /usr/local/share/zsh/site-functions/_tokenward\n  tokenward completions fish > \
+            ~/.config/fish/completions/tokenward.fish")]
+    Completions(shell::CompletionsArgs),
+    /// Write the man pages
+    #[command(after_help = "Example:\n  tokenward man /usr/local/share/man/man1")]
+    Man(shell::ManArgs),
 }
 
 /// The configuration file for this command.
@@ -238,10 +263,14 @@ impl ConfigPath {
 
 /// Quotes a path for a shell.
 fn shell_word(path: &Path) -> String {
-    let text = path.display().to_string();
+    shell_text(&path.display().to_string())
+}
+
+/// Quotes text for a shell.
+fn shell_text(text: &str) -> String {
     let plain = |c: char| c.is_ascii_alphanumeric() || "/._-+@:,=".contains(c);
     if !text.is_empty() && text.chars().all(plain) {
-        text
+        text.to_owned()
     } else {
         format!("'{}'", text.replace('\'', "'\\''"))
     }

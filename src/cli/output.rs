@@ -47,12 +47,7 @@ impl Output {
         self.end_dots();
         // In one write: a reader that is cut off has no part of a line.
         let text = printable(text, true) + "\n";
-        self.out.write_all(text.as_bytes()).and_then(|()| self.out.flush()).map_err(|error| {
-            match error.kind() {
-                io::ErrorKind::BrokenPipe => Failure::silent(Exit::Failed),
-                _ => Failure::failed(format!("cannot write to standard output: {error}")),
-            }
-        })
+        self.write(text.as_bytes())
     }
 
     /// Writes data in place of the terminal's present content.
@@ -67,6 +62,19 @@ impl Output {
         let text = serde_json::to_string_pretty(value)
             .map_err(|error| Failure::failed(format!("cannot write JSON: {error}")))?;
         self.data(&printable_json(&text))
+    }
+
+    /// Writes what this program made itself, byte for byte: nothing in it comes from elsewhere.
+    pub(super) fn generated(&mut self, bytes: &[u8]) -> Result<(), Failure> {
+        self.end_dots();
+        self.write(bytes)
+    }
+
+    fn write(&mut self, bytes: &[u8]) -> Result<(), Failure> {
+        self.out.write_all(bytes).and_then(|()| self.out.flush()).map_err(|error| match error.kind() {
+            io::ErrorKind::BrokenPipe => Failure::silent(Exit::Failed),
+            _ => Failure::failed(format!("cannot write to standard output: {error}")),
+        })
     }
 
     /// Writes words for the person at the terminal; a failure to write them is ignored.

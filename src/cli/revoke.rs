@@ -24,6 +24,9 @@ pub(super) struct Args {
     /// Revoke even if no such app, tenant or caller is known
     #[arg(long)]
     even_if_unknown: bool,
+    /// Only say how many connections are meant
+    #[arg(long, conflicts_with = "yes")]
+    dry_run: bool,
     /// Do not ask
     #[arg(long)]
     yes: bool,
@@ -58,6 +61,14 @@ pub(super) fn run(args: &Args, config: &ConfigPath, world: &mut World) -> Result
     }
     block_on(async {
         let path = "/admin/v1/revocations";
+        if args.dry_run {
+            let meant = client.ask(Method::POST, path, Some(&body(true)), DEADLINE).await?;
+            if args.json {
+                return world.output.json(&meant);
+            }
+            world.output.say(&format!("That would end {}, {named}.", count(&read(&meant)?)));
+            return Ok(());
+        }
         if !args.yes {
             let meant = client.ask(Method::POST, path, Some(&body(true)), DEADLINE).await?;
             let question = format!(

@@ -861,8 +861,6 @@ fn log(section: &Section<'_>) -> Option<LogConfig> {
         ("debug", LogLevel::Debug),
         ("trace", LogLevel::Trace),
     ];
-    Some(LogConfig {
-        level: section.choice("level", &levels)?,
-        format: section.choice("format", &[("json", LogFormat::Json), ("text", LogFormat::Text)])?,
-    })
+    let formats = [("auto", LogFormat::Auto), ("json", LogFormat::Json), ("text", LogFormat::Text)];
+    Some(LogConfig { level: section.choice("level", &levels)?, format: section.choice("format", &formats)? })
 }

@@ -282,7 +282,7 @@ scopes = ["*"]
             config.audit,
             AuditConfig { sinks: vec![AuditSink::Stdout], fail_closed: false, signing_key: None }
         );
-        assert_eq!((config.log.level, config.log.format), (LogLevel::Info, LogFormat::Json));
+        assert_eq!((config.log.level, config.log.format), (LogLevel::Info, LogFormat::Auto));
     }
 
     #[test]

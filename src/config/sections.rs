@@ -527,7 +527,7 @@ pub struct LimitsConfig {
 pub struct LogConfig {
     /// Least level that is logged; default info.
     pub level: LogLevel,
-    /// JSON lines or text; default JSON.
+    /// JSON lines or text; default by where it goes.
     pub format: LogFormat,
 }
 
@@ -549,6 +549,8 @@ pub enum LogLevel {
 /// Format of the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LogFormat {
+    /// Text where standard error is a terminal, JSON anywhere else.
+    Auto,
     /// One JSON line for each event.
     Json,
     /// Text for people.

@@ -882,9 +882,10 @@ static LOG: Table = Table {
         ),
         key(
             "format",
-            Kind::OneOf(&["json", "text"]),
-            Default(r#""json""#),
-            "One JSON line for each event, or text for people.",
+            Kind::OneOf(&["auto", "json", "text"]),
+            Default(r#""auto""#),
+            "One JSON line for each event, or text for people; `auto` is text where standard error is a \
+             terminal, and JSON anywhere else.",
         ),
     ],
 };

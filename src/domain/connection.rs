@@ -100,6 +100,8 @@ pub struct Profile {
     last_refreshed_at: Timestamp,
     attempts: Attempts,
     sign_in: SignIn,
+    /// Words of the company's own.
+    labels: Vec<String>,
     /// Unlike a generation, which every change counts up, it says which of two grants came first.
     renewals: u64,
 }
@@ -128,6 +130,7 @@ impl Profile {
             last_refreshed_at: now,
             attempts: before.map(|before| before.attempts.clone()).unwrap_or_default(),
             sign_in: SignIn::default(),
+            labels: before.map(|before| before.labels.clone()).unwrap_or_default(),
             renewals: 0,
         };
         profile.remember(Attempt {
@@ -221,6 +224,18 @@ impl Profile {
     /// How often its grant has worked since that sign-in.
     pub fn renewals(&self) -> u64 {
         self.renewals
+    }
+
+    /// Replaces its labels, if there are new ones.
+    #[must_use]
+    pub fn labelled(mut self, labels: Option<Vec<String>>) -> Self {
+        self.labels = labels.unwrap_or(self.labels);
+        self
+    }
+
+    /// Its labels: words of the company's own, checked by [`crate::domain::label`].
+    pub fn labels(&self) -> &[String] {
+        &self.labels
     }
 
     /// Sets the start of its session.

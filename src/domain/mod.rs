@@ -26,11 +26,13 @@ pub mod expiry;
 pub mod grant;
 pub mod id;
 pub mod json_text;
+pub mod label;
 pub mod not_now;
 #[cfg(any(test, feature = "testkit"))]
 pub mod properties;
 pub mod proxy;
 pub mod random;
+pub mod reference;
 pub mod remarks;
 pub mod revocation;
 pub mod scope;

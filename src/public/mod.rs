@@ -257,7 +257,8 @@ impl PublicSite {
         let base_url = self.broker.base_url();
         let binding = move |session: &str| cookie::binding(&headers, &base_url, session);
         let tell = self.teller(&app, &request_id, who.origin);
-        let finished = self.broker.finish(parameters.callback(&app, &binding), tell).await;
+        let finished =
+            self.broker.finish(parameters.callback(&app, request_id.as_str(), &binding), tell).await;
         match finished {
             Finished::Refused(problem) => {
                 let (status, page) = Page::of_callback_problem(&problem, admin);

@@ -25,6 +25,17 @@ impl SecretHash {
         SecretHash(sha256_hex(secret.as_bytes()))
     }
 
+    /// Reads a hash back from its 64 hexadecimal digits.
+    pub fn parse(digits: &str) -> Option<Self> {
+        let is_one = digits.len() == 64 && digits.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
+        is_one.then(|| SecretHash(digits.to_owned()))
+    }
+
+    /// Its digits.
+    pub fn digits(&self) -> &str {
+        &self.0
+    }
+
     /// Whether it is the hash of this secret, in constant time.
     pub fn is_of(&self, secret: &str) -> bool {
         let other = SecretHash::of(secret);
@@ -105,6 +116,8 @@ mod tests {
         assert!(FiledUnder::session(&earlier).names().any(|looked_at| looked_at == earlier.expose()));
         assert_eq!(filed.name, FiledUnder::hash(&SecretHash::of(id.expose())).name);
         assert!(SecretHash::of("code").is_of("code") && !SecretHash::of("code").is_of("codf"));
+        assert_eq!(SecretHash::parse(SecretHash::of("code").digits()), Some(SecretHash::of("code")));
+        assert_eq!((SecretHash::parse("code"), SecretHash::parse(&"G".repeat(64))), (None, None));
         // As they stand in sealed records of earlier builds.
         let stored = format!("\"{}\"", sha256_hex(b"code"));
         assert!(serde_json::from_str::<SecretHash>(&stored).is_ok_and(|hash| hash.is_of("code")));

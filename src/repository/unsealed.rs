@@ -104,6 +104,11 @@ impl Repository {
         self.store.count_in(owner, entry, until, most).await
     }
 
+    /// The entries that count for an owner, in no order.
+    pub async fn counted(&self, owner: &str) -> Result<Vec<String>, StoreError> {
+        self.store.counted(owner).await
+    }
+
     /// Stops counting an entry.
     pub async fn count_out(&self, owner: &str, entry: &str) -> Result<(), StoreError> {
         self.store.count_out(owner, entry).await

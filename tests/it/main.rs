@@ -74,6 +74,7 @@ mod mtls;
 mod names;
 mod odd_answers;
 mod operations;
+mod operator_commands;
 mod outbound;
 mod pki;
 mod policy_doors;

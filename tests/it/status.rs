@@ -1,6 +1,7 @@
 //! Output of an operator's commands when something is wrong: with the file on disk, with the store, with a
 //! secret's date.
 
+use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::process::{Command, Output, Stdio};
 
@@ -9,23 +10,23 @@ use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 use crate::world::{ALICE, Kept, Plan, World};
 
 impl World {
-    fn command(&self, arguments: &[&str]) -> Command {
+    pub(crate) fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_tokenward"));
         command.args(arguments).args(["--config"]).arg(self.folder.path().join("tokenward.toml"));
         command.stdin(Stdio::null());
         command
     }
 
-    fn asked(&self, arguments: &[&str]) -> Output {
+    pub(crate) fn asked(&self, arguments: &[&str]) -> Output {
         self.command(arguments).output().expect("it ends")
     }
 }
 
-fn out(output: &Output) -> String {
+pub(crate) fn out(output: &Output) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
-fn err(output: &Output) -> String {
+pub(crate) fn err(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
@@ -122,32 +123,36 @@ async fn what_ends_next_is_listed_and_a_secret_without_a_date_has_a_series() {
     assert!(listed.lines().any(|line| line.contains("undated") && line.contains("unknown")), "{listed}");
 }
 
-#[tokio::test]
-async fn a_terminal_is_drawn_anew_and_shows_no_escape_as_text() {
-    let world = Plan::default().start().await;
+/// Makes a terminal: the end that shows what is written to the other one.
+pub(crate) fn terminal() -> (File, File) {
     let controller = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).expect("a terminal");
     grantpt(&controller).expect("ours");
     unlockpt(&controller).expect("unlocked");
     let name = ptsname(&controller, Vec::new()).expect("a name");
-    let terminal = std::fs::OpenOptions::new()
-        .read(true)
-        .write(true)
-        .open(name.to_str().expect("a path"))
-        .expect("the other end");
-    let mut child = world.command(&["status"]).stdout(OwnedFd::from(terminal)).spawn().expect("it starts");
-    let mut shown = String::new();
-    let mut screen = std::fs::File::from(controller);
-    let reader = std::thread::spawn(move || {
-        let mut bytes = [0; 4096];
-        // Drawn twice.
-        while shown.matches("tokenward 0.").count() < 2 {
-            match std::io::Read::read(&mut screen, &mut bytes) {
-                Ok(0) | Err(_) => break,
-                Ok(read) => shown.push_str(&String::from_utf8_lossy(&bytes[..read])),
-            }
+    let terminal = std::fs::OpenOptions::new().read(true).write(true).open(name.to_str().expect("a path"));
+    (File::from(controller), terminal.expect("the other end"))
+}
+
+/// Reads what a terminal shows until that is enough, or nobody writes to it any more.
+pub(crate) fn read_until(mut screen: File, is_enough: impl Fn(&str) -> bool) -> String {
+    let (mut shown, mut bytes) = (String::new(), [0; 4096]);
+    while !is_enough(&shown) {
+        match std::io::Read::read(&mut screen, &mut bytes) {
+            Ok(0) | Err(_) => break,
+            Ok(read) => shown.push_str(&String::from_utf8_lossy(&bytes[..read])),
         }
-        shown
-    });
+    }
+    shown
+}
+
+#[tokio::test]
+async fn a_terminal_is_drawn_anew_and_shows_no_escape_as_text() {
+    let world = Plan::default().start().await;
+    let (screen, terminal) = terminal();
+    let mut child = world.command(&["status"]).stdout(OwnedFd::from(terminal)).spawn().expect("it starts");
+    // Drawn twice.
+    let reader =
+        std::thread::spawn(|| read_until(screen, |shown| shown.matches("tokenward 0.").count() == 2));
     let shown = tokio::task::spawn_blocking(|| reader.join().expect("read")).await.expect("joined");
     child.kill().expect("a child of ours");
     child.wait().expect("it ends");

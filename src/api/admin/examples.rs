@@ -58,6 +58,14 @@ pub(super) const REVOKED: &[Example] = &[
 
 pub(super) const APPS: &str = r#"{"apps": ["calendar", "outlook"]}"#;
 
+pub(super) const SESSION_PAGE: &str = r#"
+{"sessions": [{"session": "3b1f0c9a55d2e871", "app": "outlook", "connection": "user-4711",
+"caller": "webshop", "started_at": "2026-11-23T10:20:23Z", "expires_at": "2026-11-23T11:20:23Z",
+"request_id": "9f86d081884c7d659a2feaa0c55ad015", "state": "failed", "reason": "access_denied",
+"hint": "an administrator of the user's organisation must allow it; error_codes say what stands in the way",
+"error": "invalid_grant", "error_codes": [53003], "trace_id": "0a8b3c31-88ba-43d7-a8f5-2b83f0b20800",
+"correlation_id": "3b9f9a3a-1f0e-4a74-b2a5-2f5f4d8f7f11"}], "next_cursor": "dXNlci00NzEx"}"#;
+
 pub(super) const PAUSE: &str = r#"{"paused": true}"#;
 
 pub(super) const REFRESHING: &str = r#"{"refreshing": true}"#;

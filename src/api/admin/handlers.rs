@@ -11,15 +11,17 @@ use super::wire::{
 use super::{AdminApi, Call, shapes};
 use crate::api::body::{self, AskedRevocation};
 use crate::api::problem::{self, Problem};
-use crate::api::shapes::{ConnectionShape, ExplainShape};
+use crate::api::shapes::{ConnectionShape, ExplainShape, SessionPageShape};
 use crate::api::{code_of, list_request, no_content, page_shape};
 use crate::broker::Refusal;
-use crate::broker::inspect::Shown;
+use crate::broker::inspect::{ListRequest, Shown};
 use crate::broker::pause::PausedWhat;
 use crate::broker::revoke::Meant;
 use crate::broker::rewrap::Against;
+use crate::broker::session_list::SessionsWanted;
 use crate::domain::choice::Choice;
 use crate::domain::id::{AppName, CallerName, ConnectionKey, ConnectionName, InvalidName};
+use crate::domain::reference::Reference;
 use crate::domain::time::Timestamp;
 use crate::events::{About, Who};
 use crate::listener::Response;
@@ -123,9 +125,40 @@ impl AdminApi {
 impl AdminApi {
     /// `GET …/connections`
     pub(super) async fn list(&self, call: Call<'_>, app: &AppName) -> Answer {
-        let request = list_request(&self.broker, app, &call.query)?;
+        let given = |name| call.query.value(name).map(str::to_owned);
+        let request = ListRequest {
+            reason: given("reason"),
+            account: given("account"),
+            label: given("label"),
+            text: given("text"),
+            ..list_request(&self.broker, app, &call.query)?
+        };
         let page = self.broker.list_as_admin(app, &request).await.map_err(Problem::of)?;
         ok(&page_shape(&self.broker, app, &page))
+    }
+
+    /// `GET /admin/v1/sessions`
+    pub(super) async fn sessions(&self, call: Call<'_>) -> Answer {
+        let given = |name: &'static str| call.query.value(name);
+        let invalid = |name| move |error: InvalidName| Problem::invalid(name, error.to_string());
+        let after = given("cursor").map(|cursor| self.broker.read_sessions_cursor(cursor));
+        let reference = given("reference").map(Reference::parse).transpose();
+        let wanted = SessionsWanted {
+            app: given("app").map(AppName::parse).transpose().map_err(invalid("app"))?,
+            connection: given("connection")
+                .map(ConnectionName::stored)
+                .transpose()
+                .map_err(invalid("connection"))?,
+            state: given("state").map(str::to_owned),
+            reference: reference.map_err(|error| Problem::invalid("reference", error.to_string()))?,
+            after: after.transpose().map_err(Problem::of)?,
+        };
+        let callers = self.callers.load().iter().map(|caller| caller.name.clone()).collect();
+        let page = self.broker.list_sessions(&callers, &wanted).await.map_err(Problem::of)?;
+        ok(&SessionPageShape {
+            sessions: page.sessions.iter().map(Into::into).collect(),
+            next_cursor: page.next.as_ref().map(|next| self.broker.sessions_cursor(next)),
+        })
     }
 
     /// `GET …/connections/{connection}`
@@ -145,7 +178,7 @@ impl AdminApi {
         let outcome = self.broker.set_paused(key, paused).await;
         let act = if paused { "pause" } else { "resume" };
         self.events.admin_act(call.who, call.admin, act, key, code_of(&outcome)).await;
-        if outcome.map_err(Problem::of)? == PausedWhat::Name {
+        if outcome.map_err(|refusal| about(refusal, key))? == PausedWhat::Name {
             return Ok(no_content());
         }
         let shown = self.broker.show_as_admin(key).await.map_err(Problem::of)?;
@@ -156,7 +189,7 @@ impl AdminApi {
     pub(super) async fn refresh(&self, call: Call<'_>, key: &ConnectionKey) -> Answer {
         let outcome = self.broker.refresh_now(key).await;
         self.events.admin_act(call.who, call.admin, "refresh", key, code_of(&outcome)).await;
-        outcome.map_err(Problem::of)?;
+        outcome.map_err(|refusal| about(refusal, key))?;
         accepted(&Refreshing { refreshing: true })
     }
 
@@ -164,7 +197,7 @@ impl AdminApi {
     pub(super) async fn delete(&self, call: Call<'_>, key: &ConnectionKey) -> Answer {
         let outcome = self.broker.delete_as_admin(key).await;
         self.events.admin_act(call.who, call.admin, "delete", key, code_of(&outcome)).await;
-        outcome.map_err(Problem::of)?;
+        outcome.map_err(|refusal| about(refusal, key))?;
         Ok(no_content())
     }
 
@@ -173,10 +206,18 @@ impl AdminApi {
         match self.broker.show_as_admin(key).await {
             Ok(shown) => Ok(shown),
             Err(Refusal::ConnectionNotFound) if self.broker.is_name_paused(key).await == Ok(true) => {
-                Err(Problem::of(Refusal::ConnectionNotFound).of_held_name(key))
+                Err(Problem::no_such_connection(key).of_held_name(key))
             }
-            Err(refusal) => Err(Problem::of(refusal)),
+            Err(refusal) => Err(about(refusal, key)),
         }
+    }
+}
+
+/// What an operator is told of a refusal that is about this connection.
+fn about(refusal: Refusal, key: &ConnectionKey) -> Problem {
+    match refusal {
+        Refusal::ConnectionNotFound => Problem::no_such_connection(key),
+        other => Problem::of(other),
     }
 }
 

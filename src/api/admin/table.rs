@@ -120,7 +120,7 @@ pub(super) const TABLE: &[Route<AdminApi>] = &[
             summary: "An app's connections",
             description: "At most 100 a page. Go on while there is a `next_cursor`: a filter that matches \
              few makes short and even empty pages.",
-            query: &["status", "tenant", "cursor"],
+            query: &["status", "tenant", "reason", "account", "label", "text", "cursor"],
             answer: (200, "A page."),
             content: Some(Content::one("ConnectionPage", examples::CONNECTION_PAGE)),
             problems: &[(404, "AppNotFound")],
@@ -210,6 +210,25 @@ pub(super) const TABLE: &[Route<AdminApi>] = &[
              memory within a second. Tokens that were handed out work until they end.",
             answer: (204, "It is gone."),
             problems: &[(404, "ConnectionNotFound")],
+            ..Doc::PLAIN
+        },
+    },
+    Route {
+        method: "GET",
+        path: "/admin/v1/sessions",
+        handler: Run::Plain(|api, call| Box::pin(api.sessions(call))),
+        permission: Permission::Operates,
+        effect: Effect::Reads("sessions"),
+        doc: Doc {
+            id: "listSessions",
+            tag: "connections",
+            summary: "Connect sessions, and what became of them",
+            description: "Of all replicas, as long as they can be read: while their link works, and an hour \
+             after they ended. Not those of a caller that the configuration does not have any more. At most \
+             100 a page. Go on while there is a `next_cursor`: a filter makes short and even empty pages.",
+            query: &["session_app", "session_connection", "state", "reference", "cursor"],
+            answer: (200, "A page."),
+            content: Some(Content::one("SessionPage", examples::SESSION_PAGE)),
             ..Doc::PLAIN
         },
     },

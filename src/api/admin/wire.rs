@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+pub use crate::broker::session_list::STATES as SESSION_STATES;
 use crate::domain::id::{AppName, CallerName};
 
 /// `GET /admin/v1/status`

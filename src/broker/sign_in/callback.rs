@@ -75,7 +75,7 @@ impl Broker {
                 .is_some_and(|binding| same(&sha256_hex(binding.as_bytes()), browser))
         };
         let broker = Arc::clone(self);
-        let outcome = callback.outcome;
+        let (outcome, request_id) = (callback.outcome, callback.request_id);
         match &record.value.purpose {
             Purpose::Answered(answered) => {
                 if !is_bound(&answered.session, &answered.browser) {
@@ -102,7 +102,7 @@ impl Broker {
                 if !fits {
                     return Err(Finished::Refused(CallbackProblem::MixedUp));
                 }
-                let work = async move { broker.finish_connect(&hash, record, outcome).await };
+                let work = async move { broker.finish_connect(&hash, record, outcome, &request_id).await };
                 Ok(("finish a connect flow", Box::pin(work)))
             }
         }
@@ -113,6 +113,7 @@ impl Broker {
         hash: &FiledUnder,
         record: Taken<AuthorizeState>,
         outcome: CallbackOutcome,
+        request_id: &str,
     ) -> Finished {
         // Judged before anything is used up: if it cannot be determined now, the browser may come again.
         let right = match &record.value.purpose {
@@ -160,7 +161,7 @@ impl Broker {
                 (SessionState::failed(FailureReason::AuthorityError), None)
             }
         };
-        let state_now = self.conclude(&state.session, outcome.clone()).await;
+        let state_now = self.conclude(&state.session, outcome.clone(), request_id).await;
         let code = code.filter(|_| state_now == outcome);
         // Too late: the session has another state. (If that is unknown, the grant is left to expire.)
         if let SessionState::AwaitingConfirmation { code_hash, .. } = &outcome

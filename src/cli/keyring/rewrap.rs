@@ -1,16 +1,32 @@
 //! `keyring rewrap`: starts the daemon's rewrapping, and follows it to its end.
 
+use std::sync::Arc;
+use std::time::Duration;
+
 use serde_json::json;
 
 use super::daemon::{seen, start_rewrap, until_next_poll};
 use crate::api::admin::wire::{Keyring, Rewrap};
 use crate::cli::client::Client;
+use crate::cli::progress::pace;
 use crate::cli::{Failure, World, block_on};
 
 /// Most equal polls of a rewrapping replica before that counts as no progress: it counts every half a minute.
 const STUCK: u32 = 90;
 
+/// How far it is, and how long it will take at this pace.
+fn line(left: u64, resealed: u64, took: Duration) -> String {
+    let to_do = left.saturating_sub(resealed);
+    let pace = match pace(resealed, to_do, took) {
+        Some(pace) => format!(" ({pace})"),
+        None => String::new(),
+    };
+    format!("{resealed} records rewrapped, {left} counted before{pace}.")
+}
+
 pub(super) fn rewrap(client: &Client, as_json: bool, world: &mut World) -> Result<(), Failure> {
+    let clock = Arc::clone(&world.clock);
+    let began = clock.monotonic();
     let seen: Keyring = block_on(async {
         let before = seen(client).await?;
         start_rewrap(client).await?;
@@ -45,9 +61,7 @@ pub(super) fn rewrap(client: &Client, as_json: bool, world: &mut World) -> Resul
             same = 0;
             match (&seen.rewrap.waits_for, running) {
                 (Some(why), _) => world.output.say(&format!("Waits: {why}.")),
-                (None, true) => {
-                    world.output.say(&format!("{resealed} records rewrapped, {left} counted before."))
-                }
+                (None, true) => world.output.say(&line(left, resealed, clock.monotonic() - began)),
                 (None, false) => world.output.say(&format!("{left} records are left.")),
             }
             said = Some(progress);

@@ -36,6 +36,8 @@ pub(super) struct Stored {
     pending_claims: Option<String>,
     #[serde(default)]
     sign_in: SignIn,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    labels: Vec<String>,
     #[serde(default)]
     renewals: u64,
     /// The verdict that a pause keeps. `status` alone does not say it, and earlier builds, which pass over
@@ -82,6 +84,7 @@ impl From<Stored> for Profile {
             last_refreshed_at: stored.last_refreshed_at,
             attempts: stored.attempts.into(),
             sign_in: stored.sign_in,
+            labels: stored.labels,
             renewals: stored.renewals,
         }
     }
@@ -109,6 +112,7 @@ impl From<Profile> for Stored {
             last_refreshed_at: profile.last_refreshed_at,
             attempts: profile.attempts.to_vec(),
             sign_in: profile.sign_in,
+            labels: profile.labels,
             renewals: profile.renewals,
         }
     }

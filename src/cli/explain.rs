@@ -1,0 +1,189 @@
+//! `connections explain`: what is known of a connection, and at its end what to do: until when callers are
+//! served, and the command to run.
+
+use serde_json::Value;
+
+use super::args::StoredConnectionArgs;
+use super::client::text;
+use super::described::{describe, plain};
+use super::output::{shown, table};
+use super::shell_text;
+use super::status::store_lost;
+use crate::api::admin::wire::Status;
+
+/// Members that have a place of their own in the table of attempts.
+const COLUMNS: [&str; 4] = ["at", "action", "outcome", "conclusion"];
+
+/// Formats the explanation of a connection. `option` names the configuration, if the user did.
+pub(super) fn explain(key: &StoredConnectionArgs, seen: &Value, status: &Status, option: &str) -> String {
+    let mut parts = vec![describe(seen), attempts(seen)];
+    parts.extend(Some(shown(text(seen, "advice"))).filter(|advice| !advice.is_empty()));
+    parts.extend(store_lost(status).map(|lost| format!("But {lost}.")));
+    parts.push(served(seen));
+    parts.extend(next(key, seen, option));
+    parts.join("\n\n")
+}
+
+fn attempts(seen: &Value) -> String {
+    let attempts = seen.get("attempts").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
+    if attempts.is_empty() {
+        return "No attempts at the authority are recorded.".to_owned();
+    }
+    let row = |attempt: &Value| {
+        let mut row: Vec<String> =
+            COLUMNS.into_iter().map(|member| text(attempt, member).to_owned()).collect();
+        row.push(said(attempt));
+        row
+    };
+    let rows: Vec<Vec<String>> = attempts.iter().map(row).collect();
+    table(&["AT", "ACTION", "OUTCOME", "CONCLUSION", "THE AUTHORITY SAID"], &rows)
+}
+
+/// Formats what the authority said. Its numbers have the form that can be looked up.
+fn said(attempt: &Value) -> String {
+    let mut others = attempt.clone();
+    let mut numbers = Vec::new();
+    if let Some(members) = others.as_object_mut() {
+        let codes = members.remove("error_codes");
+        numbers
+            .extend(codes.iter().filter_map(Value::as_array).flatten().map(|code| format!("AADSTS{code}")));
+        members.retain(|name, value| {
+            !COLUMNS.contains(&name.as_str())
+                && !value.is_null()
+                && value.as_array().is_none_or(|items| !items.is_empty())
+        });
+    }
+    numbers.extend(Some(plain(&others)).filter(|rest| !rest.is_empty()));
+    numbers.join(" ")
+}
+
+/// Says until when callers are served, whatever is wrong.
+fn served(seen: &Value) -> String {
+    match (text(seen, "served_until"), text(seen, "status")) {
+        (_, "paused") => "Callers are not served while it is paused.".to_owned(),
+        ("", "active") => "No token is held: the next request fetches one.".to_owned(),
+        ("", _) => "Callers are not served: no token with life is held.".to_owned(),
+        (until, "active") => format!("The token that is held lives until {}.", shown(until)),
+        (until, _) => {
+            format!("Callers are served until {}, with the token that is held.", shown(until))
+        }
+    }
+}
+
+/// Returns what to run or where to look, if there is anything to do.
+fn next(key: &StoredConnectionArgs, seen: &Value, option: &str) -> Option<String> {
+    let (app, connection) = (&key.app, shell_text(key.connection.as_str()));
+    let run = |command: String| Some(format!("Run: tokenward {command}{option}"));
+    match (text(seen, "status"), text(seen, "reason")) {
+        ("paused", _) => run(format!("connections resume {app} {connection}")),
+        ("needs_reauthorization", _) => run(format!("connect {app} {connection}")),
+        ("blocked", "admin_consent_required" | "app_not_in_tenant") => {
+            let tenant = Some(text(&seen["account"], "tid")).filter(|tenant| !tenant.is_empty());
+            let of = tenant.map(|tenant| format!(" --tenant {}", shell_text(tenant))).unwrap_or_default();
+            run(format!("admin-consent {app}{of}"))
+        }
+        ("blocked", reason) => {
+            let correlation = last_with(seen, "correlation_id");
+            let search = correlation.map(|id| format!(", and search for the correlation id {}", shown(id)));
+            let what = match reason {
+                "assignment_required" => "assign the user to the app under Enterprise applications",
+                "account_disabled" => "enable the account, or unlock it",
+                "device_required" => "see which Conditional Access policy asks for a device",
+                "tenant_gone" => return Some("The tenant is gone: delete the connection.".to_owned()),
+                _ => "see which policy refused",
+            };
+            Some(format!(
+                "The administrator of the user's tenant can {what}: open Microsoft Entra > Monitoring > \
+                 Sign-in logs{}.\nAfterwards: tokenward connections refresh {app} {connection}{option}",
+                search.unwrap_or_default()
+            ))
+        }
+        ("active", _) => {
+            let attempts = seen["attempts"].as_array();
+            let outcome = text(attempts.and_then(|all| all.last()).unwrap_or(&Value::Null), "outcome");
+            let is_of_the_app = matches!(outcome, "credential_rejected" | "app_rejected" | "unclear");
+            if is_of_the_app { run(format!("credentials verify {app}")) } else { None }
+        }
+        _ => None,
+    }
+}
+
+/// Returns a member of the last attempt that has it.
+fn last_with<'a>(seen: &'a Value, member: &str) -> Option<&'a str> {
+    let attempts = seen["attempts"].as_array()?;
+    attempts.iter().rev().map(|attempt| text(attempt, member)).find(|value| !value.is_empty())
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::domain::id::{AppName, ConnectionName};
+
+    fn explained(change: &Value) -> String {
+        let mut seen = json!({
+            "app": "outlook", "connection": "user-1", "status": "blocked", "reason": "policy_blocked",
+            "account": { "tid": "t-1", "oid": "o" }, "served_until": "2026-11-23T01:00:00Z",
+            "attempts": [{ "at": "2026-11-23T00:00:00Z", "action": "refresh", "outcome": "blocked",
+                "conclusion": "kept", "error": "invalid_grant", "error_codes": [53003], "trace_id": null,
+                "correlation_id": "c-1" }],
+            "advice": "An administrator must\u{1b} act.",
+        });
+        for (member, value) in change.as_object().expect("members") {
+            seen[member] = value.clone();
+        }
+        let key = StoredConnectionArgs {
+            app: AppName::parse("outlook").expect("a name"),
+            connection: ConnectionName::parse("user-1").expect("a name"),
+        };
+        explain(&key, &seen, &Status::default(), " --config t.toml")
+    }
+
+    #[test]
+    fn an_explanation_ends_with_the_time_and_the_command_for_each_state() {
+        for (change, time, command) in [
+            (
+                json!({ "status": "needs_reauthorization", "reason": "grant_expired" }),
+                "Callers are served until 2026-11-23T01:00:00Z",
+                "Run: tokenward connect outlook user-1 --config t.toml",
+            ),
+            (
+                json!({ "reason": "admin_consent_required", "served_until": null }),
+                "Callers are not served: no token",
+                "Run: tokenward admin-consent outlook --tenant t-1 --config t.toml",
+            ),
+            (
+                json!({ "status": "paused", "reason": null, "served_until": null }),
+                "Callers are not served while it is paused",
+                "Run: tokenward connections resume outlook user-1 --config t.toml",
+            ),
+            (
+                json!({ "status": "active", "reason": null,
+                    "attempts": [{ "outcome": "credential_rejected" }] }),
+                "lives until 2026-11-23T01:00:00Z",
+                "Run: tokenward credentials verify outlook --config t.toml",
+            ),
+            (
+                json!({}),
+                "Callers are served until 2026-11-23T01:00:00Z",
+                "Afterwards: tokenward connections refresh outlook user-1 --config t.toml",
+            ),
+        ] {
+            let text = explained(&change);
+            let (before, end) =
+                text.split_at(text.find("Callers are").or(text.find("The token")).expect(&text));
+            assert!(end.contains(time) && end.ends_with(command), "{text}");
+            assert!(before.contains("act.") && !before.contains('\u{1b}'), "{text}");
+        }
+        let works = explained(&json!({ "status": "active", "reason": null, "attempts": [] }));
+        assert!(works.ends_with("lives until 2026-11-23T01:00:00Z."), "{works}");
+    }
+
+    #[test]
+    fn what_the_authority_said_can_be_looked_up() {
+        let text = explained(&json!({}));
+        assert!(text.contains("AADSTS53003 correlation_id=c-1 error=invalid_grant"), "{text}");
+        assert!(text.contains("search for the correlation id c-1") && !text.contains("trace_id"), "{text}");
+    }
+}
