@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::environment::Environment;
 use super::process::Ports;
-use crate::config::{ConfigErrors, Mistake, Places};
+use crate::config::{ConfigErrors, Mistake, Places, Topic};
 use crate::telemetry::metrics::Metrics;
 
 /// All findings so far.
@@ -60,6 +60,11 @@ impl<'a> Findings<'a> {
     /// Something that an operator should look at.
     pub(super) fn warning(&mut self, key: &str, problem: impl std::fmt::Display) {
         self.warnings.push(self.places.mistake(key, problem.to_string()));
+    }
+
+    /// The same, about something that `doctor` also asks others about.
+    pub(super) fn warning_about(&mut self, topic: Topic, key: &str, problem: impl std::fmt::Display) {
+        self.warnings.push(Mistake { topic, ..self.places.mistake(key, problem.to_string()) });
     }
 
     /// How many mistakes there are so far.

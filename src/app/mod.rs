@@ -5,6 +5,7 @@ mod apps;
 mod callers;
 mod core;
 mod credentials;
+pub mod doctor;
 mod edges;
 mod environment;
 mod files;

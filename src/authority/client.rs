@@ -4,6 +4,7 @@ mod answered;
 mod app_token;
 mod config;
 mod documents;
+mod examine;
 mod failure;
 mod hosts;
 mod proof;
@@ -22,6 +23,7 @@ use parking_lot::Mutex;
 
 pub use self::config::{AuthorityConfig, AuthorityConfigError, AuthorityParts, ResponseMode};
 use self::documents::Documents;
+pub use self::examine::{LookedAt, RedirectSeen, Registered, RegistrationSeen, Way};
 use self::registration::Registration;
 use self::transport::Transport;
 use self::urls::{Authorize, admin_consent_url};

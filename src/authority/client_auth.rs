@@ -27,6 +27,7 @@ use super::discovery::Metadata;
 use crate::domain::random::{Random, random_bytes};
 use crate::domain::secret::ClientSecret;
 use crate::domain::task::BoxFuture;
+use crate::domain::text::is_guid;
 use crate::domain::time::{Clock, Timestamp};
 use crate::jwt::json::Object;
 use crate::jwt::keys::Algorithm;
@@ -171,6 +172,14 @@ impl ClientCredential {
         match self.kind {
             Kind::Secret(_) | Kind::Federated(_) => true,
             Kind::Certificate(_) => *audience != AssertionAudience::TokenEndpoint,
+        }
+    }
+
+    /// Returns true for a secret that is a GUID. At Entra that is a secret's ID, and no secret's value.
+    pub fn is_guid(&self) -> bool {
+        match &self.kind {
+            Kind::Secret(secret) => is_guid(secret.expose().trim().trim_matches(['"', '\''])),
+            Kind::Certificate(_) | Kind::Federated(_) => false,
         }
     }
 

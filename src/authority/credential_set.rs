@@ -183,7 +183,7 @@ impl CredentialSet {
     }
 
     /// Iterates over the configured members, without fallbacks.
-    pub(super) fn configured(&self) -> impl Iterator<Item = &Arc<Member>> {
+    pub fn configured(&self) -> impl Iterator<Item = &Arc<Member>> {
         self.members.iter().filter(|member| member.standing().superseded_at.is_none())
     }
 

@@ -73,6 +73,23 @@ impl HttpAnswer {
     }
 }
 
+impl HttpAnswer {
+    /// Refuses a redirect: none is followed.
+    fn without_redirect(self, url: &CheckedUrl) -> Result<HttpAnswer, HttpFailure> {
+        if !(300..400).contains(&self.status) {
+            return Ok(self);
+        }
+        let cause = format!(
+            "{} answered with a redirect ({}) to {}, which is never followed: if that is where it is now, \
+             configure the address there",
+            url.host(),
+            self.status,
+            leads_to(&self.headers)
+        );
+        Err(HttpFailure { fault: HttpFault::Nonsense, status: Some(self.status), cause })
+    }
+}
+
 /// How a request failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum HttpFault {
@@ -98,6 +115,8 @@ pub(super) struct HttpFailure {
 /// The client for one authority.
 pub(super) struct HttpClient {
     client: Client<HttpsConnector<WayOut>, Outgoing>,
+    /// The same way out as the client's, for a connection that is only looked at.
+    pub(super) connector: HttpsConnector<WayOut>,
     guard: Arc<AddressGuard>,
     outbound: Arc<Outbound>,
     clock: Arc<dyn Clock>,
@@ -131,8 +150,8 @@ impl HttpClient {
             // A request that hyper calls cancelled comes back whole from a pooled connection that was dead:
             // none of it was written, so that sending it again is safe for a POST too.
             .retry_canceled_requests(true)
-            .build(connector);
-        Ok(HttpClient { client, guard, outbound: Arc::clone(outbound), clock })
+            .build(connector.clone());
+        Ok(HttpClient { client, connector, guard, outbound: Arc::clone(outbound), clock })
     }
 
     /// Reads a document. It is tried twice if the transport fails, for reading changes nothing.
@@ -152,8 +171,37 @@ impl HttpClient {
         };
         tokio::select! {
             biased;
-            done = work => done,
+            done = work => done?.without_redirect(url),
             () = self.clock.sleep(limit) => Err(self.too_late(url, limit, false)),
+        }
+    }
+
+    /// Reads whatever is there, a redirect too, once. For looking, not for following.
+    pub(super) async fn look(
+        &self,
+        url: &CheckedUrl,
+        headers: HeaderMap,
+        limit: Duration,
+    ) -> Result<HttpAnswer, HttpFailure> {
+        let sent = Sent::default();
+        tokio::select! {
+            biased;
+            done = self.send(Method::GET, url, headers, None, METADATA_CAP, &sent) => done,
+            () = self.clock.sleep(limit) => Err(self.too_late(url, limit, false)),
+        }
+    }
+
+    /// Checks a host that is written as an address: it does not pass the resolver.
+    pub(super) fn check_literal(&self, url: &CheckedUrl) -> Result<(), HttpFailure> {
+        match url.literal() {
+            Some(address) if !self.guard.allows(url.host(), address) => {
+                let cause = format!(
+                    "{} is a private, local or reserved address, which the authority is not",
+                    url.host()
+                );
+                Err(HttpFailure { fault: HttpFault::NotSent, status: None, cause })
+            }
+            _ => Ok(()),
         }
     }
 
@@ -168,7 +216,9 @@ impl HttpClient {
         let sent = Sent::default();
         tokio::select! {
             biased;
-            done = self.send(Method::POST, url, headers, Some(form), TOKEN_CAP, &sent) => done,
+            done = self.send(Method::POST, url, headers, Some(form), TOKEN_CAP, &sent) => {
+                done?.without_redirect(url)
+            }
             () = self.clock.sleep(limit) => Err(self.too_late(url, limit, sent.is_set())),
         }
     }
@@ -182,14 +232,7 @@ impl HttpClient {
         cap: usize,
         sent: &Sent,
     ) -> Result<HttpAnswer, HttpFailure> {
-        // Hosts written as addresses do not pass the resolver.
-        if let Some(address) = url.literal()
-            && !self.guard.allows(url.host(), address)
-        {
-            let cause =
-                format!("{} is a private, local or reserved address, which the authority is not", url.host());
-            return Err(HttpFailure { fault: HttpFault::NotSent, status: None, cause });
-        }
+        self.check_literal(url)?;
         let has_form = form.is_some();
         let mut request = Request::new(Outgoing::new(form, sent.clone()));
         *request.method_mut() = method;
@@ -216,13 +259,8 @@ impl HttpClient {
         let (head, body) = answer.into_parts();
         let status = head.status.as_u16();
         if head.status.is_redirection() {
-            let cause = format!(
-                "{} answered with a redirect ({status}) to {}, which is never followed: if that is where it \
-                 is now, configure the address there",
-                url.host(),
-                leads_to(&head.headers)
-            );
-            return Err(HttpFailure { fault: HttpFault::Nonsense, status: Some(status), cause });
+            // Nobody reads its body, however long it is.
+            return Ok(HttpAnswer { status, headers: head.headers, body: Zeroizing::default() });
         }
         let body = read_whole(body, cap).await.and_then(|body| body::text_of(&head.headers, body, cap));
         let body = body.map_err(|cause| HttpFailure {
@@ -235,7 +273,7 @@ impl HttpClient {
     }
 
     /// Describes the host, and the proxy on the way to it.
-    fn destination(&self, url: &CheckedUrl) -> String {
+    pub(super) fn destination(&self, url: &CheckedUrl) -> String {
         match self.outbound.proxy_for(url.is_https(), url.host(), url.port()) {
             Some(proxy) => format!("{} through the proxy {proxy}", url.host()),
             None => url.host().to_owned(),
@@ -311,7 +349,7 @@ where
 }
 
 /// Formats an error with its sources, on one line.
-fn chain(error: &(dyn Error + 'static)) -> String {
+pub(super) fn chain(error: &(dyn Error + 'static)) -> String {
     let mut words = error.to_string();
     let mut source = error.source();
     while let Some(error) = source {

@@ -48,7 +48,10 @@ mod wire;
 use std::time::Duration;
 
 pub use classify::{Asked, Conclusion};
-pub use client::{AuthorityConfig, AuthorityConfigError, AuthorityParts, OpenIdAuthority, ResponseMode};
+pub use client::{
+    AuthorityConfig, AuthorityConfigError, AuthorityParts, LookedAt, OpenIdAuthority, RedirectSeen,
+    Registered, RegistrationSeen, ResponseMode, Way,
+};
 pub use client_auth::{
     AssertionAudience, AssertionFile, AssertionSource, CertificateFault, ClientCredential, SecretMethod,
 };

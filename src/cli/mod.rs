@@ -3,9 +3,10 @@
 //! Purpose: parse the arguments, use the configuration's files or the daemon's APIs once, and print words,
 //! data and an exit code: 0 done, 1 failed, 2 wrong usage or configuration.
 //!
-//! May know: `config`, `app::reading`, the files of `keyring` and `callers`, the check of the audit's files,
-//! and the wire shapes of the local and the admin API. Never the store or the broker: everything about
-//! connections is asked of the running daemon, as every client asks it. `serve` is passed in.
+//! May know: `config`, `app::reading`, `app::doctor`, the files of `keyring` and `callers`, the check of the
+//! audit's files, and the wire shapes of the local and the admin API. Never the store or the broker:
+//! everything about connections is asked of the running daemon, as every client asks it. `serve` is passed
+//! in.
 //!
 //! Invariants:
 //! 1. Data goes to standard output and words to standard error, both only through [`Output`].
@@ -27,6 +28,7 @@ mod connect;
 mod connections;
 mod credentials;
 mod described;
+mod doctor;
 mod explain;
 mod init;
 mod keyring;
@@ -114,6 +116,7 @@ fn dispatch(cli: Cli, world: &mut World) -> Result<ExitCode, Failure> {
             });
         }
         Command::Check(args) => check::run(&args, &config, world),
+        Command::Doctor(args) => doctor::run(&args, &config, world),
         Command::Init(args) => init::run(&args, world),
         Command::Connect(args) => connect::run(&args, &config, world),
         Command::Token(args) => token::run(&args, &config, world),
@@ -158,6 +161,12 @@ enum Command {
     /// Check the configuration and its files, without the network, and print the redirect URIs to register
     #[command(after_help = "Example:\n  tokenward check --config ./tokenward/tokenward.toml")]
     Check(check::Args),
+    /// Ask the authority and the store what is wrong, whose fault it is, and what helps
+    #[command(
+        after_help = "Example:\n  tokenward doctor\n\nExit codes: 0 no error, 1 an error was found, 2 the \
+                            configuration or its files are wrong."
+    )]
+    Doctor(doctor::Args),
     /// Make a directory with a working configuration, a keyring and a first caller
     #[command(
         after_help = "Example:\n  tokenward init ./tokenward --client-id 11111111-2222-3333-4444-555555555555"

@@ -7,7 +7,7 @@ use std::path::Path;
 use super::build;
 use super::check::check_table;
 use super::context::Context;
-use super::mistakes::{ConfigErrors, Finding, Mistake, Place};
+use super::mistakes::{ConfigErrors, Finding, Mistake, Place, Topic};
 use super::overrides;
 use super::places::Places;
 use super::sections::{Config, ListenConfig};
@@ -132,6 +132,7 @@ fn text_of(path: &Path) -> Result<String, ConfigErrors> {
             key: String::new(),
             problem,
             nearest: None,
+            topic: Topic::default(),
         }],
     };
     let mut text = String::new();

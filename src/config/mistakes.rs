@@ -65,6 +65,7 @@ impl Finding {
             key: self.key,
             problem: self.problem,
             nearest: self.nearest,
+            topic: Topic::default(),
         }
     }
 }
@@ -86,6 +87,20 @@ pub struct Mistake {
     pub problem: String,
     /// The nearest known name, if one is near.
     pub nearest: Option<String>,
+    /// What a warning is about, where something else may say the same.
+    pub topic: Topic,
+}
+
+/// What a warning is about.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Topic {
+    /// Nothing in particular.
+    #[default]
+    Other,
+    /// A client secret that is a secret's ID.
+    SecretId,
+    /// The end of a secret or a certificate.
+    Expiry,
 }
 
 impl fmt::Display for Mistake {
@@ -169,6 +184,7 @@ mod tests {
             key: "a\nb".to_owned(),
             problem: "unknown key".to_owned(),
             nearest: None,
+            topic: Topic::default(),
         };
         assert_eq!(mistake.to_string(), "environment TOKENWARD__A\\u{1b}[31m: a\\u{a}b: unknown key");
     }

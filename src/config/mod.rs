@@ -47,7 +47,7 @@ mod url;
 pub use credentials_dir::{CredentialsDirError, credential_from_file_name, read_credentials_dir};
 pub use diff::{changed_sections, needs_restart};
 pub use load::{Loaded, load, load_file, load_listeners};
-pub use mistakes::{ConfigErrors, Mistake};
+pub use mistakes::{ConfigErrors, Mistake, Topic};
 pub use places::Places;
 pub use schema::{json_schema, list_item, reference_page};
 pub use sections::*;

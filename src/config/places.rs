@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use super::check::join;
-use super::mistakes::{Finding, Mistake, Place};
+use super::mistakes::{Finding, Mistake, Place, Topic};
 use super::tree::{Entries, Node, Value};
 
 /// The position of each value by its key: `apps.outlook.credentials[0].file`.
@@ -71,6 +71,7 @@ impl Places {
                     key: String::new(),
                     problem: String::new(),
                     nearest: None,
+                    topic: Topic::default(),
                 });
             }
         };

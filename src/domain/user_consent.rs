@@ -35,21 +35,50 @@ const OF_GRAPH: &[&str] = &[
 const OF_EXCHANGE: &[&str] =
     &["ews.accessasuser.all", "eas.accessasuser.all", "imap.accessasuser.all", "pop.accessasuser.all"];
 
+/// Scopes of Microsoft Graph that only administrators can consent to, whatever the policy, in lower case: the
+/// ones that services for mail and calendars ask for (permissions reference).
+const ALWAYS: &[&str] = &[
+    "mail-advanced.*",
+    "user.read.all",
+    "user.readwrite.all",
+    "people.read.all",
+    "group.read.all",
+    "group.readwrite.all",
+    "directory.*",
+];
+
+/// Returns true if only an administrator can consent to a scope, in every tenant. `graph` is the Graph of the
+/// app's cloud, in lower case.
+pub fn needs_an_administrator(scope: &Scope, graph: &str) -> bool {
+    match word_of(scope) {
+        Some((resource, word)) if resource.eq_ignore_ascii_case(graph) => is_in(ALWAYS, word),
+        _ => false,
+    }
+}
+
+/// The resource of a scope, and the word within it.
+fn word_of(scope: &Scope) -> Option<(&str, &str)> {
+    let resource = scope.resource()?;
+    Some((resource, scope.canonical().strip_prefix(resource)?.trim_start_matches('/')))
+}
+
+fn is_in(list: &[&str], word: &str) -> bool {
+    list.iter().any(|entry| match entry.strip_suffix('*') {
+        Some(start) => word.starts_with(start),
+        None => word == *entry,
+    })
+}
+
 /// Returns true if users may not consent to a scope by themselves where the tenant has the default policy.
 /// `graph` is the Graph of the app's cloud, in lower case.
 pub fn is_left_to_administrators(scope: &Scope, graph: &str) -> bool {
-    let Some(resource) = scope.resource() else { return false };
-    let Some(word) = scope.canonical().strip_prefix(resource) else { return false };
-    let word = word.trim_start_matches('/');
+    let Some((resource, word)) = word_of(scope) else { return false };
     let list = match resource {
         resource if resource.eq_ignore_ascii_case(graph) => OF_GRAPH,
         resource if resource.starts_with("https://outlook.office") => OF_EXCHANGE,
         _ => return false,
     };
-    list.iter().any(|entry| match entry.strip_suffix('*') {
-        Some(start) => word.starts_with(start),
-        None => word == *entry,
-    })
+    is_in(list, word)
 }
 
 #[cfg(test)]

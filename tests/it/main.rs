@@ -49,6 +49,7 @@ mod commands;
 mod dead_grants;
 mod dialects;
 mod docs;
+mod doctor;
 mod doors;
 mod evidence;
 mod evidence_acts;

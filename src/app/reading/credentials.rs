@@ -8,7 +8,7 @@ use zeroize::Zeroizing;
 use super::public_file;
 use crate::app::findings::{By, Findings};
 use crate::authority::{AssertionFile, CertificateFault, ClientCredential};
-use crate::config::{self, AppConfig, CredentialConfig, CredentialKind};
+use crate::config::{self, AppConfig, CredentialConfig, CredentialKind, Topic};
 use crate::domain::secret::ClientSecret;
 use crate::domain::text::is_guid;
 use crate::domain::time::Timestamp;
@@ -110,7 +110,8 @@ fn read_one(
             let secret = secret.map_err(|error| findings.file(&of_file, error)).ok()?;
             public_file::warn_of_a_secret(&of_file, &credential.file, &secret, findings);
             if is_entra && is_guid(secret.trim().trim_matches(['"', '\''])) {
-                findings.warning(
+                findings.warning_about(
+                    Topic::SecretId,
                     &of_file,
                     format_args!(
                         "{file} holds a GUID: that is the secret's ID, not its value, and Entra \
@@ -120,7 +121,8 @@ fn read_one(
                 );
             }
             if credential.expires.is_none() && !is_listed {
-                findings.warning(
+                findings.warning_about(
+                    Topic::Expiry,
                     key,
                     format_args!(
                         "{file} does not say when it expires: nobody will be warned before it stops working; \

@@ -7,6 +7,7 @@ use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 
 use crate::app::findings::Findings;
+use crate::config::Topic;
 use crate::domain::time::Timestamp;
 use crate::secret_file::shape::Misshapen;
 use crate::secret_file::{SecretReader, paste};
@@ -55,12 +56,17 @@ pub(in crate::app) fn warn_of_its_time(
 ) {
     let file = file.display();
     if let Some(at) = valid_from.filter(|at| *at > now) {
-        findings.warning(key, format_args!("{file} is not valid before {}", at.rfc3339()));
+        let problem = format_args!("{file} is not valid before {}", at.rfc3339());
+        findings.warning_about(Topic::Expiry, key, problem);
     }
     match ends_at {
-        Some(at) if at <= now => findings.warning(key, format_args!("{file} expired at {}", at.rfc3339())),
+        Some(at) if at <= now => {
+            let problem = format_args!("{file} expired at {}", at.rfc3339());
+            findings.warning_about(Topic::Expiry, key, problem);
+        }
         Some(at) if at.since(now) < SOON => {
-            findings.warning(key, format_args!("{file} expires at {}", at.rfc3339()));
+            let problem = format_args!("{file} expires at {}", at.rfc3339());
+            findings.warning_about(Topic::Expiry, key, problem);
         }
         _ => {}
     }

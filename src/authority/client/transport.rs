@@ -34,6 +34,11 @@ impl Transport {
         Transport { http, clock, random, observer }
     }
 
+    /// The client, for looking at the authority beside the requests.
+    pub(super) fn http(&self) -> &HttpClient {
+        &self.http
+    }
+
     /// Fetches a document, and returns what `check` makes of it.
     pub(super) async fn document<T>(
         &self,

@@ -39,6 +39,16 @@ impl<'a> Authorize<'a> {
 
     /// Returns its URL at the authority that the discovery document describes.
     pub(super) fn url(self, app: &Registration, metadata: &Metadata) -> AuthorizeUrl {
+        self.url_answered(app.config.response_mode, app, metadata)
+    }
+
+    /// The same, for an answer that comes in this way.
+    pub(super) fn url_answered(
+        self,
+        mode: ResponseMode,
+        app: &Registration,
+        metadata: &Metadata,
+    ) -> AuthorizeUrl {
         let Authorize { request, claims } = self;
         let challenge = URL_SAFE_NO_PAD.encode(digest(&SHA256, request.verifier.expose().as_bytes()));
         let mut query = Serializer::new(String::new());
@@ -51,7 +61,7 @@ impl<'a> Authorize<'a> {
             .append_pair("nonce", &request.nonce)
             .append_pair("code_challenge", &challenge)
             .append_pair("code_challenge_method", "S256");
-        match app.config.response_mode {
+        match mode {
             ResponseMode::FormPost => query.append_pair("response_mode", "form_post"),
             // Sent to Entra, whose default depends on other parameters; every other provider's default is the
             // query.

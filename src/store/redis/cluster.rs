@@ -235,6 +235,12 @@ impl Cluster {
         primaries.iter().map(|node| node.link.risks()).collect()
     }
 
+    /// Returns the name of each primary, and the link to it.
+    pub(super) async fn links(&self) -> Result<Vec<(String, Link)>, String> {
+        let (_, primaries) = self.0.primaries().await?;
+        Ok(primaries.iter().map(|node| (node.place.to_string(), node.link.clone())).collect())
+    }
+
     /// Returns the latest known change, and one slot of each primary, in order.
     pub(super) async fn nodes(&self, doing: &'static str) -> Result<(u64, Vec<u16>), StoreError> {
         let slots = self.sample().await.map_err(|cause| StoreError::Unavailable { doing, cause })?;

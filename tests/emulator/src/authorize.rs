@@ -247,6 +247,10 @@ impl State {
             }
             _ => {}
         }
+        // Seen after the user has signed in and consented.
+        if checked.code && checked.challenge.is_none() && is_spa(&app, &callback.redirect_uri) {
+            return refuse(self, AadError::new(9002325));
+        }
         if let Some(account) = self.directory.account_mut(&account.user.upn) {
             account.consents.entry(callback.client_id.clone()).or_default().add(&wanted);
         }
@@ -299,6 +303,7 @@ impl State {
                 scopes: wanted.clone(),
                 nonce: checked.nonce.clone(),
                 cae: checked.cae,
+                spa: is_spa(&self.directory.apps[&callback.client_id], &callback.redirect_uri),
                 issued_at: now,
                 used: false,
             };
@@ -342,6 +347,11 @@ impl State {
         let automatic = || self.automatic_user(None, path).map(|account| account.user.upn.clone());
         named.or_else(|| self.settings.automatic.then(automatic).flatten())
     }
+}
+
+/// Returns true for a redirect URI of the platform *Single-page application*.
+fn is_spa(app: &Registration, redirect_uri: &str) -> bool {
+    app.app.spa_redirect_uris.iter().any(|known| same_redirect(known, redirect_uri))
 }
 
 /// Checks whether this kind of account may use this app at this path.

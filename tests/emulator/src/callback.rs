@@ -61,7 +61,8 @@ impl State {
             )
         })?;
         let redirect_uri = needed("redirect_uri")?;
-        let registered = app.app.redirect_uris.iter().any(|known| same_redirect(known, redirect_uri));
+        let (web, spa) = (&app.app.redirect_uris, &app.app.spa_redirect_uris);
+        let registered = web.iter().chain(spa).any(|known| same_redirect(known, redirect_uri));
         if !registered {
             return Err(AadError::because(
                 50011,

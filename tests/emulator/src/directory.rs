@@ -33,6 +33,9 @@ pub enum Audience {
 pub struct App {
     pub(crate) client_id: String,
     pub(crate) redirect_uris: Vec<String>,
+    pub(crate) spa_redirect_uris: Vec<String>,
+    /// Application permissions that an administrator granted, such as `Application.Read.All`.
+    pub(crate) app_roles: Vec<String>,
     pub(crate) audience: Audience,
     pub(crate) public: bool,
     pub(crate) id_token_from_authorize: bool,
@@ -55,6 +58,8 @@ impl App {
         Self {
             client_id: client_id.into(),
             redirect_uris: Vec::new(),
+            spa_redirect_uris: Vec::new(),
+            app_roles: Vec::new(),
             audience: Audience::default(),
             public: false,
             id_token_from_authorize: false,
@@ -84,6 +89,18 @@ impl App {
     /// Registers a redirect URI.
     pub fn redirect_uri(mut self, uri: impl Into<String>) -> Self {
         self.redirect_uris.push(uri.into());
+        self
+    }
+
+    /// Registers a redirect URI for the platform *Single-page application*.
+    pub fn spa_redirect_uri(mut self, uri: impl Into<String>) -> Self {
+        self.spa_redirect_uris.push(uri.into());
+        self
+    }
+
+    /// Grants an application permission of Microsoft Graph, such as `Application.Read.All`.
+    pub fn app_role(mut self, role: impl Into<String>) -> Self {
+        self.app_roles.push(role.into());
         self
     }
 

@@ -497,6 +497,19 @@ fn row(code: u32) -> Row {
         }
         90023 | 90100 => ("invalid_request", 400, None, "Invalid STS request."),
         9002313 => ("invalid_request", 400, None, "Invalid request. Request is malformed or invalid."),
+        9002325 => (
+            "invalid_request",
+            400,
+            None,
+            "Proof Key for Code Exchange is required for cross-origin authorization code redemption.",
+        ),
+        9002327 => (
+            "invalid_request",
+            400,
+            None,
+            "Tokens issued for the 'Single-Page Application' client-type may only be redeemed via \
+             cross-origin requests.",
+        ),
         9002326 => (
             "invalid_request",
             400,

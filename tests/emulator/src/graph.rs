@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::clock::Moment;
+use crate::directory::Audience;
 use crate::issue::pairwise;
 use crate::message::{Answer, Request};
 use crate::scope::GRAPH;
@@ -96,6 +97,12 @@ impl State {
         {
             return self.challenge(request, ChallengeStyle::Camel, at);
         }
+        if upn.is_none()
+            && let Some(rest) = path.strip_prefix("/v1.0/applications(appId='")
+            && let Some(client_id) = rest.strip_suffix("')")
+        {
+            return self.application(request, &token.client_id, client_id);
+        }
         let Some(account) = upn.and_then(|upn| self.directory.account(upn)).cloned() else {
             let body = self.graph_error(
                 request,
@@ -144,6 +151,50 @@ impl State {
                 self.graph_error(request, "ResourceNotFound", "Resource could not be discovered."),
             ),
         }
+    }
+
+    /// An app reads a registration: with an application permission for it, or only where it may not.
+    fn application(&self, request: &Request, asker: &str, client_id: &str) -> Answer {
+        const READS_ALL: [&str; 2] = ["Application.Read.All", "Application.ReadWrite.All"];
+        let may = self.directory.apps.get(asker).is_some_and(|app| {
+            let mut roles = app.app.app_roles.iter();
+            roles.any(|role| {
+                let owns = role == "Application.ReadWrite.OwnedBy" && asker == client_id;
+                owns || READS_ALL.contains(&role.as_str())
+            })
+        });
+        if !may {
+            let words = "Insufficient privileges to complete the operation.";
+            return Answer::json(403, self.graph_error(request, "Authorization_RequestDenied", words));
+        }
+        let Some(found) = self.directory.apps.get(client_id) else {
+            let words = format!(
+                "Resource '{client_id}' does not exist or one of its queried reference-property objects are \
+                 not present."
+            );
+            return Answer::json(404, self.graph_error(request, "Request_ResourceNotFound", &words));
+        };
+        let audience = match &found.app.audience {
+            Audience::WorkAndPersonal => "AzureADandPersonalMicrosoftAccount",
+            Audience::Work => "AzureADMultipleOrgs",
+            Audience::Personal => "PersonalMicrosoftAccount",
+            Audience::SingleTenant(_) => "AzureADMyOrg",
+        };
+        let no_implicit = json!({ "enableAccessTokenIssuance": false, "enableIdTokenIssuance": false });
+        Answer::json(
+            200,
+            json!({
+                "@odata.context": format!(
+                    "{}/v1.0/$metadata#applications(web,spa,publicClient,signInAudience)/$entity", self.base),
+                "signInAudience": audience,
+                "web": {
+                    "homePageUrl": null, "logoutUrl": null, "redirectUris": found.app.redirect_uris,
+                    "implicitGrantSettings": no_implicit,
+                },
+                "spa": { "redirectUris": found.app.spa_redirect_uris },
+                "publicClient": { "redirectUris": [] },
+            }),
+        )
     }
 
     fn unauthorized(&self, request: &Request, message: &str) -> Answer {

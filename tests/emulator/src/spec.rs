@@ -42,6 +42,11 @@ pub(crate) struct AppSpec {
     secrets: Vec<SecretSpec>,
     #[serde(default)]
     redirect_uris: Vec<String>,
+    #[serde(default)]
+    spa_redirect_uris: Vec<String>,
+    /// Application permissions, granted.
+    #[serde(default)]
+    app_roles: Vec<String>,
     /// PEM texts.
     #[serde(default)]
     certificates: Vec<String>,
@@ -134,6 +139,12 @@ impl AppSpec {
         }
         for uri in &self.redirect_uris {
             app = app.redirect_uri(uri);
+        }
+        for uri in &self.spa_redirect_uris {
+            app = app.spa_redirect_uri(uri);
+        }
+        for role in &self.app_roles {
+            app = app.app_role(role);
         }
         for pem in &self.certificates {
             app = app.certificate(pem);

@@ -67,6 +67,8 @@ pub(crate) struct Code {
     pub(crate) scopes: Scopes,
     pub(crate) nonce: Option<String>,
     pub(crate) cae: bool,
+    /// It went to a redirect URI of a single-page application.
+    pub(crate) spa: bool,
     pub(crate) issued_at: Moment,
     pub(crate) used: bool,
 }

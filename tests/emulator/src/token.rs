@@ -140,6 +140,9 @@ impl State {
                  interactive authorization request for this user and resource.",
             ));
         }
+        if code.spa && request.header("origin").is_none() {
+            return Err(AadError::new(9002327));
+        }
         if code.redirect_uri != redirect_uri {
             return Err(AadError::because(
                 500112,

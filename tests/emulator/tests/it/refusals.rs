@@ -272,3 +272,48 @@ async fn answers_vary_as_entras_do() {
     let scopes = text(&answer, "scope").to_lowercase();
     assert!(scopes.split(' ').any(|scope| scope == "mail.read"), "{scopes}");
 }
+
+#[tokio::test]
+async fn a_code_for_a_single_page_application_is_for_browsers() {
+    let uri = "http://localhost:8080/spa";
+    let app = App::new(CLIENT).secret(SECRET).redirect_uri(CALLBACK).spa_redirect_uri(uri);
+    let emulator =
+        Emulator::builder().app(app).user(User::work("alice@contoso.example")).start().await.unwrap();
+    let to_spa = [("redirect_uri", uri)];
+    let without_pkce = [("redirect_uri", uri), ("code_challenge", ""), ("code_challenge_method", "")];
+    let refused = authorize(&emulator, "common", &without_pkce).await.callback();
+    assert!(refused["error_description"].starts_with("AADSTS9002325"), "{refused:?}");
+    let found = code(&emulator, "common", &to_spa).await;
+    assert_eq!(redeem(&emulator, "common", &found, &to_spa).await.aadsts(), 9002327);
+    let found = code(&emulator, "common", &[]).await;
+    assert_eq!(redeem(&emulator, "common", &found, &[]).await.status, 200, "the platform Web is for servers");
+}
+
+#[tokio::test]
+async fn an_app_reads_its_registration_if_it_may() {
+    let of = |role: Option<&str>| {
+        let app = App::new(CLIENT).secret(SECRET).redirect_uri(CALLBACK).spa_redirect_uri("https://a/b");
+        role.into_iter().fold(app, |app, role| app.app_role(role))
+    };
+    for (role, status) in [
+        (None, 403),
+        (Some("Mail.Read"), 403),
+        (Some("Application.ReadWrite.OwnedBy"), 200),
+        (Some("Application.Read.All"), 200),
+    ] {
+        let alice = User::work("alice@contoso.example");
+        let emulator = Emulator::builder().app(of(role)).user(alice).start().await.unwrap();
+        let form = [("grant_type", "client_credentials"), ("scope", "https://graph.microsoft.com/.default")];
+        let token = token(&emulator, "contoso.example", &form).await.json();
+        let bearer = format!("Bearer {}", token["access_token"].as_str().unwrap());
+        let select = "$select=web,spa,publicClient,signInAudience";
+        let url = format!("{}/v1.0/applications(appId='{CLIENT}')?{select}", emulator.base_url());
+        let reply = get(&url, &[("authorization", &bearer)]).await;
+        assert_eq!(reply.status, status, "{role:?} {}", reply.text());
+        if status == 200 {
+            let body = reply.json();
+            assert_eq!(body["web"]["redirectUris"][0], CALLBACK);
+            assert_eq!(body["spa"]["redirectUris"][0], "https://a/b");
+        }
+    }
+}

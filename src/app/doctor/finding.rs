@@ -1,0 +1,259 @@
+//! A finding: what is wrong, whose fault it is, and what helps.
+
+use serde::Serialize;
+
+/// How bad it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Severity {
+    /// Nothing is wrong; there is something to know or to plan.
+    Hint,
+    /// It works, and will not always.
+    Warning,
+    /// It does not work.
+    Error,
+}
+
+impl Severity {
+    /// The word for people and programs.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Severity::Hint => "hint",
+            Severity::Warning => "warning",
+            Severity::Error => "error",
+        }
+    }
+}
+
+/// Every kind of finding. Its word is stable, and a heading of `docs/doctor.md`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "snake_case")]
+#[expect(missing_docs, reason = "docs/doctor.md says what each means")]
+pub enum Code {
+    Configuration,
+    BaseUrlNotHttps,
+    FilePermissions,
+    Expiry,
+    AuthorityUnreachable,
+    AuthorityDocument,
+    TenantNotFound,
+    AppNotFound,
+    AppNotInTenant,
+    AccountTypes,
+    ClockOff,
+    CredentialMissing,
+    CredentialWrong,
+    CredentialIsSecretId,
+    CredentialExpired,
+    CredentialRejected,
+    CredentialUnknown,
+    RedirectUriNotRegistered,
+    RedirectUriPlatform,
+    SignInRefused,
+    ScopeNeedsAdmin,
+    ScopeEwsEnds,
+    ScopeMailAdvanced,
+    StoreUnreachable,
+    StoreVersion,
+    StoreEvicts,
+    StoreFull,
+    StorePersistence,
+    StoreReplicas,
+    StoreRights,
+    StoreUnknown,
+    StoreClockOff,
+    StoreDisk,
+}
+
+impl Code {
+    /// Every one.
+    pub const ALL: [Code; 33] = [
+        Code::Configuration,
+        Code::BaseUrlNotHttps,
+        Code::FilePermissions,
+        Code::Expiry,
+        Code::AuthorityUnreachable,
+        Code::AuthorityDocument,
+        Code::TenantNotFound,
+        Code::AppNotFound,
+        Code::AppNotInTenant,
+        Code::AccountTypes,
+        Code::ClockOff,
+        Code::CredentialMissing,
+        Code::CredentialWrong,
+        Code::CredentialIsSecretId,
+        Code::CredentialExpired,
+        Code::CredentialRejected,
+        Code::CredentialUnknown,
+        Code::RedirectUriNotRegistered,
+        Code::RedirectUriPlatform,
+        Code::SignInRefused,
+        Code::ScopeNeedsAdmin,
+        Code::ScopeEwsEnds,
+        Code::ScopeMailAdvanced,
+        Code::StoreUnreachable,
+        Code::StoreVersion,
+        Code::StoreEvicts,
+        Code::StoreFull,
+        Code::StorePersistence,
+        Code::StoreReplicas,
+        Code::StoreRights,
+        Code::StoreUnknown,
+        Code::StoreClockOff,
+        Code::StoreDisk,
+    ];
+
+    /// Its word.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Code::Configuration => "configuration",
+            Code::BaseUrlNotHttps => "base_url_not_https",
+            Code::FilePermissions => "file_permissions",
+            Code::Expiry => "expiry",
+            Code::AuthorityUnreachable => "authority_unreachable",
+            Code::AuthorityDocument => "authority_document",
+            Code::TenantNotFound => "tenant_not_found",
+            Code::AppNotFound => "app_not_found",
+            Code::AppNotInTenant => "app_not_in_tenant",
+            Code::AccountTypes => "account_types",
+            Code::ClockOff => "clock_off",
+            Code::CredentialMissing => "credential_missing",
+            Code::CredentialWrong => "credential_wrong",
+            Code::CredentialIsSecretId => "credential_is_secret_id",
+            Code::CredentialExpired => "credential_expired",
+            Code::CredentialRejected => "credential_rejected",
+            Code::CredentialUnknown => "credential_unknown",
+            Code::RedirectUriNotRegistered => "redirect_uri_not_registered",
+            Code::RedirectUriPlatform => "redirect_uri_platform",
+            Code::SignInRefused => "sign_in_refused",
+            Code::ScopeNeedsAdmin => "scope_needs_admin",
+            Code::ScopeEwsEnds => "scope_ews_ends",
+            Code::ScopeMailAdvanced => "scope_mail_advanced",
+            Code::StoreUnreachable => "store_unreachable",
+            Code::StoreVersion => "store_version",
+            Code::StoreEvicts => "store_evicts",
+            Code::StoreFull => "store_full",
+            Code::StorePersistence => "store_persistence",
+            Code::StoreReplicas => "store_replicas",
+            Code::StoreRights => "store_rights",
+            Code::StoreUnknown => "store_unknown",
+            Code::StoreClockOff => "store_clock_off",
+            Code::StoreDisk => "store_disk",
+        }
+    }
+
+    /// Where it is explained.
+    pub fn docs(self) -> String {
+        format!("docs/doctor.md#{}", self.as_str())
+    }
+}
+
+/// One thing that is wrong, or to be known.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Finding {
+    /// How bad it is.
+    pub severity: Severity,
+    /// Its kind.
+    pub code: Code,
+    /// Whose it is: an app with its credential, a server of the store, a key of the configuration.
+    pub subject: String,
+    /// What was found.
+    pub what: String,
+    /// Where the fault is.
+    pub fault: &'static str,
+    /// What helps.
+    pub fix: String,
+    /// Where it is explained.
+    pub docs: String,
+}
+
+/// Where a fault is.
+pub mod fault {
+    /// In what the operator wrote.
+    pub const CONFIGURATION: &str = "this configuration";
+    /// In a file's owner or mode.
+    pub const FILES: &str = "the files on this machine";
+    /// In the machine that runs the command.
+    pub const MACHINE: &str = "this machine";
+    /// In the app's registration at its authority.
+    pub const REGISTRATION: &str = "the app's registration";
+    /// In the authority, or in the network on the way there.
+    pub const AUTHORITY: &str = "the authority, or the way to it";
+    /// In Microsoft's rules for every app.
+    pub const RULES: &str = "nobody: these are Microsoft's rules";
+    /// In how the store is run.
+    pub const STORE: &str = "the store";
+}
+
+/// Something that was looked at, and how it is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Look {
+    /// What kind of thing.
+    pub area: &'static str,
+    /// Which one.
+    pub subject: String,
+    /// How it is.
+    pub state: String,
+}
+
+/// All that is to be said.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct Report {
+    /// The worst first.
+    pub findings: Vec<Finding>,
+    /// What was looked at, in order.
+    pub looks: Vec<Look>,
+}
+
+impl Report {
+    /// How bad the worst is.
+    pub fn worst(&self) -> Option<Severity> {
+        self.findings.iter().map(|finding| finding.severity).max()
+    }
+
+    pub(super) fn find(
+        &mut self,
+        (severity, code): (Severity, Code),
+        subject: &str,
+        fault: &'static str,
+        what: impl Into<String>,
+        fix: impl Into<String>,
+    ) {
+        self.findings.push(Finding {
+            severity,
+            code,
+            subject: subject.to_owned(),
+            what: what.into(),
+            fault,
+            fix: fix.into(),
+            docs: code.docs(),
+        });
+    }
+
+    pub(super) fn look(&mut self, area: &'static str, subject: &str, state: impl Into<String>) {
+        self.looks.push(Look { area, subject: subject.to_owned(), state: state.into() });
+    }
+
+    pub(super) fn has(&self, code: Code, subject_begins: &str) -> bool {
+        self.findings.iter().any(|one| one.code == code && one.subject.starts_with(subject_begins))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_code_is_explained_in_the_document() {
+        let document = include_str!("../../../docs/doctor.md");
+        for code in Code::ALL {
+            assert!(document.contains(&format!("\n### {}\n", code.as_str())), "{}", code.as_str());
+            let word = serde_json::to_value(code).expect("JSON");
+            assert_eq!(word, code.as_str(), "the same word everywhere");
+        }
+        let headings = document.lines().filter_map(|line| line.strip_prefix("### "));
+        for heading in headings {
+            assert!(Code::ALL.iter().any(|code| code.as_str() == heading), "{heading} is no code");
+        }
+    }
+}

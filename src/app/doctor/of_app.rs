@@ -1,0 +1,454 @@
+//! The judgement of one app: its authority, credentials, redirect URI and scopes. Pure.
+
+use super::facts::{Answer, AppFacts, CredentialFacts};
+use super::finding::{Code, Report, Severity, fault};
+use crate::authority::{RedirectSeen, Registered, RegistrationSeen};
+use crate::domain::scope::Scope;
+use crate::domain::time::Timestamp;
+use crate::domain::user_consent::{is_left_to_administrators, needs_an_administrator};
+
+/// 1 April 2027: Exchange Online answers no EWS request from then on (message center MC1227454).
+const EWS_ENDS: Timestamp = Timestamp::from_unix_seconds(1_806_537_600);
+/// 31 December 2026: who changes messages that are no drafts needs Mail-Advanced.ReadWrite from then on.
+const MAIL_ADVANCED: &str = "31 December 2026";
+
+/// Entra's numbers for a client id that it does not find in the tenant.
+const NOT_IN_TENANT: [u32; 5] = [700_016, 700_011, 7_000_229, 7_000_112, 650_052];
+/// For a tenant that it does not find.
+const NO_TENANT: [u32; 2] = [90_002, 900_023];
+/// For a redirect URI that is not among the registered ones.
+const NO_REDIRECT: [u32; 3] = [50_011, 900_971, 500_112];
+/// For accounts that the registration does not admit at this address of the authority.
+const ACCOUNTS: [u32; 5] = [50_194, 9_002_331, 9_002_332, 9_002_346, 50_020];
+
+/// What a finding about this app begins its subject with.
+pub(super) fn subject(app: &str) -> String {
+    format!("app {app}")
+}
+
+pub(super) fn judge(app: &AppFacts, now: Timestamp, report: &mut Report) {
+    if !is_reached(app, report) {
+        return;
+    }
+    redirect(app, report);
+    credentials(app, report);
+    scopes(app, now, report);
+}
+
+/// Says by which way the authority is reached. `false` if it is not: nothing else can be said of the app.
+fn is_reached(app: &AppFacts, report: &mut Report) -> bool {
+    let subject = &*subject(&app.name);
+    let looked = &app.looked;
+    let way = match &looked.way {
+        Err(cause) => {
+            report.look("authority", subject, "NOT REACHED");
+            report.find(
+                (Severity::Error, Code::AuthorityUnreachable),
+                subject,
+                fault::AUTHORITY,
+                format!("no connection to the authority ({}): {cause}", app.way_out),
+                "see whether this machine resolves the host and may connect to it; a company's proxy goes \
+                 into `[outbound] proxy`, and a private certificate authority into `authority_ca`",
+            );
+            return false;
+        }
+        Ok(way) => way,
+    };
+    let family = match way.peer {
+        Some(peer) if peer.ip().to_canonical().is_ipv4() => "over IPv4",
+        Some(_) => "over IPv6",
+        None => "over an address that is not known",
+    };
+    let trust = match &way.issuer {
+        Some(issuer) => format!("certificate of {issuer}, trusted by {}", app.roots),
+        None => "without TLS".to_owned(),
+    };
+    let Some((cause, codes)) = &looked.problem else {
+        let state = format!("{} answers {family}, {}; {trust}", app.authority, app.way_out);
+        report.look("authority", subject, state);
+        return true;
+    };
+    report.look("authority", subject, format!("reached {family}, and its document cannot be used"));
+    if has(codes, &NO_TENANT) {
+        no_tenant(subject, &app.authority, report);
+        return false;
+    }
+    report.find(
+        (Severity::Error, Code::AuthorityDocument),
+        subject,
+        fault::CONFIGURATION,
+        format!("{} cannot be used: {cause}", looked.url),
+        "correct `authority`: at Entra it is https://login.microsoftonline.com/TENANT/v2.0; if it is \
+         right, the authority has a failure, or something on the way answers in its place",
+    );
+    false
+}
+
+fn no_tenant(subject: &str, which: &str, report: &mut Report) {
+    report.find(
+        (Severity::Error, Code::TenantNotFound),
+        subject,
+        fault::CONFIGURATION,
+        format!("Entra knows no tenant such as in {which} (AADSTS90002)"),
+        "copy *Directory (tenant) ID* from the app's *Overview* page at https://entra.microsoft.com, in \
+         the cloud where the app is registered",
+    );
+}
+
+fn redirect(app: &AppFacts, report: &mut Report) {
+    let subject = &*subject(&app.name);
+    let uri = &app.redirect_uri;
+    let platform = match &app.registration {
+        Some(RegistrationSeen::Read(registered)) => Some(registered),
+        _ => None,
+    };
+    let code = match &app.redirect {
+        None => return,
+        Some(RedirectSeen::Untold(why)) => {
+            report.look("redirect URI", subject, format!("{uri}: not known ({why})"));
+            return;
+        }
+        Some(RedirectSeen::Refused(code)) => Some(*code),
+        Some(RedirectSeen::Accepted(None)) => None,
+        Some(RedirectSeen::Accepted(Some((error, code)))) => match code {
+            Some(code) => Some(*code),
+            None => {
+                refused(app, error, report);
+                return;
+            }
+        },
+    };
+    let Some(code) = code else {
+        let state = match (platform, &app.registration) {
+            (Some(registered), _) => match wrong_platform(registered, uri) {
+                Some(platform) => {
+                    wrong(app, platform, report);
+                    format!("registered, for the platform {platform}")
+                }
+                None => "registered, platform Web".to_owned(),
+            },
+            (None, Some(RegistrationSeen::NotRead(why))) => {
+                format!("registered; whether its platform is Web, only a sign-in shows ({why})")
+            }
+            (None, _) => "registered".to_owned(),
+        };
+        report.look("redirect URI", subject, format!("{uri}: {state}"));
+        return;
+    };
+    report.look("redirect URI", subject, format!("{uri}: refused"));
+    let which = [
+        (&NO_REDIRECT[..], Code::RedirectUriNotRegistered),
+        (&NOT_IN_TENANT[..], Code::AppNotFound),
+        (&NO_TENANT[..], Code::TenantNotFound),
+        (&ACCOUNTS[..], Code::AccountTypes),
+    ];
+    let which = which.iter().find(|(codes, _)| codes.contains(&code)).map(|(_, which)| *which);
+    match which {
+        Some(Code::RedirectUriNotRegistered) => report.find(
+            (Severity::Error, Code::RedirectUriNotRegistered),
+            subject,
+            fault::REGISTRATION,
+            format!("the redirect URI {uri} is not registered for {} (AADSTS{code})", app.client_id),
+            format!(
+                "at https://entra.microsoft.com, App registrations, the app, Authentication: add {uri} \
+                 for the platform Web, exactly as it stands here; capitals count"
+            ),
+        ),
+        Some(Code::AppNotFound) => report.find(
+            (Severity::Error, Code::AppNotFound),
+            subject,
+            fault::CONFIGURATION,
+            format!("Entra finds no application {} at {} (AADSTS{code})", app.client_id, app.authority),
+            "copy *Application (client) ID* from the app's *Overview* page into `client_id`, and see \
+             whether `authority` names the cloud and the tenant where it is registered",
+        ),
+        Some(Code::TenantNotFound) => no_tenant(subject, &app.authority, report),
+        Some(Code::AccountTypes) => report.find(
+            (Severity::Error, Code::AccountTypes),
+            subject,
+            fault::REGISTRATION,
+            format!(
+                "the registration does not admit the accounts that {} is for (AADSTS{code})",
+                app.authority
+            ),
+            "let *Supported account types* of the registration and `authority` say the same: \
+             docs/app-registration.md#2-decide-who-may-connect",
+        ),
+        _ => refused(app, &format!("AADSTS{code}"), report),
+    }
+}
+
+fn refused(app: &AppFacts, with: &str, report: &mut Report) {
+    report.find(
+        (Severity::Error, Code::SignInRefused),
+        &subject(&app.name),
+        fault::REGISTRATION,
+        format!("the authority refuses the app's sign-in before a user is asked: {with}"),
+        "look it up at https://login.microsoftonline.com/error, and correct the registration or the app's \
+         section",
+    );
+}
+
+/// The platform other than Web for which a URI is registered, if it is for no other than that.
+fn wrong_platform(registered: &Registered, uri: &str) -> Option<&'static str> {
+    let among = |uris: &[String]| uris.iter().any(|one| is_same_uri(one, uri));
+    match () {
+        () if among(&registered.spa) => Some("Single-page application"),
+        () if among(&registered.web) => None,
+        () if among(&registered.public) => Some("Mobile and desktop applications"),
+        () => None,
+    }
+}
+
+/// As Entra compares: the port of `localhost` does not count, nor does a slash in place of no path.
+fn is_same_uri(registered: &str, uri: &str) -> bool {
+    let plain = |uri: &str| {
+        let rest = ["http://localhost", "https://localhost"].iter().find_map(|host| {
+            let rest = uri.strip_prefix(host)?.strip_prefix(':')?;
+            Some(format!("{host}{}", rest.trim_start_matches(|one: char| one.is_ascii_digit())))
+        });
+        rest.unwrap_or_else(|| uri.to_owned()).trim_end_matches('/').to_owned()
+    };
+    plain(registered) == plain(uri)
+}
+
+fn wrong(app: &AppFacts, platform: &str, report: &mut Report) {
+    let why = match platform {
+        "Single-page application" => {
+            "Entra then gives codes that only a browser may redeem (AADSTS9002327), and grants that end \
+             after 24 hours"
+        }
+        _ => "Entra then takes the app for one that can keep no secret",
+    };
+    report.find(
+        (Severity::Error, Code::RedirectUriPlatform),
+        &subject(&app.name),
+        fault::REGISTRATION,
+        format!("the redirect URI {} is registered for the platform {platform}: {why}", app.redirect_uri),
+        format!(
+            "at https://entra.microsoft.com, App registrations, the app, Authentication: remove {} there, \
+             and add it for the platform Web",
+            app.redirect_uri
+        ),
+    );
+}
+
+fn credentials(app: &AppFacts, report: &mut Report) {
+    let of_app = &*subject(&app.name);
+    if app.credentials.is_empty() {
+        report.look("credential", of_app, "none");
+        report.find(
+            (Severity::Error, Code::CredentialMissing),
+            of_app,
+            fault::CONFIGURATION,
+            "there is no client credential: no account can be connected and no token refreshed",
+            "make one under *Certificates & secrets* of the registration, and put it where `credentials` \
+             or `credentials_dir` says: docs/app-registration.md#5-the-apps-own-credential",
+        );
+    }
+    let some_work = app.credentials.iter().any(|one| one.answer == Answer::Accepted);
+    for credential in &app.credentials {
+        let subject = format!("{of_app}, credential {}", credential.id);
+        let (state, codes) = match &credential.answer {
+            Answer::Accepted => ("accepted".to_owned(), None),
+            Answer::Rejected(_, codes) => ("REJECTED".to_owned(), Some((true, codes))),
+            Answer::Unknown(cause, codes) => (format!("not known ({cause})"), Some((false, codes))),
+            Answer::NotAsked(why) | Answer::ByDaemon(why) => (format!("not asked ({why})"), None),
+        };
+        let end = match (credential.expires_at, credential.kind) {
+            (Some(at), _) => format!(", ends {}", at.rfc3339()),
+            (None, "secret") => ", its end is not known here".to_owned(),
+            (None, _) => String::new(),
+        };
+        report.look("credential", &subject, format!("{}, {state}{end}", credential.kind));
+        if let Some((is_rejected, codes)) = codes {
+            not_accepted(app, credential, &subject, is_rejected, codes, some_work, report);
+        }
+    }
+}
+
+fn not_accepted(
+    app: &AppFacts,
+    credential: &CredentialFacts,
+    subject: &str,
+    is_rejected: bool,
+    codes: &[u32],
+    some_work: bool,
+    report: &mut Report,
+) {
+    let of_app = &*self::subject(&app.name);
+    let home = app.home_tenant.as_deref().unwrap_or_default();
+    let numbers = numbers(codes);
+    // While another one works, nobody notices yet.
+    let severity = if some_work { Severity::Warning } else { Severity::Error };
+    if has(codes, &NOT_IN_TENANT) {
+        if report.has(Code::AppNotFound, of_app) || report.has(Code::AppNotInTenant, of_app) {
+            return;
+        }
+        report.find(
+            (Severity::Error, Code::AppNotInTenant),
+            of_app,
+            fault::CONFIGURATION,
+            format!("the application {} is not in the tenant {home}{numbers}", app.client_id),
+            "let `home_tenant` name the tenant where the app is registered (*Directory (tenant) ID* on its \
+             *Overview* page), and `client_id` the app",
+        );
+    } else if has(codes, &NO_TENANT) {
+        if !report.has(Code::TenantNotFound, of_app) {
+            no_tenant(of_app, &format!("home_tenant = \"{home}\""), report);
+        }
+    } else if !is_rejected {
+        let cause = match &credential.answer {
+            Answer::Unknown(cause, _) => cause.as_str(),
+            _ => "",
+        };
+        report.find(
+            (Severity::Warning, Code::CredentialUnknown),
+            subject,
+            fault::AUTHORITY,
+            format!("whether the authority takes it is not known: {cause}{numbers}"),
+            "if the reason names a command or a key, follow it; else run `tokenward doctor` again",
+        );
+    } else if codes.contains(&7_000_222) {
+        report.find(
+            (severity, Code::CredentialExpired),
+            subject,
+            fault::REGISTRATION,
+            format!("the client secret has expired{numbers}"),
+            new_secret(&app.name),
+        );
+    } else if credential.is_guid {
+        report.find(
+            (severity, Code::CredentialIsSecretId),
+            subject,
+            fault::CONFIGURATION,
+            format!("the file holds the secret's ID and not its value{numbers}"),
+            format!("the value is shown only once, when the secret is made, so {}", new_secret(&app.name)),
+        );
+    } else if credential.kind == "secret" {
+        report.find(
+            (severity, Code::CredentialWrong),
+            subject,
+            fault::CONFIGURATION,
+            format!("the authority does not know this client secret{numbers}"),
+            format!(
+                "write the secret's Value to the file, without spaces or quotes; if nobody has it any \
+                 more, {} A new one may take a minute until every server of Entra knows it",
+                new_secret(&app.name)
+            ),
+        );
+    } else {
+        let fix = match credential.kind {
+            "certificate" => {
+                "upload the public certificate under *Certificates & secrets*, *Certificates*, and see \
+                 whether it has expired: docs/app-registration.md#a-certificate-best-for-most"
+            }
+            _ => {
+                "let issuer, subject and audience of the registration's federated credential be exactly \
+                 those of the assertion: docs/app-registration.md#a-federated-credential-nothing-to-replace"
+            }
+        };
+        report.find(
+            (severity, Code::CredentialRejected),
+            subject,
+            fault::REGISTRATION,
+            format!("the authority rejects this {} credential{numbers}", credential.kind),
+            fix,
+        );
+    }
+}
+
+fn new_secret(app: &str) -> String {
+    format!(
+        "make a new one (*Certificates & secrets*, *New client secret*), put its Value into a new file of \
+         mode 0600 beside the old one, and run `tokenward credentials verify {app}`: \
+         deploy/RUNBOOK.md#replace-the-client-secret."
+    )
+}
+
+fn scopes(app: &AppFacts, now: Timestamp, report: &mut Report) {
+    let Some(graph) = &app.graph else { return };
+    let subject = &*subject(&app.name);
+    let words = |which: &dyn Fn(&Scope) -> bool| -> Vec<String> {
+        app.scopes.iter().filter(|scope| which(scope)).map(|scope| scope.wire().to_owned()).collect()
+    };
+    let by_policy =
+        words(&|scope| is_left_to_administrators(scope, graph) && !needs_an_administrator(scope, graph));
+    let always = words(&|scope| needs_an_administrator(scope, graph));
+    let is_left = !by_policy.is_empty() || !always.is_empty();
+    let state = match (app.is_personal, is_left) {
+        (true, _) => "personal accounts consent for themselves".to_owned(),
+        (false, false) => "users may consent to all of them, under Microsoft's default policy".to_owned(),
+        (false, true) => {
+            format!("administrators must consent to {}", [&by_policy[..], &always].concat().join(", "))
+        }
+    };
+    report.look("scopes", subject, state);
+    if is_left && !app.is_personal {
+        let mut what = Vec::new();
+        if !by_policy.is_empty() {
+            what.push(format!(
+                "in a tenant with Microsoft's default consent policy, users cannot consent to {} \
+                 themselves",
+                by_policy.join(", ")
+            ));
+        }
+        if !always.is_empty() {
+            what.push(format!("an administrator must always consent to {}", always.join(", ")));
+        }
+        report.find(
+            (Severity::Hint, Code::ScopeNeedsAdmin),
+            subject,
+            fault::RULES,
+            what.join("; "),
+            "have an administrator of each tenant approve the app once, by the link that `POST \
+             /v1/admin-consent-sessions` makes, or for your own tenant by *Grant admin consent*; or take \
+             the scopes out of `scopes` if nobody needs them",
+        );
+    }
+    let ends_in = |scope: &Scope, word: &str| scope.canonical().ends_with(word);
+    let ews = words(&|scope| ends_in(scope, "/ews.accessasuser.all"));
+    if !ews.is_empty() {
+        let (severity, when) = match now < EWS_ENDS {
+            true => (Severity::Warning, "ends for good on 1 April 2027"),
+            false => (Severity::Error, "ended on 1 April 2027"),
+        };
+        report.find(
+            (severity, Code::ScopeEwsEnds),
+            subject,
+            fault::RULES,
+            format!("{} is for Exchange Web Services, which {when} in Exchange Online", ews.join(", ")),
+            "move the services that use it to Microsoft Graph, and ask for its scopes (Mail.Read, \
+             Mail.ReadWrite) in its place",
+        );
+    }
+    for (plain, advanced) in [
+        ("/mail.readwrite", "/mail-advanced.readwrite"),
+        ("/mail.readwrite.shared", "/mail-advanced.readwrite.shared"),
+    ] {
+        let is_asked = |word: &str| app.scopes.iter().any(|scope| ends_in(scope, word));
+        if is_asked(plain) && !is_asked(advanced) {
+            report.find(
+                (Severity::Hint, Code::ScopeMailAdvanced),
+                subject,
+                fault::RULES,
+                format!(
+                    "from {MAIL_ADVANCED} on, {} does not suffice to change subject, body or recipients \
+                     of a message that is no draft",
+                    plain.trim_start_matches('/')
+                ),
+                "if a service does that, add Mail-Advanced.ReadWrite (or .Shared) to `scopes` and have \
+                 administrators approve it; else there is nothing to do",
+            );
+        }
+    }
+}
+
+fn has(codes: &[u32], some: &[u32]) -> bool {
+    codes.iter().any(|code| some.contains(code))
+}
+
+fn numbers(codes: &[u32]) -> String {
+    let all: Vec<String> = codes.iter().map(|code| format!("AADSTS{code}")).collect();
+    if all.is_empty() { String::new() } else { format!(" ({})", all.join(", ")) }
+}

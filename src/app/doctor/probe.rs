@@ -1,0 +1,247 @@
+//! The probes: they read the files, ask the authorities and look at the store. They decide nothing.
+//!
+//! Nothing is changed but at Redis, where a script tries what the user may do (`store::redis::examine`). A
+//! client secret goes only where the daemon would send it: the record of token hosts is read from the store
+//! first, and where it cannot be read, no credential is presented from here.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use futures_util::future::join_all;
+
+use super::facts::{Answer, AppFacts, CredentialFacts, Facts, StoreFacts};
+use crate::app::apps::{self, Authorities};
+use crate::app::environment::Environment;
+use crate::app::findings::{By, Checked, Findings};
+use crate::app::process::Ports;
+use crate::app::reading;
+use crate::app::store::{self, PreparedStore};
+use crate::authority::OpenIdAuthority;
+use crate::broker::App;
+use crate::config::{AppConfig, Config, Loaded, StoreBackend};
+use crate::domain::random::Random;
+use crate::domain::time::Clock;
+use crate::domain::token_hosts::TokenHosts;
+use crate::domain::verdict::{AuthorityFailure, Disposition};
+use crate::keyring::{Keyring, files as keyring_files};
+use crate::repository::{FiledUnder, Kind, Repository, Taken};
+use crate::store::Store;
+use crate::store::embedded::{EmbeddedConfig, EmbeddedStore, FILE_NAME};
+use crate::store::redis::{self, RedisConfig, RedisStore};
+use crate::telemetry::metrics::Metrics;
+
+/// Looks at everything that a configuration names.
+pub async fn examine(
+    loaded: &Loaded,
+    environment: &Environment,
+    clock: Arc<dyn Clock>,
+    random: Arc<dyn Random>,
+) -> Facts {
+    let Checked { mistakes, warnings } = reading::check(loaded, environment, clock.clone(), random.clone());
+    let ports = Ports::new(clock, random);
+    let config = &loaded.config;
+    // The same is read once more, part by part: a mistake in one of them does not keep the others from being
+    // looked at. What is wrong has been said above.
+    let metrics = Arc::new(Metrics::new(env!("CARGO_PKG_VERSION")));
+    let by = By { environment, ports: &ports, metrics: &metrics };
+    let mut said = Findings::new(&loaded.places);
+    let secrets = environment.secrets();
+    let prepared = apps::prepare(config, &secrets, &by, &Authorities::new(), &mut said);
+    let store = store::prepare(&config.store, &secrets, &ports, &mut said);
+    let keyring = keyring_files::open_as(&config.sealing.keyring, environment.secrets()).ok().map(Arc::new);
+    let (apps, authorities) = apps::install(prepared, &Authorities::new());
+
+    // First the clocks: an answer of the token endpoint corrects our own.
+    let mut looked: Vec<_> = authorities.iter().collect();
+    looked.sort_by_key(|(name, _)| (*name).clone());
+    let looked = looked.into_iter().map(|(name, installed)| async move {
+        let seen = installed.authority.examine().await;
+        (name, &installed.authority, seen)
+    });
+    let looked = join_all(looked).await;
+    let seen_store = match &store {
+        None => None,
+        Some(PreparedStore::Embedded(path)) => Some(of_disk(path)),
+        Some(PreparedStore::Redis(redis)) => {
+            let servers = redis::examine(
+                (**redis).clone(),
+                ports.clock.clone(),
+                ports.random.clone(),
+                ports.store_tasks.clone(),
+            );
+            Some(StoreFacts::Redis { place: place(config), servers: servers.await })
+        }
+    };
+    let hosts = token_hosts(store, seen_store.as_ref(), keyring, &ports).await;
+    if let Ok(hosts) = &hosts {
+        ports.token_hosts.take_up(hosts);
+    }
+
+    let mut facts = Facts {
+        now: ports.clock.now(),
+        config: loaded.places.file().display().to_string(),
+        mistakes,
+        warnings: loaded.warnings.iter().cloned().chain(warnings).collect(),
+        left_out: config.apps.keys().filter(|name| !has(&apps, name)).cloned().collect(),
+        apps: Vec::new(),
+        store: seen_store,
+    };
+    for (name, authority, seen) in looked {
+        let (Some(app), Some(settings)) = (apps.get(name), config.apps.get(name.as_str())) else { continue };
+        let mut of_app = app_facts(name.as_str(), app, settings, config, authority, seen);
+        if of_app.looked.problem.is_none() && of_app.looked.way.is_ok() {
+            for credential in &mut of_app.credentials {
+                credential.answer = match &hosts {
+                    Ok(_) => prove(authority, &credential.id).await,
+                    Err(why) => Answer::ByDaemon(why.clone()),
+                };
+            }
+            of_app.redirect = Some(authority.try_redirect(&app.redirect_uri, &app.scopes).await);
+            if of_app.credentials.iter().any(|one| one.answer == Answer::Accepted) && authority.is_entra() {
+                of_app.registration = Some(authority.read_registration().await);
+            }
+        }
+        facts.apps.push(of_app);
+    }
+    facts
+}
+
+fn has(apps: &crate::broker::Apps, name: &str) -> bool {
+    apps.keys().any(|one| one.as_str() == name)
+}
+
+fn app_facts(
+    name: &str,
+    app: &App,
+    settings: &AppConfig,
+    config: &Config,
+    authority: &OpenIdAuthority,
+    looked: crate::authority::LookedAt,
+) -> AppFacts {
+    let set = authority.credentials();
+    let credentials = set.configured().map(|member| {
+        let credential = member.credential();
+        CredentialFacts {
+            id: credential.id().to_owned(),
+            kind: credential.kind(),
+            expires_at: credential.expires_at(),
+            is_guid: authority.is_entra() && credential.is_guid(),
+            answer: Answer::NotAsked("the authority is not reached".to_owned()),
+        }
+    });
+    AppFacts {
+        name: name.to_owned(),
+        client_id: settings.client_id.clone(),
+        authority: settings.authority.as_str().to_owned(),
+        home_tenant: authority.home_tenant().map(str::to_owned),
+        way_out: config.outbound.way_to(&settings.authority),
+        roots: match &settings.authority_ca {
+            Some(_) => "authority_ca",
+            None => "this machine's roots",
+        },
+        is_entra: authority.is_entra(),
+        is_personal: settings.authority.path().split('/').any(|part| part == "consumers"),
+        graph: authority.graph().map(str::to_ascii_lowercase),
+        scopes: app.scopes.clone(),
+        credentials: credentials.collect(),
+        redirect_uri: app.redirect_uri.clone(),
+        redirect: None,
+        registration: None,
+        looked,
+    }
+}
+
+/// Proves a credential as `credentials verify` does.
+async fn prove(authority: &OpenIdAuthority, id: &str) -> Answer {
+    match authority.prove_credential(id).await {
+        None => Answer::NotAsked("it is not in use".to_owned()),
+        Some(Ok(())) => Answer::Accepted,
+        Some(Err(failure)) => of_failure(failure),
+    }
+}
+
+fn of_failure(failure: AuthorityFailure) -> Answer {
+    let AuthorityFailure { cause, disposition, answer, .. } = failure;
+    match disposition {
+        Disposition::NextCredential => Answer::Rejected(cause, answer.error_codes),
+        // We did not ask: `check` warns of the reason.
+        Disposition::CallerFault if answer.status.is_none() => Answer::NotAsked(cause),
+        _ => Answer::Unknown(cause, answer.error_codes),
+    }
+}
+
+fn of_disk(path: &Path) -> StoreFacts {
+    let nearest = path.ancestors().find(|folder| folder.exists()).unwrap_or(path);
+    let room = rustix::fs::statvfs(nearest).ok();
+    StoreFacts::Embedded {
+        path: path.to_owned(),
+        is_there: path.join(FILE_NAME).exists(),
+        room: room.map(|disk| {
+            (disk.f_bavail.saturating_mul(disk.f_frsize), disk.f_blocks.saturating_mul(disk.f_frsize))
+        }),
+    }
+}
+
+fn place(config: &Config) -> String {
+    match &config.store.backend {
+        StoreBackend::Embedded { path } => path.display().to_string(),
+        StoreBackend::Redis(redis) => {
+            let hosts = redis.hosts.iter().map(|host| format!("{}:{}", host.host, host.port));
+            format!("Redis at {}", hosts.collect::<Vec<_>>().join(", "))
+        }
+    }
+}
+
+/// Reads which hosts the apps' secrets may be sent to. Where there is no store yet, none was sent anywhere.
+///
+/// # Errors
+/// Why it cannot be read from here.
+async fn token_hosts(
+    store: Option<PreparedStore>,
+    seen: Option<&StoreFacts>,
+    keyring: Option<Arc<Keyring>>,
+    ports: &Ports,
+) -> Result<TokenHosts, String> {
+    let unread = "where its secrets may be sent is in the store, and";
+    match (store, seen) {
+        (_, None) | (None, _) => Err(format!("{unread} mistakes keep that from being read")),
+        (_, Some(StoreFacts::Redis { servers: Err(_), .. })) => {
+            Err(format!("{unread} that cannot be reached"))
+        }
+        (_, Some(StoreFacts::Embedded { is_there: false, .. })) => Ok(TokenHosts::default()),
+        (_, Some(StoreFacts::Redis { servers: Ok(servers), .. }))
+            if servers.iter().all(|server| !server.is_named) && !servers.is_empty() && is_one(servers) =>
+        {
+            Ok(TokenHosts::default())
+        }
+        (Some(store), Some(_)) => {
+            let Some(keyring) = keyring else { return Err(format!("{unread} the keyring does not open")) };
+            let store: Arc<dyn Store> = match store {
+                PreparedStore::Embedded(path) => {
+                    let config = EmbeddedConfig::new(path);
+                    let opened = EmbeddedStore::open(&config, ports.clock.clone(), &*ports.random);
+                    Arc::new(opened.map_err(|_| format!("{unread} the daemon has that open"))?)
+                }
+                PreparedStore::Redis(redis) => Arc::new(open_redis(*redis, ports)?),
+            };
+            let repository = Repository::new(store, keyring, ports.random.clone());
+            let read: Option<Taken<TokenHosts>> = repository
+                .pending(Kind::TokenHosts, &FiledUnder::only())
+                .await
+                .map_err(|error| format!("{unread} reading it failed: {error}"))?;
+            Ok(read.map(|read| read.value).unwrap_or_default())
+        }
+    }
+}
+
+/// A Cluster's name is not under the one key that was looked at.
+fn is_one(servers: &[redis::ServerSeen]) -> bool {
+    servers.len() == 1
+}
+
+fn open_redis(mut config: RedisConfig, ports: &Ports) -> Result<RedisStore, String> {
+    // The command remembers nothing.
+    config.identity_file = None;
+    RedisStore::new(config, ports.clock.clone(), ports.random.clone(), ports.store_tasks.clone())
+        .map_err(|error| error.to_string())
+}

@@ -1,0 +1,167 @@
+//! `doctor`: everything that can be wrong between this configuration, the authority and the store.
+
+use http::Method;
+use serde_json::json;
+
+use super::client::{Client, DEADLINE, ReachArgs, read, target};
+use super::output::{shown, table};
+use super::{ConfigPath, Exit, Failure, World, block_on};
+use crate::api::admin::wire::Verified;
+use crate::app::Environment;
+use crate::app::doctor::facts::{Answer, Facts};
+use crate::app::doctor::finding::{Finding, Report, Severity};
+use crate::app::doctor::{judge, probe};
+use crate::config;
+
+#[derive(clap::Args)]
+pub(super) struct Args {
+    /// Print {config, worst, findings: [{severity, code, subject, what, fault, fix, docs}], looks: [{area,
+    /// subject, state}]}
+    #[arg(long)]
+    json: bool,
+    /// Exit with 1 for a finding of this severity or worse
+    #[arg(long, value_enum, default_value_t = FailOn::Error, value_name = "SEVERITY")]
+    fail_on: FailOn,
+    #[command(flatten)]
+    reach: ReachArgs,
+}
+
+#[derive(Debug, Clone, Copy, clap::ValueEnum)]
+enum FailOn {
+    Error,
+    Warning,
+    Hint,
+}
+
+impl FailOn {
+    fn severity(self) -> Severity {
+        match self {
+            FailOn::Error => Severity::Error,
+            FailOn::Warning => Severity::Warning,
+            FailOn::Hint => Severity::Hint,
+        }
+    }
+}
+
+pub(super) fn run(args: &Args, config: &ConfigPath, world: &mut World) -> Result<(), Failure> {
+    let facts = match config::load_file(&config.path, &world.env) {
+        Ok(loaded) => {
+            let environment = Environment::of_process(&world.env).as_owner_of(&loaded.config.sealing.keyring);
+            if !args.json {
+                world.output.progress("asking the authorities and the store …");
+            }
+            block_on(async {
+                let (clock, random) = (world.clock.clone(), world.random.clone());
+                let mut facts = probe::examine(&loaded, &environment, clock, random).await;
+                ask_the_daemon(&mut facts, args, config, world).await;
+                Ok(facts)
+            })?
+        }
+        Err(errors) => Facts {
+            now: world.clock.now(),
+            config: config.path.display().to_string(),
+            mistakes: errors.mistakes,
+            ..Facts::default()
+        },
+    };
+    let report = judge::judge(&facts);
+    let worst = report.worst();
+    if args.json {
+        world.output.json(&json!({
+            "config": facts.config,
+            "worst": worst.map(Severity::as_str),
+            "findings": report.findings,
+            "looks": report.looks,
+        }))?;
+    } else {
+        world.output.data(&page(&report))?;
+    }
+    match worst {
+        _ if !facts.mistakes.is_empty() => Err(Failure::silent(Exit::Usage)),
+        Some(worst) if worst >= args.fail_on.severity() => Err(Failure::silent(Exit::Failed)),
+        _ => Ok(()),
+    }
+}
+
+/// Has the running daemon present the credentials that are not presented from here. Without a daemon the
+/// reason stays.
+async fn ask_the_daemon(facts: &mut Facts, args: &Args, config: &ConfigPath, world: &mut World) {
+    let waits = |facts: &Facts| {
+        let mut credentials = facts.apps.iter().flat_map(|app| &app.credentials);
+        credentials.any(|one| matches!(one.answer, Answer::ByDaemon(_)))
+    };
+    if !waits(facts) {
+        return;
+    }
+    let Ok(client) = args.reach.admin(config, world) else { return };
+    for app in &mut facts.apps {
+        for credential in &mut app.credentials {
+            if let Answer::ByDaemon(_) = credential.answer
+                && let Some(answer) = verified(&client, &app.name, &credential.id).await
+            {
+                credential.answer = answer;
+            }
+        }
+    }
+}
+
+async fn verified(client: &Client, app: &str, id: &str) -> Option<Answer> {
+    let path = target(&["admin", "v1", "apps", app, "credentials", id, "verify"], &[]);
+    let answer = client.ask(Method::POST, &path, None, DEADLINE).await.ok()?;
+    let Verified { credentials } = read(&answer).ok()?;
+    let heard = credentials.into_iter().find(|one| one.id == id)?;
+    let cause = heard.cause.unwrap_or_default();
+    let codes = cause.split("AADSTS").skip(1).filter_map(|rest| {
+        let digits = rest.find(|one: char| !one.is_ascii_digit()).unwrap_or(rest.len());
+        rest[..digits].parse().ok()
+    });
+    let codes: Vec<u32> = codes.collect();
+    Some(match heard.outcome.as_str() {
+        "accepted" | "accepted_in_use" => Answer::Accepted,
+        "rejected" => Answer::Rejected(cause, codes),
+        _ => Answer::Unknown(cause, codes),
+    })
+}
+
+/// The report for people: what was looked at, then what is wrong, the worst first.
+fn page(report: &Report) -> String {
+    let row = |look: &crate::app::doctor::finding::Look| {
+        vec![look.area.to_owned(), shown(&look.subject), shown(&look.state)]
+    };
+    let rows: Vec<Vec<String>> = report.looks.iter().map(row).collect();
+    let mut text = table(&["AREA", "OF", "SEEN"], &rows);
+    for finding in &report.findings {
+        text.push_str("\n\n");
+        text.push_str(&paragraph(finding));
+    }
+    text.push_str("\n\n");
+    text.push_str(&sum(report));
+    text
+}
+
+fn paragraph(finding: &Finding) -> String {
+    let Finding { severity, code, subject, what, fault, fix, docs } = finding;
+    format!(
+        "{} {}: {}\n  {}\n  fault: {fault}\n  fix:   {}\n  more:  {docs}",
+        severity.as_str(),
+        code.as_str(),
+        shown(subject),
+        shown(what),
+        shown(fix),
+    )
+}
+
+fn sum(report: &Report) -> String {
+    let count = |severity: Severity| report.findings.iter().filter(|one| one.severity == severity).count();
+    let words = [(Severity::Error, "error"), (Severity::Warning, "warning"), (Severity::Hint, "hint")];
+    let words: Vec<String> = words
+        .into_iter()
+        .map(|(severity, noun)| (count(severity), noun))
+        .filter(|(number, _)| *number > 0)
+        .map(|(number, noun)| format!("{number} {noun}{}", if number == 1 { "" } else { "s" }))
+        .collect();
+    match words.is_empty() {
+        true => "Nothing is wrong.".to_owned(),
+        false => format!("{}.", words.join(", ")),
+    }
+}
