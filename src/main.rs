@@ -23,11 +23,12 @@ fn main() -> ExitCode {
     if let Some(path) = env.get(moved::VARIABLE) {
         moved::follow(path.as_ref()).expect("the test that set it made the file");
     }
+    let output = Output::system(&env);
     let world = World {
         env,
         clock: Arc::new(SystemClock::new()),
         random: Arc::new(SystemRandom::new()),
-        output: Output::system(),
+        output,
         serve: tokenward::app::serve,
     };
     cli::run(std::env::args_os(), world)

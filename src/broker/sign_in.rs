@@ -47,6 +47,8 @@ pub type Tell = dyn Fn(Finished) -> BoxFuture<'static, Finished> + Send + Sync;
 pub struct Callback<'a> {
     /// The app from the path.
     pub app: &'a AppName,
+    /// Id of the request that brought it.
+    pub request_id: &'a str,
     /// `state`.
     pub state: String,
     /// `code` or `error`.
@@ -55,8 +57,6 @@ pub struct Callback<'a> {
     pub iss: Option<String>,
     /// True if it came too late for a first callback: it may only repeat an earlier one.
     pub only_repeats: bool,
-    /// The request's id, by which a user's words lead to the session.
-    pub request_id: String,
     /// Returns the browser's binding for a session, from its cookie.
     pub binding: &'a (dyn Fn(&str) -> Option<String> + Send + Sync),
 }

@@ -118,7 +118,7 @@ fn verify_files(args: &Args, world: &mut World) -> Result<(), Failure> {
     if args.json {
         world.output.json(&report)?;
     } else {
-        world.output.data(&report.text())?;
+        world.output.report(&report.text())?;
     }
     if report.whole { Ok(()) } else { Err(Failure::silent(Exit::Failed)) }
 }

@@ -118,7 +118,7 @@ pub(super) fn run(args: &Args, config: &ConfigPath, world: &mut World) -> Result
     let rows: Vec<Vec<String>> = answer.callers.iter().map(row).collect();
     world
         .output
-        .data(&table(&["CALLER", "TIMES", "FIRST", "LAST", "THROUGH", "SCOPES OF THE LAST"], &rows))?;
+        .report(&table(&["CALLER", "TIMES", "FIRST", "LAST", "THROUGH", "SCOPES OF THE LAST"], &rows))?;
     world.output.say(&format!("The files tell of {from} to {until}. `tokenward audit verify` proves them."));
     Ok(())
 }

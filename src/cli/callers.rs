@@ -195,7 +195,7 @@ fn list_callers(config: &Config, path: &ConfigPath, as_json: bool, world: &mut W
     let rows: Vec<Vec<String>> = listed.iter().map(row).collect();
     let headings =
         ["CALLER", "AUTHENTICATES BY", "APPS", "CONNECTS", "LIVE KEYS", "NEXT END", "KEY LAST USED"];
-    world.output.data(&table(&headings, &rows))
+    world.output.report(&table(&headings, &rows))
 }
 
 fn list(
@@ -245,7 +245,7 @@ fn list(
             ]
         })
         .collect();
-    world.output.data(&table(&["ID", "CREATED", "EXPIRES", "STATE", "LAST USED"], &rows))?;
+    world.output.report(&table(&["ID", "CREATED", "EXPIRES", "STATE", "LAST USED"], &rows))?;
     for key in keys.iter().filter(|key| key.is_live(now)) {
         if let Some(sealing_key) = &key.sealing_key {
             world.output.say(&format!(

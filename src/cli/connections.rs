@@ -140,7 +140,7 @@ pub(super) fn run(command: &Command, config: &ConfigPath, world: &mut World) -> 
                 return Ok(());
             }
             let rows: Vec<Vec<String>> = all.iter().map(row).collect();
-            world.output.data(&table(
+            world.output.report(&table(
                 &["APP", "CONNECTION", "STATUS", "REASON", "ACCOUNT", "TENANT", "LAST REFRESH"],
                 &rows,
             ))
@@ -148,7 +148,7 @@ pub(super) fn run(command: &Command, config: &ConfigPath, world: &mut World) -> 
         Command::Show { connection, json, reach } => {
             let client = reach.admin(config, world)?;
             let seen = block_on(async { Ok(client.get(&path(connection, None)).await?) })?;
-            if *json { world.output.json(&seen) } else { world.output.data(&describe(&seen)) }
+            if *json { world.output.json(&seen) } else { world.output.report(&describe(&seen)) }
         }
         Command::Explain { connection, json, reach } => {
             let client = reach.admin(config, world)?;
@@ -162,7 +162,7 @@ pub(super) fn run(command: &Command, config: &ConfigPath, world: &mut World) -> 
                 return world.output.json(&seen);
             }
             let text = explain(connection, &seen, &status, &config.option());
-            world.output.data(&text)
+            world.output.report(&text)
         }
         Command::Pause { connection, reach } => {
             let seen = set_paused(connection, true, reach, config, world)?;

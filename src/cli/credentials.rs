@@ -107,7 +107,7 @@ async fn list(client: &Client, app: Option<&AppName>, json: bool, world: &mut Wo
         let apps = answer["apps"].as_array().into_iter().flatten();
         return world.output.json(&apps.filter(|one| is_wanted(text(one, "app"))).collect::<Vec<_>>());
     }
-    world.output.data(&credentials_table(&apps))
+    world.output.report(&credentials_table(&apps))
 }
 
 /// Formats every credential of these apps.

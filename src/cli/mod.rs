@@ -33,6 +33,7 @@ mod explain;
 mod init;
 mod keyring;
 mod output;
+mod paint;
 mod policy;
 mod progress;
 mod reload;

@@ -1,11 +1,12 @@
 //! The commands' only output: data to standard output, words to standard error, and answers to questions from
 //! standard input.
 
+use std::collections::BTreeMap;
 use std::io::{self, BufRead, BufReader, IsTerminal, Read, Write};
 
 use serde::Serialize;
 
-use super::{Exit, Failure};
+use super::{Exit, Failure, paint};
 
 /// Longest answer to a question.
 const LONGEST_ANSWER: u64 = 1024;
@@ -17,19 +18,22 @@ pub struct Output {
     input: Option<Box<dyn BufRead + Send>>,
     /// True if standard error is a terminal.
     watched: bool,
+    /// True if standard output takes colours.
+    coloured: bool,
     /// True if the last thing on standard error was a progress dot.
     dotted: bool,
 }
 
 impl Output {
     /// Uses the process's own streams.
-    pub fn system() -> Self {
-        Output::new(
+    pub fn system(env: &BTreeMap<String, String>) -> Self {
+        let output = Output::new(
             Box::new(io::stdout()),
             Box::new(io::stderr()),
             Box::new(BufReader::new(io::stdin())),
             io::stderr().is_terminal(),
-        )
+        );
+        Output { coloured: paint::is_wanted(io::stdout().is_terminal(), env), ..output }
     }
 
     /// Uses other streams, for tests.
@@ -39,7 +43,7 @@ impl Output {
         input: Box<dyn BufRead + Send>,
         watched: bool,
     ) -> Self {
-        Output { out, err, input: Some(input), watched, dotted: false }
+        Output { out, err, input: Some(input), watched, coloured: false, dotted: false }
     }
 
     /// Writes lines of data. If the reader has gone away, the command ends.
@@ -50,11 +54,21 @@ impl Output {
         self.write(text.as_bytes())
     }
 
+    /// Writes data for a person: the words that say how something stands may have colours.
+    pub(super) fn report(&mut self, text: &str) -> Result<(), Failure> {
+        if !self.coloured {
+            return self.data(text);
+        }
+        self.end_dots();
+        let text = paint::painted(&printable(text, true)) + "\n";
+        self.write(text.as_bytes())
+    }
+
     /// Writes data in place of the terminal's present content.
     pub(super) fn screen(&mut self, text: &str) -> Result<(), Failure> {
         // Our own sequence, so it is not escaped: it clears the screen and moves to its beginning (ECMA-48).
         let _ = write!(self.out, "\u{1b}[2J\u{1b}[H");
-        self.data(text)
+        self.report(text)
     }
 
     /// Writes data for programs.

@@ -71,10 +71,10 @@ pub(super) fn run(command: &Command, config: &ConfigPath, world: &mut World) -> 
             world.output.say("No connect sessions. Those that ended more than an hour ago are not kept.");
             Ok(())
         }
-        (Some(_), [one]) => world.output.data(&of_one(one)),
+        (Some(_), [one]) => world.output.report(&of_one(one)),
         _ => {
             let rows: Vec<Vec<String>> = all.iter().map(row).collect();
-            world.output.data(&table(
+            world.output.report(&table(
                 &["STARTED", "APP", "CONNECTION", "CALLER", "STATE", "REASON", "ACCOUNT", "REFERENCE"],
                 &rows,
             ))

@@ -37,7 +37,7 @@ pub(super) fn run(args: &Args, config: &ConfigPath, world: &mut World) -> Result
             match (args.json, live) {
                 (true, _) => {}
                 (false, true) => world.output.screen(&screen(&status))?,
-                (false, false) => world.output.data(&screen(&status))?,
+                (false, false) => world.output.report(&screen(&status))?,
             }
             if !live {
                 return if status.waiting_for.is_empty() {

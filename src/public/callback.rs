@@ -60,12 +60,11 @@ impl Parameters {
     pub(super) fn callback<'a>(
         self,
         app: &'a AppName,
-        request_id: &str,
+        request_id: &'a str,
         binding: &'a (dyn Fn(&str) -> Option<String> + Send + Sync),
     ) -> Callback<'a> {
         let Parameters { state, iss, outcome, only_repeats, .. } = self;
-        let request_id = request_id.to_owned();
-        Callback { app, state, iss, outcome, only_repeats, request_id, binding }
+        Callback { app, request_id, state, iss, outcome, only_repeats, binding }
     }
 
     /// Parses the pairs. A repeated parameter, or too many, make all invalid; an empty one counts as absent,

@@ -265,6 +265,34 @@ async fn an_administrator_s_link_is_printed_with_what_they_will_see() {
     assert_eq!(wrong.status.code(), Some(1), "{}", err(&wrong));
 }
 
+/// Colours are for a terminal whose user did not ask for none. What a program reads has none.
+#[tokio::test]
+async fn colours_are_for_terminals_alone() {
+    let world = Plan::default().start().await;
+    world.connect("team-b/alice", ALICE).await;
+    let list = ["connections", "list"];
+    let seen = async |no_color: &str| {
+        let (screen, terminal) = crate::status::terminal();
+        let mut command = world.command(&list);
+        command.env("TERM", "xterm").env("NO_COLOR", no_color).stdout(Stdio::from(terminal));
+        let mut child = command.spawn().expect("it starts");
+        drop(command);
+        let read =
+            || crate::status::read_until(screen, |shown| shown.contains("active") && shown.ends_with('\n'));
+        let shown = tokio::task::spawn_blocking(read).await.expect("read");
+        assert!(child.wait().expect("it ends").success());
+        shown
+    };
+    let coloured = seen("").await;
+    assert!(
+        coloured.contains("\u{1b}[32mactive\u{1b}[0m") && coloured.contains("\u{1b}[1mAPP "),
+        "{coloured:?}"
+    );
+    let plain = seen("1").await;
+    assert!(plain.contains("  active  ") && !plain.contains('\u{1b}'), "{plain:?}");
+    assert_eq!(plain.replace("\r\n", "\n"), world.said(&list));
+}
+
 /// Runs a script in a shell, if it is there.
 fn in_shell(shell: &str, arguments: &[&str], script: &str) -> Option<String> {
     let mut command = Command::new(shell);

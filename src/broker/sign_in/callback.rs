@@ -75,7 +75,7 @@ impl Broker {
                 .is_some_and(|binding| same(&sha256_hex(binding.as_bytes()), browser))
         };
         let broker = Arc::clone(self);
-        let (outcome, request_id) = (callback.outcome, callback.request_id);
+        let (outcome, request_id) = (callback.outcome, callback.request_id.to_owned());
         match &record.value.purpose {
             Purpose::Answered(answered) => {
                 if !is_bound(&answered.session, &answered.browser) {

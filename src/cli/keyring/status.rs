@@ -90,7 +90,7 @@ pub(super) fn status(
         })
         .collect();
     let headings = ["ID", "CREATED", "PROMOTED", "PRIMARY", "RECORDS", "COUNTED", "OPENED BY"];
-    world.output.data(&table(&headings, &rows))?;
+    world.output.report(&table(&headings, &rows))?;
     say_hashed(hashed, world);
     for key in seen.keys.iter().filter(|key| key.created_at.is_none()) {
         let records = key.records.unwrap_or(0);
@@ -135,7 +135,7 @@ pub(super) fn status_of_files(
             vec![key.id, or_dash(key.created_at), or_dash(key.promoted_at), primary]
         })
         .collect();
-    world.output.data(&table(&["ID", "CREATED", "PROMOTED", "PRIMARY"], &rows))?;
+    world.output.report(&table(&["ID", "CREATED", "PROMOTED", "PRIMARY"], &rows))?;
     say_hashed(hashed, world);
     Ok(())
 }
