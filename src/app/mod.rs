@@ -25,6 +25,7 @@ mod reload;
 mod replicas;
 mod reporting;
 mod rules;
+mod service_manager;
 mod silence;
 mod start_error;
 #[cfg(feature = "testkit")]
@@ -55,6 +56,7 @@ use self::pulse::Seen;
 use self::reading::{Everything, Refused, Replaceable};
 use self::reload::Reloader;
 use self::reporting::{Reporting, install_log};
+use self::service_manager::ServiceManager;
 pub use self::start_error::StartError;
 use self::store::Stored;
 use crate::config::Loaded;
@@ -196,7 +198,13 @@ pub fn serve(loaded: Loaded, path: &Path, variables: &BTreeMap<String, String>) 
                 let version = env!("CARGO_PKG_VERSION");
                 tracing::info!(version, %public, %ops, ?local, "tokenward serves");
                 greeting.iter().for_each(|text| greeting::say(text));
-                Ok(if daemon.parts.run(signals).await { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+                let manager = ServiceManager::of(variables, std::process::id());
+                manager.ready();
+                let is_finished = tokio::select! {
+                    is_finished = daemon.parts.run(signals) => is_finished,
+                    () = manager.keep_alive(daemon.parts.process.ports.clock.as_ref()) => false,
+                };
+                Ok(if is_finished { ExitCode::SUCCESS } else { ExitCode::FAILURE })
             }
             Err(StartError::Refused(refused)) => Err(refused),
             Err(error @ StartError::Failed(_)) => {

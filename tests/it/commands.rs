@@ -170,6 +170,29 @@ async fn from_init_to_a_token_and_back() {
     assert!(String::from_utf8_lossy(&gone.stderr).contains("connection_not_found"));
 }
 
+/// As systemd does with `Type=notify` and `WatchdogSec=`.
+#[tokio::test]
+async fn the_service_manager_is_told_when_the_daemon_serves_and_that_it_lives() {
+    let desk = Desk::new().await;
+    let path = desk.home().join("notify.sock");
+    let manager = std::os::unix::net::UnixDatagram::bind(&path).expect("bound");
+    manager.set_read_timeout(Some(std::time::Duration::from_secs(60))).expect("a limit");
+    let told = || {
+        let mut text = [0; 64];
+        let length = manager.recv(&mut text).expect("a message");
+        String::from_utf8_lossy(&text[..length]).into_owned()
+    };
+    let variables = format!("NOTIFY_SOCKET={}\nWATCHDOG_USEC=200000\n", path.display());
+    std::fs::write(desk.home().join("environment"), variables).expect("write");
+    let mut daemon = Process::launch(desk.home()).await;
+    assert_eq!(told(), "READY=1");
+    for _ in 0..5 {
+        assert_eq!(told(), "WATCHDOG=1");
+    }
+    // It still listens to its signals, and a stopped process says nothing.
+    assert_eq!(daemon.terminate(), Some(0), "{}", daemon.log());
+}
+
 #[tokio::test]
 async fn exit_codes_say_whose_mistake_it_was() {
     let desk = Desk::new().await;
