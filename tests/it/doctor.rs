@@ -15,7 +15,7 @@ use tokenward::system::{SystemClock, SystemRandom};
 
 use crate::redis_server::RedisServer;
 use crate::setup::config_text::ConfigText;
-use crate::world::{ALICE, BOB, CLIENT_ID, CLIENT_SECRET, Plan, free_port, text, write_secret};
+use crate::world::{ALICE, BOB, CLIENT_ID, CLIENT_SECRET, Kept, Plan, free_port, text, write_secret};
 
 const HOME: &str = "contoso.example";
 const ENDS: &str = "2029-05-20T00:00:00Z";
@@ -262,6 +262,22 @@ async fn each_mistake_is_named_with_its_fix_and_nothing_else_is() {
     let examined = clinic.examine();
     examined.is_only("error", "base_url_not_https", "give `listen.public.base_url` the https address");
     assert_eq!(examined.code, Some(2));
+}
+
+/// Each primary of a Cluster is looked at, and the record of token hosts is read from it.
+#[tokio::test]
+async fn a_cluster_is_looked_at_node_by_node() {
+    let mut world =
+        Plan::default().kept(Kept::Cluster).app_lines("home_tenant = \"contoso.example\"").start().await;
+    assert_eq!(world.daemon.terminate(), Some(0), "{}", world.daemon.log());
+    let config = world.folder.path().join("tokenward.toml");
+    let ended = run(&config, &["--json"]);
+    let report: Value = serde_json::from_slice(&ended.stdout).expect("JSON");
+    let looks = report["looks"].as_array().expect("a list");
+    let of = |area: &str| looks.iter().filter(|look| look["area"] == area).collect::<Vec<_>>();
+    assert_eq!(of("store").len(), 3, "{report:#}");
+    assert!(of("store").iter().all(|look| text(look, "state").contains("holds a store")), "{report:#}");
+    assert!(text(of("credential")[0], "state").starts_with("secret, accepted"), "{report:#}");
 }
 
 /// Only a sign-in shows the platform to an app that may not read its registration, and the report says so.

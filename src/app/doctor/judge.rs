@@ -263,7 +263,9 @@ mod tests {
     fn a_redirect_uri_must_be_of_the_platform_web() {
         let uris = |uris: &[&str]| uris.iter().map(|&uri| uri.to_owned()).collect::<Vec<_>>();
         let local = "http://localhost:8080/callback/outlook";
-        let rows: [(&str, &[&str], &[&str], &[&str], bool); 8] = [
+        /// The URI, those registered for Web, for browsers and for devices, and whether that is right.
+        type Row<'a> = (&'a str, &'a [&'a str], &'a [&'a str], &'a [&'a str], bool);
+        let rows: [Row<'_>; 8] = [
             (URI, &[URI], &[], &[], true),
             (URI, &[], &[URI], &[], false),
             (URI, &[URI], &[URI], &[], false),
@@ -309,7 +311,9 @@ mod tests {
     #[test]
     fn a_clock_is_blamed_on_the_machine_that_is_alone_with_its_time() {
         let off = |seconds: u64| (NOW.plus(Duration::from_secs(seconds)), NOW);
-        let rows: [(u64, u64, &[(&str, &str)]); 7] = [
+        /// How far authority and Redis are ahead, in seconds, and what is found.
+        type Row<'a> = (u64, u64, &'a [(&'a str, &'a str)]);
+        let rows: [Row<'_>; 7] = [
             (0, 0, &[]),
             (30, 30, &[]),
             (31, 0, &[("warning", "clock_off")]),

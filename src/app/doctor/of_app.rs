@@ -130,6 +130,9 @@ fn redirect(app: &AppFacts, report: &mut Report) {
             (None, Some(RegistrationSeen::NotRead(why))) => {
                 format!("registered; whether its platform is Web, only a sign-in shows ({why})")
             }
+            (None, _) if app.is_entra => {
+                "registered; its platform is read only once a credential is accepted".to_owned()
+            }
             (None, _) => "registered".to_owned(),
         };
         report.look("redirect URI", subject, format!("{uri}: {state}"));
@@ -332,8 +335,8 @@ fn not_accepted(
             fault::CONFIGURATION,
             format!("the authority does not know this client secret{numbers}"),
             format!(
-                "write the secret's Value to the file, without spaces or quotes; if nobody has it any \
-                 more, {} A new one may take a minute until every server of Entra knows it",
+                "write the secret's Value to the file, without spaces or quotes (a new one may take a \
+                 minute until every server of Entra knows it); if nobody has it any more, {}",
                 new_secret(&app.name)
             ),
         );
@@ -362,7 +365,7 @@ fn new_secret(app: &str) -> String {
     format!(
         "make a new one (*Certificates & secrets*, *New client secret*), put its Value into a new file of \
          mode 0600 beside the old one, and run `tokenward credentials verify {app}`: \
-         deploy/RUNBOOK.md#replace-the-client-secret."
+         deploy/RUNBOOK.md#replace-the-client-secret"
     )
 }
 

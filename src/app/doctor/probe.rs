@@ -210,7 +210,7 @@ async fn token_hosts(
         }
         (_, Some(StoreFacts::Embedded { is_there: false, .. })) => Ok(TokenHosts::default()),
         (_, Some(StoreFacts::Redis { servers: Ok(servers), .. }))
-            if servers.iter().all(|server| !server.is_named) && !servers.is_empty() && is_one(servers) =>
+            if servers.iter().all(|server| !server.is_named) =>
         {
             Ok(TokenHosts::default())
         }
@@ -232,11 +232,6 @@ async fn token_hosts(
             Ok(read.map(|read| read.value).unwrap_or_default())
         }
     }
-}
-
-/// A Cluster's name is not under the one key that was looked at.
-fn is_one(servers: &[redis::ServerSeen]) -> bool {
-    servers.len() == 1
 }
 
 fn open_redis(mut config: RedisConfig, ports: &Ports) -> Result<RedisStore, String> {

@@ -4,6 +4,7 @@
 use http::header::{AUTHORIZATION, HeaderMap, HeaderValue, LOCATION};
 use hyper_rustls::MaybeHttpsStream;
 use hyper_util::rt::TokioIo;
+use percent_encoding::percent_decode_str;
 use rustls::pki_types::CertificateDer;
 use serde_json::Value;
 use std::net::SocketAddr;
@@ -30,6 +31,8 @@ use crate::domain::time::Timestamp;
 
 /// The longest name of a certificate's issuer that is shown.
 const LONGEST_NAME: usize = 100;
+/// The most parameters of a redirect that are looked at: Entra sends six.
+const MOST_PARAMETERS: usize = 32;
 /// The most redirect URIs that are kept of a registration: Entra's own limit.
 const MOST_URIS: usize = 256;
 
@@ -243,15 +246,13 @@ fn issuer_of(certificate: &CertificateDer<'_>) -> Option<String> {
 fn redirect_seen(answer: &HttpAnswer, redirect_uri: &str) -> RedirectSeen {
     let location = answer.headers.get(LOCATION).and_then(|location| location.to_str().ok());
     if let Some(query) = location.and_then(|location| query_of(location, redirect_uri)) {
-        let fields: Vec<_> = form_urlencoded::parse(query.as_bytes()).collect();
-        let field = |name: &str| fields.iter().find(|(key, _)| key == name).map(|(_, value)| &**value);
-        let error = field("error").filter(|error| {
+        let error = field(query, "error").filter(|error| {
             // The answers to `prompt=none` when nobody is there to ask (OpenID Connect Core §3.1.2.6).
             !["login_required", "interaction_required", "consent_required", "account_selection_required"]
-                .contains(error)
+                .contains(&error.as_str())
         });
-        let number = field("error_description").and_then(aadsts);
-        return RedirectSeen::Accepted(error.map(|error| (one_line(error), number)));
+        let number = field(query, "error_description").and_then(|words| aadsts(&words));
+        return RedirectSeen::Accepted(error.map(|error| (one_line(&error), number)));
     }
     if let Some(number) = number_in(&answer.body) {
         return RedirectSeen::Refused(number);
@@ -268,6 +269,13 @@ fn query_of<'a>(location: &'a str, redirect_uri: &str) -> Option<&'a str> {
         Some('?' | '#' | '&') => Some(&rest[1..]),
         Some(_) => None,
     }
+}
+
+/// A parameter of the redirect, decoded.
+fn field(query: &str, name: &str) -> Option<String> {
+    let mut pairs = query.split('&').take(MOST_PARAMETERS).filter_map(|pair| pair.split_once('='));
+    let (_, value) = pairs.find(|(key, _)| *key == name)?;
+    Some(percent_decode_str(&value.replace('+', " ")).decode_utf8_lossy().into_owned())
 }
 
 /// The first of Entra's error numbers on a page.

@@ -42,7 +42,7 @@ pub struct ServerSeen {
     pub missing: BTreeSet<String>,
     /// Why no script runs, if none does.
     pub no_scripts: Option<String>,
-    /// True if it holds a store of tokenward.
+    /// True if it holds a store of tokenward. A node of a Cluster does as soon as it holds anything.
     pub is_named: bool,
 }
 
@@ -59,7 +59,11 @@ pub async fn examine(
     (config.identity_file, config.observer) = (None, None);
     let access = Arc::new(Access::new(&config, &clock)?);
     let limit = config.connect_timeout + config.operation_timeout;
-    let has_failover = !matches!(config.location, Location::Server { .. });
+    let (has_failover, is_node) = match config.location {
+        Location::Server { .. } => (false, false),
+        Location::Sentinels(_) => (true, false),
+        Location::Cluster(_) => (true, true),
+    };
     let way = match &config.location {
         Location::Cluster(_) => {
             let nameless = Identity::new(None).map_err(|error| error.to_string())?;
@@ -72,7 +76,8 @@ pub async fn examine(
         let mut seen = Vec::new();
         for (server, link) in way.links().await? {
             let live = link.acquire().await.map_err(|cause| with_server(&server, &cause))?;
-            seen.push(look_at(server, &live, link.user(), has_failover, &*clock, &*random).await?);
+            let setup = (has_failover, is_node);
+            seen.push(look_at(server, &live, link.user(), setup, &*clock, &*random).await);
         }
         Ok(seen)
     };
@@ -114,10 +119,10 @@ async fn look_at(
     server: String,
     live: &Arc<Live>,
     user: &str,
-    has_failover: bool,
+    (has_failover, is_node): (bool, bool),
     clock: &dyn Clock,
     random: &dyn Random,
-) -> Result<ServerSeen, String> {
+) -> ServerSeen {
     let mut commands = live.commands();
     let mut seen = ServerSeen {
         server,
@@ -140,13 +145,22 @@ async fn look_at(
             seen.risks.push((Risk::Unknown, describe(&error, user)));
         }
     }
-    let name: Result<Option<String>, _> =
-        ::redis::cmd("GET").arg(REDIS_IDENTITY).query_async(&mut commands).await;
-    seen.is_named = matches!(name, Ok(Some(_)));
+    seen.is_named = if is_node { holds_anything(&mut commands).await } else { is_named(&mut commands).await };
     if seen.no_scripts.is_none() {
         rights(&mut commands, random, &mut seen.missing).await;
     }
-    Ok(seen)
+    seen
+}
+
+async fn is_named(commands: &mut impl ConnectionLike) -> bool {
+    let name = ::redis::cmd("GET").arg(REDIS_IDENTITY).query_async::<Option<String>>(commands).await;
+    matches!(name, Ok(Some(_)))
+}
+
+/// The name of a store in a Cluster is in every slot, so a node that serves one has keys.
+async fn holds_anything(commands: &mut impl ConnectionLike) -> bool {
+    let keys = ::redis::cmd("SCAN").arg(0).query_async::<(u64, Vec<Vec<u8>>)>(commands).await;
+    !matches!(keys, Ok((0, keys)) if keys.is_empty())
 }
 
 /// Reads the answers to `INFO`.
