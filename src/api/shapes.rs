@@ -205,6 +205,11 @@ impl ExplainShape {
             advice,
         }
     }
+
+    /// What to do now, in words.
+    pub fn into_advice(self) -> String {
+        self.advice
+    }
 }
 
 /// A connect session as it is shown.

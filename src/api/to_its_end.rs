@@ -48,8 +48,8 @@ pub(super) struct ToItsEnd<A> {
 
 impl<A: Acts> ToItsEnd<A> {
     /// Makes the handler of an API, with its acts as tasks.
-    pub(super) fn new(api: A, tasks: Arc<dyn Tasks>) -> Self {
-        ToItsEnd { api: Arc::new(api), tasks, acts: Arc::new(Semaphore::new(MOST_ACTS)) }
+    pub(super) fn new(api: Arc<A>, tasks: Arc<dyn Tasks>) -> Self {
+        ToItsEnd { api, tasks, acts: Arc::new(Semaphore::new(MOST_ACTS)) }
     }
 }
 
@@ -142,7 +142,7 @@ mod tests {
     #[tokio::test]
     async fn acts_that_outlive_their_connections_are_bounded() {
         let tasks = Arc::new(Kept::default());
-        let acts = ToItsEnd::new(Hangs, tasks.clone());
+        let acts = ToItsEnd::new(Arc::new(Hangs), tasks.clone());
         let kept = || tasks.0.lock().len();
         for _ in 0..MOST_ACTS {
             drop(acts.handle(request(Method::POST)));

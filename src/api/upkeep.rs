@@ -62,6 +62,15 @@ pub struct LastRun {
     pub result: Result<(), String>,
 }
 
+/// Counts since the start, by the words of the metrics. What happened lately is the difference of two.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Traffic {
+    /// Requests for a token, by outcome: `ok`, or the code of the refusal.
+    pub tokens: BTreeMap<String, u64>,
+    /// Requests to authorities, by outcome.
+    pub authority: BTreeMap<String, u64>,
+}
+
 /// The daemon itself, for operators.
 pub trait Upkeep: Send + Sync {
     /// Reads configuration and secrets again.
@@ -81,6 +90,9 @@ pub trait Upkeep: Send + Sync {
 
     /// Every job that runs at intervals, with its last run.
     fn jobs(&self) -> Vec<JobReport>;
+
+    /// How much was handed out and asked for since the start.
+    fn traffic(&self) -> Traffic;
 
     /// Every secret that ends, those first that end first, and last those of which nobody knows when.
     fn endings(&self) -> BoxFuture<'_, Vec<Ending>>;

@@ -6,7 +6,7 @@ use super::listeners::BoundListeners;
 use super::parts::Parts;
 use super::upkeep::Keeper;
 use crate::api::LocalApi;
-use crate::api::admin::AdminApi;
+use crate::api::admin::{AdminApi, Consoles};
 use crate::callers::limit::Limiter;
 use crate::ops::Ops;
 use crate::public::PublicSite;
@@ -18,6 +18,8 @@ pub(super) fn serve(listeners: BoundListeners, parts: &Parts) {
     let (clock, random) = (&process.ports.clock, &process.ports.random);
 
     let issuer = listeners.issuer(&parts.in_force.config().listen);
+    let places = listeners.console_places(&parts.in_force.config().listen);
+    let consoles = Arc::new(Consoles::new(places, random.clone()));
     let ops = Ops::new(process.metrics.clone(), process.readiness.clone(), clock.clone());
     listeners.ops.serve(Arc::new(ops), process.surroundings());
 
@@ -51,6 +53,7 @@ pub(super) fn serve(listeners: BoundListeners, parts: &Parts) {
             clock.clone(),
             events.clone(),
             keeper.clone(),
+            consoles.clone(),
         );
         listener.serve(admin.handler(tasks.clone()), process.surroundings());
     }

@@ -3,12 +3,13 @@
 mod tls_files;
 
 use parking_lot::Mutex;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::findings::Findings;
 use super::start_error::StartError;
+use crate::api::admin::Place;
 use crate::config::{ListenConfig, Listener};
 use crate::domain::auth_method::{AuthMethods, LiveAuthMethods};
 use crate::domain::time::Clock;
@@ -93,6 +94,23 @@ impl BoundListeners {
         let configured = config.issuer.clone();
         let of_listeners = || self.local.iter().zip(&config.local).find_map(of_listener);
         configured.or_else(of_listeners).unwrap_or_else(|| "http://localhost".to_owned())
+    }
+
+    /// Where browsers can open the console: at the TCP listeners of operators. One that listens everywhere is
+    /// named by this machine's own address.
+    pub(super) fn console_places(&self, config: &ListenConfig) -> Vec<Place> {
+        let place = |((bound, accepted), listener): (&Accepting, &Listener)| {
+            let Listener::Tcp { tls, .. } = listener else { return None };
+            let mut address = bound.tcp_address()?;
+            match address.ip() {
+                IpAddr::V4(ip) if ip.is_unspecified() => address.set_ip(Ipv4Addr::LOCALHOST.into()),
+                IpAddr::V6(ip) if ip.is_unspecified() => address.set_ip(Ipv6Addr::LOCALHOST.into()),
+                _ => {}
+            }
+            let (scheme, is_tls) = if tls.is_some() { ("https", true) } else { ("http", false) };
+            Some(Place { base_url: format!("{scheme}://{address}"), accepted: accepted.clone(), is_tls })
+        };
+        self.admin.iter().zip(&config.admin).filter_map(place).collect()
     }
 
     pub(super) fn addresses(&self) -> Addresses {

@@ -9,9 +9,10 @@ use super::jobs::Jobs;
 use super::parts::Parts;
 use super::pulse::Seen;
 use super::reload::Reloader;
-use crate::api::upkeep::{Ending, JobReport, Reloaded, StoreLost, Upkeep};
+use crate::api::upkeep::{Ending, JobReport, Reloaded, StoreLost, Traffic, Upkeep};
 use crate::domain::task::BoxFuture;
 use crate::lifecycle::Readiness;
+use crate::telemetry::metrics::Metrics;
 
 /// The daemon itself, for operators.
 pub(super) struct Keeper {
@@ -21,6 +22,7 @@ pub(super) struct Keeper {
     reloader: Arc<Reloader>,
     foresight: Arc<Foresight>,
     jobs: Jobs,
+    metrics: Arc<Metrics>,
 }
 
 impl Keeper {
@@ -32,6 +34,7 @@ impl Keeper {
             reloader: parts.reloader.clone(),
             foresight: parts.foresight.clone(),
             jobs: parts.jobs.clone(),
+            metrics: parts.process.metrics.clone(),
         }
     }
 }
@@ -61,6 +64,11 @@ impl Upkeep for Keeper {
 
     fn jobs(&self) -> Vec<JobReport> {
         self.jobs.report()
+    }
+
+    fn traffic(&self) -> Traffic {
+        let (tokens, authority) = self.metrics.by_outcome();
+        Traffic { tokens, authority }
     }
 
     fn endings(&self) -> BoxFuture<'_, Vec<Ending>> {

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::search::Search;
 use super::{Broker, Refusal};
@@ -11,7 +12,7 @@ use crate::domain::scope::ScopeNaming;
 use crate::domain::time::Timestamp;
 use crate::domain::verdict::{BlockReason, ReauthReason};
 use crate::policy::{CallerPolicy, Decision, Lookup, Provisional};
-use crate::refresh::Held;
+use crate::refresh::{Held, ShutTenant};
 use crate::repository::RepositoryError;
 
 /// Most connections read for one page: a filter that matches few must not become a scan of all.
@@ -157,6 +158,11 @@ impl Broker {
         attempts
     }
 
+    /// Returns the tenants for which this replica does not call an authority now.
+    pub fn shut_tenants(&self) -> Vec<ShutTenant> {
+        self.deps.engine.shut_tenants()
+    }
+
     /// Returns a page of an app's connections that the caller may know of.
     pub async fn list(
         &self,
@@ -171,12 +177,27 @@ impl Broker {
         let sees = |key: &ConnectionKey, profile: &Profile| {
             caller.see(key, profile.account().tid.as_deref()).is_ok()
         };
-        self.list_where(app, caller.lookups(app), request, sees).await
+        self.list_where(app, caller.lookups(app), request, sees, Budget::Records(MOST_READ_FOR_A_PAGE)).await
     }
 
     /// Returns a page of an app's connections to an operator.
     pub async fn list_as_admin(&self, app: &AppName, request: &ListRequest) -> Result<ShownPage, Refusal> {
-        self.list_where(app, vec![Lookup::EVERYTHING], request, |_, _| true).await
+        let budget = Budget::Records(MOST_READ_FOR_A_PAGE);
+        self.list_where(app, vec![Lookup::EVERYTHING], request, |_, _| true, budget).await
+    }
+
+    /// Returns a page of what an operator looks for among the connections whose names begin so. It reads for
+    /// so long at most: where few match, the page may be short and even empty without being the last.
+    pub async fn search_as_admin(
+        &self,
+        app: &AppName,
+        prefix: &str,
+        request: &ListRequest,
+        within: Duration,
+    ) -> Result<ShownPage, Refusal> {
+        let lookups = vec![Lookup::Prefix(prefix.to_owned())];
+        let until = self.deps.clock.monotonic().saturating_add(within);
+        self.list_where(app, lookups, request, |_, _| true, Budget::Time(until)).await
     }
 
     async fn list_where(
@@ -185,6 +206,7 @@ impl Broker {
         lookups: Vec<Lookup>,
         request: &ListRequest,
         visible: impl Fn(&ConnectionKey, &Profile) -> bool,
+        budget: Budget,
     ) -> Result<ShownPage, Refusal> {
         let named = self.app(app)?;
         if let Some(status) = &request.status
@@ -208,8 +230,12 @@ impl Broker {
         let mut shown: Vec<Shown> = Vec::new();
         let mut next = None;
         let mut search = Search::new(app.clone(), lookups, request.after.clone());
-        while next.is_none() && shown.len() < PAGE && search.read() < MOST_READ_FOR_A_PAGE {
-            let most = PAGE.min(MOST_READ_FOR_A_PAGE - search.read());
+        while next.is_none() && shown.len() < PAGE {
+            let most = match budget {
+                Budget::Records(most) if search.read() < most => PAGE.min(most - search.read()),
+                Budget::Time(until) if search.read() == 0 || self.deps.clock.monotonic() < until => PAGE,
+                Budget::Records(_) | Budget::Time(_) => break,
+            };
             let Some(found) = search.next(&self.deps.repository, most).await? else { break };
             for (connection, profile) in found {
                 let key = ConnectionKey { app: app.clone(), connection };
@@ -309,6 +335,15 @@ impl Walk {
         let connections = page.profiles.into_iter().map(named).collect();
         Ok(Some(WalkedPage { app: app.clone(), connections, next: self.after.clone() }))
     }
+}
+
+/// How much is read for one page.
+#[derive(Clone, Copy)]
+enum Budget {
+    /// So many records.
+    Records(usize),
+    /// Until then, in monotonic time; but something in any case.
+    Time(Duration),
 }
 
 /// Returns what was asked for and is not granted. The sign-in's own scopes give no right, and Entra does not

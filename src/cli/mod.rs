@@ -10,7 +10,8 @@
 //!
 //! Invariants:
 //! 1. Data goes to standard output and words to standard error, both only through [`Output`].
-//! 2. No secret is an argument. None is printed except a new caller key and a requested token.
+//! 2. No secret is an argument. None is printed except a new caller key, a requested token
+//!    and a link to the console, which works once.
 //! 3. Text from the network reaches a terminal only with its control characters escaped.
 //! 4. Existing files are not overwritten.
 //!
@@ -26,6 +27,7 @@ mod check;
 mod client;
 mod connect;
 mod connections;
+mod console;
 mod credentials;
 mod described;
 mod doctor;
@@ -123,6 +125,7 @@ fn dispatch(cli: Cli, world: &mut World) -> Result<ExitCode, Failure> {
         Command::Token(args) => token::run(&args, &config, world),
         Command::AdminConsent(args) => admin_consent::run(&args, &config, world),
         Command::Sessions(command) => sessions::run(&command, &config, world),
+        Command::Console(args) => console::run(&args, &config, world),
         Command::Connections(command) => connections::run(&command, &config, world),
         Command::Callers(command) => callers::run(&command, &config, world),
         Command::Keyring(command) => keyring::run(&command, &config, world),
@@ -191,6 +194,9 @@ enum Command {
     /// List, show, explain and delete connections, as an operator
     #[command(subcommand, after_help = "Example:\n  tokenward connections list outlook --status blocked")]
     Connections(connections::Command),
+    /// Print a link that opens the operators' console in a browser, once
+    #[command(after_help = "Example:\n  tokenward console")]
+    Console(console::Args),
     /// List callers, and make, list and retire their API keys
     #[command(subcommand, after_help = "Example:\n  tokenward callers add-key mail-sync --expires-in 90d")]
     Callers(callers::Command),

@@ -292,7 +292,8 @@ static LOCAL: Table = Table {
 };
 
 static ADMIN_LISTENER: Table = Table {
-    doc: "A listener for operators and the command line; the same kinds as `listen.local`.",
+    doc: "A listener for operators, the command line and the console; the same kinds as `listen.local`. \
+          Browsers open the console at one with an `address`.",
     keys: &[
         key("unix", Kind::Path, Optional, "Path of a Unix socket."),
         key(

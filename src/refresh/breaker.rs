@@ -128,6 +128,20 @@ pub(super) enum Ended {
     Nothing,
 }
 
+/// A part of an app's users for whom its authority is not called now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ShutTenant {
+    /// The app.
+    pub app: AppName,
+    /// The tenant; empty if it is not known, `None` for all of them.
+    pub tenant: Option<String>,
+    /// Why, in words.
+    pub why: String,
+}
+
+/// Most tenants that are shown as shut.
+const MOST_SHOWN: usize = 100;
+
 /// All breakers and bulkheads.
 #[derive(Default)]
 pub(super) struct Breakers {
@@ -191,6 +205,16 @@ impl Parts {
 }
 
 impl Breakers {
+    /// The tenants whose breakers are open, and whole apps; some of them, where they are many.
+    pub(super) fn shut(&self) -> Vec<ShutTenant> {
+        let parts = self.parts();
+        let open = |(part, breaker): (&Part, &Breaker)| {
+            let (app, tenant) = part.clone();
+            Some(ShutTenant { app, tenant, why: breaker.open.as_ref()?.why.to_string() })
+        };
+        parts.known.iter().filter_map(open).take(MOST_SHOWN).collect()
+    }
+
     /// If no call for this tenant may be made at `now` (monotonic): for how long, and why. This begins no
     /// probe.
     pub(super) fn refuses(
@@ -474,6 +498,8 @@ mod tests {
         }
         assert!(!scene.goes("t", 1));
         assert!(scene.goes("other", 1), "another tenant's is another breaker");
+        let shut = ShutTenant { app: app(), tenant: Some("t".to_owned()), why: scene.why.to_string() };
+        assert_eq!(scene.breakers.shut(), [shut]);
         assert!(scene.goes("t", 2), "a probe");
         assert!(!scene.goes("t", 2), "one at a time");
         scene.ended("t", 2, Ended::Failed);

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::app_token::{self, AppTokenKey, AppTokens, NoAppToken, ServedAppToken};
+use super::breaker::ShutTenant;
 use super::census::Changes;
 use super::failure::Failure;
 use super::fly::wait;
@@ -140,6 +141,11 @@ impl Engine {
     /// Failed attempts that were not stored with the connection, newest last.
     pub fn recent_attempts(&self, key: &ConnectionKey) -> Vec<Attempt> {
         self.slots.existing(key).map(|slot| slot.state().troubles.attempts().to_vec()).unwrap_or_default()
+    }
+
+    /// The tenants for which an authority is not called now, by this replica.
+    pub fn shut_tenants(&self) -> Vec<ShutTenant> {
+        self.ports.breakers.shut()
     }
 
     /// Tries a connection's grant now, whatever its verdict's time, because a cause outside may be gone.

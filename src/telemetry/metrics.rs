@@ -5,6 +5,7 @@
 //! 2. The time until an expiry is worked out when the page is read, so it is never stale.
 //! 3. Metrics that a hot path needs are looked up once ([`TokenRequestHandles`], [`ListenerMetrics`]).
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -130,6 +131,11 @@ impl Metrics {
             .encode_utf8(&self.registry.gather(), &mut text)
             .expect("writing to a string does not fail, and every family has a series");
         text
+    }
+
+    /// Returns the requests for tokens and the requests to authorities since the start, summed up by outcome.
+    pub fn by_outcome(&self) -> (BTreeMap<String, u64>, BTreeMap<String, u64>) {
+        (self.all.token_requests_total.sums("outcome"), self.all.authority_requests_total.sums("outcome"))
     }
 
     /// Starts the series of all operations of a store at 0.

@@ -20,9 +20,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use http::StatusCode;
-use prometheus::Opts;
 use prometheus::core::{Collector, Desc};
 use prometheus::proto::MetricFamily;
+use prometheus::{IntCounter, Opts};
 
 pub use self::declared::{Declared, Metric};
 use crate::domain::id::{AppName, CallerName};
@@ -322,6 +322,18 @@ impl<M: Metric> Family<M> {
         if let Some(one) = self.0.series.write().remove(&values) {
             self.0.known.page.fetch_sub(one.bytes, Ordering::AcqRel);
         }
+    }
+}
+
+impl Family<IntCounter> {
+    /// Returns the sums of the counters by one of their labels.
+    pub fn sums(&self, label: &'static str) -> BTreeMap<String, u64> {
+        let mut sums = BTreeMap::new();
+        let Some(at) = self.0.declared.labels.iter().position(|one| *one == label) else { return sums };
+        for (values, one) in self.0.series.read().iter() {
+            *sums.entry(values[at].clone()).or_default() += one.metric.get();
+        }
+        sums
     }
 }
 

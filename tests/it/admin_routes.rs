@@ -23,6 +23,7 @@ async fn a_path_of_the_admin_api_takes_its_own_methods_and_no_others() {
         ("/admin/v1/status", "GET"),
         ("/admin/v1/reload", "POST"),
         ("/admin/v1/store/adopt", "POST"),
+        ("/admin/v1/console-links", "POST"),
         ("/admin/v1/revocations", "POST"),
         ("/admin/v1/apps", "GET"),
         ("/admin/v1/credentials", "GET"),
@@ -107,6 +108,7 @@ async fn the_admin_listener_serves_its_document_and_every_answer_fits_it() {
         plain("GET", path, Value::Null, 200).await;
     }
     plain("POST", "/admin/v1/reload", Value::Null, 200).await;
+    plain("POST", "/admin/v1/console-links", Value::Null, 201).await;
     plain("POST", "/admin/v1/keyring/rewrap", Value::Null, 202).await;
     for act in ["promote", "retire"] {
         let path = format!("/admin/v1/keyring/{act}");

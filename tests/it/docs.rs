@@ -17,7 +17,7 @@ use crate::http_client::{Answer, Browser, request};
 use crate::world::{ALICE, BOB, Plan, World, text};
 
 /// Documents for readers of this repository.
-const DOCUMENTS: [&str; 23] = [
+const DOCUMENTS: [&str; 24] = [
     "README.md",
     "SEMANTICS.md",
     "ARCHITECTURE.md",
@@ -32,6 +32,7 @@ const DOCUMENTS: [&str; 23] = [
     "docs/client-certificates.md",
     "docs/commands.md",
     "docs/configuration.md",
+    "docs/console.md",
     "docs/doctor.md",
     "docs/keys.md",
     "docs/kubernetes.md",

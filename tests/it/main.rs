@@ -46,6 +46,7 @@ mod check;
 mod client_assertions;
 mod client_credentials;
 mod commands;
+mod console;
 mod dead_grants;
 mod dialects;
 mod docs;

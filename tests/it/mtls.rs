@@ -388,6 +388,61 @@ async fn a_listener_accepts_what_it_names() {
     assert_eq!(ask(only_spiffe, Some(&by_spiffe), None).await, 401);
 }
 
+/// What of a session's cookie a browser sends back.
+fn cookie(answer: &Answer) -> String {
+    let set = answer.headers["set-cookie"].to_str().expect("text");
+    for part in ["__Host-tokenward-console-", "; Path=/", "; HttpOnly", "; SameSite=Strict", "; Secure"] {
+        assert!(set.contains(part), "{part} in {set}");
+    }
+    set.split(';').next().expect("a pair").to_owned()
+}
+
+#[tokio::test]
+async fn the_console_knows_an_operator_by_the_certificate_and_by_nothing_else() {
+    let admin = free_port();
+    let more = |plan: Plan, _: &Authority| {
+        let named = |name: &str| {
+            format!("[admins.{name}]\nauthenticate = [{{ spiffe = \"spiffe://contoso.com/{name}\" }}]\n")
+        };
+        let tls = ", client_ca = \"callers-ca.pem\"";
+        plan.sections(&listener(admin, tls, "").replace("listen.local", "listen.admin"))
+            .sections(&(named("ada") + &named("bob")))
+    };
+    let scene = Scene::start_with(more, "").await;
+    let of = |name: &str| scene.callers.issue(Leaf::new().uri(&format!("spiffe://contoso.com/{name}")));
+    let (ada, bob, caller) = (of("ada"), of("bob"), scene.callers.issue(Leaf::new().uri(SPIFFE_ID)));
+    let ask = async |identity: Option<&Identity>, method: Method, headers: &[(&str, &str)], body: &str| {
+        let stream = dial(&connector(&scene.server.pem(), identity), admin).await.expect("TLS");
+        let uri = if method == Method::GET { "/console" } else { "/console/leave" };
+        let body = bytes::Bytes::from(body.to_owned());
+        let uri = uri.parse().expect("a path");
+        exchange(stream, method, &uri, "localhost", headers, body).await.expect("an answer")
+    };
+
+    let opened = ask(Some(&ada), Method::GET, &[], "").await;
+    assert_eq!(opened.status, 200, "{}", opened.text());
+    assert!(opened.text().contains("<strong>ada</strong>"), "{}", opened.text());
+    let hers = cookie(&opened);
+    let again = ask(Some(&ada), Method::GET, &[("cookie", &hers)], "").await;
+    assert!(again.status == 200 && !again.headers.contains_key("set-cookie"), "the session goes on");
+
+    // Her cookie without her certificate is nobody's, and with another's it is the other's new session.
+    assert_eq!(ask(None, Method::GET, &[("cookie", &hers)], "").await.status, 401);
+    assert_eq!(ask(Some(&caller), Method::GET, &[("cookie", &hers)], "").await.status, 401);
+    let other = ask(Some(&bob), Method::GET, &[("cookie", &hers)], "").await;
+    assert!(other.text().contains("<strong>bob</strong>"), "{}", other.text());
+    assert_ne!(cookie(&other), hers);
+
+    // A certificate alone sends no form.
+    let csrf = crate::world::hidden_fields(&opened.text());
+    let form = ("content-type", "application/x-www-form-urlencoded");
+    let own = ("origin", "https://localhost");
+    assert_eq!(ask(Some(&ada), Method::POST, &[form, own], &csrf).await.status, 401);
+    let foreign = [form, ("origin", "https://evil.example"), ("cookie", &hers)];
+    assert_eq!(ask(Some(&ada), Method::POST, &foreign, &csrf).await.status, 400);
+    assert_eq!(ask(Some(&ada), Method::POST, &[form, own, ("cookie", &hers)], &csrf).await.status, 200);
+}
+
 /// A connection that stays open for several requests.
 struct Kept(hyper::client::conn::http1::SendRequest<Empty<bytes::Bytes>>);
 

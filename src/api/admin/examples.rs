@@ -34,6 +34,10 @@ pub(super) const RELOAD: &[Example] = &[
     ),
 ];
 
+pub(super) const CONSOLE_LINK: &str = r#"
+{"expires_at": "2026-11-23T10:22:23Z",
+"urls": ["http://127.0.0.1:7071/console/enter/8Yk0b1m3Qm2u5s9xw7Jt4oDqfS6cVvA1hXzNnR0LgEI"]}"#;
+
 pub(super) const ADOPTED: &str = r#"{"adopted": true}"#;
 
 pub(super) const REVOCATION: &[Example] = &[

@@ -3,12 +3,13 @@
 use http::StatusCode;
 use serde::Serialize;
 
+use super::acts::{Acting, about};
 use super::wire::{
-    Adopted, ApiKey, ApiKeys, AppCredentials, Apps, CredentialChosen, Credentials, Ending, Job, Keyring,
-    PolicyDecision, Refreshing, Reload, Revoked, Rewrapping, SealingKeyVerdict, Status, Store, TokenHost,
-    Verified, VerifiedCredential, rule_key,
+    Adopted, ApiKey, ApiKeys, AppCredentials, Apps, ConsoleLink, CredentialChosen, Credentials, Ending, Job,
+    Keyring, PolicyDecision, Refreshing, Reload, Revoked, Rewrapping, SealingKeyVerdict, Status, Store,
+    TokenHost, Verified, VerifiedCredential, rule_key,
 };
-use super::{AdminApi, Call, shapes};
+use super::{AdminApi, Call, Operator, shapes};
 use crate::api::body::{self, AskedRevocation};
 use crate::api::problem::{self, Problem};
 use crate::api::shapes::{ConnectionShape, ExplainShape, SessionPageShape};
@@ -30,9 +31,18 @@ use crate::policy::Decision;
 type Answer = Result<Response, Problem>;
 
 impl AdminApi {
+    fn act<'a>(&'a self, call: &Call<'a>) -> Acting<'a> {
+        Acting { api: self, admin: call.admin, who: call.who }
+    }
+
     /// `GET /admin/v1/status`
     pub(super) async fn status(&self, _: Call<'_>) -> Answer {
-        ok(&Status {
+        ok(&self.status_now().await)
+    }
+
+    /// The daemon's state.
+    pub(super) async fn status_now(&self) -> Status {
+        Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             now: self.clock.now().rfc3339(),
             waiting_for: self.upkeep.waiting_for().into_iter().map(str::to_owned).collect(),
@@ -42,15 +52,22 @@ impl AdminApi {
             jobs: self.upkeep.jobs().iter().map(Job::from).collect(),
             ends_next: self.upkeep.endings().await.iter().map(Ending::from).collect(),
             apps: self.app_credentials().await,
-        })
+        }
     }
 
     /// `POST /admin/v1/reload`
     pub(super) async fn reload(&self, call: Call<'_>) -> Answer {
-        let reloaded = self.upkeep.reload().await;
-        let code = if reloaded.result.is_ok() { "ok" } else { "refused" };
-        self.events.operated(call.who, call.admin, "reload", code, About::default()).await;
-        ok(&Reload::from(reloaded))
+        ok(&Reload::from(self.act(&call).reload().await))
+    }
+
+    /// `POST /admin/v1/console-links`
+    pub(super) async fn console_link(&self, call: Call<'_>) -> Answer {
+        // (The method is known: strangers do not come here.)
+        let proof = call.who.method.ok_or_else(Problem::unauthenticated)?;
+        let operator = Operator { name: call.admin.to_owned(), proof };
+        let (ends_at, urls) = self.consoles.link(&operator, self.clock.now());
+        self.events.operated(call.who, call.admin, "console_link", "ok", About::default()).await;
+        Ok(problem::json(StatusCode::CREATED, &ConsoleLink { expires_at: ends_at.rfc3339(), urls }))
     }
 
     /// `POST /admin/v1/store/adopt`
@@ -63,16 +80,15 @@ impl AdminApi {
 
     /// `POST /admin/v1/revocations`
     pub(super) async fn revoke(&self, call: Call<'_>) -> Answer {
+        let act = self.act(&call);
         let asked = body::revocation(body::read(call.body).await?, self.clock.now())?;
         let AskedRevocation { revocation, even_if_unknown, dry_run } = asked;
         if dry_run {
             let meant = self.broker.would_revoke(&revocation, even_if_unknown).await;
             return ok(&revoked(meant.map_err(Problem::of)?, None));
         }
-        let outcome = self.broker.revoke(revocation.clone(), even_if_unknown).await;
-        let meant = outcome.as_ref().ok();
-        self.events.revoked(call.who, call.admin, &revocation, meant, code_of(&outcome)).await;
-        ok(&revoked(outcome.map_err(Problem::of)?, Some(revocation.at)))
+        let meant = act.revoke(&revocation, even_if_unknown).await?;
+        ok(&revoked(meant, Some(revocation.at)))
     }
 
     /// `GET /admin/v1/callers/{caller}/keys`
@@ -174,11 +190,9 @@ impl AdminApi {
 
     /// `PATCH …/connections/{connection}`
     pub(super) async fn set_paused(&self, call: Call<'_>, key: &ConnectionKey) -> Answer {
+        let act = self.act(&call);
         let paused = body::paused(body::read(call.body).await?)?;
-        let outcome = self.broker.set_paused(key, paused).await;
-        let act = if paused { "pause" } else { "resume" };
-        self.events.admin_act(call.who, call.admin, act, key, code_of(&outcome)).await;
-        if outcome.map_err(|refusal| about(refusal, key))? == PausedWhat::Name {
+        if act.set_paused(key, paused).await? == PausedWhat::Name {
             return Ok(no_content());
         }
         let shown = self.broker.show_as_admin(key).await.map_err(Problem::of)?;
@@ -187,22 +201,18 @@ impl AdminApi {
 
     /// `POST …/connections/{connection}`
     pub(super) async fn refresh(&self, call: Call<'_>, key: &ConnectionKey) -> Answer {
-        let outcome = self.broker.refresh_now(key).await;
-        self.events.admin_act(call.who, call.admin, "refresh", key, code_of(&outcome)).await;
-        outcome.map_err(|refusal| about(refusal, key))?;
+        self.act(&call).refresh(key).await?;
         accepted(&Refreshing { refreshing: true })
     }
 
     /// `DELETE …/connections/{connection}`
     pub(super) async fn delete(&self, call: Call<'_>, key: &ConnectionKey) -> Answer {
-        let outcome = self.broker.delete_as_admin(key).await;
-        self.events.admin_act(call.who, call.admin, "delete", key, code_of(&outcome)).await;
-        outcome.map_err(|refusal| about(refusal, key))?;
+        self.act(&call).delete(key).await?;
         Ok(no_content())
     }
 
     /// A connection. Where there is none and its name is paused, the refusal says so.
-    async fn shown(&self, key: &ConnectionKey) -> Result<Shown, Problem> {
+    pub(super) async fn shown(&self, key: &ConnectionKey) -> Result<Shown, Problem> {
         match self.broker.show_as_admin(key).await {
             Ok(shown) => Ok(shown),
             Err(Refusal::ConnectionNotFound) if self.broker.is_name_paused(key).await == Ok(true) => {
@@ -210,14 +220,6 @@ impl AdminApi {
             }
             Err(refusal) => Err(about(refusal, key)),
         }
-    }
-}
-
-/// What an operator is told of a refusal that is about this connection.
-fn about(refusal: Refusal, key: &ConnectionKey) -> Problem {
-    match refusal {
-        Refusal::ConnectionNotFound => Problem::no_such_connection(key),
-        other => Problem::of(other),
     }
 }
 
@@ -230,23 +232,13 @@ impl AdminApi {
 
     /// `POST …/credentials/verify` and `…/credentials/{credential}/verify`
     pub(super) async fn verify(&self, call: Call<'_>, app: &AppName, label: Option<&str>) -> Answer {
-        let heard = self.broker.verify_credentials(app, label).await;
-        let about = About::credential(app, label.unwrap_or("*"));
-        self.events.operated(call.who, call.admin, "credential_verify", code_of(&heard), about).await;
-        let heard = heard.map_err(Problem::of)?;
+        let heard = self.act(&call).verify(app, label).await?;
         ok(&Verified { credentials: heard.iter().map(VerifiedCredential::from).collect() })
     }
 
     /// `POST …/credentials/{credential}/promote` and `…/retire`
     pub(super) async fn choose(&self, call: Call<'_>, app: &AppName, label: &str, choice: Choice) -> Answer {
-        let outcome = self.broker.choose_credential(app, label, choice).await;
-        let act = match choice {
-            Choice::Promote => "credential_promote",
-            Choice::Retire => "credential_retire",
-        };
-        let about = About::credential(app, label);
-        self.events.operated(call.who, call.admin, act, code_of(&outcome), about).await;
-        outcome.map_err(Problem::of)?;
+        self.act(&call).choose(app, label, choice).await?;
         ok(&CredentialChosen { id: label.to_owned() })
     }
 
@@ -259,7 +251,7 @@ impl AdminApi {
         ok(&TokenHost { host: host.to_owned() })
     }
 
-    async fn app_credentials(&self) -> Vec<AppCredentials> {
+    pub(super) async fn app_credentials(&self) -> Vec<AppCredentials> {
         // Without the other replicas where the store does not answer: what this one knows is worth more then.
         let replicas = self.broker.replicas().await.ok();
         shapes::apps(self.broker.client_credentials(), replicas.as_deref())

@@ -1,6 +1,8 @@
 //! The admin API: operators and the commands see and end every connection, and look after sealing keys,
 //! client credentials and the daemon itself. It finds out who asks, and then the route of its table.
 
+mod acts;
+mod console;
 mod examples;
 mod handlers;
 mod shapes;
@@ -11,6 +13,8 @@ use std::sync::{Arc, LazyLock};
 
 use http::{HeaderMap, header};
 
+use self::console::{Console, Operator};
+pub use self::console::{Consoles, Place};
 use self::table::TABLE;
 use super::asked::{Asked, BadUrl};
 use super::credential;
@@ -25,7 +29,7 @@ use crate::domain::id::{ConnectionName, InvalidName};
 use crate::domain::task::{BoxFuture, Tasks};
 use crate::domain::time::Clock;
 use crate::events::{Events, Listener, NATIVE, Who};
-use crate::listener::{Body, Dots, Handler, Pairs, Peer, Request, RequestId, Response};
+use crate::listener::{Body, Dots, Handler, Pairs, Peer, Refused, Request, RequestId, Response};
 
 /// The API's document. Its paths are written from the table.
 pub const OPENAPI: &str = include_str!("../openapi-admin.json");
@@ -45,6 +49,7 @@ pub struct AdminApi {
     clock: Arc<dyn Clock>,
     events: Arc<Events>,
     upkeep: Arc<dyn Upkeep>,
+    consoles: Arc<Consoles>,
 }
 
 /// A request of an operator.
@@ -85,13 +90,16 @@ impl AdminApi {
         clock: Arc<dyn Clock>,
         events: Arc<Events>,
         upkeep: Arc<dyn Upkeep>,
+        consoles: Arc<Consoles>,
     ) -> Self {
-        AdminApi { broker, callers, admins, own_uids, accepted, clock, events, upkeep }
+        AdminApi { broker, callers, admins, own_uids, accepted, clock, events, upkeep, consoles }
     }
 
-    /// Makes the handler of its requests. Each act is a task of its own.
+    /// Makes the handler of its requests, and of the console's. Each act is a task of its own.
     pub fn handler(self, tasks: Arc<dyn Tasks>) -> Arc<impl Handler> {
-        Arc::new(ToItsEnd::new(self, tasks))
+        let api = Arc::new(self);
+        let console = ToItsEnd::new(Arc::new(Console::new(Arc::clone(&api))), Arc::clone(&tasks));
+        Arc::new(ApiAndConsole { api: ToItsEnd::new(api, tasks), console })
     }
 
     async fn respond(&self, request: Request, asked: Asked<AdminApi>) -> Response {
@@ -150,6 +158,25 @@ impl AdminApi {
         }
         let admin = self.admins.load_full().authenticate(credential, accepted, self.clock.as_ref()).await?;
         Ok((admin.caller.name.to_string(), admin.method))
+    }
+}
+
+/// What an admin listener serves.
+struct ApiAndConsole {
+    api: ToItsEnd<AdminApi>,
+    console: ToItsEnd<Console>,
+}
+
+impl Handler for ApiAndConsole {
+    fn handle<'a>(&'a self, request: Request) -> BoxFuture<'a, Response> {
+        match Console::has(&request.path) {
+            true => self.console.handle(request),
+            false => self.api.handle(request),
+        }
+    }
+
+    fn refuse(&self, refused: Refused, path: &str, id: &RequestId) -> Response {
+        self.api.refuse(refused, path, id)
     }
 }
 

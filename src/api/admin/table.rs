@@ -59,6 +59,25 @@ pub(super) const TABLE: &[Route<AdminApi>] = &[
     },
     Route {
         method: "POST",
+        path: "/admin/v1/console-links",
+        handler: Run::Plain(|api, call| Box::pin(api.console_link(call))),
+        permission: Permission::Operates,
+        effect: Effect::Acts,
+        doc: Doc {
+            id: "makeConsoleLink",
+            tag: "daemon",
+            summary: "Make a link that opens the console in a browser, once",
+            description: "For the operator who asks. It works once and for a minute, at the daemon that \
+             answers. There is a URL for each TCP listener of `listen.admin` where it counts: one that \
+             accepts how the operator proved who it is, or, for a Unix user, one without TLS. There may be \
+             none.",
+            answer: (201, "The link."),
+            content: Some(Content::one("ConsoleLink", examples::CONSOLE_LINK)),
+            ..Doc::PLAIN
+        },
+    },
+    Route {
+        method: "POST",
         path: "/admin/v1/store/adopt",
         handler: Run::Plain(|api, call| Box::pin(api.adopt_store(call))),
         permission: Permission::Operates,

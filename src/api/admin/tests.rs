@@ -100,6 +100,7 @@ fn the_types_of_the_wire_have_the_members_of_the_examples() {
     in_order::<wire::Status>(examples::STATUS);
     in_order::<wire::Adopted>(examples::ADOPTED);
     in_order::<wire::Apps>(examples::APPS);
+    in_order::<wire::ConsoleLink>(examples::CONSOLE_LINK);
     in_order::<wire::Refreshing>(examples::REFRESHING);
     in_order::<wire::Credentials>(examples::CREDENTIALS);
     in_order::<wire::CredentialChosen>(examples::CREDENTIAL_CHOSEN);

@@ -95,6 +95,16 @@ pub struct Reload {
     pub problems: Vec<String>,
 }
 
+/// `POST /admin/v1/console-links`
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ConsoleLink {
+    /// When it ends.
+    pub expires_at: String,
+    /// Where it opens the console; each is the same link.
+    pub urls: Vec<String>,
+}
+
 /// `GET /admin/v1/credentials`
 #[derive(Debug, Default, Serialize, Deserialize)]
 #[serde(default)]

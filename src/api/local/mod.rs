@@ -123,7 +123,7 @@ impl LocalApi {
 
     /// Makes the handler of its requests. Each act is a task of its own.
     pub fn handler(self, tasks: Arc<dyn Tasks>) -> Arc<impl Handler> {
-        Arc::new(ToItsEnd::new(self, tasks))
+        Arc::new(ToItsEnd::new(Arc::new(self), tasks))
     }
 
     async fn respond(&self, request: Request, asked: Asked<LocalApi>) -> Response {

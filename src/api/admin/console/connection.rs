@@ -1,0 +1,205 @@
+//! One connection: what it is, its timeline, what to do, and the acts.
+
+use maud::{Markup, html};
+
+use super::charts::{Point, timeline};
+use super::layout::{Mood, csrf, head, status_words, tag, when};
+use super::sessions::Met;
+use crate::broker::connect::StartedSession;
+use crate::broker::inspect::Shown;
+use crate::domain::connection::{Attempt, Status};
+use crate::domain::id::ConnectionKey;
+use crate::domain::time::Timestamp;
+
+/// What is known of a connection.
+pub(super) struct Known {
+    pub(super) shown: Shown,
+    /// Oldest first.
+    pub(super) attempts: Vec<Attempt>,
+    pub(super) advice: String,
+    pub(super) now: Timestamp,
+}
+
+/// What happened to it and what comes next, oldest first.
+fn points(known: &Known) -> Vec<Point> {
+    let profile = &known.shown.profile;
+    let plain = |at, words: &str| Point { at, mood: Mood::Calm, words: words.to_owned() };
+    let mut points = Vec::new();
+    if profile.created_at() < profile.connected_at() {
+        points.push(plain(profile.created_at(), "first connected"));
+    }
+    points.push(plain(profile.connected_at(), &format!("signed in, by {}", profile.connected_by())));
+    points.extend(known.attempts.iter().map(|attempt| Point {
+        at: attempt.at,
+        mood: mood_of_outcome(&attempt.outcome),
+        words: format!("{}: {}", attempt.action, attempt.outcome),
+    }));
+    let refreshed = profile.last_refreshed_at();
+    if !known.attempts.iter().any(|attempt| attempt.at == refreshed) && refreshed > profile.connected_at() {
+        points.push(Point { at: refreshed, mood: Mood::Ok, words: "last refreshed".to_owned() });
+    }
+    if let Some(next) = known.shown.next_refresh_at
+        && next > known.now
+    {
+        points.push(plain(next, "next refresh"));
+    }
+    points.sort_by_key(|point| point.at);
+    points
+}
+
+fn mood_of_outcome(outcome: &str) -> Mood {
+    match outcome {
+        "ok" => Mood::Ok,
+        "reauthorize" | "blocked" => Mood::Bad,
+        _ => Mood::Warn,
+    }
+}
+
+/// The part of the page that follows the daemon.
+pub(super) fn region(known: &Known) -> Markup {
+    let (shown, now) = (&known.shown, known.now);
+    let profile = &shown.profile;
+    let status = profile.status();
+    let account = profile.account();
+    html! {
+        section.card {
+            p.big {
+                (tag(Mood::of_status(status.as_str()), status_words(status.as_str())))
+                @if let Some(reason) = status.reason() { " " code { (reason) } }
+            }
+            p { (known.advice) }
+        }
+        section.card {
+            h2 { "Timeline" }
+            (timeline(&points(known), now))
+            (attempts(&points(known), &known.attempts, now))
+            p.soft { "Which callers got a token stands in the audit stream: search it for this name." }
+        }
+        section.card {
+            h2 { "What it is" }
+            dl {
+                dt { "Account" } dd { (account.username.as_deref().unwrap_or("not told")) }
+                @if let Some(tid) = &account.tid { dt { "Tenant" } dd { code { (tid) } } }
+                @if let Some(oid) = &account.oid { dt { "Object id" } dd { code { (oid) } } }
+                @if account.tid.is_none() {
+                    dt { "Subject" } dd { code { (account.sub) } " at " code { (account.iss) } }
+                }
+                dt { "Connected by" } dd { (profile.connected_by()) }
+                dt { "Connected" } dd { (when(profile.connected_at(), now)) }
+                dt { "Last refreshed" } dd { (when(profile.last_refreshed_at(), now)) }
+                @if let Some(next) = shown.next_refresh_at { dt { "Next refresh" } dd { (when(next, now)) } }
+                dt { "Scopes granted" } dd { (profile.scopes_granted().join(" ")) }
+                @if !shown.scopes_missing.is_empty() {
+                    dt { "Asked, not granted" } dd { (shown.scopes_missing.join(" ")) }
+                }
+            }
+        }
+    }
+}
+
+fn attempts(points: &[Point], attempts: &[Attempt], now: Timestamp) -> Markup {
+    let detail =
+        |point: &Point| attempts.iter().find(|one| one.at == point.at && point.words.contains(&*one.action));
+    html! {
+        div.scroll { table.stack {
+            (head(&["When", "What", "Conclusion"]))
+            tbody { @for point in points.iter().rev() {
+                tr {
+                    td data-label="When" { (when(point.at, now)) }
+                    td data-label="What" { (tag(point.mood, &point.words)) }
+                    td.name data-label="Conclusion" { @if let Some(one) = detail(point) { div {
+                        (one.conclusion)
+                        @if let Some(error) = &one.answer.error { " " code { (error) } }
+                        @for number in &one.answer.error_codes { " " code { "AADSTS" (number) } }
+                        @if let Some(trace) = &one.answer.trace_id { br; small { "trace id " (trace) } }
+                    } } @else { "–" } }
+                }
+            } }
+        } }
+    }
+}
+
+/// The acts, each a form.
+pub(super) fn acts(met: &Met, key: &ConnectionKey, status: Status) -> Markup {
+    let hidden = html! {
+        (csrf(met))
+        input type="hidden" name="app" value=(key.app);
+        input type="hidden" name="connection" value=(key.connection);
+    };
+    let plain = |act: &str, words: &str, class: &str| {
+        html! { form method="post" action="/console/connection" {
+            (hidden) input type="hidden" name="act" value=(act);
+            button class=(class) type="submit" { (words) }
+        } }
+    };
+    let is_paused = status == Status::Paused;
+    html! {
+        section.card aria-label="Acts" {
+            h2 { "What you can do" }
+            div.acts {
+                @if is_paused { (plain("resume", "Resume", "main")) }
+                @else {
+                    (plain("refresh", "Refresh now", "main"))
+                    (plain("reconnect", "Make a reconnect link", ""))
+                    (plain("pause", "Pause", ""))
+                }
+                details {
+                    summary { "Delete…" }
+                    form method="post" action="/console/connection" {
+                        (hidden) input type="hidden" name="act" value="delete";
+                        p.soft { "The grant is destroyed, and the user must connect again. Tokens already "
+                            "handed out work until they expire." }
+                        label.check { input type="checkbox" name="sure" value="yes" required;
+                            span { "Yes, delete " strong { (key.connection) } } }
+                        button.risk type="submit" { "Delete it" }
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// For a name that is paused without a connection.
+pub(super) fn resume_name(met: &Met, key: &ConnectionKey) -> Markup {
+    html! {
+        form method="post" action="/console/connection" {
+            (csrf(met))
+            input type="hidden" name="app" value=(key.app);
+            input type="hidden" name="connection" value=(key.connection);
+            input type="hidden" name="act" value="resume";
+            button.main type="submit" { "Resume the name" }
+        }
+    }
+}
+
+/// The page after a reconnect link was made.
+pub(super) fn link(back: &str, started: &StartedSession, now: Timestamp) -> Markup {
+    html! {
+        h1 { "A reconnect link" }
+        section.card {
+            p { "Send it to the user. It works once, for the account that the connection has, and ends "
+                (when(started.expires_at, now)) "." }
+            p { label { "Link" input id="link" type="text" readonly value=(started.connect_url); } }
+            p { button type="button" hidden data-copy="link" { "Copy" } }
+            p { a href=(back) { "Back to the connection" } }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_outcome_looks_as_bad_as_it_is() {
+        for (outcome, mood) in [
+            ("ok", Mood::Ok),
+            ("reauthorize", Mood::Bad),
+            ("blocked", Mood::Bad),
+            ("unavailable", Mood::Warn),
+            ("what nobody knows", Mood::Warn),
+        ] {
+            assert_eq!(mood_of_outcome(outcome), mood, "{outcome}");
+        }
+    }
+}

@@ -1,0 +1,505 @@
+//! The operators' console, as a browser without script meets it.
+
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+use std::time::Duration;
+
+use bytes::Bytes;
+use entra_emulator::User;
+use http::Method;
+use serde_json::Value;
+use tokenward::callers::key_file;
+use tokenward::domain::id::CallerName;
+use tokenward::domain::time::Clock;
+use tokenward::system::{SystemClock, SystemRandom};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+use crate::attacks_rights::reconfigure;
+use crate::http_client::{Answer, Browser, request, request_unix};
+use crate::world::{ALICE, BOB, CLIENT_SECRET, Plan, SYNC, World, attribute, free_port, hidden_fields, text};
+
+const FORM: (&str, &str) = ("content-type", "application/x-www-form-urlencoded");
+const ADA: &str = "[admins.ada]\nauthenticate = [{ api_keys = \"ada.keys\" }]\n";
+
+/// A world whose console a browser can open.
+struct Scene {
+    world: World,
+    base: String,
+}
+
+/// A browser at the console, with its session.
+struct Console {
+    browser: Browser,
+    base: String,
+}
+
+impl Scene {
+    async fn start() -> Scene {
+        Scene::with(Plan::default()).await
+    }
+
+    async fn with(plan: Plan) -> Scene {
+        let port = free_port();
+        let listener = format!("[[listen.admin]]\naddress = \"127.0.0.1:{port}\"\n");
+        let world = plan.sections(&listener).start().await;
+        Scene { world, base: format!("http://127.0.0.1:{port}") }
+    }
+
+    /// A link for the user who runs the daemon.
+    async fn link(&self) -> String {
+        let socket = self.world.folder.path().join("admin.sock");
+        let made = request_unix(&socket, Method::POST, "/admin/v1/console-links", &[], "").await;
+        first_url(&made.expect("an answer"))
+    }
+
+    async fn open(&self) -> Console {
+        let link = self.link().await;
+        self.enter(&link).await
+    }
+
+    async fn enter(&self, link: &str) -> Console {
+        let mut console = self.stranger();
+        let entered = console.send(link, "", Some(&self.base)).await;
+        assert_eq!(entered.status, 303, "{}", entered.text());
+        assert_eq!(entered.location(), "/console");
+        console
+    }
+
+    fn stranger(&self) -> Console {
+        Console { browser: Browser::default(), base: self.base.clone() }
+    }
+
+    async fn status(&self, connection: &str) -> Option<String> {
+        let path = format!("/admin/v1/apps/outlook/connections/{connection}");
+        let socket = self.world.folder.path().join("admin.sock");
+        let shown = request_unix(&socket, Method::GET, &path, &[], "").await.expect("an answer");
+        (shown.status == 200).then(|| text(&shown.json(), "status").to_owned())
+    }
+
+    fn command(&self, arguments: &[&str]) -> Output {
+        command(self.world.folder.path(), arguments)
+    }
+}
+
+impl Console {
+    async fn get(&mut self, path: &str) -> Answer {
+        self.browser.get(&format!("{}{path}", self.base)).await.expect("an answer")
+    }
+
+    async fn page(&mut self, path: &str) -> String {
+        let answer = self.get(path).await;
+        assert_eq!(answer.status, 200, "{path}: {}", answer.text());
+        answer.text()
+    }
+
+    /// Sends a form, with this `Origin`.
+    async fn send(&mut self, url: &str, form: &str, origin: Option<&str>) -> Answer {
+        let headers: Vec<(&str, &str)> =
+            [FORM].into_iter().chain(origin.map(|origin| ("origin", origin))).collect();
+        let body = Bytes::from(form.to_owned());
+        self.browser.send(Method::POST, url, body, &headers).await.expect("an answer")
+    }
+
+    /// The form of a page that has these words, with its hidden fields filled in.
+    async fn form(&mut self, path: &str, words: &str) -> (String, String) {
+        let page = self.page(path).await;
+        let forms = page.split("<form").skip(1).map(|form| form.split("</form>").next().expect("an end"));
+        let form = forms.into_iter().find(|form| form.contains(words));
+        let form = form.unwrap_or_else(|| panic!("no form with {words} in {page}"));
+        let mut fields = hidden_fields(form);
+        if form.contains("name=\"sure\"") {
+            fields.push_str("&sure=yes");
+        }
+        (format!("{}{}", self.base, attribute(form, "action")), fields)
+    }
+
+    /// Presses the button of the form that has these words, and follows where that leads.
+    async fn press(&mut self, path: &str, words: &str) -> Answer {
+        let (action, fields) = self.form(path, words).await;
+        let base = self.base.clone();
+        let answer = self.send(&action, &fields, Some(&base)).await;
+        if answer.status == 303 { self.get(&answer.location()).await } else { answer }
+    }
+}
+
+fn command(folder: &Path, arguments: &[&str]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_tokenward"));
+    command.args(arguments).arg("--config").arg(folder.join("tokenward.toml")).stdin(Stdio::null());
+    command.output().expect("it ends")
+}
+
+fn first_url(made: &Answer) -> String {
+    assert_eq!(made.status, 201, "{}", made.text());
+    made.json()["urls"][0].as_str().expect("a URL").to_owned()
+}
+
+fn audited(scene: &Scene, act: &str) -> Vec<Value> {
+    let file = scene.world.folder.path().join("audit.jsonl");
+    let lines = std::fs::read_to_string(file).expect("the audit");
+    let records = lines.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+    records.filter(|record| record.to_string().contains(&format!("\"{act}\""))).collect()
+}
+
+#[tokio::test]
+async fn the_command_prints_a_link_that_opens_a_session_once() {
+    let scene = Scene::start().await;
+    let printed = scene.command(&["console"]);
+    assert!(printed.status.success(), "{}", String::from_utf8_lossy(&printed.stderr));
+    let link = String::from_utf8(printed.stdout).expect("text").trim().to_owned();
+    assert!(link.starts_with(&format!("{}/console/enter/", scene.base)), "{link}");
+
+    // Looking at the link uses nothing up, and its page says whose it is.
+    let mut stranger = scene.stranger();
+    for _ in 0..2 {
+        let page = stranger.browser.get(&link).await.expect("a page");
+        assert_eq!(page.status, 200);
+        assert!(page.text().contains("uid:"), "{}", page.text());
+        assert!(!page.headers.contains_key("set-cookie"));
+    }
+    // Its button counts only on that page.
+    for origin in [None, Some("null"), Some("https://evil.example"), Some("http://127.0.0.1:1")] {
+        let refused = stranger.send(&link, "", origin).await;
+        assert_eq!(refused.status, 403, "{origin:?}");
+    }
+    assert_eq!(stranger.get("/console").await.status, 401);
+
+    let entered = stranger.send(&link, "", Some(&scene.base)).await;
+    let cookie = entered.headers["set-cookie"].to_str().expect("text").to_owned();
+    assert!(cookie.contains("; HttpOnly; SameSite=Strict") && cookie.contains("; Path=/"), "{cookie}");
+    assert!(stranger.page("/console").await.contains("Are callers served?"));
+
+    // It is used up, also for the browser that used it.
+    for console in [&mut stranger, &mut scene.stranger()] {
+        let again = console.send(&link, "", Some(&scene.base)).await;
+        assert_eq!(again.status, 404);
+        assert!(again.text().contains("once and for a minute"), "{}", again.text());
+        assert_eq!(console.browser.get(&link).await.expect("a page").status, 404);
+    }
+    assert_eq!(audited(&scene, "console_link").len(), 1);
+    assert_eq!(audited(&scene, "console_open").len(), 1);
+    // Neither link nor cookie is in the log.
+    let secret = link.rsplit('/').next().expect("a secret");
+    let value = cookie.split(['=', ';']).nth(1).expect("a value");
+    let log = scene.world.daemon.log();
+    assert!(!log.contains(secret) && !log.contains(value));
+    let audit = std::fs::read_to_string(scene.world.folder.path().join("audit.jsonl")).expect("the audit");
+    assert!(!audit.contains(secret) && !audit.contains(value));
+}
+
+#[tokio::test]
+async fn links_and_sessions_end() {
+    let scene = Scene::start().await;
+    let link = scene.link().await;
+    scene.world.pass(Duration::from_secs(61));
+    scene
+        .world
+        .until("the link is too old", async || {
+            scene.stranger().browser.get(&link).await.expect("a page").status == 404
+        })
+        .await;
+    assert_eq!(scene.stranger().send(&link, "", Some(&scene.base)).await.status, 404);
+
+    // By its operator's word.
+    let mut console = scene.open().await;
+    let mut before = Console { browser: console.browser.clone(), base: scene.base.clone() };
+    let left = console.press("/console", "Leave").await;
+    assert_eq!(left.status, 200, "{}", left.text());
+    for browser in [&mut console, &mut before] {
+        assert_eq!(browser.get("/console").await.status, 401, "also with the cookie that it had");
+    }
+
+    // Idle.
+    let mut console = scene.open().await;
+    assert_eq!(console.get("/console").await.status, 200);
+    scene.world.pass(Duration::from_secs(31 * 60));
+    scene.world.until("it is idle too long", async || console.get("/console").await.status == 401).await;
+
+    // With a restart, since no session is kept anywhere.
+    let mut console = scene.open().await;
+    assert_eq!(console.get("/console").await.status, 200);
+    let mut scene = scene;
+    scene.world.kill_and_restart().await;
+    assert_eq!(console.get("/console").await.status, 401);
+}
+
+#[tokio::test]
+async fn a_session_is_its_operators_and_ends_with_the_operators_rights() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (random, now) = (SystemRandom::new(), SystemClock::new().now());
+    let keys = folder.path().join("ada.keys");
+    let ada = CallerName::parse("ada").expect("a name");
+    let (key, _) = key_file::add(&keys, &ada, &random, now, Duration::from_secs(86_400)).expect("a key");
+    let file = std::fs::read_to_string(&keys).expect("the file");
+    let plan = Plan::default().file("ada.keys", &file).sections(ADA);
+    let scene = Scene::with(plan).await;
+    scene.world.connect("one", ALICE).await;
+
+    let url = format!("{}/admin/v1/console-links", scene.base);
+    let bearer = format!("Bearer {}", key.expose());
+    let made = request(Method::POST, &url, &[("authorization", bearer.as_str())], "").await;
+    let link = first_url(&made.expect("an answer"));
+    let mut hers = scene.enter(&link).await;
+    assert!(hers.page("/console").await.contains("<strong>ada</strong>"));
+    let paused = hers.press("/console/connection?app=outlook&name=one", "Pause").await;
+    assert!(paused.text().contains("It is paused"), "{}", paused.text());
+    let records = audited(&scene, "pause");
+    assert_eq!(records.len(), 1, "{records:?}");
+    assert_eq!(records[0]["detail"]["admin"], "ada", "{records:?}");
+
+    // A caller's key makes no link, and no cookie of one session opens another's forms.
+    let bearer = format!("Bearer {}", scene.world.key);
+    let refused = request(Method::POST, &url, &[("authorization", bearer.as_str())], "").await;
+    assert_eq!(refused.expect("an answer").status, 401);
+
+    // She is no operator any more: her session ends, another's goes on, and her link is worth nothing.
+    let bearer = format!("Bearer {}", key.expose());
+    let made = request(Method::POST, &url, &[("authorization", bearer.as_str())], "").await;
+    let unused = first_url(&made.expect("an answer"));
+    let mut other = scene.open().await;
+    reconfigure(&scene.world, ADA, "").await;
+    assert_eq!(hers.get("/console").await.status, 401);
+    assert_eq!(other.get("/console").await.status, 200);
+    assert_eq!(scene.stranger().send(&unused, "", Some(&scene.base)).await.status, 404);
+}
+
+#[tokio::test]
+async fn no_act_is_done_without_the_sessions_own_form() {
+    let scene = Scene::start().await;
+    scene.world.connect("one", ALICE).await;
+    let (mut console, mut other) = (scene.open().await, scene.open().await);
+    let connection = "/console/connection?app=outlook&name=one";
+    let acts = [
+        (connection, "Pause"),
+        (connection, "Refresh now"),
+        (connection, "Make a reconnect link"),
+        (connection, "Delete it"),
+        ("/console/apps", "Promote"),
+        ("/console/apps", "Retire it"),
+        ("/console/apps", "Prove all of them"),
+        ("/console/revoke", "Count what it would end"),
+        ("/console", "Leave"),
+    ];
+    for (path, words) in acts {
+        let (action, fields) = console.form(path, words).await;
+        let (_, of_other) = other.form(path, words).await;
+        let token =
+            |fields: &str| fields.split('&').find(|field| field.starts_with("csrf=")).map(str::to_owned);
+        let (ours, theirs) = (token(&fields).expect("a token"), token(&of_other).expect("a token"));
+        assert_ne!(ours, theirs);
+        let without = fields.replace(&ours, "csrf=");
+        let base = scene.base.clone();
+        for (form, origin) in [
+            (&fields, None),
+            (&fields, Some("https://evil.example")),
+            (&fields, Some("null")),
+            (&without, Some(base.as_str())),
+            (&fields.replace(&ours, &theirs), Some(base.as_str())),
+        ] {
+            let refused = console.send(&action, form, origin).await;
+            assert_eq!(refused.status, 400, "{words} {origin:?} {form}: {}", refused.text());
+            assert!(refused.text().contains("nothing was done"), "{words}: {}", refused.text());
+        }
+        // A form that a page of another site sends by script, and one with the token in the address.
+        let headers = [FORM, ("sec-fetch-site", "cross-site"), ("origin", base.as_str())];
+        let body = Bytes::from(fields.clone());
+        let sent = console.browser.send(Method::POST, &action, body, &headers).await;
+        assert_eq!(sent.expect("an answer").status, 400, "{words}");
+        let sent = console.send(&format!("{action}?{fields}"), "", Some(&base)).await;
+        assert_eq!(sent.status, 400, "{words}");
+        // And nobody without a session.
+        assert_eq!(scene.stranger().send(&action, &fields, Some(&base)).await.status, 401, "{words}");
+    }
+    assert_eq!(scene.status("one").await.as_deref(), Some("active"));
+    for act in ["pause", "delete", "refresh", "reconnect_link", "credential_promote", "credential_verify"] {
+        assert_eq!(audited(&scene, act).len(), 0, "{act}");
+    }
+    // What cannot be undone needs its tick, too.
+    let (action, fields) = console.form(connection, "Delete it").await;
+    let base = scene.base.clone();
+    let unsure = console.send(&action, &fields.replace("&sure=yes", ""), Some(&base)).await;
+    assert_eq!(unsure.status, 400);
+    assert_eq!(scene.status("one").await.as_deref(), Some("active"));
+}
+
+#[tokio::test]
+async fn an_operator_does_everything_without_script() {
+    let scene = Scene::start().await;
+    for (name, user) in [("team-a/one", ALICE), ("team-a/two", BOB), ("zoe", ALICE)] {
+        scene.world.connect(name, user).await;
+    }
+    let mut console = scene.open().await;
+    let overview = console.page("/console").await;
+    for part in
+        ["Are callers served?", "Is the authority answering?", "What ends next?", "Does the store answer?"]
+    {
+        assert!(overview.contains(part), "{part} in {overview}");
+    }
+
+    // Search: by name, by account, by tenant, by status.
+    for (query, found, left_out) in [
+        ("app=outlook", &["team-a/one", "team-a/two", "zoe"][..], &[][..]),
+        ("app=outlook&name=team-a/", &["team-a/one", "team-a/two"], &["zoe"]),
+        ("text=BOB%40fabrikam", &["team-a/two"], &["team-a/one", "zoe"]),
+        ("tenant=22222222-0000-4000-8000-00000000000b", &["team-a/two"], &["zoe"]),
+        ("status=active&text=zo", &["zoe"], &["team-a/one"]),
+        ("status=blocked", &[], &["team-a/one", "team-a/two", "zoe"]),
+    ] {
+        let page = console.page(&format!("/console/connections?{query}")).await;
+        let is_there = |name: &str| page.contains(&format!(">{name}</a>"));
+        assert!(found.iter().all(|name| is_there(name)), "{query}: {page}");
+        assert!(!left_out.iter().any(|name| is_there(name)), "{query}: {page}");
+    }
+
+    // One connection: its timeline, and the acts.
+    let one = "/console/connection?app=outlook&name=team-a%2Fone";
+    let page = console.page(one).await;
+    assert!(page.contains("<svg") && page.contains("signed in, by mail-sync"), "{page}");
+    assert!(page.contains(ALICE) && page.contains("The connection works. Nothing to do."), "{page}");
+    let calls = scene.world.token_calls("refresh_token");
+    let said = console.press(one, "Refresh now").await.text();
+    assert!(said.contains("A refresh has begun"), "{said}");
+    scene.world.until_called("refresh_token", calls + 1).await;
+
+    let linked = console.press(one, "Make a reconnect link").await.text();
+    let link = linked.split("value=\"").find(|rest| rest.contains("/connect/")).expect("a link");
+    let link = link.split('"').next().expect("its end").to_owned();
+    let invitation = Browser::default().get(&link).await.expect("a page");
+    assert_eq!(invitation.status, 200, "{link}");
+
+    assert!(console.press(one, "Pause").await.text().contains("It is paused"));
+    assert_eq!(scene.status("team-a%2Fone").await.as_deref(), Some("paused"));
+    assert_eq!(scene.world.token("team-a/one").await.status, 409);
+    assert!(console.press(one, "Resume").await.text().contains("It is resumed"));
+    assert_eq!(scene.world.token("team-a/one").await.status, 200);
+    let deleted = console.press(one, "Delete it").await;
+    assert!(deleted.text().contains("It is deleted"), "{}", deleted.text());
+    assert_eq!(scene.status("team-a%2Fone").await, None);
+    let gone = console.get(one).await;
+    assert_eq!(gone.status, 404);
+
+    // Apps, callers, keys.
+    let proven = console.press("/console/apps", "Prove all of them").await.text();
+    assert!(proven.contains("first") && proven.contains("accepted"), "{proven}");
+    let promoted = console.press("/console/apps", "Promote").await.text();
+    assert!(promoted.contains("It is preferred"), "{promoted}");
+    let refused = console.press("/console/apps", "Retire it").await;
+    assert_eq!(refused.status, 400, "the last one stays: {}", refused.text());
+    let callers = console.page("/console/callers").await;
+    assert!(callers.contains(SYNC) && callers.contains("mail-reader"), "{callers}");
+    assert!(console.page("/console/keys").await.contains("seals"));
+
+    // The kill switch counts first.
+    let (action, fields) = console.form("/console/revoke", "Count what it would end").await;
+    let base = scene.base.clone();
+    let form = format!("{fields}&app=outlook&caller={SYNC}");
+    let counted = console.send(&action, &form, Some(&base)).await.text();
+    assert!(counted.contains("2 connections"), "{counted}");
+    assert_eq!(scene.status("zoe").await.as_deref(), Some("active"));
+    let nothing = console.send(&action, &fields, Some(&base)).await;
+    assert_eq!(nothing.status, 400, "something must be chosen");
+    let second = hidden_fields(counted.split("<form").last().expect("a form"));
+    let unsure = console.send(&action, &second, Some(&base)).await;
+    assert_eq!(unsure.status, 400);
+    assert_eq!(scene.status("zoe").await.as_deref(), Some("active"));
+    let revoked = console.send(&action, &format!("{second}&sure=yes"), Some(&base)).await.text();
+    assert!(revoked.contains("Revoked") && revoked.contains("2 connections"), "{revoked}");
+    scene.world.until("they are gone", async || scene.status("zoe").await.is_none()).await;
+
+    for (path, status) in [("/console/nowhere", 404), ("/console/connection?app=outlook&name=nobody", 404)] {
+        assert_eq!(console.get(path).await.status, status, "{path}");
+    }
+}
+
+#[tokio::test]
+async fn what_a_page_shows_of_others_is_escaped_and_no_page_takes_anything_from_elsewhere() {
+    const EVIL: &str = "<script>alert(1)</script>\"'&@contoso.example";
+    let scene = Scene::start().await;
+    scene.world.entra.add_user(User::work(EVIL));
+    scene.world.connect("evil", EVIL).await;
+    let mut console = scene.open().await;
+    let evil = "%22%3E%3Cscript%3Ealert(1)%3C%2Fscript%3E";
+    for path in [
+        "/console",
+        "/console/connections",
+        &format!("/console/connections?text={evil}"),
+        &format!("/console/connections?name={evil}"),
+        &format!("/console/connections?app={evil}"),
+        &format!("/console/connections?status={evil}"),
+        &format!("/console/connections?cursor={evil}"),
+        "/console/connection?app=outlook&name=evil",
+        &format!("/console/connection?app=outlook&name={evil}"),
+        &format!("/console/connection?app=outlook&name=evil&done={evil}"),
+        "/console/apps",
+        "/console/callers",
+        "/console/keys",
+        &format!("/console/revoke?app={evil}&tenant={evil}"),
+        &format!("/console/{evil}"),
+        &format!("/console/enter/{evil}"),
+    ] {
+        let answer = console.get(path).await;
+        let page = answer.text();
+        assert!(!page.contains("<script>") && !page.contains("\"'&@"), "{path}: {page}");
+        assert!(!page.contains(" style=") && !page.contains(" onclick="), "{path}");
+        let policy = answer.headers["content-security-policy"].to_str().expect("text");
+        assert!(policy.starts_with("default-src 'none'") && !policy.contains("unsafe"), "{policy}");
+        for (name, value) in [
+            ("cache-control", "no-store"),
+            ("x-content-type-options", "nosniff"),
+            ("x-frame-options", "DENY"),
+            ("referrer-policy", "same-origin"),
+        ] {
+            assert_eq!(answer.headers[name], value, "{path}");
+        }
+        // No secret is anywhere.
+        let token = scene.world.token("evil").await.json();
+        assert!(!page.contains(CLIENT_SECRET) && !page.contains(text(&token, "access_token")), "{path}");
+    }
+    let shown = console.page("/console/connection?app=outlook&name=evil").await;
+    assert!(shown.contains("&lt;script&gt;alert(1)&lt;/script&gt;"), "{shown}");
+    for asset in ["/console/console.css", "/console/console.js"] {
+        let answer = scene.stranger().get(asset).await;
+        assert_eq!(answer.status, 200, "{asset}");
+        assert!(!answer.text().contains("http"), "{asset}");
+    }
+}
+
+#[tokio::test]
+async fn a_page_is_kept_up_to_date_by_a_stream_that_ends_with_its_session() {
+    let scene = Scene::start().await;
+    scene.world.connect("one", ALICE).await;
+    let mut console = scene.open().await;
+    let live = "/console/live?page=connection&app=outlook&name=one";
+    let cookie = console.browser.cookie(&scene.base);
+    let authority = scene.base.strip_prefix("http://").expect("a host");
+    let mut stream = TcpStream::connect(authority).await.expect("a connection");
+    let head = format!("GET {live} HTTP/1.1\r\nHost: {authority}\r\nCookie: {cookie}\r\n\r\n");
+    stream.write_all(head.as_bytes()).await.expect("written");
+    let mut seen = String::new();
+    let mut until = async |words: &str| {
+        let mut buffer = [0; 4096];
+        while !seen.contains(words) {
+            let read = tokio::time::timeout(Duration::from_secs(60), stream.read(&mut buffer)).await;
+            let read = read.expect("something comes").expect("it is read");
+            assert_ne!(read, 0, "{words} in {seen}");
+            seen.push_str(&String::from_utf8_lossy(&buffer[..read]));
+        }
+    };
+    until("text/event-stream").await;
+    until("event: page").await;
+    until("The connection works").await;
+    console.press("/console/connection?app=outlook&name=one", "Pause").await;
+    until("An operator paused the connection").await;
+    console.press("/console", "Leave").await;
+    until("event: over").await;
+    assert_eq!(scene.stranger().get(live).await.status, 401);
+}
+
+#[tokio::test]
+async fn without_a_listener_for_browsers_the_command_says_which_to_add() {
+    let world = Plan::default().start().await;
+    let refused = command(world.folder.path(), &["console"]);
+    assert_eq!(refused.status.code(), Some(1));
+    let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(said.contains("[[listen.admin]]") && said.contains("address = \"127.0.0.1:7071\""), "{said}");
+}
