@@ -327,16 +327,22 @@ async fn what_is_not_there_is_named_alone() {
 async fn it_works_beside_a_running_daemon_and_without_one() {
     let mut world = Plan::default().app_lines("home_tenant = \"contoso.example\"").start().await;
     let config = world.folder.path().join("tokenward.toml");
-    let state = |ended: &Output| {
+    let of = |ended: &Output, area: &str| {
         let report: Value = serde_json::from_slice(&ended.stdout).expect("JSON");
         let looks = report["looks"].as_array().expect("a list");
-        let one = looks.iter().find(|look| look["area"] == "credential");
-        text(one.expect("a credential"), "state").to_owned()
+        let one = looks.iter().find(|look| look["area"] == area);
+        text(one.expect("it was looked at"), "state").to_owned()
     };
+    let state = |ended: &Output| of(ended, "credential");
     let before = world.token_calls("client_credentials");
     let beside = run(&config, &["--json"]);
     assert!(state(&beside).starts_with("secret, accepted"), "{}", state(&beside));
     assert!(world.token_calls("client_credentials") > before, "it was presented");
+    let redirect = of(&beside, "redirect URI");
+    assert!(
+        redirect.contains("registered") && redirect.contains("no secret is sent from here"),
+        "{redirect}"
+    );
     // The daemon still serves, from the file that it has open.
     world.connect("one", ALICE).await;
     let answer = world.api(Method::GET, "/v1/apps/outlook/connections/one/token", Value::Null).await;

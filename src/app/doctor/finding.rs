@@ -234,8 +234,12 @@ impl Report {
         self.looks.push(Look { area, subject: subject.to_owned(), state: state.into() });
     }
 
-    pub(super) fn has(&self, code: Code, subject_begins: &str) -> bool {
-        self.findings.iter().any(|one| one.code == code && one.subject.starts_with(subject_begins))
+    /// Whether there is such a finding about this subject, or about a part of it.
+    pub(super) fn has(&self, code: Code, subject: &str) -> bool {
+        let is_of = |one: &Finding| {
+            one.subject.strip_prefix(subject).is_some_and(|rest| rest.is_empty() || rest.starts_with(','))
+        };
+        self.findings.iter().any(|one| one.code == code && is_of(one))
     }
 }
 

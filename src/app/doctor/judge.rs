@@ -406,7 +406,7 @@ mod tests {
         let own =
             Facts { warnings: dated("apps.outlook.credentials[0].file"), ..facts(expired.clone(), None) };
         assert_eq!(found(&own), [("error", "credential_expired")]);
-        let another = Facts { warnings: dated("apps.other.credentials_dir"), ..facts(expired, None) };
+        let another = Facts { warnings: dated("apps.out.credentials_dir"), ..facts(expired, None) };
         assert_eq!(found(&another), [("error", "credential_expired"), ("warning", "expiry")]);
     }
 }

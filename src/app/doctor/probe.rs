@@ -16,7 +16,7 @@ use crate::app::findings::{By, Checked, Findings};
 use crate::app::process::Ports;
 use crate::app::reading;
 use crate::app::store::{self, PreparedStore};
-use crate::authority::OpenIdAuthority;
+use crate::authority::{OpenIdAuthority, RegistrationSeen};
 use crate::broker::App;
 use crate::config::{AppConfig, Config, Loaded, StoreBackend};
 use crate::domain::random::Random;
@@ -97,7 +97,12 @@ pub async fn examine(
                 };
             }
             of_app.redirect = Some(authority.try_redirect(&app.redirect_uri, &app.scopes).await);
-            if of_app.credentials.iter().any(|one| one.answer == Answer::Accepted) && authority.is_entra() {
+            if hosts.is_err() {
+                let why = "no secret is sent from here, and so no token is had to read the registration";
+                of_app.registration = Some(RegistrationSeen::NotRead(why.to_owned()));
+            } else if of_app.credentials.iter().any(|one| one.answer == Answer::Accepted)
+                && authority.is_entra()
+            {
                 of_app.registration = Some(authority.read_registration().await);
             }
         }
