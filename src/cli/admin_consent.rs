@@ -118,11 +118,11 @@ fn told(args: &Args, scopes: Option<&[String]>, expires_at: &str) -> String {
         None => ", which are those of the app's `scopes`".to_owned(),
     };
     format!(
-        "{whose} signs in there. Microsoft shows the app's name and publisher as they are registered \
-         (\"unverified\" if the publisher is not verified), that the approval is for everyone in the \
-         organisation, and the permissions{what}\nThe role Cloud Application Administrator or Application \
-         Administrator may accept. Afterwards the browser comes back to a page of tokenward, and the \
-         tenant's blocked connections are tried at once.\nThe way back works until {}.",
+        "Whoever opens it signs in as {whose}. Microsoft shows the app's name and publisher as they are \
+         registered (\"unverified\" if the publisher is not verified), that the approval is for everyone \
+         in the organisation, and the permissions{what}\nThe role Cloud Application Administrator or \
+         Application Administrator may accept. Afterwards the browser comes back to a page of tokenward, \
+         and the tenant's blocked connections are tried at once.\nThe way back works until {}.",
         shown(expires_at)
     )
 }
