@@ -17,7 +17,7 @@ use crate::http_client::{Answer, Browser, request};
 use crate::world::{ALICE, BOB, Plan, World, text};
 
 /// Documents for readers of this repository.
-const DOCUMENTS: [&str; 24] = [
+const DOCUMENTS: [&str; 28] = [
     "README.md",
     "SEMANTICS.md",
     "ARCHITECTURE.md",
@@ -25,19 +25,23 @@ const DOCUMENTS: [&str; 24] = [
     "CONTRIBUTING.md",
     "SECURITY.md",
     "deploy/RUNBOOK.md",
+    "docs/SUMMARY.md",
     "docs/app-registration.md",
     "docs/app-tokens.md",
     "docs/asvs.md",
     "docs/audit.md",
     "docs/client-certificates.md",
     "docs/commands.md",
+    "docs/comparison.md",
     "docs/configuration.md",
     "docs/console.md",
     "docs/doctor.md",
+    "docs/incidents.md",
     "docs/keys.md",
     "docs/kubernetes.md",
-    "docs/managed-identity.md",
     "docs/mail-programs.md",
+    "docs/managed-identity.md",
+    "docs/metrics.md",
     "docs/providers.md",
     "docs/scale.md",
     "docs/vault.md",
@@ -292,7 +296,7 @@ fn every_test_that_the_security_page_names_exists() {
     }
 }
 
-/// Blocks of code, URLs and cited tests do not count: they cannot be wrapped.
+/// Blocks of code, tables, URLs and cited tests do not count: they cannot be wrapped.
 #[test]
 fn no_line_of_a_document_is_longer_than_120_characters() {
     let others =
@@ -305,7 +309,7 @@ fn no_line_of_a_document_is_longer_than_120_characters() {
             in_block ^= is_fence;
             let urls = line.split_whitespace().filter(|word| word.contains("://") || word.contains(".rs::"));
             let length = line.chars().count() - urls.map(|url| url.chars().count()).sum::<usize>();
-            if length > 120 && !in_block && !is_fence {
+            if length > 120 && !in_block && !is_fence && !line.starts_with('|') {
                 wrong.push(format!("{document}:{}: {line}", at + 1));
             }
         }
@@ -466,6 +470,74 @@ fn every_command_line_is_understood() {
     }
     assert!(wrong.is_empty(), "{wrong:#?}");
     assert!(checked > 40, "only {checked} command lines were found");
+}
+
+/// The flags that a help lists.
+fn flags(help: &str) -> BTreeSet<String> {
+    let is_flag = |word: &&str| word.starts_with("--") && word.len() > 2;
+    let end = |c: char| !c.is_ascii_alphanumeric() && c != '-';
+    help.lines()
+        .filter(|line| line.trim_start().starts_with('-'))
+        .filter_map(|line| line.split_whitespace().find(is_flag))
+        .filter_map(|flag| Some(format!("--{}", flag[2..].split(end).next()?)))
+        .collect()
+}
+
+/// Every command with its help, from the program's own.
+fn commands(command: &[String], found: &mut Vec<(Vec<String>, String)>) {
+    let said = help(command, &mut BTreeMap::new()).expect("a command");
+    let Some((_, listed)) = said.split_once("\nCommands:\n") else {
+        found.push((command.to_vec(), said));
+        return;
+    };
+    let names = listed.lines().take_while(|line| !line.is_empty()).filter_map(|line| {
+        // What a long description goes on with stands further in.
+        let name = line.strip_prefix("  ").filter(|rest| !rest.starts_with(' '))?;
+        name.split_whitespace().next()
+    });
+    for name in names.filter(|name| *name != "help") {
+        commands(&[command, &[name.to_owned()]].concat(), found);
+    }
+}
+
+#[test]
+fn every_command_and_its_options_are_on_the_page_of_commands_and_no_others() {
+    let page = read("docs/commands.md");
+    let sections: Vec<&str> = page.split("\n## ").skip(1).collect();
+    let mut all = Vec::new();
+    commands(&[], &mut all);
+    assert!(all.len() > 20, "{all:?}");
+    // Said once, at the head of the page.
+    let everywhere = ["--config", "--help", "--version", "--key-file", "--endpoint", "--json"];
+    let mut missing = Vec::new();
+    let mut known: BTreeSet<String> = everywhere.map(str::to_owned).into();
+    for (words, help) in &all {
+        let line = words.join(" ");
+        let of_it: Vec<&&str> = sections
+            .iter()
+            .filter(|section| section.split_whitespace().next() == words.first().map(String::as_str))
+            .filter(|section| section.contains(&line))
+            .collect();
+        if of_it.is_empty() {
+            missing.push(format!("tokenward {line}"));
+        }
+        for flag in flags(help) {
+            let is_there =
+                everywhere.contains(&flag.as_str()) || of_it.iter().any(|section| section.contains(&flag));
+            if !of_it.is_empty() && !is_there {
+                missing.push(format!("tokenward {line} {flag}"));
+            }
+            known.insert(flag);
+        }
+    }
+    assert!(missing.is_empty(), "not on the page: {missing:#?}");
+    let (prose, _) = parts("docs/commands.md");
+    let invented: Vec<&str> = code_spans(&prose)
+        .into_iter()
+        .filter_map(|span| span.split([' ', '=']).next())
+        .filter(|span| span.starts_with("--") && !known.contains(*span))
+        .collect();
+    assert!(invented.is_empty(), "there are no such options: {invented:#?}");
 }
 
 #[test]
@@ -730,11 +802,15 @@ fn the_page_of_the_audit_has_every_word_of_it() {
         let rest = page.split_once(&format!("\n## {title}\n")).unwrap_or_else(|| panic!("{title}")).1;
         rest.split("\n## ").next().unwrap_or_default().to_owned()
     };
-    let is_in = |title: &str, word: &str| {
+    let mut in_code: BTreeMap<&str, BTreeSet<String>> = BTreeMap::new();
+    let mut is_in = |title: &'static str, word: &str| {
         assert!(section(title).contains(&format!("`{word}`")), "{word} is not in docs/audit.md, {title}");
+        in_code.entry(title).or_default().insert(word.to_owned());
     };
     CODES.iter().for_each(|(code, _)| is_in("Codes", code));
-    Stranger::all().for_each(|stranger| is_in("Reasons of strangers", stranger.reason()));
+    // All, and the one that only sums have.
+    let strangers = Stranger::all().chain([Stranger::Jwts]);
+    strangers.for_each(|stranger| is_in("Reasons of strangers", stranger.reason()));
     let document = Document::load();
     for schema in ["ConnectSessionState", "AdminConsentState"] {
         let pointer = format!("/components/schemas/{schema}/properties/reason/enum");
@@ -742,16 +818,23 @@ fn the_page_of_the_audit_has_every_word_of_it() {
         reasons.iter().for_each(|reason| is_in("Reasons of sessions", reason.as_str().expect("text")));
     }
     // Every action that something in the source reports.
-    let sources = read("src/events.rs") + &read("src/events/strangers.rs");
-    let places = ["src/app/mod.rs", "src/app/parts.rs", "src/telemetry/audit/writer.rs"];
-    let reports = sources.clone() + &places.map(read).concat();
-    for action in sources.split("Action::").skip(1) {
-        let name = action.split(|c: char| !c.is_ascii_alphanumeric()).next().unwrap_or_default();
-        let word = name.char_indices().fold(String::new(), |word, (at, c)| {
+    let reports = [
+        "src/events.rs",
+        "src/events/strangers.rs",
+        "src/app/mod.rs",
+        "src/app/parts.rs",
+        "src/telemetry/audit/writer.rs",
+    ];
+    let reports = reports.map(read).concat();
+    let word_of = |name: &str| {
+        name.char_indices().fold(String::new(), |word, (at, c)| {
             let joint = if at > 0 && c.is_ascii_uppercase() { "_" } else { "" };
             format!("{word}{joint}{}", c.to_ascii_lowercase())
-        });
-        is_in("Actions", &word);
+        })
+    };
+    for action in reports.split("Action::").skip(1) {
+        let name = action.split(|c: char| !c.is_ascii_alphanumeric()).next().unwrap_or_default();
+        is_in("Actions", &word_of(name));
     }
     // And nothing else is an action: one that nobody reports is a promise that is not kept.
     let record = read("src/telemetry/audit/record.rs");
@@ -764,6 +847,29 @@ fn the_page_of_the_audit_has_every_word_of_it() {
     let keys = serde_json::to_value(AuditEvent::new(Timestamp::from_unix_seconds(0), Action::Token, "ok"))
         .expect("JSON");
     keys.as_object().expect("members").keys().for_each(|key| is_in("Keys", key));
+
+    // The other way round: what these sections explain is a word of the code.
+    let actions = section("Actions");
+    let heads =
+        actions.lines().filter_map(|line| line.strip_prefix("- `")?.split_once("`:")).map(|(head, _)| head);
+    let codes = section("Codes");
+    let codes = code_spans(&codes).into_iter().filter(|span| {
+        span.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_') && *span != "fail_closed"
+    });
+    let reasons = section("Reasons of strangers");
+    let cells = reasons.lines().filter_map(|line| line.strip_prefix("| `")?.split_once(" | "));
+    let cells: Vec<&str> =
+        cells.flat_map(|(words, _)| words.split("`, `")).map(|word| word.trim_matches('`')).collect();
+    let explained = [
+        ("Actions", heads.flat_map(|head| head.split("`, `")).collect::<Vec<_>>()),
+        ("Codes", codes.collect()),
+        ("Reasons of strangers", cells),
+    ];
+    for (title, words) in explained {
+        assert!(words.len() > 10, "{title}: {words:?}");
+        let other: Vec<&&str> = words.iter().filter(|word| !in_code[title].contains(**word)).collect();
+        assert!(other.is_empty(), "{title}: no such word in the code: {other:?}");
+    }
 }
 
 const TOKEN: &str = "/v1/apps/{app}/connections/{connection}/token";
