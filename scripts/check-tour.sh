@@ -9,6 +9,10 @@ if [ "$(id -u)" -ne 0 ]; then
     echo "run as root: it mounts and makes a network of its own" >&2
     exit 2
 fi
+# Their mounts go away with their namespaces, and then this.
+TMPDIR=$(mktemp -d)
+export TMPDIR
+trap 'rm -rf "$TMPDIR"' EXIT
 for trial in compose tour; do
     unshare --mount --net --pid --fork --mount-proc --kill-child --propagation private -- \
         target/interop/deploy/bin/python "scripts/${trial}_trial.py" "${BINARIES:-target/debug}"
