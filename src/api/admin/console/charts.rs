@@ -46,7 +46,7 @@ pub(super) fn stacked(shares: &[Share<'_>]) -> Markup {
         })
         .collect();
     html! {
-        svg viewBox="0 0 640 22" aria-hidden="true" preserveAspectRatio="none" height="22" {
+        svg.bar viewBox="0 0 640 22" aria-hidden="true" preserveAspectRatio="none" {
             rect.track width="640" height="22" rx="6" {}
             @for (share, (x, width)) in shares.iter().zip(&placed) {
                 @if *width > 0.0 {
@@ -68,7 +68,7 @@ pub(super) fn countdown(at: Option<Timestamp>, now: Timestamp) -> Markup {
     #[expect(clippy::cast_precision_loss, reason = "a picture")]
     let width = left.map_or(0.0, |left| 160.0 * left as f64 / YEAR as f64);
     html! {
-        svg viewBox="0 0 160 8" aria-hidden="true" preserveAspectRatio="none" height="8" {
+        svg.countdown viewBox="0 0 160 8" aria-hidden="true" preserveAspectRatio="none" {
             rect.track width="160" height="8" rx="4" {}
             rect class={ "f-" (Mood::of_end(at, now).class()) } height="8" rx="4"
                 width=(format!("{width:.1}")) {}
@@ -88,14 +88,14 @@ pub(super) struct Point {
 const NOW_AT: f64 = 600.0;
 const PAST_AT: f64 = 24.0;
 
-/// Marks of the timeline.
-const MARKS: [(&str, u64); 6] = [
-    ("1 min", 60),
-    ("1 hour", 3600),
-    ("1 day", 86_400),
-    ("1 week", 604_800),
-    ("1 month", 2_592_000),
-    ("1 year", 31_536_000),
+/// Marks of the timeline; a small screen has no room for the minor ones.
+const MARKS: [(&str, u64, bool); 6] = [
+    ("1 min", 60, true),
+    ("1 hour", 3600, false),
+    ("1 day", 86_400, true),
+    ("1 week", 604_800, false),
+    ("1 month", 2_592_000, true),
+    ("1 year", 31_536_000, false),
 ];
 
 /// Where an age stands: the younger, the more room. `oldest` is the picture's left end.
@@ -113,19 +113,19 @@ pub(super) fn timeline(points: &[Point], now: Timestamp) -> Markup {
     let seen = oldest.max(Duration::from_secs(3600));
     let next = points.iter().find(|point| point.at > now);
     html! {
-        svg viewBox="0 0 720 84" role="img" aria-label=(format!(
+        svg.timeline viewBox="0 0 720 84" role="img" aria-label=(format!(
             "Timeline of {} events; the list has them in words", points.len())) {
             line.axis x1="10" y1="40" x2="710" y2="40" {}
-            @for (words, seconds) in MARKS {
+            @for (words, seconds, is_minor) in MARKS {
                 @let age = Duration::from_secs(seconds);
                 @if age < seen {
                     @let x = format!("{:.1}", place(age, oldest));
                     line.axis x1=(x) y1="34" x2=(x) y2="46" {}
-                    text x=(x) y="66" text-anchor="middle" { (words) }
+                    text.minor[is_minor] x=(x) y="68" text-anchor="middle" { (words) }
                 }
             }
             line.now x1=(NOW_AT) y1="12" x2=(NOW_AT) y2="52" {}
-            text x=(NOW_AT) y="66" text-anchor="middle" { "now" }
+            text x=(NOW_AT) y="68" text-anchor="middle" { "now" }
             @for point in past {
                 circle class={ "f-" (point.mood.class()) } cy="40" r="6"
                     cx=(format!("{:.1}", place(now.since(point.at), oldest))) {
@@ -137,7 +137,6 @@ pub(super) fn timeline(points: &[Point], now: Timestamp) -> Markup {
                     title { (next.words) ", " (relative(next.at, now)) }
                 }
                 text x="668" y="24" text-anchor="middle" { "next" }
-                text x="668" y="66" text-anchor="middle" { (relative(next.at, now)) }
             }
         }
     }

@@ -20,30 +20,39 @@ pub(super) struct Known {
     pub(super) now: Timestamp,
 }
 
-/// What happened to it and what comes next, oldest first.
-fn points(known: &Known) -> Vec<Point> {
+/// What happened to it and what comes next, oldest first, with the attempts among it.
+fn points(known: &Known) -> Vec<(Point, Option<&Attempt>)> {
     let profile = &known.shown.profile;
-    let plain = |at, words: &str| Point { at, mood: Mood::Calm, words: words.to_owned() };
-    let mut points = Vec::new();
+    let plain = |at, mood, words: String| (Point { at, mood, words }, None);
+    let signed_in = format!("signed in, by {}", profile.connected_by());
+    let is_sign_in = |attempt: &Attempt| attempt.action == "connect" && attempt.outcome == "ok";
+    let mut points: Vec<_> = known
+        .attempts
+        .iter()
+        .map(|attempt| {
+            let words = match is_sign_in(attempt) {
+                true => signed_in.clone(),
+                false => format!("{}: {}", attempt.action, attempt.outcome),
+            };
+            (Point { at: attempt.at, mood: mood_of_outcome(&attempt.outcome), words }, Some(attempt))
+        })
+        .collect();
     if profile.created_at() < profile.connected_at() {
-        points.push(plain(profile.created_at(), "first connected"));
+        points.push(plain(profile.created_at(), Mood::Calm, "first connected".to_owned()));
     }
-    points.push(plain(profile.connected_at(), &format!("signed in, by {}", profile.connected_by())));
-    points.extend(known.attempts.iter().map(|attempt| Point {
-        at: attempt.at,
-        mood: mood_of_outcome(&attempt.outcome),
-        words: format!("{}: {}", attempt.action, attempt.outcome),
-    }));
+    if !known.attempts.iter().any(is_sign_in) {
+        points.push(plain(profile.connected_at(), Mood::Calm, signed_in));
+    }
     let refreshed = profile.last_refreshed_at();
-    if !known.attempts.iter().any(|attempt| attempt.at == refreshed) && refreshed > profile.connected_at() {
-        points.push(Point { at: refreshed, mood: Mood::Ok, words: "last refreshed".to_owned() });
+    if refreshed > profile.connected_at() && !known.attempts.iter().any(|attempt| attempt.at == refreshed) {
+        points.push(plain(refreshed, Mood::Ok, "last refreshed".to_owned()));
     }
     if let Some(next) = known.shown.next_refresh_at
         && next > known.now
     {
-        points.push(plain(next, "next refresh"));
+        points.push(plain(next, Mood::Calm, "next refresh".to_owned()));
     }
-    points.sort_by_key(|point| point.at);
+    points.sort_by_key(|(point, _)| point.at);
     points
 }
 
@@ -61,6 +70,8 @@ pub(super) fn region(known: &Known) -> Markup {
     let profile = &shown.profile;
     let status = profile.status();
     let account = profile.account();
+    let points = points(known);
+    let drawn: Vec<Point> = points.iter().map(|(point, _)| point.clone()).collect();
     html! {
         section.card {
             p.big {
@@ -71,8 +82,8 @@ pub(super) fn region(known: &Known) -> Markup {
         }
         section.card {
             h2 { "Timeline" }
-            (timeline(&points(known), now))
-            (attempts(&points(known), &known.attempts, now))
+            (timeline(&drawn, now))
+            (listed(&points, now))
             p.soft { "Which callers got a token stands in the audit stream: search it for this name." }
         }
         section.card {
@@ -97,17 +108,15 @@ pub(super) fn region(known: &Known) -> Markup {
     }
 }
 
-fn attempts(points: &[Point], attempts: &[Attempt], now: Timestamp) -> Markup {
-    let detail =
-        |point: &Point| attempts.iter().find(|one| one.at == point.at && point.words.contains(&*one.action));
+fn listed(points: &[(Point, Option<&Attempt>)], now: Timestamp) -> Markup {
     html! {
         div.scroll { table.stack {
             (head(&["When", "What", "Conclusion"]))
-            tbody { @for point in points.iter().rev() {
+            tbody { @for (point, attempt) in points.iter().rev() {
                 tr {
                     td data-label="When" { (when(point.at, now)) }
                     td data-label="What" { (tag(point.mood, &point.words)) }
-                    td.name data-label="Conclusion" { @if let Some(one) = detail(point) { div {
+                    td.name data-label="Conclusion" { @if let Some(one) = attempt { div {
                         (one.conclusion)
                         @if let Some(error) = &one.answer.error { " " code { (error) } }
                         @for number in &one.answer.error_codes { " " code { "AADSTS" (number) } }

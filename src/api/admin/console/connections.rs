@@ -62,7 +62,7 @@ pub(super) fn body(listed: &Listed<'_>) -> Markup {
                 }
             } }
             label { "Name begins with" input type="text" name="name" value=(asked.name) autocomplete="off"; }
-            label { "Account, name or label contains"
+            label.wide { "Name, account or label contains"
                 input type="text" name="text" value=(asked.text) autocomplete="off"; }
             label { "Tenant" input type="text" name="tenant" value=(asked.tenant) autocomplete="off"; }
             button.main type="submit" { "Search" }

@@ -175,7 +175,16 @@ pub(super) fn when_text(at: Option<&str>, now: Timestamp, else_say: &str) -> Mar
 
 /// How far away an instant is, in one unit.
 pub(super) fn relative(at: Timestamp, now: Timestamp) -> String {
-    if at > now { format!("in {}", span(at.since(now))) } else { format!("{} ago", span(now.since(at))) }
+    match at.unix_seconds() - now.unix_seconds() {
+        0 => "just now".to_owned(),
+        1.. => format!("in {}", span(at.since(now))),
+        _ => format!("{} ago", span(now.since(at))),
+    }
+}
+
+/// The time since an instant: `the last 3 minutes`.
+pub(super) fn the_last(since: Timestamp, now: Timestamp) -> String {
+    format!("the last {}", span(now.since(since)))
 }
 
 fn span(span: Duration) -> String {
@@ -248,7 +257,8 @@ mod tests {
             let told = (relative(now.minus(far), now), relative(now.plus(far), now));
             assert_eq!((told.0.as_str(), told.1.as_str()), (before, after));
         }
-        assert_eq!(relative(now, now), "0 seconds ago");
+        assert_eq!(relative(now, now), "just now");
+        assert_eq!(the_last(now.minus(Duration::from_secs(300)), now), "the last 5 minutes");
     }
 
     #[test]

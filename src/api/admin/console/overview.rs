@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use maud::{Markup, html};
 
 use super::charts::{Share, stacked};
-use super::layout::{Mood, ends, head, href, number, status_words, tag, when, when_text};
+use super::layout::{Mood, ends, head, href, number, status_words, tag, the_last, when_text};
 use crate::api::admin::wire::{ClientCredential, Ending, Status};
 use crate::api::upkeep::Traffic;
 use crate::broker::inspect::{Counts, STATUSES};
@@ -101,7 +101,7 @@ fn callers(view: &Overview) -> Card {
     let more = html! {
         @if let Some(traffic) = &view.traffic {
             p { strong { (number(traffic.served)) } " tokens served, " strong { (number(refused)) }
-                " requests refused, since " (when(traffic.since, view.now)) }
+                " requests refused in " (the_last(traffic.since, view.now)) "." }
             @if refused > 0 {
                 p.soft { @for (code, count) in &traffic.refused { code { (code) } " " (number(*count)) " " } }
             }
