@@ -8,7 +8,10 @@
   const open = () => {
     if (source || document.hidden) return;
     source = new EventSource(region.dataset.live);
-    source.addEventListener("page", (event) => { region.innerHTML = event.data; });
+    source.addEventListener("page", (event) => {
+      // Whoever stands on a link in there, with the keyboard, keeps it.
+      if (!region.contains(document.activeElement)) region.innerHTML = event.data;
+    });
     source.addEventListener("over", () => { close(); location.reload(); });
   };
   if (region && window.EventSource) {
