@@ -4,7 +4,7 @@
 CARGO ?= cargo
 # Most tests wait on sockets and clocks: more of them than cores may do so at once.
 export RUST_TEST_THREADS ?= 8
-.PHONY: quickstart build quick test check fmt lint structure docs deny bench bench-refresh bench-steps audit-stream scale image image-test deploy-check tools providers schemas vault mail soak soak-short flood slow simulate sweep-load baseline model rotation rotation-rewrap revoke-load drill fuzz linear-work work policy timing azure-identity kubernetes kubernetes-rules tour site release reproduce
+.PHONY: quickstart build quick test check fmt lint structure docs deny bench bench-refresh bench-steps audit-stream scale image image-test deploy-check tools providers schemas vault mail soak soak-short flood slow simulate sweep-load baseline model rotation rotation-rewrap revoke-load drill fuzz linear-work work policy timing azure-identity kubernetes kubernetes-rules tour site release reproduce screenshots
 
 quickstart:
 	$(CARGO) run --example quickstart
@@ -85,6 +85,10 @@ mail:
 azure-identity:
 	$(CARGO) build --locked --manifest-path examples/azure-identity/Cargo.toml --target-dir target/azure-identity
 	$(CARGO) test --test it -- managed_identity::the_sdk_for_rust --ignored
+
+# The pictures of users' pages in docs/pictures, made anew by a browser, a daemon and the emulator.
+screenshots: tools
+	$(CARGO) test --test it -- pages::the_pictures_are_made_anew --ignored
 
 deploy-check:
 	scripts/check-deploy.sh

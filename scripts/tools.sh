@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Installs what the tests need and the machine lacks: redis-server, promtool, openssl, valgrind, and under target/interop a Python
-# venv and npm packages (tests/interop/README.md says which). With the argument `providers`, `vault`, `mail`, `slow` or `deploy` also
-# what only that target of the Makefile needs. Does nothing when all is there.
+# Installs what the tests need and the machine lacks: redis-server, promtool, openssl, valgrind, chromium, and under target/interop a
+# Python venv and npm packages (tests/interop/README.md says which). With the argument `providers`, `vault`, `mail`, `slow` or `deploy`
+# also what only that target of the Makefile needs. Does nothing when all is there.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -30,6 +30,8 @@ command -v openssl >/dev/null || missing+=(openssl)
 command -v valgrind >/dev/null || missing+=(valgrind)
 command -v node >/dev/null || missing+=(nodejs)
 command -v npm >/dev/null || missing+=(npm)
+# A browser for users' pages, with a font for its pictures.
+command -v chromium >/dev/null || missing+=(chromium fonts-dejavu-core)
 # Debian's python3 comes without what a venv is made with.
 python3 -c 'import ensurepip, venv' 2>/dev/null || missing+=(python3 python3-venv)
 if [ "${1:-}" = slow ]; then

@@ -895,7 +895,7 @@ fn failed(
     session: &SessionMark,
     failure: &SessionFailure,
 ) {
-    let SessionFailure { reason, mender, answer, by_browser } = failure;
+    let SessionFailure { reason, mender, answer, by_browser, .. } = failure;
     let reported_by = by_browser.then_some(BROWSER);
     let connection = connection.map(ConnectionName::as_str);
     macro_rules! log {

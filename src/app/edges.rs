@@ -23,8 +23,14 @@ pub(super) fn serve(listeners: BoundListeners, parts: &Parts) {
     let ops = Ops::new(process.metrics.clone(), process.readiness.clone(), clock.clone());
     listeners.ops.serve(Arc::new(ops), process.surroundings());
 
-    let site =
-        PublicSite::new(broker.clone(), keyring.clone(), random.clone(), clock.clone(), events.clone());
+    let site = PublicSite::new(
+        broker.clone(),
+        keyring.clone(),
+        random.clone(),
+        clock.clone(),
+        events.clone(),
+        parts.in_force.look(),
+    );
     listeners.public.serve(Arc::new(site), process.surroundings());
 
     let limiter = Arc::new(Limiter::default());

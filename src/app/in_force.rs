@@ -14,6 +14,7 @@ use super::reporting::level_of;
 use crate::broker::Broker;
 use crate::config::Config;
 use crate::events::Events;
+use crate::public::Look;
 use crate::refresh::Engine;
 use crate::telemetry::audit::Signing;
 use crate::telemetry::logging::LevelHandle;
@@ -26,6 +27,7 @@ pub(super) struct InForce {
     authorities: ArcSwap<Authorities>,
     roster: Roster,
     listeners: LiveListeners,
+    look: Arc<ArcSwap<Look>>,
     level: Option<LevelHandle>,
     engine: Engine,
     broker: Arc<Broker>,
@@ -42,6 +44,7 @@ impl InForce {
         authorities: Authorities,
         roster: Roster,
         listeners: LiveListeners,
+        look: Look,
         level: Option<LevelHandle>,
         core: &Core,
         (events, signing): (Arc<Events>, Arc<Signing>),
@@ -52,6 +55,7 @@ impl InForce {
             authorities: ArcSwap::from_pointee(authorities),
             roster,
             listeners,
+            look: Arc::new(ArcSwap::from_pointee(look)),
             level,
             engine: core.engine.clone(),
             broker: core.broker.clone(),
@@ -73,6 +77,11 @@ impl InForce {
         &self.roster
     }
 
+    /// How the pages look.
+    pub(super) fn look(&self) -> Arc<ArcSwap<Look>> {
+        self.look.clone()
+    }
+
     /// When the files of listeners' TLS end.
     pub(super) fn tls_ends(&self) -> TlsEnds {
         self.listeners.ends()
@@ -81,7 +90,8 @@ impl InForce {
     /// Replaces the parts in force by `prepared`. `before` are the authorities beside which those were
     /// prepared.
     pub(super) fn take_up(&self, config: Config, prepared: Replaceable, before: &Authorities) {
-        let Replaceable { apps, listeners, issuers, callers, admins, signing_key, warnings: _ } = prepared;
+        let Replaceable { apps, listeners, issuers, callers, admins, look, signing_key, warnings: _ } =
+            prepared;
         // Apps before callers, so that nobody is granted an app that is not there yet. (A removed app is
         // therefore "not found" a moment before its rules are gone.)
         let (apps, authorities) = apps::install(apps, before);
@@ -99,6 +109,7 @@ impl InForce {
         self.roster.succeed_by(issuers, callers, admins);
         self.listeners.replace(listeners, &self.metrics);
         self.broker.rights_changed();
+        self.look.store(Arc::new(look));
         self.signing.replace(signing_key);
         if let Some(level) = &self.level {
             level.set(level_of(config.log.level));

@@ -17,6 +17,7 @@ mod issuers;
 mod jobs;
 mod keyring;
 mod listeners;
+mod pages;
 mod parts;
 mod process;
 mod pulse;
@@ -86,7 +87,8 @@ impl Daemon {
 
         let everything = reading::everything(&loaded, &files.by(&process))?;
         let Everything { keyring, store, replaceable } = everything;
-        let Replaceable { apps, listeners, issuers, callers, admins, signing_key, warnings } = replaceable;
+        let Replaceable { apps, listeners, issuers, callers, admins, look, signing_key, warnings } =
+            replaceable;
         files.say(&warnings);
 
         let config = loaded.config;
@@ -103,6 +105,7 @@ impl Daemon {
             authorities,
             roster,
             live,
+            look,
             level,
             &core,
             (events.clone(), signing),

@@ -22,7 +22,7 @@ pub use super::findings::{Checked, Refused};
 use super::issuers::{self, InstalledIssuers};
 use super::listeners::{self, PreparedListeners};
 use super::process::Ports;
-use super::{callers, store};
+use super::{callers, pages, store};
 use crate::broker::App;
 use crate::callers::Callers;
 use crate::config::{AuditSink, Config, Loaded, Mistake};
@@ -33,6 +33,7 @@ use crate::domain::time::Clock;
 use crate::journal::files as journal_files;
 use crate::keyring::{Keyring, files as keyring_files};
 use crate::policy::CallerPolicy;
+use crate::public::Look;
 use crate::secret_file::SecretReader;
 use crate::telemetry::audit::SigningKey;
 use crate::telemetry::metrics::Metrics;
@@ -44,6 +45,8 @@ pub(super) struct Replaceable {
     pub(super) issuers: InstalledIssuers,
     pub(super) callers: Callers,
     pub(super) admins: Callers,
+    /// How the pages look.
+    pub(super) look: Look,
     /// Signs the audit.
     pub(super) signing_key: Option<SigningKey>,
     pub(super) warnings: Vec<Mistake>,
@@ -163,10 +166,11 @@ fn replaceable_with(
     let listeners = listeners::prepare(&config.listen, &secrets, &by.ports.clock, findings);
     let issuers = issuers::prepare(config, &apps.outbound, by, issuers, findings);
     let callers = callers::build(config, &apps, &issuers, keyring, by, findings);
+    let look = pages::prepare(config, &secrets, findings);
     let signing_key = signing_key(config, &secrets, findings);
     let (callers, admins) = callers?;
     let (listeners, warnings) = (listeners?, Vec::new());
-    Some(Replaceable { apps, listeners, issuers, callers, admins, signing_key, warnings })
+    Some(Replaceable { apps, listeners, issuers, callers, admins, look, signing_key, warnings })
 }
 
 /// Reads the key that signs the audit.

@@ -154,10 +154,12 @@ impl Broker {
         app: &AppName,
         session: &SessionId,
         outcome: CallbackOutcome,
+        request_id: &str,
     ) -> Finished {
         let repository = &self.deps.repository;
         let (kind, filed) = (Kind::AdminConsentSession, FiledUnder::session(session));
         let now = self.deps.clock.now();
+        let failed = |failure: SessionFailure| ConsentState::Failed(failure.noted(request_id, now));
         let state = match outcome {
             CallbackOutcome::AdminConsent { tenant } => ConsentState::Reported { tenant, at: now },
             CallbackOutcome::Error(error) => {
@@ -165,9 +167,9 @@ impl Broker {
                     Ok(app) => app.authority.judge_redirect(&error),
                     Err(_) => return Finished::Refused(CallbackProblem::UnknownState),
                 };
-                ConsentState::Failed(SessionFailure::of_redirect(refusal, error.answer()))
+                failed(SessionFailure::of_redirect(refusal, error.answer()))
             }
-            CallbackOutcome::Code(_) => ConsentState::Failed(FailureReason::AuthorityError.into()),
+            CallbackOutcome::Code(_) => failed(FailureReason::AuthorityError.into()),
         };
         let mut tries = 0;
         let (after, repeated) = loop {
@@ -182,7 +184,7 @@ impl Broker {
             let mut after = taken.value.clone();
             // Nothing is done for a starter that has lost its right.
             after.state = match self.bars_consent(&after) {
-                Some(reason) => ConsentState::Failed(reason.into()),
+                Some(reason) => failed(reason.into()),
                 None => state.clone(),
             };
             let readable = self.consent_readable(session, &after).await;

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::rights::Right;
 use super::session::ConnectSession;
-use super::sign_in::CannotBegin;
+use super::sign_in::{CannotBegin, return_to};
 use super::{App, Broker, Refusal, SessionState};
 use crate::domain::account::{Account, AccountId, PERSONAL_TENANT};
 use crate::domain::digest::sha256_hex;
@@ -88,6 +88,10 @@ pub struct SessionView {
     pub is_its_browser: bool,
     /// True if the new connection has been deleted since.
     pub gone_since: bool,
+    /// For its browser, once it ended: the return URL, as a link.
+    pub way_back: Option<String>,
+    /// For its browser: a link for an administrator, if their approval is needed.
+    pub admin_consent_url: Option<String>,
 }
 
 impl Broker {
@@ -311,9 +315,17 @@ impl Broker {
             SessionState::Pending => self.right_of_session(&session, None).await?.into_key(),
             _ => session.key(),
         };
+        let has_ended = is_its_browser && state != SessionState::Pending;
+        let (mut way_back, mut admin_consent_url) = (None, None);
+        if has_ended {
+            way_back = return_to(session.return_url.as_deref(), id.expose(), &state, None);
+            admin_consent_url = self.approval_link(&session.app, &state).await;
+        }
         Ok(SessionView {
             gone_since: is_its_browser && self.is_gone(&key, &state).await,
             is_its_browser,
+            way_back,
+            admin_consent_url,
             app: session.app.clone(),
             key,
             asked_by: session.created_by.clone(),

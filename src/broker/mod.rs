@@ -59,7 +59,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 pub use refusal::{Outside, Refusal};
 pub use rights::Right;
-pub use session::{ConsentState, FailureReason, Mender, SessionFailure, SessionState};
+pub use session::{ConsentState, FailureReason, Mender, Noted, SessionFailure, SessionState};
 use tokio::sync::oneshot;
 
 use crate::authority::{Authority, ClientCredentials, KnownTokenHosts};
@@ -82,8 +82,10 @@ pub struct App {
     pub authority: Arc<dyn Authority>,
     /// Its client credentials there.
     pub credentials: Arc<dyn ClientCredentials>,
-    /// Its name for people.
-    pub display_name: String,
+    /// Its name for people, if configured.
+    pub display_name: Option<String>,
+    /// What it wants accounts for, in a sentence for people, if configured.
+    pub purpose: Option<String>,
     /// Contact for people who need help, if configured.
     pub support_contact: Option<String>,
     /// Default scopes of a connect session, and the most that it may request.

@@ -88,6 +88,22 @@ pub struct SessionFailure {
     /// True if a browser reported it, so that its user may have forged it. Otherwise the authority told us.
     #[serde(default)]
     pub by_browser: bool,
+    /// The request in which it failed. The log, the audit and the page have its id.
+    #[serde(default)]
+    pub noted: Option<Noted>,
+    /// Username of the account that came back and was not connected. It is shown to the browser that brought
+    /// it, and to nobody else.
+    #[serde(default)]
+    pub came_back: Option<String>,
+}
+
+/// The request in which a sign-in failed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Noted {
+    /// Its id.
+    pub request_id: String,
+    /// When it was.
+    pub at: Timestamp,
 }
 
 impl SessionFailure {
@@ -110,7 +126,7 @@ impl SessionFailure {
             | Disposition::CallerFault
             | Disposition::Bug => (FailureReason::AuthorityError, Mender::Operator),
         };
-        SessionFailure { reason, mender, answer, by_browser: false }
+        SessionFailure { mender, answer, ..reason.into() }
     }
 
     /// Makes the failure of a session from a refusal that the browser brought back.
@@ -128,6 +144,16 @@ impl SessionFailure {
         };
         SessionFailure { by_browser: true, ..failure }
     }
+
+    /// Makes the failure of a sign-in with an account that may not be connected.
+    pub(super) fn of_account(reason: FailureReason, account: &Account) -> Self {
+        SessionFailure { came_back: account.username.clone(), ..reason.into() }
+    }
+
+    /// Adds the request in which it failed.
+    pub(super) fn noted(self, request_id: &str, at: Timestamp) -> Self {
+        SessionFailure { noted: Some(Noted { request_id: request_id.to_owned(), at }), ..self }
+    }
 }
 
 impl From<FailureReason> for SessionFailure {
@@ -144,7 +170,14 @@ impl From<FailureReason> for SessionFailure {
             | FailureReason::Revoked
             | FailureReason::Expired => Mender::User,
         };
-        SessionFailure { reason, mender, answer: AuthorityError::default(), by_browser: false }
+        SessionFailure {
+            reason,
+            mender,
+            answer: AuthorityError::default(),
+            by_browser: false,
+            noted: None,
+            came_back: None,
+        }
     }
 }
 
@@ -193,6 +226,14 @@ impl SessionState {
     /// Makes the failed state with this reason.
     pub(super) fn failed(reason: FailureReason) -> Self {
         SessionState::Failed(reason.into())
+    }
+
+    /// Adds the request in which it failed, if it failed.
+    pub(super) fn noted(self, request_id: &str, at: Timestamp) -> Self {
+        match self {
+            SessionState::Failed(failure) => SessionState::Failed(failure.noted(request_id, at)),
+            state => state,
+        }
     }
 
     /// Returns true if it failed for this reason.

@@ -9,6 +9,8 @@ mod outcome;
 mod press;
 mod redeem;
 
+pub(super) use outcome::return_to;
+
 use super::{FailureReason, Refusal, SessionFailure, SessionState};
 use crate::authority::RedirectError;
 use crate::domain::id::{AppName, ConnectionKey, SessionId};
@@ -130,8 +132,4 @@ pub struct FinishedSession {
     pub gone_since: bool,
     /// The return URL with its parameters; `None` if a page is shown.
     pub return_to: Option<String>,
-    /// The same URL, as a link on a page.
-    pub way_back: Option<String>,
-    /// A link for an administrator, if their consent is needed.
-    pub admin_consent_url: Option<String>,
 }

@@ -26,6 +26,9 @@ use crate::domain::clouds::cloud_of;
 use crate::domain::tenants::{Listed, Tenants};
 use crate::domain::text::is_guid;
 
+/// Longest words that pages show, in characters.
+const LONGEST_WORDS: usize = 200;
+
 /// Reads the whole configuration. It returns `None` only if a mistake was reported.
 pub(super) fn config(context: &Context, entries: &Entries, env: &BTreeMap<String, String>) -> Option<Config> {
     let root = Section::root(context, entries);
@@ -51,6 +54,7 @@ pub(super) fn config(context: &Context, entries: &Entries, env: &BTreeMap<String
     let admins = root.map("admins", |_, section| {
         Some(AdminConfig { authenticate: authenticate(section, &known_issuers, true) })
     });
+    let pages = root.section("pages").map(|section| pages(&section));
     let limits = root.section("limits").and_then(|section| limits(&section));
     let log = root.section("log").and_then(|section| log(&section));
     let audit = root.section("audit").and_then(|section| audit(&section));
@@ -63,6 +67,7 @@ pub(super) fn config(context: &Context, entries: &Entries, env: &BTreeMap<String
         issuers,
         callers,
         admins,
+        pages: pages?,
         limits: limits?,
         log: log?,
         audit: audit?,
@@ -543,8 +548,9 @@ fn app(name: &str, section: &Section<'_>) -> Option<AppConfig> {
             ],
         ),
         assertion_audience: assertion_audience(section, entra)?,
-        display_name: section.string("display_name"),
-        support_contact: section.string("support_contact"),
+        display_name: for_people(section, "display_name"),
+        purpose: for_people(section, "purpose"),
+        support_contact: for_people(section, "support_contact"),
         credentials,
         credentials_dir: section.path("credentials_dir"),
     })
@@ -744,6 +750,7 @@ fn credentials(section: &Section<'_>) -> Vec<CredentialConfig> {
 fn caller(section: &Section<'_>, known_apps: &[&str], known_issuers: &[&str]) -> Option<CallerConfig> {
     Some(CallerConfig {
         authenticate: authenticate(section, known_issuers, false),
+        display_name: for_people(section, "display_name"),
         rate_limit: section.number("rate_limit"),
         connection_rate_limit: section.number("connection_rate_limit"),
         allow: section
@@ -752,6 +759,24 @@ fn caller(section: &Section<'_>, known_apps: &[&str], known_issuers: &[&str]) ->
             .filter_map(|section| rule::rule(section, known_apps))
             .collect(),
     })
+}
+
+fn pages(section: &Section<'_>) -> PagesConfig {
+    PagesConfig {
+        name: for_people(section, "name"),
+        logo: section.path("logo"),
+        support: for_people(section, "support"),
+        languages_dir: section.path("languages_dir"),
+    }
+}
+
+/// Reads words that pages show.
+fn for_people(section: &Section<'_>, key: &str) -> Option<String> {
+    let leaf = section.text(key)?;
+    if leaf.value.chars().count() > LONGEST_WORDS || leaf.value.chars().any(char::is_control) {
+        leaf.mistake(format!("must be one line of at most {LONGEST_WORDS} characters: users' pages show it"));
+    }
+    Some(leaf.value.to_owned())
 }
 
 fn authenticate(section: &Section<'_>, known_issuers: &[&str], is_admin: bool) -> Vec<Authenticate> {

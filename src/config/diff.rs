@@ -54,6 +54,7 @@ pub fn changed_sections(running: &Config, new: &Config) -> Vec<String> {
         ("store", running.store != new.store),
         ("listen", running.listen != new.listen),
         ("outbound", running.outbound != new.outbound),
+        ("pages", running.pages != new.pages),
         ("limits", running.limits != new.limits),
         ("log", running.log != new.log),
     ]

@@ -41,6 +41,8 @@ pub struct Config {
     /// `[admins.NAME]`: the users of the admin API. If empty: root and the daemon's own user, on the admin
     /// socket.
     pub admins: BTreeMap<String, AdminConfig>,
+    /// `[pages]`: the pages for users.
+    pub pages: PagesConfig,
     /// `[limits]`: limits of time and size.
     pub limits: LimitsConfig,
     /// `[log]`: the log's level and format.
@@ -279,6 +281,8 @@ pub struct AppConfig {
     pub assertion_audience: AssertionAudience,
     /// The app's name on pages.
     pub display_name: Option<String>,
+    /// What it wants accounts for, in one sentence for users.
+    pub purpose: Option<String>,
     /// The contact that pages tell a user to ask.
     pub support_contact: Option<String>,
     /// The client credentials, in the order of the file. Empty when `credentials_dir` is used.
@@ -406,12 +410,27 @@ pub enum IssuerKeysConfig {
 pub struct CallerConfig {
     /// Ways to authenticate; any one will do. Never empty.
     pub authenticate: Vec<Authenticate>,
+    /// The caller's name on pages.
+    pub display_name: Option<String>,
     /// Token requests a second; bursts may be twice that.
     pub rate_limit: Option<u32>,
     /// The same for any one connection.
     pub connection_rate_limit: Option<u32>,
     /// The caller's rules.
     pub allow: Vec<RuleConfig>,
+}
+
+/// `[pages]`.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct PagesConfig {
+    /// The company's name.
+    pub name: Option<String>,
+    /// A picture of at most 128 KiB.
+    pub logo: Option<PathBuf>,
+    /// Whom users may ask.
+    pub support: Option<String>,
+    /// A directory with one file for each further language.
+    pub languages_dir: Option<PathBuf>,
 }
 
 /// One way to authenticate.

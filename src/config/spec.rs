@@ -125,6 +125,7 @@ pub(super) static ROOT: Table = Table {
             "Who may use the admin API, by name. Without this section: root and the daemon's own user, on \
              the admin socket.",
         ),
+        key("pages", Kind::Table(&PAGES), SECTION, "How the pages for users look and speak."),
         key("limits", Kind::Table(&LIMITS), SECTION, "Limits of time and size."),
         key("log", Kind::Table(&LOG), SECTION, "What is logged, on standard error."),
         key("audit", Kind::Table(&AUDIT), SECTION, "The audit log's sinks."),
@@ -506,8 +507,25 @@ static APP: Table = Table {
              Entra requires, `issuer`, as newer providers do (RFC 7523bis), or a URL that the provider \
              names. For Entra only `token_endpoint` is allowed.",
         ),
-        key("display_name", Kind::Text, Optional, "The app's name on connect pages; default its name here."),
-        key("support_contact", Kind::Text, Optional, "The contact that pages show when something is wrong."),
+        key(
+            "display_name",
+            Kind::Text,
+            Optional,
+            "The app's name on users' pages, such as `Contoso Mail`; default `pages.name`.",
+        ),
+        key(
+            "purpose",
+            Kind::Text,
+            Optional,
+            "What the app wants accounts for, in one sentence. Connect pages show it, and so does the mail \
+             with which a user asks an administrator for approval.",
+        ),
+        key(
+            "support_contact",
+            Kind::Text,
+            Optional,
+            "Whom the app's users may ask: a mail address, a URL or words; default `pages.support`.",
+        ),
         key(
             "credentials",
             Kind::List(&Kind::Table(&CREDENTIAL)),
@@ -637,11 +655,42 @@ static JWT: Table = Table {
     ],
 };
 
+static PAGES: Table = Table {
+    doc: "The pages that users see. Without this section they show the host of \
+        `listen.public.base_url` in place of a company. They are in English and German, and in what \
+        `languages_dir` adds; the browser's languages decide.",
+    keys: &[
+        key("name", Kind::Text, Optional, "The company's name."),
+        key(
+            "logo",
+            Kind::Path,
+            Optional,
+            "A picture in SVG, PNG, WebP or JPEG, of at most 128 KiB; it is shown 40 pixels high.",
+        ),
+        key("support", Kind::Text, Optional, "Whom users may ask: a mail address, a URL or words."),
+        key(
+            "languages_dir",
+            Kind::Path,
+            Optional,
+            "A directory with one file for each further language, such as `fr.toml` or `pt-BR.toml`: \
+             `direction`, `ltr` or `rtl`, and a table `texts` (docs/pages.md). What it lacks is shown in \
+             English, and `check` names it. `en.toml` and `de.toml` replace single texts of the built-in \
+             ones.",
+        ),
+    ],
+};
+
 static CALLER: Table = Table {
     doc: "One internal service: how it authenticates, and what it may have. Only what a rule allows is \
         allowed.",
     keys: &[
         key("authenticate", Kind::List(&Kind::Table(&AUTHENTICATE)), Required, "Any one of these will do."),
+        key(
+            "display_name",
+            Kind::Text,
+            Optional,
+            "The name by which connect pages say who asks; default the app's `display_name`.",
+        ),
         key(
             "rate_limit",
             Kind::Integer { min: 1, max: 1_000_000 },

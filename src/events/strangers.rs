@@ -99,6 +99,8 @@ pub enum Stranger {
     LinkFromElsewhere,
     /// A link's button was pressed too often.
     LinkPressedTooOften,
+    /// A link cannot be used at present: the authority or the store does not answer, or refuses the app.
+    UnavailableLink,
 }
 
 impl Stranger {
@@ -108,7 +110,7 @@ impl Stranger {
         Stranger::WITHOUT_JWTS.into_iter().chain(of_jwts)
     }
 
-    const WITHOUT_JWTS: [Stranger; 19] = [
+    const WITHOUT_JWTS: [Stranger; 20] = [
         Stranger::NoCredential,
         Stranger::NoKey,
         Stranger::UnknownCredential,
@@ -128,6 +130,7 @@ impl Stranger {
         Stranger::BarredLink,
         Stranger::LinkFromElsewhere,
         Stranger::LinkPressedTooOften,
+        Stranger::UnavailableLink,
     ];
 
     /// Its name in metrics.
@@ -154,6 +157,7 @@ impl Stranger {
             Stranger::BarredLink => "link_barred",
             Stranger::LinkFromElsewhere => "link_from_elsewhere",
             Stranger::LinkPressedTooOften => "link_pressed_too_often",
+            Stranger::UnavailableLink => "link_unavailable",
         }
     }
 
@@ -181,6 +185,7 @@ impl Stranger {
             Stranger::BarredLink => "barred_link",
             Stranger::LinkFromElsewhere => "link_from_elsewhere",
             Stranger::LinkPressedTooOften => "link_pressed_too_often",
+            Stranger::UnavailableLink => "unavailable_link",
         }
     }
 

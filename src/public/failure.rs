@@ -1,27 +1,34 @@
 //! Pages about a session that ended: what happened, and who can do something about it.
 
-use super::page::Page;
+use super::page::{Mark, Page};
+use super::text::Text;
 use crate::broker::{FailureReason, Mender, SessionFailure, SessionState};
 
-const START_AGAIN: &str = "Go back to the application you came from and start again.";
-const IF_AGAIN: &str =
-    "If it happens again, tell the people who run the application, and pass on the line below.";
+/// How often a page that waits for its confirmation asks again, in seconds. It ends with the confirmation's
+/// time.
+const ASK_AGAIN: u32 = 5;
 
 /// Makes the page about a session's state, for the browser that the session belongs to.
 pub(super) fn of_session(state: &SessionState, gone_since: bool, admin_consent_url: Option<String>) -> Page {
     match state {
-        SessionState::Connected { .. } if gone_since => Page::new("Your account was connected").say(
-            "The connection that this link made is not there any more. Go back to the application you \
-                came from to connect your account again.",
-        ),
-        SessionState::Connected { .. } => Page::new("Your account is connected")
-            .say("Everything is set. You can close this page and go back to the application you came from."),
+        SessionState::Connected { .. } if gone_since => {
+            Page::new(Text::WasConnectedTitle).mark(Mark::Waiting).say(Text::WasConnected)
+        }
+        SessionState::Connected { account, .. } => {
+            let page = Page::new(Text::ConnectedTitle).mark(Mark::Good);
+            let page = match &account.username {
+                Some(username) => page.with("username", username).say(Text::ConnectedAs),
+                None => page,
+            };
+            page.say(Text::Connected)
+        }
         SessionState::AwaitingConfirmation { account, .. } => {
-            let who = account.username.clone().unwrap_or_else(|| "your account".to_owned());
-            Page::new("One more step").say(format!("You signed in as {who}.")).say(
-                "The connection becomes active as soon as the person or application that sent you the \
-                    link has confirmed that this is the right account. You can close this page.",
-            )
+            let page = Page::new(Text::WaitingTitle).mark(Mark::Waiting).reload(ASK_AGAIN);
+            let page = match &account.username {
+                Some(username) => page.with("username", username).say(Text::SignedInAs),
+                None => page.say(Text::SignedIn),
+            };
+            page.say(Text::Waiting).say(Text::WaitingHere)
         }
         SessionState::Expired | SessionState::Pending => of_failure(&FailureReason::Expired.into(), None),
         SessionState::Failed(failure) => of_failure(failure, admin_consent_url),
@@ -29,169 +36,111 @@ pub(super) fn of_session(state: &SessionState, gone_since: bool, admin_consent_u
 }
 
 fn of_failure(failure: &SessionFailure, admin_consent_url: Option<String>) -> Page {
-    match failure.reason {
+    let page = match failure.reason {
         FailureReason::AccessDenied | FailureReason::AuthorityError => of_refusal(failure),
-        FailureReason::AccountMismatch => Page::new("That was another account")
-            .say(
-                "You signed in with another account than the one this link is for. It was not connected, \
-                and nothing of it was kept.",
-            )
-            .say(
-                "Sign out at your provider or use a private window, go back to the application you came \
-                from, and start again with the right account.",
-            ),
+        FailureReason::AccountMismatch => came_back(Page::problem(Text::AnotherAccountTitle), failure)
+            .say(Text::AnotherAccount)
+            .say(Text::AnotherAccountNext),
         FailureReason::AdminConsentRequired => {
-            let page = Page::new("Your administrator has to approve this first").say(
-                "Your organisation lets people connect an application like this only after an \
-                    administrator has approved it once for everyone. Your account was not connected.",
-            );
+            let page = Page::problem(Text::ApprovalTitle).say(Text::Approval).say(Text::NotConnected);
             match admin_consent_url {
-                Some(url) => page
-                    .say(
-                        "Send this link to your IT administrator. Once it is approved, start again from \
-                        the application you came from.",
-                    )
-                    .offer_copy("Link for your administrator", url),
+                Some(url) => page.say(Text::ApprovalSend).approval(url),
                 None => page,
             }
         }
-        FailureReason::ScopeMissing => Page::new("A permission is missing")
-            .say("The permission to stay connected was not granted, so your account was not connected.")
-            .say(
-                "Go back to the application you came from and start again, and leave all permissions \
-                ticked.",
-            ),
-        FailureReason::TenantNotAllowed => Page::new("This kind of account cannot be connected")
-            .say(
-                "Your account belongs to an organisation, or is a personal account, that this application \
-                does not take. It was not connected.",
-            )
-            .say("Start again with another account, or ask the people who run the application."),
-        FailureReason::Expired => Page::new("This took too long")
-            .say("The sign-in was not completed or not confirmed in time.")
-            .say(
-                "Go back to the application you came from. It shows whether your account is connected; if \
-                it is not, ask for a new link there.",
-            ),
-        FailureReason::ConnectionPaused => Page::new("This cannot be connected at the moment")
-            .say(
-                "The people who run this service have stopped this connection for now. Your account was \
-                not connected.",
-            )
-            .say("Go back to the application you came from, and ask the people who run it when it goes on."),
-        FailureReason::CallerForbidden => Page::new("This application may not connect your account")
-            .say(
-                "The application that this link comes from is not allowed to connect it. Your account was \
-                not connected.",
-            )
-            .say("Trying again does not help. Tell the people who run the application."),
-        FailureReason::Revoked => Page::new("This link was withdrawn")
-            .say(
-                "The people who run this service have ended what was begun before. Your account was not \
-                connected.",
-            )
-            .say(
-                "Go back to the application you came from. If it offers to connect your account again, use \
-                the new link.",
-            ),
-        FailureReason::Internal => Page::new("Something went wrong here")
-            .say("Your sign-in worked, and the result could not be stored.")
-            .say(
-                "Go back to the application you came from. It shows whether your account is connected; if \
-                it is not, start again in a few minutes.",
-            ),
+        FailureReason::ScopeMissing => {
+            not_connected(Text::ScopeMissingTitle, Text::ScopeMissing).say(Text::ScopeMissingNext)
+        }
+        FailureReason::TenantNotAllowed => came_back(Page::problem(Text::TenantTitle), failure)
+            .say(Text::Tenant)
+            .say(Text::NotConnected)
+            .say(Text::TenantNext),
+        FailureReason::Expired => Page::problem(Text::ExpiredTitle).say(Text::Expired).say(Text::GoBack),
+        FailureReason::ConnectionPaused => {
+            not_connected(Text::PausedTitle, Text::Paused).say(Text::PausedNext)
+        }
+        FailureReason::CallerForbidden => {
+            not_connected(Text::ForbiddenTitle, Text::Forbidden).say(Text::ForbiddenNext)
+        }
+        FailureReason::Revoked => {
+            not_connected(Text::WithdrawnTitle, Text::Withdrawn).say(Text::WithdrawnNext)
+        }
+        FailureReason::Internal => {
+            Page::problem(Text::InternalTitle).say(Text::Internal).say(Text::InternalNext)
+        }
+    };
+    page.of_failure(failure)
+}
+
+/// Says which account came back, to the browser that brought it.
+fn came_back(page: Page, failure: &SessionFailure) -> Page {
+    match &failure.came_back {
+        Some(username) => page.with("username", username).say(Text::CameBack),
+        None => page,
     }
+}
+
+fn not_connected(title: Text, why: Text) -> Page {
+    Page::problem(title).say(why).say(Text::NotConnected)
 }
 
 /// Makes the page about the sign-in service's refusal. It names the person who can change that.
 fn of_refusal(failure: &SessionFailure) -> Page {
     let declined = failure.reason == FailureReason::AccessDenied;
-    match failure.mender {
-        Mender::User if declined => Page::new("Access was not granted")
-            .say("The sign-in was cancelled, or access was not allowed. Your account was not connected.")
-            .say(format!("If that was not what you meant: {}", start_again())),
-        Mender::User => Page::new("The sign-in was not completed")
-            .say("The sign-in service ended it before it was complete. Your account was not connected.")
-            .say(format!("{START_AGAIN} If it happens again, ask the people who run the application.")),
-        Mender::Administrator => Page::new("Your organisation does not allow this")
-            .say(
-                "The sign-in service refused because of how your organisation has set it up. Your account \
-                was not connected.",
-            )
-            .say(
-                "Trying again does not help. Ask your IT administrator, and pass on the line below: it \
-                says what stands in the way.",
-            ),
-        Mender::Operator => Page::new("This application is not set up correctly")
-            .say("The sign-in service refused the application, not you. Your account was not connected.")
-            .say(
-                "Neither you nor your administrator can mend this, and trying again does not help. Tell \
-                the people who run the application, and pass on the line below.",
-            ),
-        Mender::Time => Page::new("The sign-in service did not complete it")
-            .say(
-                "Something went wrong between this service and the sign-in service. Your account was not \
-                connected.",
-            )
-            .say("Go back to the application you came from and start again in a few minutes.")
-            .say(IF_AGAIN),
-        Mender::Unknown => Page::new("The sign-in service did not complete it")
-            .say(
-                "Something went wrong between this service and the sign-in service. Your account was not \
-                connected.",
-            )
-            .say(START_AGAIN)
-            .say(IF_AGAIN),
-    }
-}
-
-fn start_again() -> String {
-    START_AGAIN.replacen("Go", "go", 1)
+    let page = match failure.mender {
+        Mender::User if declined => {
+            not_connected(Text::DeclinedTitle, Text::Declined).say(Text::DeclinedNext)
+        }
+        Mender::User => not_connected(Text::EndedTitle, Text::Ended).say(Text::EndedNext),
+        Mender::Administrator => {
+            not_connected(Text::NotAllowedTitle, Text::NotAllowed).say(Text::NotAllowedNext)
+        }
+        Mender::Operator => not_connected(Text::SetUpTitle, Text::SetUp).say(Text::SetUpNext),
+        Mender::Time => not_connected(Text::NotCompletedTitle, Text::NotCompleted)
+            .say(Text::NotCompletedPasses)
+            .say(Text::IfAgain),
+        Mender::Unknown => not_connected(Text::NotCompletedTitle, Text::NotCompleted)
+            .say(Text::StartAgain)
+            .say(Text::IfAgain),
+    };
+    page.of_failure(failure)
 }
 
 /// Makes the page for an administrator who came back without approving.
 pub(super) fn approval_refused(failure: &SessionFailure) -> Page {
     if let FailureReason::CallerForbidden | FailureReason::Revoked = failure.reason {
-        return Page::new("This link was withdrawn")
-            .say(
-                "The people who run this service have taken back what this link was for, so your answer \
-                was not used.",
-            )
-            .say("You can close this page. If an approval is still wanted, you are sent a new link.");
+        let page = Page::problem(Text::WithdrawnTitle).say(Text::ApprovalWithdrawn);
+        return page.say(Text::ApprovalWithdrawnNext).of_failure(failure);
     }
     match failure.mender {
         Mender::Operator | Mender::Time | Mender::Unknown => of_refusal(failure),
-        Mender::User | Mender::Administrator => Page::new("Not approved")
-            .say(
-                "The approval was not given, so people in your organisation cannot connect their accounts. \
-                You can close this page.",
-            )
-            .say(
-                "To approve after all, ask the people who sent you the link for a new one. Only an \
-                administrator who may approve applications for everyone can do it.",
-            ),
+        Mender::User | Mender::Administrator => Page::problem(Text::NotApprovedTitle)
+            .say(Text::NotApproved)
+            .say(Text::NotApprovedNext)
+            .of_failure(failure),
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::public::page::Style;
+    use crate::public::look::Look;
+    use crate::public::page::tests::written;
 
     #[test]
     fn each_page_names_one_person_and_only_what_passes_is_told_as_passing() {
-        let style = Style::new();
         let rows = [
-            (Mender::User, "start again"),
-            (Mender::Administrator, "Ask your IT administrator"),
-            (Mender::Operator, "Tell the people who run the application"),
-            (Mender::Time, "in a few minutes"),
-            (Mender::Unknown, "If it happens again"),
+            (Mender::User, "start again", "beginnen Sie neu"),
+            (Mender::Administrator, "Ask your IT administrator", "Fragen Sie Ihre IT-Administration"),
+            (Mender::Operator, "Tell the people who run the application", "die die Anwendung betreiben"),
+            (Mender::Time, "in a few minutes", "in ein paar Minuten"),
+            (Mender::Unknown, "If it happens again", "Wenn das wieder geschieht"),
         ];
         for reason in [FailureReason::AccessDenied, FailureReason::AuthorityError] {
-            for (mender, words) in rows {
+            for (mender, words, in_german) in rows {
                 let failure = SessionFailure { mender, ..reason.into() };
-                let html = of_session(&SessionState::Failed(failure), false, None).html(&style);
+                let page = of_session(&SessionState::Failed(failure), false, None);
+                let html = written(&page, &Look::default(), "en");
                 assert!(html.contains(words), "{mender:?}: {html}");
                 assert_eq!(html.contains("a few minutes"), mender == Mender::Time, "{mender:?}");
                 assert_eq!(
@@ -200,6 +149,9 @@ mod tests {
                     "{mender:?}"
                 );
                 assert!(!html.contains("Nothing was changed"));
+                let html = written(&page, &Look::default(), "de");
+                assert!(html.contains(in_german), "{mender:?}: {html}");
+                assert_eq!(html.contains("ein paar Minuten"), mender == Mender::Time, "{mender:?}");
             }
         }
     }

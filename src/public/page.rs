@@ -1,257 +1,538 @@
-//! The pages for people: what happened, what to do, whom to ask. There is one template, no script, and one
-//! inline style sheet that is allowed by its hash.
+//! The pages for people: what happened, what to do, whom to ask. A page names its texts; they are put into the
+//! reader's language when it is written. There is one template, one inline style sheet that is allowed by its
+//! hash, and on one page one script for a button that copies, allowed by its hash, too.
 
 use askama::Template;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use http::{HeaderValue, StatusCode};
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 
-use crate::broker::SessionFailure;
+use super::look::{Look, support_link};
+use super::scopes::{Asked, in_words};
+use super::text::{Direction, Language, Text};
 use crate::broker::sign_in::CallbackProblem;
+use crate::broker::{App, SessionFailure};
+use crate::domain::scope::ScopeNaming;
+use crate::domain::time::Timestamp;
 
-const SHEET: &str = "body{font:17px/1.55 system-ui,sans-serif;color:#1b1b1f;background:#f5f5f7;margin:0}\
-main{max-width:34rem;margin:8vh auto;padding:2rem 2.25rem;background:#fff;border-radius:12px;\
-box-shadow:0 1px 6px #0002}\
-h1{font-size:1.4rem;margin:0 0 1rem}h2{font-size:1rem;margin:1.25rem 0 .25rem}\
-ul{margin:.25rem 0 1rem;padding-left:1.2rem}\
-button,a.go{display:inline-block;font:inherit;background:#0b57d0;color:#fff;border:0;border-radius:8px;\
-padding:.7rem 1.2rem;margin:.75rem 0;text-decoration:none;cursor:pointer}\
-code{display:block;overflow-wrap:anywhere;background:#f0f1f4;border-radius:8px;padding:.75rem;\
-font-size:.85rem;user-select:all}\
-.ask{color:#555;font-size:.92rem}\
-@media(prefers-color-scheme:dark){body{background:#17171a;color:#e8e8ea}main{background:#222226}\
-code{background:#2d2d33}.ask{color:#aaa}}";
+const SHEET: &str = include_str!("page.css");
+const COPY: &str = include_str!("copy.js");
 
-/// The style sheet, and the policy that allows only it.
+/// The style sheet and the script, and the policies that allow only them.
 pub(super) struct Style {
     sheet: &'static str,
-    pub(super) policy: HeaderValue,
+    policy: HeaderValue,
+    policy_with_copy: HeaderValue,
 }
 
 impl Style {
     pub(super) fn new() -> Self {
-        let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, SHEET.as_bytes());
-        let hash = STANDARD.encode(digest.as_ref());
+        let hash = |text: &str| {
+            STANDARD.encode(aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, text.as_bytes()).as_ref())
+        };
         // The policy must also allow the target of a form's redirect: the button leads to the authority.
         let policy = format!(
-            "default-src 'none'; style-src 'sha256-{hash}'; form-action 'self' https: http://127.0.0.1:* \
-             http://localhost:*; frame-ancestors 'none'; base-uri 'none'"
+            "default-src 'none'; style-src 'sha256-{}'; img-src 'self'; form-action 'self' https: \
+             http://127.0.0.1:* http://localhost:*; frame-ancestors 'none'; base-uri 'none'",
+            hash(SHEET)
         );
-        Style { sheet: SHEET, policy: HeaderValue::from_str(&policy).expect("the policy is ASCII") }
+        let policy_with_copy = format!("{policy}; script-src 'sha256-{}'", hash(COPY));
+        let header = |policy: &str| HeaderValue::from_str(policy).expect("the policy is ASCII");
+        Style { sheet: SHEET, policy: header(&policy), policy_with_copy: header(&policy_with_copy) }
     }
+
+    /// The policy for a page.
+    pub(super) fn policy(&self, page: &Page) -> HeaderValue {
+        if page.approval.is_some() { &self.policy_with_copy } else { &self.policy }.clone()
+    }
+}
+
+/// What a page is, at a glance.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) enum Mark {
+    /// Nothing has happened yet.
+    #[default]
+    None,
+    /// It is done.
+    Good,
+    /// It is not done yet.
+    Waiting,
+    /// It did not work.
+    Bad,
+}
+
+/// What a page says about an app.
+#[derive(Debug, Clone, Default)]
+pub(super) struct About {
+    /// Its name for people.
+    app: Option<String>,
+    is_microsoft: bool,
+    purpose: Option<String>,
+    support: Option<String>,
+    scopes: Vec<String>,
+}
+
+impl About {
+    pub(super) fn new(app: &App) -> Self {
+        About {
+            app: app.display_name.clone(),
+            is_microsoft: matches!(app.naming(), ScopeNaming::Entra { .. }),
+            purpose: app.purpose.clone(),
+            support: app.support_contact.clone(),
+            scopes: app.scopes.to_words(),
+        }
+    }
+
+    /// What several apps have in common.
+    pub(super) fn of_all(mut all: impl Iterator<Item = About>) -> Self {
+        let Some(first) = all.next() else { return About::default() };
+        all.fold(first, |common, other| About {
+            app: common.app.filter(|app| Some(app) == other.app.as_ref()),
+            is_microsoft: common.is_microsoft && other.is_microsoft,
+            purpose: None,
+            support: common.support.filter(|support| Some(support) == other.support.as_ref()),
+            scopes: Vec::new(),
+        })
+    }
+
+    pub(super) fn is_microsoft(&self) -> bool {
+        self.is_microsoft
+    }
+}
+
+/// Which request and when, so that whoever helps finds it in log and audit.
+#[derive(Debug, Clone)]
+pub(super) struct Reference {
+    pub(super) request_id: String,
+    pub(super) at: Timestamp,
+}
+
+impl Reference {
+    /// The first eight digits of the request id, in two groups; and the time.
+    fn words(&self) -> [String; 2] {
+        let digits: String = self.request_id.chars().take(8).collect::<String>().to_uppercase();
+        let (first, second) = digits.split_at_checked(4).unwrap_or((&digits, ""));
+        let at = self.at.rfc3339();
+        let minute = at.get(..16).unwrap_or(&at).replace('T', " ");
+        [format!("{first}-{second}"), format!("{minute} UTC")]
+    }
+}
+
+/// A line of a page.
+#[derive(Debug, Clone)]
+enum Line {
+    Text(Text),
+    Plain(String),
+}
+
+/// A link of a page.
+#[derive(Debug, Clone)]
+struct Link {
+    label: Text,
+    /// The app in its label, if that is another than the page's.
+    app: Option<String>,
+    href: String,
 }
 
 /// One page.
 #[derive(Default)]
 pub(super) struct Page {
-    title: String,
-    paragraphs: Vec<String>,
-    list_title: String,
-    list: Vec<String>,
-    copy_title: String,
-    copy: Option<String>,
-    button: Option<(String, String)>,
-    links: Vec<(String, String)>,
-    contact: Option<String>,
-    support: Option<String>,
+    title: Option<Text>,
+    mark: Mark,
+    lines: Vec<Line>,
+    list: Option<(Text, Vec<Asked>)>,
+    note: Option<Text>,
+    approval: Option<String>,
+    button: Option<(Text, String)>,
+    links: Vec<Link>,
+    values: Vec<(&'static str, String)>,
+    about: Option<About>,
+    has_reference: bool,
+    reference: Option<Reference>,
+    codes: Vec<String>,
+    reload: Option<u32>,
+}
+
+/// For whom and by whom a page is written.
+pub(super) struct Writing<'a> {
+    pub(super) style: &'a Style,
+    pub(super) look: &'a Look,
+    pub(super) language: &'a Language,
+    /// The host of the base URL: the name of last resort.
+    pub(super) host: &'a str,
+    pub(super) base_url: &'a str,
+    /// What the page is about if it does not say.
+    pub(super) about: &'a About,
+    /// The request that is answered.
+    pub(super) reference: &'a Reference,
 }
 
 #[derive(Template)]
 #[template(
     ext = "html",
     source = r#"<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1"><meta name="robots" content="noindex"><title>{{ page.title }}</title><style>{{ sheet|safe }}</style></head>
-<body><main><h1>{{ page.title }}</h1>
-{% for paragraph in page.paragraphs %}<p>{{ paragraph }}</p>
-{% endfor %}{% if !page.list.is_empty() %}<h2>{{ page.list_title }}</h2><ul>{% for item in page.list %}<li>{{ item }}</li>{% endfor %}</ul>
-{% endif %}{% if let Some(copy) = page.copy %}<h2>{{ page.copy_title }}</h2><code>{{ copy }}</code>
-{% endif %}{% if let Some((label, action)) = page.button %}<form method="post" action="{{ action }}"><button type="submit">{{ label }}</button></form>
-{% endif %}{% for (label, href) in page.links %}<p><a class="go" rel="noreferrer" href="{{ href }}">{{ label }}</a></p>
-{% endfor %}{% if let Some(contact) = page.contact %}<p class="ask">Questions? Ask {{ contact }}.</p>
-{% endif %}{% if let Some(support) = page.support %}<p class="ask">For whoever helps you: {{ support }}</p>
-{% endif %}</main></body></html>
+<html lang="{{ tag }}"{% if rtl %} dir="rtl"{% endif %}><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1"><meta name="robots" content="noindex"><title>{{ title }} · {{ speaker }}</title><style>{{ sheet|safe }}</style></head>
+<body><header>{% if let Some(logo) = logo %}<img src="{{ logo }}" alt="{{ speaker }}" height="40">{% else %}{{ speaker }}{% endif %}</header>
+<main>{% if !mark.is_empty() %}<p class="mark {{ mark }}" aria-hidden="true">{{ sign }}</p>
+{% endif %}<h1>{{ title }}</h1>
+{% for line in lines %}<p>{{ line }}</p>
+{% endfor %}{% if let Some((title, items)) = list %}<h2>{{ title }}</h2>
+<ul>{% for item in items %}<li>{{ item }}</li>{% endfor %}</ul>
+{% endif %}{% if let Some(note) = note %}<p class="note">{{ note }}</p>
+{% endif %}{% if let Some(approval) = approval %}<p><a class="go" href="{{ approval.mail }}">{{ approval.write }}</a></p>
+<h2>{{ approval.title }}</h2>
+<p><code>{{ approval.link }}</code></p>
+<p><button class="less" type="button" hidden data-done="{{ approval.copied }}">{{ approval.copy }}</button></p>
+{% endif %}{% if let Some((label, action)) = button %}<form method="post" action="{{ action }}"><button type="submit">{{ label }}</button></form>
+{% endif %}{% for (label, href) in links %}<p><a class="go{% if !loop.first || less %} less{% endif %}" rel="noreferrer" href="{{ href }}">{{ label }}</a></p>
+{% endfor %}{% if let Some(support) = support_line %}<p class="ask">{{ support }}</p>
+{% endif %}</main>
+<footer>{% if let Some((questions, support, href)) = contact %}<p>{{ questions }} {% if let Some(href) = href %}<a href="{{ href }}">{{ support }}</a>{% else %}{{ support }}{% endif %}</p>
+{% endif %}<p>{{ host }}</p></footer>{% if let Some(script) = script %}<script>{{ script|safe }}</script>{% endif %}</body></html>
 "#
 )]
 struct PageTemplate<'a> {
-    page: &'a Page,
+    tag: &'a str,
+    rtl: bool,
+    title: String,
+    speaker: &'a str,
     sheet: &'static str,
+    logo: Option<String>,
+    mark: &'static str,
+    sign: &'static str,
+    lines: Vec<String>,
+    list: Option<(String, Vec<String>)>,
+    note: Option<String>,
+    approval: Option<Approval>,
+    button: Option<(String, &'a str)>,
+    links: Vec<(String, &'a str)>,
+    /// True if a button above is more important than the links.
+    less: bool,
+    support_line: Option<String>,
+    contact: Option<(String, &'a str, Option<String>)>,
+    host: &'a str,
+    script: Option<&'static str>,
+}
+
+/// What a user sends to an administrator.
+struct Approval {
+    mail: String,
+    write: String,
+    title: String,
+    link: String,
+    copy: String,
+    copied: String,
 }
 
 impl Page {
-    pub(super) fn new(title: impl Into<String>) -> Self {
-        Page { title: title.into(), ..Page::default() }
+    pub(super) fn new(title: Text) -> Self {
+        Page { title: Some(title), ..Page::default() }
     }
 
-    pub(super) fn say(mut self, paragraph: impl Into<String>) -> Self {
-        self.paragraphs.push(paragraph.into());
+    /// Makes a page about something that did not work. It shows a reference, so the request must be in the
+    /// log.
+    pub(super) fn problem(title: Text) -> Self {
+        Page { mark: Mark::Bad, has_reference: true, ..Page::new(title) }
+    }
+
+    pub(super) fn mark(mut self, mark: Mark) -> Self {
+        self.mark = mark;
         self
     }
 
-    pub(super) fn list(mut self, title: &str, items: Vec<String>) -> Self {
-        self.list_title = title.to_owned();
-        self.list = items;
+    pub(super) fn say(mut self, text: Text) -> Self {
+        self.lines.push(Line::Text(text));
         self
     }
 
-    pub(super) fn button(mut self, label: &str, action: String) -> Self {
-        self.button = Some((label.to_owned(), action));
+    pub(super) fn say_plain(mut self, words: Option<String>) -> Self {
+        self.lines.extend(words.map(Line::Plain));
         self
     }
 
-    pub(super) fn link(mut self, label: String, href: String) -> Self {
-        self.links.push((label, href));
+    pub(super) fn list(mut self, title: Text, items: Vec<Asked>) -> Self {
+        self.list = Some((title, items));
         self
     }
 
-    pub(super) fn offer_copy(mut self, title: &str, text: String) -> Self {
-        self.copy_title = title.to_owned();
-        self.copy = Some(text);
+    pub(super) fn note(mut self, note: Text) -> Self {
+        self.note = Some(note);
         self
     }
 
-    pub(super) fn contact(mut self, contact: Option<String>) -> Self {
-        self.contact = contact;
+    pub(super) fn button(mut self, label: Text, action: String) -> Self {
+        self.button = Some((label, action));
         self
     }
 
-    /// Adds what a helper needs: the authority's checked words, and a reference that the log has too.
-    pub(super) fn for_support(mut self, failure: &SessionFailure, reference: &str) -> Self {
+    pub(super) fn link(mut self, label: Text, href: String) -> Self {
+        self.links.push(Link { label, app: None, href });
+        self
+    }
+
+    pub(super) fn link_to(mut self, label: Text, app: Option<String>, href: String) -> Self {
+        self.links.push(Link { label, app, href });
+        self
+    }
+
+    /// Offers an administrator's link, in a mail and to copy.
+    pub(super) fn approval(mut self, link: String) -> Self {
+        self.approval = Some(link);
+        self
+    }
+
+    /// Fills a word in braces in.
+    pub(super) fn with(mut self, word: &'static str, value: impl Into<String>) -> Self {
+        self.values.push((word, value.into()));
+        self
+    }
+
+    pub(super) fn about(mut self, about: Option<About>) -> Self {
+        self.about = about;
+        self
+    }
+
+    /// Has the browser ask again after this many seconds.
+    pub(super) fn reload(mut self, seconds: u32) -> Self {
+        self.reload = Some(seconds);
+        self
+    }
+
+    pub(super) fn reloads(&self) -> Option<u32> {
+        self.reload
+    }
+
+    /// Adds what a helper needs: the authority's checked words, and the request in which it failed.
+    pub(super) fn of_failure(mut self, failure: &SessionFailure) -> Self {
         let numbers = failure.answer.error_codes.iter().map(|code| format!("AADSTS{code}"));
-        let words = failure.answer.error.clone().into_iter().chain(numbers);
-        self.support = Some(words.chain([reference.to_owned()]).collect::<Vec<_>>().join(", "));
+        self.codes = failure.answer.error.clone().into_iter().chain(numbers).collect();
+        self.reference = failure
+            .noted
+            .as_ref()
+            .map(|noted| Reference { request_id: noted.request_id.clone(), at: noted.at });
         self
     }
 
-    pub(super) fn html(&self, style: &Style) -> String {
-        PageTemplate { page: self, sheet: style.sheet }.render().expect("writing to a string does not fail")
+    /// Writes the page.
+    pub(super) fn html(&self, writing: &Writing<'_>) -> String {
+        let Writing { style, look, language, host, base_url, .. } = writing;
+        let words = Words::new(self, writing);
+        let say = |text: Text| words.say(text);
+        let (mark, sign) = match self.mark {
+            Mark::None => ("", ""),
+            Mark::Good => ("good", "✓"),
+            Mark::Waiting => ("waiting", "…"),
+            Mark::Bad => ("bad", "!"),
+        };
+        let line = |line: &Line| match line {
+            Line::Text(text) => say(*text),
+            Line::Plain(words) => words.clone(),
+        };
+        let links = self.links.iter().map(|link| {
+            let label = match &link.app {
+                Some(app) => language.filled(link.label, &|word| (word == "app").then(|| app.clone())),
+                None => say(link.label),
+            };
+            (label, link.href.as_str())
+        });
+        let contact = words.about.support.as_deref().or(look.support.as_deref());
+        let page = PageTemplate {
+            tag: &language.tag,
+            rtl: language.direction == Direction::RightToLeft,
+            title: self.title.map(say).unwrap_or_default(),
+            speaker: look.company.as_deref().unwrap_or(host),
+            sheet: style.sheet,
+            logo: look.logo.is_some().then(|| format!("{base_url}/logo")),
+            mark,
+            sign,
+            lines: self.lines.iter().map(line).collect(),
+            list: self.list.as_ref().map(|(title, items)| {
+                (say(*title), items.iter().map(|asked| words.permission(asked)).collect())
+            }),
+            note: self.note.map(say),
+            approval: self.approval.as_deref().map(|link| words.approval(link, contact)),
+            button: self.button.as_ref().map(|(label, action)| (say(*label), action.as_str())),
+            links: links.collect(),
+            less: self.button.is_some() || self.approval.is_some(),
+            support_line: self.support_line(writing),
+            contact: contact.map(|support| (say(Text::Questions), support, support_link(support))),
+            host,
+            script: self.approval.as_ref().map(|_| COPY),
+        };
+        page.render().expect("writing to a string does not fail")
     }
 
+    fn support_line(&self, writing: &Writing<'_>) -> Option<String> {
+        if !self.has_reference {
+            return None;
+        }
+        let reference = self.reference.as_ref().unwrap_or(writing.reference).words();
+        let words: Vec<&str> = reference.iter().chain(&self.codes).map(String::as_str).collect();
+        Some(format!("{} {}", writing.language.raw(Text::ForSupport), words.join(", ")))
+    }
+}
+
+/// A page's texts, with their words filled in.
+struct Words<'a> {
+    page: &'a Page,
+    writing: &'a Writing<'a>,
+    about: &'a About,
+    app: &'a str,
+}
+
+impl<'a> Words<'a> {
+    fn new(page: &'a Page, writing: &'a Writing<'a>) -> Self {
+        let about = page.about.as_ref().unwrap_or(writing.about);
+        let company = writing.look.company.as_deref();
+        let app = about.app.as_deref().or(company).unwrap_or(writing.host);
+        Words { page, writing, about, app }
+    }
+
+    fn say(&self, text: Text) -> String {
+        self.filled(text, &[])
+    }
+
+    fn filled(&self, text: Text, more: &[(&str, &str)]) -> String {
+        let language = self.writing.language;
+        let or_microsoft = |other: Text| match self.about.is_microsoft {
+            true => "Microsoft".to_owned(),
+            false => language.raw(other).to_owned(),
+        };
+        language.filled(text, &|word| {
+            if let Some((_, value)) = more.iter().find(|(known, _)| *known == word) {
+                return Some((*value).to_owned());
+            }
+            if let Some((_, value)) = self.page.values.iter().find(|(known, _)| *known == word) {
+                return Some(value.clone());
+            }
+            match word {
+                "app" | "who" => Some(self.app.to_owned()),
+                "host" => Some(self.writing.host.to_owned()),
+                "provider" => Some(or_microsoft(Text::OtherProvider)),
+                "the_provider" => Some(or_microsoft(Text::TheOtherProvider)),
+                "account" if self.about.is_microsoft => Some(language.raw(Text::MicrosoftAccount).to_owned()),
+                "account" => Some(language.raw(Text::OtherAccount).to_owned()),
+                _ => None,
+            }
+        })
+    }
+
+    fn permission(&self, asked: &Asked) -> String {
+        match asked {
+            Asked::InWords(text) => self.say(*text),
+            Asked::AsItIs(scope) => scope.clone(),
+        }
+    }
+
+    /// An administrator wants the names of permissions beside the words.
+    fn approval(&self, link: &str, contact: Option<&str>) -> Approval {
+        let scopes = self.about.scopes.iter().map(|scope| match in_words(scope) {
+            Asked::InWords(text) => format!("- {} ({scope})", self.say(text)),
+            Asked::AsItIs(scope) => format!("- {scope}"),
+        });
+        let scopes = scopes.collect::<Vec<_>>().join("\n");
+        let mut body = self.filled(Text::ApprovalMailBody, &[("scopes", &scopes), ("link", link)]);
+        if let Some(purpose) = &self.about.purpose {
+            body.push('\n');
+            body.push_str(&self.filled(Text::ApprovalMailWhy, &[("purpose", purpose)]));
+        }
+        if let Some(support) = contact {
+            body.push('\n');
+            body.push_str(&self.filled(Text::ApprovalMailSupport, &[("support", support)]));
+        }
+        let encoded = |text: &str| utf8_percent_encode(text, NON_ALPHANUMERIC).to_string();
+        // RFC 6068: a line of a mail ends with both.
+        let body = encoded(&body.replace('\n', "\r\n"));
+        let subject = encoded(&self.say(Text::ApprovalMailSubject));
+        Approval {
+            mail: format!("mailto:?subject={subject}&body={body}"),
+            write: self.say(Text::ApprovalMail),
+            title: self.say(Text::ApprovalLink),
+            link: link.to_owned(),
+            copy: self.say(Text::ApprovalCopy),
+            copied: self.say(Text::ApprovalCopied),
+        }
+    }
+}
+
+/// Pages about what cannot be opened, and other pages without a session.
+impl Page {
     pub(super) fn not_found() -> Self {
-        Page::new("There is nothing here").say(
-            "The address is not one of this service's. Open the link you were given again, or ask for \
-                a new one.",
-        )
+        Page::new(Text::NotFoundTitle).mark(Mark::Bad).say(Text::NotFound)
     }
 
     pub(super) fn not_understood() -> Self {
-        Page::new("That did not work")
-            .say("What came back from the sign-in is not complete, so nothing was done with it.")
-            .say(
-                "Go back to the application you came from. It shows whether your account is connected; if \
-                it is not, start again there.",
-            )
+        Page::problem(Text::NotUnderstoodTitle).say(Text::NotUnderstood).say(Text::GoBack)
     }
 
     pub(super) fn too_many_parameters() -> Self {
-        Page::new("That did not work")
-            .say(
-                "This address was opened with more than a sign-in sends, so nothing of it was read and \
-                nothing was done.",
-            )
-            .say(
-                "Go back to the application you came from. It shows whether your account is connected; if \
-                it is not, start again there.",
-            )
+        Page::problem(Text::NotUnderstoodTitle).say(Text::TooManyParameters).say(Text::GoBack)
     }
 
     pub(super) fn link_gone() -> Self {
-        Page::new("This link does not work any more")
-            .say("Connect links are for one use and for a short time. Opening this one again did nothing.")
-            .say(
-                "Go back to the application you came from. It shows whether your account is connected; if \
-                it is not, ask for a new link there.",
-            )
+        Page::problem(Text::LinkGoneTitle).say(Text::LinkGone).say(Text::GoBack)
+    }
+
+    /// For a browser that knew the link: its sign-in may have worked.
+    pub(super) fn over() -> Self {
+        Page::problem(Text::OverTitle).say(Text::Over).say(Text::GoBack)
     }
 
     pub(super) fn already_used() -> Self {
-        Page::new("This link was used already").say(
-            "The sign-in it was made for is done. Go back to the application you came from: it shows \
-                whether your account is connected.",
-        )
+        Page::problem(Text::UsedTitle).say(Text::Used)
     }
 
     pub(super) fn only_for_browsers() -> Self {
-        Page::new("This address is for a browser")
-            .say("It cannot be used in another way than by opening it. Nothing was done.")
+        Page::new(Text::BrowsersTitle).mark(Mark::Bad).say(Text::Browsers)
     }
 
-    pub(super) fn too_many_cookies(host: &str) -> Self {
-        Page::new("Your browser sent too much")
-            .say(format!(
-                "It sent more than this service can read. Nearly always that is cookies which \
-                other pages have left for {host} or the domain it is in."
-            ))
-            .say(format!(
-                "Delete the cookies of {host} and of its domain in your browser's settings, or use \
-                a private window. Then go back to the application you came from and start again."
-            ))
+    pub(super) fn too_many_cookies() -> Self {
+        Page::new(Text::CookiesTitle).mark(Mark::Bad).say(Text::Cookies).say(Text::CookiesNext)
     }
 
     pub(super) fn opened_ahead() -> Self {
-        Page::new("Not opened yet").say(
-            "This page was asked for by a program that looks ahead, so nothing was done. Open it to go on.",
-        )
+        Page::new(Text::AheadTitle).mark(Mark::Waiting).say(Text::Ahead)
     }
 
     pub(super) fn under_way() -> Self {
-        Page::new("Just a moment")
-            .say("Your sign-in is still being completed. Reload this page in a few seconds.")
-            .say("If this does not end, go back to the application you came from and start again.")
+        let page = Page::new(Text::UnderWayTitle).mark(Mark::Waiting).reload(3);
+        page.say(Text::UnderWay).say(Text::UnderWayNext)
     }
 
     pub(super) fn another_browser() -> Self {
-        Page::new("This link was opened in another browser")
-            .say("A connect link belongs to the browser that used it first. Nothing was changed here.")
-            .say("Go on in that browser, or go back to the application you came from and ask for a new link.")
+        Page::problem(Text::AnotherBrowserTitle).say(Text::AnotherBrowser).say(Text::AnotherBrowserNext)
     }
 
     pub(super) fn pressed_too_often() -> Self {
-        Page::new("This link was used too often")
-            .say("Its button has been pressed more often than a sign-in takes. Nothing was changed.")
-            .say("Go back to the application you came from and ask for a new link.")
+        Page::problem(Text::TooOftenTitle).say(Text::TooOften).say(Text::TooOftenNext)
     }
 
     pub(super) fn link_from_elsewhere() -> Self {
-        Page::new("This request came from another site")
-            .say("Nothing was changed. Open the link you were given and press its button.")
+        Page::problem(Text::ElsewhereTitle).say(Text::Elsewhere)
     }
 
     pub(super) fn try_again_later() -> Self {
-        Page::new("Please try again in a minute").say(
-            "The sign-in service or our own storage does not answer right now. Nothing was changed, \
-                and your link still works.",
-        )
+        Page::problem(Text::LaterTitle).say(Text::Later)
     }
 
     pub(super) fn crowded() -> Self {
-        Page::new("Please reload this page in a few seconds").say(
-            "Many people are signing in at once, and your turn has not come yet. Nothing was changed: \
-                reload this page, and your sign-in goes on.",
-        )
+        Page::new(Text::CrowdedTitle).mark(Mark::Waiting).say(Text::Crowded)
     }
 
     pub(super) fn operator_must_act() -> Self {
-        Page::new("Connecting is not possible right now").say(
-            "The sign-in service does not accept this application at the moment. That is not your \
-                account's fault: the people who run this service have to mend it. Your link still works \
-                once they have.",
-        )
+        Page::problem(Text::OperatorTitle).say(Text::Operator)
     }
 
     pub(super) fn approval_noted() -> Self {
-        Page::new("Thank you")
-            .say(
-                "Your answer came back. If you approved, the people in your organisation can connect their \
-                accounts now; connections that were waiting are tried again by themselves.",
-            )
-            .say("You can close this page.")
+        Page::new(Text::ApprovedTitle).mark(Mark::Good).say(Text::Approved).say(Text::Close)
     }
 
     pub(super) fn of_callback_problem(problem: &CallbackProblem, admin: bool) -> (StatusCode, Self) {
         match problem {
             // An administrator's link from an error page belongs to no session, but its answer is valid.
             CallbackProblem::UnknownState if admin => (StatusCode::OK, Page::approval_noted()),
-            CallbackProblem::UnknownState => (StatusCode::BAD_REQUEST, Page::link_gone()),
+            CallbackProblem::UnknownState => (StatusCode::BAD_REQUEST, Page::over()),
             CallbackProblem::AnotherBrowser => (StatusCode::FORBIDDEN, Page::another_browser()),
             CallbackProblem::MixedUp => (StatusCode::BAD_REQUEST, Page::not_understood()),
             CallbackProblem::UnderWay => (StatusCode::ACCEPTED, Page::under_way()),
@@ -262,30 +543,4 @@ impl Page {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::broker::FailureReason;
-
-    #[test]
-    fn what_comes_from_outside_is_escaped() {
-        let evil = "<script>alert(1)</script>\"'&";
-        let page = Page::new(evil)
-            .say(evil)
-            .list(evil, vec![evil.to_owned()])
-            .button(evil, evil.to_owned())
-            .link(evil.to_owned(), evil.to_owned())
-            .offer_copy(evil, evil.to_owned())
-            .contact(Some(evil.to_owned()))
-            .for_support(&FailureReason::Internal.into(), evil);
-        let html = page.html(&Style::new());
-        assert!(!html.contains("<script") && !html.contains("\"'&"), "{html}");
-    }
-
-    #[test]
-    fn the_policy_lets_no_script_and_no_frame_in() {
-        let policy = Style::new().policy;
-        let policy = policy.to_str().expect("text");
-        assert!(policy.starts_with("default-src 'none'") && policy.contains("frame-ancestors 'none'"));
-        assert!(!policy.contains("script-src") && !policy.contains("unsafe"));
-    }
-}
+pub(super) mod tests;

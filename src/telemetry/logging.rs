@@ -132,7 +132,7 @@ where
             .json()
             .log_internal_errors(false)
             .flatten_event(true)
-            .with_current_span(false)
+            .with_current_span(true)
             .with_span_list(false)
             .with_writer(writer)
             .with_filter(filter)

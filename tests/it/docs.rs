@@ -17,7 +17,7 @@ use crate::http_client::{Answer, Browser, request};
 use crate::world::{ALICE, BOB, Plan, World, text};
 
 /// Documents for readers of this repository.
-const DOCUMENTS: [&str; 28] = [
+const DOCUMENTS: [&str; 29] = [
     "README.md",
     "SEMANTICS.md",
     "ARCHITECTURE.md",
@@ -42,6 +42,7 @@ const DOCUMENTS: [&str; 28] = [
     "docs/mail-programs.md",
     "docs/managed-identity.md",
     "docs/metrics.md",
+    "docs/pages.md",
     "docs/providers.md",
     "docs/scale.md",
     "docs/vault.md",

@@ -78,6 +78,7 @@ mod odd_answers;
 mod operations;
 mod operator_commands;
 mod outbound;
+mod pages;
 mod pki;
 mod policy_doors;
 mod prompts;

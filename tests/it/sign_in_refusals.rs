@@ -104,7 +104,8 @@ async fn was_told(world: &World, session: &Value, page: &Answer, row: Row, at: &
     assert!(number == 0 || line["error_codes"].to_string().contains(&number.to_string()), "{line}");
     assert!(line["connection"].is_string(), "{line}");
     // The page's reference leads to the line.
-    assert!(page.text().contains(text(&line, "request_id")), "{line} {what}");
+    let id = text(&line, "request_id").to_uppercase();
+    assert!(page.text().contains(&format!(" {}-{}, ", &id[..4], &id[4..8])), "{line} {what}");
     assert!(number == 0 || page.text().contains(&format!("AADSTS{number}")), "{what}");
 
     let audit = std::fs::read_to_string(world.folder.path().join("audit.jsonl")).expect("an audit file");
@@ -114,6 +115,7 @@ async fn was_told(world: &World, session: &Value, page: &Answer, row: Row, at: &
         .find(|record| record["session"] == mark && record["action"] == "connect_failed")
         .unwrap_or_else(|| panic!("no record: {what}"));
     assert_eq!((text(&record, "outcome"), text(&record["detail"], "error")), (reason, error), "{record}");
+    assert_eq!(record["request_id"], line["request_id"], "{record}");
     assert_eq!(record["detail"]["reported_by"], reported_by, "{record}");
     assert!(number == 0 || text(&record["detail"], "error_codes") == number.to_string(), "{record}");
 }

@@ -103,8 +103,17 @@ pub struct Browser {
 }
 
 impl Browser {
+    /// Opens a URL. A callback leads to the page of its session on the same site, and a person sees that one.
     pub async fn get(&mut self, url: &str) -> Result<Answer, Failure> {
-        self.send(Method::GET, url, Bytes::new(), &[]).await
+        let answer = self.send(Method::GET, url, Bytes::new(), &[]).await?;
+        let site: String = url.split_inclusive('/').take(3).collect();
+        match answer.headers.get(header::LOCATION).and_then(|value| value.to_str().ok()) {
+            Some(next) if next.starts_with(&format!("{site}connect/")) => {
+                let next = next.to_owned();
+                self.send(Method::GET, &next, Bytes::new(), &[]).await
+            }
+            _ => Ok(answer),
+        }
     }
 
     /// Returns the `Cookie` header that it sends to the site of a URL.

@@ -127,6 +127,8 @@ fn rows() -> Vec<(&'static str, Said, String)> {
             Nothing("it grants nothing, and its chain tells what was changed"),
             "[audit]\nalso = [\"PLACE\"]\n".to_owned(),
         ),
+        ("pages.logo", Refused, "[pages]\nlogo = \"PLACE\"\n".to_owned()),
+        ("pages.languages_dir/", Refused, "[pages]\nlanguages_dir = \"PLACE\"\n".to_owned()),
         ("audit.signing_key", Refused, "[audit]\nsigning_key = \"PLACE\"\n".to_owned()),
     ]
 }
@@ -217,7 +219,7 @@ fn every_path_of_a_configuration_is_guarded_or_says_why_not() {
 #[test]
 fn the_inventory_of_keys_has_every_key_of_the_configuration_and_of_the_code() {
     // Paths that hold neither a key nor a secret, nor what is believed.
-    const OTHERS: [&str; 13] = [
+    const OTHERS: [&str; 15] = [
         "store.path",
         "store.journal",
         "store.client_certificate",
@@ -229,6 +231,8 @@ fn the_inventory_of_keys_has_every_key_of_the_configuration_and_of_the_code() {
         "listen.admin[].tls.certificate",
         "listen.admin[].tls.client_crl",
         "listen.ops.tls.certificate",
+        "pages.logo",
+        "pages.languages_dir",
         "audit.path",
         "audit.also[]",
     ];

@@ -4,6 +4,8 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use tracing::Instrument as _;
+
 use super::{Callback, CallbackOutcome, CallbackProblem, CannotBegin, Finished, Tell};
 use crate::broker::connect::{POLL, READABLE_AFTER_END, SWAP_TRIES, same};
 use crate::broker::rights::Barred;
@@ -41,11 +43,13 @@ impl Broker {
     /// leaves, so that a closed tab loses neither a sent code nor a grant. So does `tell`, which records the
     /// outcome and returns it.
     pub async fn finish(self: &Arc<Self>, callback: Callback<'_>, tell: Arc<Tell>) -> Finished {
-        match self.begun_by(callback).await {
+        // Whatever is logged on the way has the request's id, at every level of the log.
+        let span = tracing::error_span!("callback", request_id = callback.request_id);
+        match self.begun_by(callback).instrument(span.clone()).await {
             Err(finished) => tell(finished).await,
             Ok((name, work)) => {
                 let told = Arc::clone(&tell);
-                match self.to_the_end(name, async move { told(work.await).await }).await {
+                match self.to_the_end(name, async move { told(work.instrument(span).await).await }).await {
                     Some(finished) => finished,
                     None => tell(Finished::Refused(CallbackProblem::Unavailable)).await,
                 }
@@ -86,7 +90,8 @@ impl Broker {
             _ if callback.only_repeats => Err(Finished::Refused(CallbackProblem::UnknownState)),
             Purpose::AdminConsent { session } => {
                 let (app, session) = (record.value.app.clone(), session.clone());
-                let work = async move { broker.finish_admin_consent(&app, &session, outcome).await };
+                let work =
+                    async move { broker.finish_admin_consent(&app, &session, outcome, &request_id).await };
                 Ok(("finish an admin consent", Box::pin(work)))
             }
             Purpose::Connect(state) => {
@@ -161,6 +166,7 @@ impl Broker {
                 (SessionState::failed(FailureReason::AuthorityError), None)
             }
         };
+        let outcome = outcome.noted(request_id, self.deps.clock.now());
         let state_now = self.conclude(&state.session, outcome.clone(), request_id).await;
         let code = code.filter(|_| state_now == outcome);
         // Too late: the session has another state. (If that is unknown, the grant is left to expire.)

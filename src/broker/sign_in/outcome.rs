@@ -3,7 +3,7 @@
 use super::{Finished, FinishedSession};
 use crate::broker::session::ConnectSession;
 use crate::broker::{Broker, FailureReason, SessionState};
-use crate::domain::id::SessionId;
+use crate::domain::id::{AppName, SessionId};
 use crate::domain::secret::ConfirmationCode;
 
 impl Broker {
@@ -16,13 +16,7 @@ impl Broker {
         code: Option<&ConfirmationCode>,
         repeated: bool,
     ) -> Finished {
-        let needs_admin = state.is_failed_for(FailureReason::AdminConsentRequired);
-        let admin_consent_url = match self.app(&session.app) {
-            Ok(app) if needs_admin => self.consent_link(&app).await,
-            _ => None,
-        };
         let gone_since = repeated && self.is_gone(&session.key(), &state).await;
-        let way_back = return_to(session.return_url.as_deref(), id.expose(), &state, code);
         // A page reports later changes: the product knows about them already.
         let ended_there = match &state {
             SessionState::AwaitingConfirmation { .. } => code.is_some(),
@@ -30,23 +24,35 @@ impl Broker {
             SessionState::Failed(_) | SessionState::Expired | SessionState::Pending => true,
         };
         // Only our own page can show the administrator's link; the product learns the reason by polling.
-        let goes = (!repeated || ended_there) && admin_consent_url.is_none();
+        let goes = (!repeated || ended_there) && self.approval_link(&session.app, &state).await.is_none();
         Finished::Session(Box::new(FinishedSession {
-            return_to: way_back.clone().filter(|_| goes),
-            way_back,
+            return_to: return_to(session.return_url.as_deref(), id.expose(), &state, code).filter(|_| goes),
             key: session.key(),
             started_by: session.created_by,
             id,
             state,
             repeated,
             gone_since,
-            admin_consent_url,
         }))
+    }
+
+    /// Returns a link for an administrator, if a session failed because one has to approve the app.
+    pub(in crate::broker) async fn approval_link(
+        &self,
+        app: &AppName,
+        state: &SessionState,
+    ) -> Option<String> {
+        match self.app(app) {
+            Ok(app) if state.is_failed_for(FailureReason::AdminConsentRequired) => {
+                self.consent_link(&app).await
+            }
+            _ => None,
+        }
     }
 }
 
 /// Returns the URL for the browser after its session got a new state.
-fn return_to(
+pub(in crate::broker) fn return_to(
     return_url: Option<&str>,
     id: &str,
     state: &SessionState,

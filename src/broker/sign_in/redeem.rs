@@ -97,14 +97,15 @@ impl Broker {
             Ok(redeemed) => redeemed,
             Err(failure) => return (SessionState::Failed(failure), None),
         };
-        if !app.tenants.allow(&redeemed.account) {
-            return failed(FailureReason::TenantNotAllowed);
-        }
         let account = redeemed.account.clone();
+        let refused = |reason| (SessionState::Failed(SessionFailure::of_account(reason, &account)), None);
+        if !app.tenants.allow(&account) {
+            return refused(FailureReason::TenantNotAllowed);
+        }
         let begun = self.deps.clock.monotonic();
         if let Some(pinned) = &session.pinned {
             if account.id() != *pinned {
-                return failed(FailureReason::AccountMismatch);
+                return refused(FailureReason::AccountMismatch);
             }
             loop {
                 match self.keep_connection(session, &redeemed, None).await {

@@ -84,7 +84,8 @@ impl Cluster {
         let app = App {
             authority,
             credentials: Arc::new(NoCredentials),
-            display_name: "Outlook".into(),
+            display_name: Some("Outlook".into()),
+            purpose: None,
             support_contact: None,
             scopes: ScopeSet::default(),
             tenants: Tenants::Everyone,

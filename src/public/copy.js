@@ -1,0 +1,1 @@
+document.querySelectorAll("[data-done]").forEach(b=>{b.hidden=!navigator.clipboard;b.onclick=()=>navigator.clipboard.writeText(document.querySelector("code").textContent).then(()=>{b.textContent=b.dataset.done;b.setAttribute("role","status")})})

@@ -1,0 +1,211 @@
+// A headless Chromium that does what lines of JSON on standard input say, one answer a line. It needs nothing but Node: it
+// speaks the DevTools protocol over a pipe. axe-core is read from the working folder's node_modules.
+import { spawn } from "node:child_process";
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { createInterface } from "node:readline";
+import { crc32, deflateSync, inflateSync } from "node:zlib";
+
+const profile = mkdtempSync(join(tmpdir(), "chromium-"));
+const chromium = spawn(
+  process.env.CHROMIUM ?? "chromium",
+  ["--headless=new", "--remote-debugging-pipe", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--hide-scrollbars", "--disable-lcd-text",
+    "--no-first-run", "--no-proxy-server", "--disable-background-networking", "--disable-component-update",
+    "--password-store=basic", `--user-data-dir=${profile}`, "about:blank"],
+  { stdio: ["ignore", "ignore", "ignore", "pipe", "pipe"] },
+);
+process.on("exit", () => { chromium.kill("SIGKILL"); rmSync(profile, { recursive: true, force: true, maxRetries: 5 }); });
+chromium.on("error", (error) => { console.error(`chromium cannot be run (${error.message}): run \`make tools\``); process.exit(1); });
+
+let next = 0;
+const waiting = new Map();
+let loads = 0;
+let heard = "";
+chromium.stdio[4].on("data", (data) => {
+  heard += data;
+  const all = heard.split("\0");
+  heard = all.pop();
+  for (const message of all.map((text) => JSON.parse(text))) {
+    if (message.method === "Page.loadEventFired" && message.sessionId === page) loads += 1;
+    const waits = waiting.get(message.id);
+    if (!waits) continue;
+    waiting.delete(message.id);
+    if (message.error) waits.reject(new Error(message.error.message)); else waits.resolve(message.result);
+  }
+});
+const send = (method, params = {}, sessionId = undefined) => new Promise((resolve, reject) => {
+  next += 1;
+  waiting.set(next, { resolve, reject });
+  chromium.stdio[3].write(JSON.stringify({ id: next, method, params, sessionId }) + "\0");
+});
+const pause = (milliseconds) => new Promise((resolve) => setTimeout(resolve, milliseconds));
+
+let page;
+const evaluate = async (expression) => {
+  const { result, exceptionDetails } =
+    await send("Runtime.evaluate", { expression, awaitPromise: true, returnByValue: true }, page);
+  if (exceptionDetails) throw new Error(exceptionDetails.exception?.description ?? exceptionDetails.text);
+  return result.value;
+};
+const loaded = async (before) => {
+  for (let times = 0; times < 1500 && loads === before; times += 1) await pause(20);
+  if (loads === before) throw new Error("no page came");
+};
+
+// Writes a PNG of Chromium's (8 bits a channel, not interlaced) with a palette of 256 colours at most. What are more is made
+// coarser until they fit. It needs no program, and makes a page a third as large.
+const small = (png) => {
+  const [width, height] = [png.readUInt32BE(16), png.readUInt32BE(20)];
+  const channels = png[25] === 6 ? 4 : 3;
+  const parts = [];
+  for (let at = 8; at < png.length;) {
+    const length = png.readUInt32BE(at);
+    if (png.toString("latin1", at + 4, at + 8) === "IDAT") parts.push(png.subarray(at + 8, at + 8 + length));
+    at += length + 12;
+  }
+  const packed = inflateSync(Buffer.concat(parts));
+  const row = width * channels;
+  const pixels = Buffer.alloc(row * height);
+  for (let y = 0; y < height; y += 1) {
+    const filter = packed[y * (row + 1)];
+    for (let x = 0; x < row; x += 1) {
+      const [left, up, corner] = [[x - channels, y], [x, y - 1], [x - channels, y - 1]]
+        .map(([a, b]) => (a < 0 || b < 0 ? 0 : pixels[b * row + a]));
+      const paeth = [left, up, corner].sort((a, b) => Math.abs(left + up - corner - a) - Math.abs(left + up - corner - b));
+      const guess = [0, left, up, (left + up) >> 1, paeth[0]][filter];
+      pixels[y * row + x] = packed[y * (row + 1) + 1 + x] + guess;
+    }
+  }
+  for (let step = 1; ; step *= 2) {
+    const palette = new Map();
+    const lines = Buffer.alloc((width + 1) * height);
+    for (let y = 0; y < height; y += 1) {
+      for (let x = 0; x < width; x += 1) {
+        const at = y * row + x * channels;
+        const colour = [0, 1, 2].map((channel) => Math.min(255, Math.round(pixels[at + channel] / step) * step)).join();
+        if (!palette.has(colour)) palette.set(colour, palette.size);
+        lines[y * (width + 1) + 1 + x] = palette.get(colour);
+      }
+    }
+    if (palette.size > 256) continue;
+    const chunk = (name, data) => {
+      const body = Buffer.concat([Buffer.from(name, "latin1"), data]);
+      const [length, sum] = [Buffer.alloc(4), Buffer.alloc(4)];
+      length.writeUInt32BE(data.length);
+      sum.writeUInt32BE(crc32(body));
+      return Buffer.concat([length, body, sum]);
+    };
+    const head = Buffer.from(png.subarray(16, 29));
+    head.set([8, 3], 8);
+    const colours = Buffer.from([...palette.keys()].flatMap((colour) => colour.split(",").map(Number)));
+    return Buffer.concat([png.subarray(0, 8), chunk("IHDR", head), chunk("PLTE", colours),
+      chunk("IDAT", deflateSync(lines, { level: 9 })), chunk("IEND", Buffer.alloc(0))]);
+  }
+};
+
+const commands = {
+  // A browser without cookies: `language` as Accept-Language has it, `dark`, `width`, `height`, `script`.
+  async open({ language = "en", dark = false, width = 1280, height = 800, script = true }) {
+    const { browserContextId } = await send("Target.createBrowserContext");
+    const { targetId } = await send("Target.createTarget", { url: "about:blank", browserContextId, width, height });
+    page = (await send("Target.attachToTarget", { targetId, flatten: true })).sessionId;
+    await send("Page.enable", {}, page);
+    const { userAgent } = await send("Browser.getVersion");
+    await send("Emulation.setUserAgentOverride", { userAgent, acceptLanguage: language }, page);
+    const mobile = width < 500;
+    await send("Emulation.setDeviceMetricsOverride", { width, height, deviceScaleFactor: 1, mobile }, page);
+    const features = [{ name: "prefers-color-scheme", value: dark ? "dark" : "light" }];
+    await send("Emulation.setEmulatedMedia", { features }, page);
+    await send("Emulation.setScriptExecutionDisabled", { value: !script }, page);
+    const permissions = ["clipboardReadWrite", "clipboardSanitizedWrite"];
+    await send("Browser.grantPermissions", { permissions, browserContextId });
+  },
+  async go(url) {
+    const before = loads;
+    const { errorText } = await send("Page.navigate", { url }, page);
+    if (errorText) throw new Error(`${url}: ${errorText}`);
+    await loaded(before);
+  },
+  async reload() {
+    const before = loads;
+    await send("Page.reload", {}, page);
+    await loaded(before);
+  },
+  // Clicks the middle of what a selector finds; `stays` if no page comes.
+  async click({ selector, stays = false }) {
+    const place = `(() => { const found = document.querySelector(${JSON.stringify(selector)});
+      found.scrollIntoView({ block: "center" }); const { x, y, width, height } = found.getBoundingClientRect();
+      return { x: x + width / 2, y: y + height / 2 } })()`;
+    const { x, y } = await evaluate(place);
+    const before = loads;
+    for (const type of ["mousePressed", "mouseReleased"]) {
+      await send("Input.dispatchMouseEvent", { type, x, y, button: "left", clickCount: 1 }, page);
+    }
+    if (!stays) await loaded(before);
+  },
+  // Presses Tab until a selector's element has the focus, then Enter.
+  async keys(selector) {
+    const press = async (key, code, text) => {
+      const common = { key, code: key, windowsVirtualKeyCode: code };
+      await send("Input.dispatchKeyEvent", { type: "keyDown", text, ...common }, page);
+      await send("Input.dispatchKeyEvent", { type: "keyUp", ...common }, page);
+    };
+    for (let times = 0; times < 20; times += 1) {
+      await press("Tab", 9);
+      if (await evaluate(`document.activeElement.matches(${JSON.stringify(selector)})`)) {
+        const before = loads;
+        await press("Enter", 13, "\r");
+        return loaded(before);
+      }
+    }
+    throw new Error(`${selector} is not reached by Tab`);
+  },
+  // Waits until the page says these words, however often it is loaded meanwhile.
+  async until(words) {
+    for (let times = 0; times < 600; times += 1) {
+      const said = await evaluate("document.body.innerText").catch(() => "");
+      if (said.includes(words)) return;
+      await pause(50);
+    }
+    throw new Error(`the page does not say ${words}: ${await evaluate("document.body.innerText")}`);
+  },
+  async read() {
+    return evaluate(`({ url: location.href, title: document.title, text: document.body.innerText,
+      words: (() => { const copy = document.body.cloneNode(true); copy.querySelectorAll("code, script")
+        .forEach((one) => one.remove()); return copy.textContent })(),
+      language: document.documentElement.lang, direction: getComputedStyle(document.body).direction,
+      wide: document.documentElement.scrollWidth > innerWidth,
+      small: [...document.querySelectorAll("button, a")].filter((one) => !one.hidden)
+        .filter((one) => one.getBoundingClientRect().height < 44).map((one) => one.textContent) })`);
+  },
+  // What axe-core finds that is serious or critical.
+  async axe() {
+    await evaluate(readFileSync("node_modules/axe-core/axe.min.js", "utf8") + ";0");
+    const found = await evaluate("axe.run().then(({ violations }) => violations.map(({ id, impact, nodes }) => "
+      + "({ id, impact, nodes: nodes.map(({ html, failureSummary }) => html + failureSummary) })))");
+    return found;
+  },
+  async clipboard() {
+    return evaluate("navigator.clipboard.readText()");
+  },
+  async evaluate(expression) {
+    return evaluate(expression);
+  },
+  async picture(path) {
+    const { data } = await send("Page.captureScreenshot", { format: "png", optimizeForSpeed: false }, page);
+    writeFileSync(path, small(Buffer.from(data, "base64")));
+  },
+};
+
+for await (const line of createInterface({ input: process.stdin })) {
+  const [name, argument] = Object.entries(JSON.parse(line))[0];
+  let answer;
+  try {
+    answer = { ok: (await commands[name](argument)) ?? null };
+  } catch (error) {
+    answer = { error: `${name}: ${error.message}` };
+  }
+  console.log(JSON.stringify(answer));
+}
+process.exit(0);
