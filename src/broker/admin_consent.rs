@@ -198,7 +198,7 @@ impl Broker {
             }
         };
         let refused = match &after.state {
-            ConsentState::Failed(failure) => Some(failure.clone()),
+            ConsentState::Failed(failure) => Some(Box::new(failure.clone())),
             _ => None,
         };
         if !repeated && let ConsentState::Reported { tenant: Some(tenant), .. } = &after.state {

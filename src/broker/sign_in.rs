@@ -92,7 +92,7 @@ pub enum Finished {
         /// The session.
         session: SessionId,
         /// Why the administrator did not approve; `None` if the redirect says that it was approved.
-        refused: Option<SessionFailure>,
+        refused: Option<Box<SessionFailure>>,
         /// True if the callback repeats one that has ended.
         repeated: bool,
     },

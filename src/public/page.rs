@@ -182,8 +182,8 @@ pub(super) struct Writing<'a> {
 {% endif %}{% if let Some(note) = note %}<p class="note">{{ note }}</p>
 {% endif %}{% if let Some(approval) = approval %}<p><a class="go" href="{{ approval.mail }}">{{ approval.write }}</a></p>
 <h2>{{ approval.title }}</h2>
-<p><code>{{ approval.link }}</code></p>
 <p><button class="less" type="button" hidden data-done="{{ approval.copied }}">{{ approval.copy }}</button></p>
+<p><code>{{ approval.link }}</code></p>
 {% endif %}{% if let Some((label, action)) = button %}<form method="post" action="{{ action }}"><button type="submit">{{ label }}</button></form>
 {% endif %}{% for (label, href) in links %}<p><a class="go{% if !loop.first || less %} less{% endif %}" rel="noreferrer" href="{{ href }}">{{ label }}</a></p>
 {% endfor %}{% if let Some(support) = support_line %}<p class="ask">{{ support }}</p>

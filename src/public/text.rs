@@ -221,6 +221,7 @@ impl Language {
 }
 
 /// What was read of a language's file.
+#[derive(Debug)]
 pub(super) struct Read {
     pub(super) language: Language,
     /// The texts that it lacks.
@@ -332,7 +333,7 @@ mod tests {
     #[test]
     fn a_file_may_lack_texts_and_has_no_others() {
         let read_it = |file: &str| read("fr", file, Some(&english()));
-        let read = read_it("direction = \"rtl\"\n[texts]\nback = \"Retour : {app}\"\n").ok().expect("read");
+        let read = read_it("direction = \"rtl\"\n[texts]\nback = \"Retour : {app}\"\n").expect("read");
         assert_eq!(read.language.direction, Direction::RightToLeft);
         assert_eq!(read.language.raw(Text::Back), "Retour : {app}");
         assert_eq!(read.language.raw(Text::ConnectedTitle), english().raw(Text::ConnectedTitle));
@@ -347,7 +348,7 @@ mod tests {
             ("texts = 1", "texts must be a table"),
         ];
         for (file, problem) in rows {
-            let mistakes = read_it(file).err().expect(file);
+            let mistakes = read_it(file).expect_err(file);
             assert!(mistakes.iter().any(|said| said.contains(problem)), "{file}: {mistakes:?}");
         }
         assert!(super::read("../fr", "", Some(&english())).is_err());
