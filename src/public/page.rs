@@ -13,6 +13,7 @@ use super::scopes::{Asked, in_words};
 use super::text::{Direction, Language, Text};
 use crate::broker::sign_in::CallbackProblem;
 use crate::broker::{App, SessionFailure};
+use crate::domain::reference;
 use crate::domain::scope::ScopeNaming;
 use crate::domain::time::Timestamp;
 
@@ -109,13 +110,11 @@ pub(super) struct Reference {
 }
 
 impl Reference {
-    /// The first eight digits of the request id, in two groups; and the time.
+    /// The request's reference, and the time.
     fn words(&self) -> [String; 2] {
-        let digits: String = self.request_id.chars().take(8).collect::<String>().to_uppercase();
-        let (first, second) = digits.split_at_checked(4).unwrap_or((&digits, ""));
         let at = self.at.rfc3339();
         let minute = at.get(..16).unwrap_or(&at).replace('T', " ");
-        [format!("{first}-{second}"), format!("{minute} UTC")]
+        [reference::shown(&self.request_id), format!("{minute} UTC")]
     }
 }
 

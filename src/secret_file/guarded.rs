@@ -764,6 +764,7 @@ mod tests {
         ("telemetry/audit/sink/file.rs", "writes the audit log"),
         ("telemetry/audit/sink/rotated.rs", "reads where the chain of the audit log stands; grants nothing"),
         ("cli/audit.rs", "reads the audit log to verify it"),
+        ("cli/audit_who.rs", "reads the audit log to count hand-outs; grants nothing"),
         ("listener/bind.rs", "locks the folder of a socket"),
         ("api/openapi.rs", "a test compares the API document"),
         ("app/files.rs", "checks files and reads none"),
