@@ -36,8 +36,8 @@ pub(super) fn run(args: &Args, config: &ConfigPath, world: &mut World) -> Result
             let status: Status = read(&answer)?;
             match (args.json, live) {
                 (true, _) => {}
-                (false, true) => world.output.screen(&screen(&status))?,
-                (false, false) => world.output.report(&screen(&status))?,
+                (false, true) => world.output.screen(&screen(&status, true))?,
+                (false, false) => world.output.report(&screen(&status, false))?,
             }
             if !live {
                 return if status.waiting_for.is_empty() {
@@ -72,8 +72,8 @@ fn ends_next(all: &[Ending]) -> Option<String> {
 }
 
 /// Every job with its last run.
-fn jobs(all: &[Job]) -> Option<String> {
-    let row = |one: &Job| {
+fn jobs(all: &[&Job]) -> Option<String> {
+    let row = |one: &&Job| {
         let ended = match one.outcome.as_deref() {
             None => "-".to_owned(),
             Some("ok") => "ok".to_owned(),
@@ -85,7 +85,8 @@ fn jobs(all: &[Job]) -> Option<String> {
     (!rows.is_empty()).then(|| table(&["JOB", "LAST RUN", "ENDED"], &rows))
 }
 
-fn screen(status: &Status) -> String {
+/// `live`: it is to fit on a terminal, so jobs without trouble are left out.
+fn screen(status: &Status, live: bool) -> String {
     let list = |all: &[String]| -> Vec<String> { all.iter().map(|one| shown(one)).collect() };
     let ready = if status.waiting_for.is_empty() {
         "ready".to_owned()
@@ -117,7 +118,9 @@ fn screen(status: &Status) -> String {
     if let Some(ends) = ends_next(&status.ends_next) {
         lines.extend([String::new(), "What ends next:".to_owned(), ends]);
     }
-    if let Some(jobs) = jobs(&status.jobs) {
+    let has_failed = |job: &&Job| job.outcome.as_deref().is_some_and(|outcome| outcome != "ok");
+    let shown_jobs: Vec<&Job> = status.jobs.iter().filter(|job| !live || has_failed(job)).collect();
+    if let Some(jobs) = jobs(&shown_jobs) {
         lines.extend([String::new(), "What runs at intervals:".to_owned(), jobs]);
     }
     lines.join("\n")
@@ -160,7 +163,8 @@ mod tests {
                 },
             ],
         });
-        let shown = screen(&read(&status).expect("a status"));
+        let status: Status = read(&status).expect("a status");
+        let shown = screen(&status, false);
         for part in [
             "not ready: waits for store",
             "store eviction: Redis is set to evict",
@@ -178,5 +182,9 @@ mod tests {
             assert!(shown.contains(part), "{part} in {shown}");
         }
         assert!(!shown.contains('\u{1b}'));
+        // A terminal is not high: what runs well is left out.
+        let live = screen(&status, true);
+        assert!(live.contains("store_ping  2026-11-25T11:59:58Z  FAILED: no"), "{live}");
+        assert!(!live.contains("keyring     2026") && !live.contains("not yet"), "{live}");
     }
 }

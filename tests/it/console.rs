@@ -134,8 +134,8 @@ fn first_url(made: &Answer) -> String {
     made.json()["urls"][0].as_str().expect("a URL").to_owned()
 }
 
-fn audited(scene: &Scene, act: &str) -> Vec<Value> {
-    let file = scene.world.folder.path().join("audit.jsonl");
+fn audited(world: &World, act: &str) -> Vec<Value> {
+    let file = world.folder.path().join("audit.jsonl");
     let lines = std::fs::read_to_string(file).expect("the audit");
     let records = lines.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
     records.filter(|record| record.to_string().contains(&format!("\"{act}\""))).collect()
@@ -176,8 +176,8 @@ async fn the_command_prints_a_link_that_opens_a_session_once() {
         assert!(again.text().contains("once and for a minute"), "{}", again.text());
         assert_eq!(console.browser.get(&link).await.expect("a page").status, 404);
     }
-    assert_eq!(audited(&scene, "console_link").len(), 1);
-    assert_eq!(audited(&scene, "console_open").len(), 1);
+    assert_eq!(audited(&scene.world, "console_link").len(), 1);
+    assert_eq!(audited(&scene.world, "console_open").len(), 1);
     // Neither link nor cookie is in the log.
     let secret = link.rsplit('/').next().expect("a secret");
     let value = cookie.split(['=', ';']).nth(1).expect("a value");
@@ -243,7 +243,7 @@ async fn a_session_is_its_operators_and_ends_with_the_operators_rights() {
     assert!(hers.page("/console").await.contains("<strong>ada</strong>"));
     let paused = hers.press("/console/connection?app=outlook&name=one", "Pause").await;
     assert!(paused.text().contains("It is paused"), "{}", paused.text());
-    let records = audited(&scene, "pause");
+    let records = audited(&scene.world, "pause");
     assert_eq!(records.len(), 1, "{records:?}");
     assert_eq!(records[0]["detail"]["admin"], "ada", "{records:?}");
 
@@ -312,7 +312,7 @@ async fn no_act_is_done_without_the_sessions_own_form() {
     }
     assert_eq!(scene.status("one").await.as_deref(), Some("active"));
     for act in ["pause", "delete", "refresh", "reconnect_link", "credential_promote", "credential_verify"] {
-        assert_eq!(audited(&scene, act).len(), 0, "{act}");
+        assert_eq!(audited(&scene.world, act).len(), 0, "{act}");
     }
     // What cannot be undone needs its tick, too.
     let (action, fields) = console.form(connection, "Delete it").await;
@@ -502,4 +502,7 @@ async fn without_a_listener_for_browsers_the_command_says_which_to_add() {
     assert_eq!(refused.status.code(), Some(1));
     let said = String::from_utf8_lossy(&refused.stderr).into_owned();
     assert!(said.contains("[[listen.admin]]") && said.contains("address = \"127.0.0.1:7071\""), "{said}");
+    let recorded = audited(&world, "console_link");
+    assert_eq!(recorded.len(), 1);
+    assert_eq!(recorded[0]["outcome"], "refused", "there was no link: {recorded:?}");
 }

@@ -66,7 +66,8 @@ impl AdminApi {
         let proof = call.who.method.ok_or_else(Problem::unauthenticated)?;
         let operator = Operator { name: call.admin.to_owned(), proof };
         let (ends_at, urls) = self.consoles.link(&operator, self.clock.now());
-        self.events.operated(call.who, call.admin, "console_link", "ok", About::default()).await;
+        let outcome = if urls.is_empty() { "refused" } else { "ok" };
+        self.events.operated(call.who, call.admin, "console_link", outcome, About::default()).await;
         Ok(problem::json(StatusCode::CREATED, &ConsoleLink { expires_at: ends_at.rfc3339(), urls }))
     }
 

@@ -404,9 +404,9 @@ fn scopes(app: &AppFacts, now: Timestamp, report: &mut Report) {
             subject,
             fault::RULES,
             what.join("; "),
-            "have an administrator of each tenant approve the app once, by the link that `POST \
-             /v1/admin-consent-sessions` makes, or for your own tenant by *Grant admin consent*; or take \
-             the scopes out of `scopes` if nobody needs them",
+            "have an administrator of each tenant approve the app once, by the link that `tokenward \
+             admin-consent` prints, or for your own tenant by *Grant admin consent*; or take the scopes out \
+             of `scopes` if nobody needs them",
         );
     }
     let ends_in = |scope: &Scope, word: &str| scope.canonical().ends_with(word);

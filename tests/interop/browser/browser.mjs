@@ -52,6 +52,20 @@ const loaded = async (before) => {
   for (let times = 0; times < 1500 && loads === before; times += 1) await pause(20);
   if (loads === before) throw new Error("no page came");
 };
+// Looks at the page. One that waits loads itself anew: a look that this cuts off is taken again.
+const look = async (at) => {
+  for (let times = 0; ; times += 1) {
+    const before = loads;
+    const is_there = () => evaluate("document.readyState === \"complete\" && document.body !== null").catch(() => false);
+    for (let waits = 0; waits < 1500 && !(await is_there()); waits += 1) await pause(20);
+    try {
+      return await at();
+    } catch (error) {
+      const is_cut_off = loads !== before || !(await is_there());
+      if (times === 5 || !is_cut_off) throw error;
+    }
+  }
+};
 
 // Writes a PNG of Chromium's (8 bits a channel, not interlaced) with a palette of its 256 commonest colours; another
 // colour becomes the nearest of these. It needs no program, and makes a page a third as large.
@@ -175,20 +189,21 @@ const commands = {
     throw new Error(`the page does not say ${words}: ${await evaluate("document.body.innerText")}`);
   },
   async read() {
-    return evaluate(`({ url: location.href, title: document.title, text: document.body.innerText,
+    return look(() => evaluate(`({ url: location.href, title: document.title, text: document.body.innerText,
       words: (() => { const copy = document.body.cloneNode(true); copy.querySelectorAll("code, script")
         .forEach((one) => one.remove()); return copy.textContent })(),
       language: document.documentElement.lang, direction: getComputedStyle(document.body).direction,
       wide: document.documentElement.scrollWidth > innerWidth,
       small: [...document.querySelectorAll("button, a")].filter((one) => !one.hidden)
-        .filter((one) => one.getBoundingClientRect().height < 44).map((one) => one.textContent) })`);
+        .filter((one) => one.getBoundingClientRect().height < 44).map((one) => one.textContent) })`));
   },
   // What axe-core finds that is serious or critical.
   async axe() {
-    await evaluate(readFileSync("node_modules/axe-core/axe.min.js", "utf8") + ";0");
-    const found = await evaluate("axe.run().then(({ violations }) => violations.map(({ id, impact, nodes }) => "
-      + "({ id, impact, nodes: nodes.map(({ html, failureSummary }) => html + failureSummary) })))");
-    return found;
+    return look(async () => {
+      await evaluate(readFileSync("node_modules/axe-core/axe.min.js", "utf8") + ";0");
+      return evaluate("axe.run().then(({ violations }) => violations.map(({ id, impact, nodes }) => "
+        + "({ id, impact, nodes: nodes.map(({ html, failureSummary }) => html + failureSummary) })))");
+    });
   },
   async clipboard() {
     return evaluate("navigator.clipboard.readText()");

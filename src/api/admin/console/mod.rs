@@ -87,13 +87,18 @@ impl Consoles {
         Consoles { sessions: Sessions::default(), places, random }
     }
 
-    /// Makes a link for an operator: when it ends, and its URL at each listener where it would count.
+    /// Makes a link for an operator: when it ends, and its URL at each listener where it would count. Without
+    /// such a listener there is no URL, and nothing is kept.
     pub(super) fn link(&self, operator: &Operator, now: Timestamp) -> (Timestamp, Vec<String>) {
         let secret = random_token(self.random.as_ref());
-        let ends_at = self.sessions.add_link(&secret, operator.clone(), now);
         let counts = |place: &&Place| counts_at(operator.proof, &place.accepted, place.is_tls);
         let url = |place: &Place| format!("{}/console/enter/{secret}", place.base_url);
-        (ends_at, self.places.iter().filter(counts).map(url).collect())
+        let urls: Vec<String> = self.places.iter().filter(counts).map(url).collect();
+        let ends_at = match urls.is_empty() {
+            true => now,
+            false => self.sessions.add_link(&secret, operator.clone(), now),
+        };
+        (ends_at, urls)
     }
 }
 
