@@ -153,7 +153,7 @@ stayed the same for a second is read again; SIGHUP and `tokenward reload` read e
 configuration is checked and built before anything is replaced. A mistake changes nothing: it is logged,
 counted (`tokenward_config_reloads_total{outcome=\"failed\"}`) and printed by `tokenward reload`.
 
-Live: `[apps]` with their credentials, `[issuers]`, `[callers]`, `[admins]`, `[limits]`,
+Live: `[apps]` with their credentials, `[issuers]`, `[callers]`, `[admins]`, `[limits]`, `[pages]`,
 `store.serve_cached_for`, `listen.public.base_url`, the content of every certificate and key file, and
 `log.level`. API keys, federated assertions, sealing keys, and the password and certificates for Redis are
 checked by themselves and need no reload.
