@@ -215,7 +215,7 @@ drill: tools
 rotation-rewrap: tools
 	$(CARGO) test --test it -- keyring::a_hundred_thousand --ignored --nocapture
 
-# A tenant of 10,000 connections is revoked under load: no replica hands out any of them after five seconds.
+# A tenant of 10,000 connections is revoked: after five seconds no replica hands out any of them.
 revoke-load:
 	$(CARGO) test --test it -- revocations::a_tenant_of_ten_thousand --ignored --nocapture
 

@@ -9,8 +9,8 @@ cd "$(dirname "$0")/.."
 destdir=${DESTDIR:-}
 binary=${BINARY:-}
 if [ -z "$binary" ]; then
-    for candidate in target/x86_64-unknown-linux-gnu/release/tokenward target/release/tokenward; do
-        if [ -x "$candidate" ]; then
+    for candidate in tokenward target/x86_64-unknown-linux-gnu/release/tokenward target/release/tokenward; do
+        if [ -f "$candidate" ] && [ -x "$candidate" ]; then
             binary=$candidate
             break
         fi

@@ -148,15 +148,25 @@ pub struct Events {
     /// Limits the records of callers' refusals by action and code, so that one caller pushes out nobody
     /// else's records.
     refusals: Sampler<(CallerName, Action, &'static str)>,
+    unavailable_links: Sampler<()>,
 }
 
 impl Events {
     /// Makes events with these outputs.
     pub fn new(metrics: Arc<Metrics>, audit: Arc<dyn Audit>, clock: Arc<dyn Clock>) -> Self {
         metrics.expect_strangers(Stranger::all().map(Stranger::as_str));
-        let (strangers, refusals) = (crowd::Crowd::default(), Sampler::default());
         let (handles, generation, is_fail_closed) = (RwLock::default(), AtomicU64::new(0), false);
-        Events { metrics, audit, clock, handles, generation, strangers, is_fail_closed, refusals }
+        Events {
+            metrics,
+            audit,
+            clock,
+            handles,
+            generation,
+            strangers: crowd::Crowd::default(),
+            is_fail_closed,
+            refusals: Sampler::default(),
+            unavailable_links: Sampler::default(),
+        }
     }
 
     /// Sets whether a token is handed out only if a sink took its record.
@@ -402,6 +412,15 @@ impl Events {
             let (reason, app_name) = (stranger.reason(), app.map(AppName::as_str));
             tracing::info!(request_id = %who.request_id, app = app_name, reason, "a browser was refused");
             self.note(who, stranger, app);
+        }
+    }
+
+    /// Reports a link that could not be used now, since the authority or the store does not answer. A browser
+    /// is not to blame for that, so it counts for no stranger. This line has the request's id, which the page
+    /// shows; what does not answer has its own reports.
+    pub fn link_unavailable(&self, who: Who<'_>) {
+        if self.unavailable_links.is_told((), self.clock.monotonic()) {
+            tracing::info!(request_id = %who.request_id, "a link could not be used now");
         }
     }
 

@@ -6,10 +6,11 @@ umask 077
 cd /var/lib/tokenward
 export TOKENWARD_CONFIG=/var/lib/tokenward/tokenward.toml
 cp /tour/tokenward.toml "$TOKENWARD_CONFIG"
-if [ ! -e keyring ]; then
-    mkdir -p credentials callers
-    printf 'tour-secret\n' >credentials/first
-    tokenward keyring add
-    tokenward callers add-key tour >tour.key
+mkdir -p credentials callers
+[ -e credentials/first ] || printf 'tour-secret\n' >credentials/first
+[ -e keyring ] || tokenward keyring add
+if [ ! -s tour.key ]; then
+    tokenward callers add-key tour >tour.key.new
+    mv tour.key.new tour.key
 fi
 exec tokenward serve

@@ -250,7 +250,7 @@ impl From<&ShownSession> for ListedSessionShape {
             caller: shown.caller.clone(),
             started_at: started_at.map(Timestamp::rfc3339),
             expires_at: shown.expires_at.rfc3339(),
-            request_id: shown.came_back_as.clone(),
+            request_id: shown.failed_in().map(str::to_owned),
             state: (&shown.state).into(),
         }
     }

@@ -12,13 +12,14 @@ const LARGEST_LANGUAGE: usize = 256 * 1024;
 /// Most files of languages.
 const MOST_LANGUAGES: usize = 100;
 
-/// Reads the logo and the languages. Where a file is wrong the finding says so.
+/// Reads the logo and the languages. A file that is wrong is left out and is a warning, never a mistake: a
+/// picture or a text must not hold up a start, or a reload that brings a new secret.
 pub(super) fn prepare(config: &Config, secrets: &SecretReader, findings: &mut Findings<'_>) -> Look {
     let pages = &config.pages;
     let logo = pages.logo.as_ref().and_then(|path| {
         let logo = read(path, LARGEST_LOGO, secrets)
             .and_then(|content| Logo::read(content).map_err(|what| format!("{} {what}", path.display())));
-        logo.map_err(|problem| findings.file("pages.logo", problem)).ok()
+        logo.map_err(|problem| findings.warning("pages.logo", problem)).ok()
     });
     let mut languages = Languages::default();
     if let Some(folder) = &pages.languages_dir {
@@ -48,21 +49,21 @@ fn add_languages(
         folder.entries().map_err(|error| format!("cannot read {}: {error}", folder.path().display()))
     }) {
         Ok(files) => files,
-        Err(problem) => return findings.file(KEY, problem),
+        Err(problem) => return findings.warning(KEY, problem),
     };
     let is_hidden =
         |path: &Path| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with('.'));
     let mut files: Vec<_> = files.into_iter().filter(|path| !is_hidden(path)).collect();
     files.sort();
     if files.len() > MOST_LANGUAGES {
-        findings.file(KEY, format_args!("{} holds more than {MOST_LANGUAGES} files", folder.display()));
+        findings.warning(KEY, format_args!("{} holds more than {MOST_LANGUAGES} files", folder.display()));
         return;
     }
     for path in files {
         let is_toml = path.extension().is_some_and(|extension| extension == "toml");
         let Some(tag) = path.file_stem().and_then(|stem| stem.to_str()).filter(|_| is_toml) else {
             let what = "is no language: name the file like `fr.toml`";
-            findings.file(KEY, format_args!("{} {what}", path.display()));
+            findings.warning(KEY, format_args!("{} {what}", path.display()));
             continue;
         };
         let text = read(&path, LARGEST_LANGUAGE, secrets).and_then(|content| {
@@ -71,14 +72,14 @@ fn add_languages(
         let found = match text {
             Ok(text) => languages.add(tag, &text),
             Err(problem) => {
-                findings.file(KEY, problem);
+                findings.warning(KEY, problem);
                 continue;
             }
         };
         for finding in found {
             match finding {
                 LanguageFinding::Wrong(what) => {
-                    findings.file(KEY, format_args!("{}: {what}", path.display()))
+                    findings.warning(KEY, format_args!("{}: {what}", path.display()))
                 }
                 LanguageFinding::Missing(texts) => findings.warning(
                     KEY,

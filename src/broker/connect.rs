@@ -183,7 +183,6 @@ impl Broker {
                 states: Vec::new(),
                 state: SessionState::Pending,
                 labels: request.labels,
-                came_back_as: None,
             };
             let ttl = self.settings().connect_session_ttl + READABLE_AFTER_END;
             let filed = FiledUnder::session(&id);

@@ -276,9 +276,6 @@ pub(super) struct ConnectSession {
     /// Labels for the connection; `None` leaves those that it has.
     #[serde(default)]
     pub(super) labels: Option<Vec<String>>,
-    /// Id of the request that brought its browser back. A page shows the user the beginning of it.
-    #[serde(default)]
-    pub(super) came_back_as: Option<String>,
 }
 
 impl ConnectSession {

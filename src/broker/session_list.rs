@@ -27,7 +27,7 @@ pub struct SessionsWanted {
     pub connection: Option<ConnectionName>,
     /// In this state.
     pub state: Option<String>,
-    /// Whose browser came back with this request.
+    /// Failed in this request.
     pub reference: Option<Reference>,
     /// Where the previous page ended.
     pub after: Option<SessionsAfter>,
@@ -55,8 +55,16 @@ pub struct ShownSession {
     pub started_at: Timestamp,
     /// When its link ends.
     pub expires_at: Timestamp,
-    /// Id of the request that brought its browser back.
-    pub came_back_as: Option<String>,
+}
+
+impl ShownSession {
+    /// Id of the request in which it failed. A page shows the user the beginning of it.
+    pub fn failed_in(&self) -> Option<&str> {
+        match &self.state {
+            SessionState::Failed(failure) => failure.noted.as_ref().map(|noted| noted.request_id.as_str()),
+            _ => None,
+        }
+    }
 }
 
 /// A page of sessions.
@@ -117,7 +125,6 @@ impl Broker {
                     caller: session.created_by,
                     started_at: session.started_at,
                     expires_at: session.expires_at,
-                    came_back_as: session.came_back_as,
                 }
             })),
             // It was counted and logged; the others can be shown all the same.
@@ -154,7 +161,7 @@ impl SessionsWanted {
             && self.connection.as_ref().is_none_or(|connection| session.key.connection == *connection)
             && self.state.as_ref().is_none_or(|state| session.state.as_str() == state)
             && self.reference.as_ref().is_none_or(|reference| {
-                session.came_back_as.as_deref().is_some_and(|request_id| reference.is_of(request_id))
+                session.failed_in().is_some_and(|request_id| reference.is_of(request_id))
             })
     }
 }

@@ -774,9 +774,11 @@ fn pages(section: &Section<'_>) -> PagesConfig {
 fn for_people(section: &Section<'_>, key: &str) -> Option<String> {
     let leaf = section.text(key)?;
     if leaf.value.chars().count() > LONGEST_WORDS || leaf.value.chars().any(char::is_control) {
-        leaf.mistake(format!("must be one line of at most {LONGEST_WORDS} characters: users' pages show it"));
+        leaf.warning(format!(
+            "should be one line of at most {LONGEST_WORDS} characters: users' pages show no more of it"
+        ));
     }
-    Some(leaf.value.to_owned())
+    Some(leaf.value.chars().filter(|c| !c.is_control()).take(LONGEST_WORDS).collect())
 }
 
 fn authenticate(section: &Section<'_>, known_issuers: &[&str], is_admin: bool) -> Vec<Authenticate> {

@@ -99,8 +99,6 @@ pub enum Stranger {
     LinkFromElsewhere,
     /// A link's button was pressed too often.
     LinkPressedTooOften,
-    /// A link cannot be used at present: the authority or the store does not answer, or refuses the app.
-    UnavailableLink,
 }
 
 impl Stranger {
@@ -110,7 +108,7 @@ impl Stranger {
         Stranger::WITHOUT_JWTS.into_iter().chain(of_jwts)
     }
 
-    const WITHOUT_JWTS: [Stranger; 20] = [
+    const WITHOUT_JWTS: [Stranger; 19] = [
         Stranger::NoCredential,
         Stranger::NoKey,
         Stranger::UnknownCredential,
@@ -130,7 +128,6 @@ impl Stranger {
         Stranger::BarredLink,
         Stranger::LinkFromElsewhere,
         Stranger::LinkPressedTooOften,
-        Stranger::UnavailableLink,
     ];
 
     /// Its name in metrics.
@@ -157,7 +154,6 @@ impl Stranger {
             Stranger::BarredLink => "link_barred",
             Stranger::LinkFromElsewhere => "link_from_elsewhere",
             Stranger::LinkPressedTooOften => "link_pressed_too_often",
-            Stranger::UnavailableLink => "link_unavailable",
         }
     }
 
@@ -185,7 +181,6 @@ impl Stranger {
             Stranger::BarredLink => "barred_link",
             Stranger::LinkFromElsewhere => "link_from_elsewhere",
             Stranger::LinkPressedTooOften => "link_pressed_too_often",
-            Stranger::UnavailableLink => "unavailable_link",
         }
     }
 

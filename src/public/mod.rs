@@ -193,7 +193,8 @@ impl PublicSite {
 
     /// Says how a session ended, to the browser that completed the sign-in.
     fn ended(&self, visit: &Visit, id: &SessionId, view: &SessionView) -> Response {
-        let mut page = failure::of_session(&view.state, view.gone_since, view.admin_consent_url.clone());
+        let page = failure::of_session(&view.state, view.gone_since, view.admin_consent_url.clone());
+        let mut page = page.without_own_reference();
         let app = self.broker.app(&view.app).ok();
         let home = app.and_then(|app| app.return_urls.first().cloned());
         let back = view.way_back.clone().or(home);
@@ -244,13 +245,16 @@ impl PublicSite {
     /// `knew_it`: the browser has a cookie for this session, so it may have completed the sign-in.
     fn cannot_begin(&self, visit: &Visit, problem: CannotBegin, who: Who<'_>, knew_it: bool) -> Response {
         let stranger = match &problem {
-            CannotBegin::Gone | CannotBegin::Over(_) => Stranger::UnknownLink,
-            CannotBegin::AnotherBrowser => Stranger::LinkFromElsewhere,
-            CannotBegin::Barred(_) => Stranger::BarredLink,
-            CannotBegin::TooOften => Stranger::LinkPressedTooOften,
-            CannotBegin::Unavailable(_) => Stranger::UnavailableLink,
+            CannotBegin::Gone | CannotBegin::Over(_) => Some(Stranger::UnknownLink),
+            CannotBegin::AnotherBrowser => Some(Stranger::LinkFromElsewhere),
+            CannotBegin::Barred(_) => Some(Stranger::BarredLink),
+            CannotBegin::TooOften => Some(Stranger::LinkPressedTooOften),
+            CannotBegin::Unavailable(_) => None,
         };
-        self.events.browser_refused(who, stranger, None);
+        match stranger {
+            Some(stranger) => self.events.browser_refused(who, stranger, None),
+            None => self.events.link_unavailable(who),
+        }
         let (status, page) = match problem {
             CannotBegin::Gone if knew_it => (StatusCode::NOT_FOUND, Page::over()),
             CannotBegin::Gone => (StatusCode::NOT_FOUND, Page::link_gone()),

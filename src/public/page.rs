@@ -313,6 +313,12 @@ impl Page {
         self
     }
 
+    /// Leaves the reference out where the failure has none: the request that only shows it is in no log.
+    pub(super) fn without_own_reference(mut self) -> Self {
+        self.has_reference &= self.reference.is_some();
+        self
+    }
+
     /// Writes the page.
     pub(super) fn html(&self, writing: &Writing<'_>) -> String {
         let Writing { style, look, language, host, base_url, .. } = writing;

@@ -30,7 +30,6 @@ texts! {
     ForSupport "for_support",
     Back "back",
     TryAgain "try_again",
-    Retry "retry",
     CheckNow "check_now",
     NotConnected "not_connected",
     GoBack "go_back",

@@ -209,10 +209,12 @@ async fn links_and_sessions_end() {
         assert_eq!(browser.get("/console").await.status, 401, "also with the cookie that it had");
     }
 
-    // Idle.
+    // Idle: a page that keeps itself up to date is nobody who asks.
     let mut console = scene.open().await;
     assert_eq!(console.get("/console").await.status, 200);
-    scene.world.pass(Duration::from_secs(31 * 60));
+    scene.world.pass(Duration::from_secs(20 * 60));
+    drop(Live::open(&scene, &console, "/console/live?page=overview").await);
+    scene.world.pass(Duration::from_secs(11 * 60));
     scene.world.until("it is idle too long", async || console.get("/console").await.status == 401).await;
 
     // With a restart, since no session is kept anywhere.
@@ -464,34 +466,48 @@ async fn what_a_page_shows_of_others_is_escaped_and_no_page_takes_anything_from_
     }
 }
 
+/// The stream of a page.
+struct Live {
+    stream: TcpStream,
+    seen: String,
+}
+
+impl Live {
+    async fn open(scene: &Scene, console: &Console, path: &str) -> Self {
+        let cookie = console.browser.cookie(&scene.base);
+        let authority = scene.base.strip_prefix("http://").expect("a host");
+        let mut stream = TcpStream::connect(authority).await.expect("a connection");
+        let head = format!("GET {path} HTTP/1.1\r\nHost: {authority}\r\nCookie: {cookie}\r\n\r\n");
+        stream.write_all(head.as_bytes()).await.expect("written");
+        let mut live = Live { stream, seen: String::new() };
+        live.until("text/event-stream").await;
+        live
+    }
+
+    async fn until(&mut self, words: &str) {
+        let mut buffer = [0; 4096];
+        while !self.seen.contains(words) {
+            let read = tokio::time::timeout(Duration::from_secs(60), self.stream.read(&mut buffer)).await;
+            let read = read.expect("something comes").expect("it is read");
+            assert_ne!(read, 0, "{words} in {}", self.seen);
+            self.seen.push_str(&String::from_utf8_lossy(&buffer[..read]));
+        }
+    }
+}
+
 #[tokio::test]
 async fn a_page_is_kept_up_to_date_by_a_stream_that_ends_with_its_session() {
     let scene = Scene::start().await;
     scene.world.connect("one", ALICE).await;
     let mut console = scene.open().await;
     let live = "/console/live?page=connection&app=outlook&name=one";
-    let cookie = console.browser.cookie(&scene.base);
-    let authority = scene.base.strip_prefix("http://").expect("a host");
-    let mut stream = TcpStream::connect(authority).await.expect("a connection");
-    let head = format!("GET {live} HTTP/1.1\r\nHost: {authority}\r\nCookie: {cookie}\r\n\r\n");
-    stream.write_all(head.as_bytes()).await.expect("written");
-    let mut seen = String::new();
-    let mut until = async |words: &str| {
-        let mut buffer = [0; 4096];
-        while !seen.contains(words) {
-            let read = tokio::time::timeout(Duration::from_secs(60), stream.read(&mut buffer)).await;
-            let read = read.expect("something comes").expect("it is read");
-            assert_ne!(read, 0, "{words} in {seen}");
-            seen.push_str(&String::from_utf8_lossy(&buffer[..read]));
-        }
-    };
-    until("text/event-stream").await;
-    until("event: page").await;
-    until("The connection works").await;
+    let mut stream = Live::open(&scene, &console, live).await;
+    stream.until("event: page").await;
+    stream.until("The connection works").await;
     console.press("/console/connection?app=outlook&name=one", "Pause").await;
-    until("An operator paused the connection").await;
+    stream.until("An operator paused the connection").await;
     console.press("/console", "Leave").await;
-    until("event: over").await;
+    stream.until("event: over").await;
     assert_eq!(scene.stranger().get(live).await.status, 401);
 }
 

@@ -10,6 +10,7 @@ use http::Method;
 use serde_json::{Value, json};
 
 use crate::attacks_connect::{account_of, confirm, session, state_of, up_to_callback};
+use crate::attacks_rights::operate;
 use crate::http_client::{Browser, request};
 use crate::interop::node_folder;
 use crate::launcher::{command, repository};
@@ -324,8 +325,37 @@ async fn a_page_says_its_language_and_a_files_texts_come_first() {
     assert!(logo.headers["content-security-policy"].to_str().expect("text").contains("sandbox"));
 }
 
-/// The time from the press of the button to the page is the browser's; a wait for a confirmation ends by
-/// itself.
+/// A wrong picture or text is left out and warned of: it holds up neither the start nor a reload.
+#[tokio::test]
+async fn a_wrong_picture_or_text_holds_nothing_up() {
+    let plan = Plan::default()
+        .sections(PAGES)
+        .file("logo.svg", "no picture")
+        .file("languages/README.md", "how we translate")
+        .file("languages/fr.toml", "[texts]\nno_such_text = \"Bonjour\"\n");
+    let world = plan.start().await;
+    let reloaded = operate(&world, Method::POST, "/admin/v1/reload", Value::Null).await;
+    assert_eq!(text(&reloaded.json(), "outcome"), "ok", "{}", reloaded.text());
+    let link = session(&world, "user-4711", Value::Null).await;
+    let url = text(&link, "connect_url");
+    let page = request(Method::GET, url, &[("accept-language", "fr")], "").await.expect("a page");
+    assert_eq!(
+        (page.status.as_u16(), &page.headers["content-language"]),
+        (200, &"en".parse().expect("a tag"))
+    );
+    let checked = std::process::Command::new(env!("CARGO_BIN_EXE_tokenward"))
+        .args(["check", "--config"])
+        .arg(world.folder.path().join("tokenward.toml"))
+        .output()
+        .expect("it runs");
+    let said = String::from_utf8_lossy(&checked.stderr);
+    assert!(checked.status.success(), "{said}");
+    for wrong in ["logo.svg", "README.md", "no_such_text"] {
+        assert!(said.contains(wrong), "{wrong}: {said}");
+    }
+}
+
+/// A page asks again for as long as its account can be confirmed, and not longer.
 #[tokio::test]
 async fn a_page_that_waits_asks_again_and_stops_with_the_confirmations_time() {
     let world = Plan::default().start().await;

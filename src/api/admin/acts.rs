@@ -1,5 +1,5 @@
 //! What operators may do, each act with its record. The admin API and the console call the same functions, so
-//! that neither can do what the other may not, and neither forgets to write it down.
+//! that neither forgets to write it down. (A reconnect link is the console's alone.)
 
 use super::AdminApi;
 use crate::api::code_of;

@@ -180,7 +180,8 @@ fn of_disk(path: &Path) -> StoreFacts {
     let room = rustix::fs::statvfs(nearest).ok();
     StoreFacts::Embedded {
         path: path.to_owned(),
-        is_there: path.join(FILE_NAME).exists(),
+        // (One that cannot be looked at may be there.)
+        is_there: path.join(FILE_NAME).try_exists().unwrap_or(true),
         room: room.map(|disk| {
             (disk.f_bavail.saturating_mul(disk.f_frsize), disk.f_blocks.saturating_mul(disk.f_frsize))
         }),

@@ -18,11 +18,13 @@ enum Said {
     Own,
     /// Others can put something there, and a warning says so.
     Warned,
+    /// It is not used, and a warning says so: nothing depends on it.
+    LeftOut,
     /// Nothing, and why that is right.
     Nothing(&'static str),
 }
 
-use Said::{Nothing, Own, Refused, Warned};
+use Said::{LeftOut, Nothing, Own, Refused, Warned};
 
 const REDIS: &str = "[store]\nkind = \"redis\"\nurl = \"rediss+sentinel://127.0.0.1:1/primary/0\"\n";
 const APP: &str = "[apps.a]\nclient_id = \"11111111-2222-3333-4444-555555555555\"\n\
@@ -127,8 +129,8 @@ fn rows() -> Vec<(&'static str, Said, String)> {
             Nothing("it grants nothing, and its chain tells what was changed"),
             "[audit]\nalso = [\"PLACE\"]\n".to_owned(),
         ),
-        ("pages.logo", Refused, "[pages]\nlogo = \"PLACE\"\n".to_owned()),
-        ("pages.languages_dir/", Refused, "[pages]\nlanguages_dir = \"PLACE\"\n".to_owned()),
+        ("pages.logo", LeftOut, "[pages]\nlogo = \"PLACE\"\n".to_owned()),
+        ("pages.languages_dir/", LeftOut, "[pages]\nlanguages_dir = \"PLACE\"\n".to_owned()),
         ("audit.signing_key", Refused, "[audit]\nsigning_key = \"PLACE\"\n".to_owned()),
     ]
 }
@@ -200,6 +202,7 @@ fn every_path_of_a_configuration_is_guarded_or_says_why_not() {
                     mistakes.contains(&of_place) || !at_its_folder && mistakes.contains("mode 0777"),
                     "{what}"
                 ),
+                LeftOut => assert!(!mistakes.contains("0777") && warnings.contains("mode 0777"), "{what}"),
                 Own if at_its_folder => assert!(!mistakes.contains("0777"), "{what}"),
                 Own => assert!(mistakes.contains("others may enter it"), "{what}"),
                 Warned if at_its_folder => {

@@ -108,7 +108,9 @@ impl OpenIdAuthority {
             }
         };
         let ours = self.parts.clock.now();
-        looked.clocks = answer.header("date").and_then(http_date).map(|theirs| (theirs, ours));
+        // (A cache on the way repeats the date of the answer that it keeps.)
+        let date = answer.header("date").filter(|_| answer.header("age").is_none());
+        looked.clocks = date.and_then(http_date).map(|theirs| (theirs, ours));
         looked.problem = match answer.status {
             200 => self.app.expected.check(&answer.body).err().map(|problem| (problem, Vec::new())),
             status => {

@@ -167,7 +167,7 @@ impl Broker {
             }
         };
         let outcome = outcome.noted(request_id, self.deps.clock.now());
-        let state_now = self.conclude(&state.session, outcome.clone(), request_id).await;
+        let state_now = self.conclude(&state.session, outcome.clone()).await;
         let code = code.filter(|_| state_now == outcome);
         // Too late: the session has another state. (If that is unknown, the grant is left to expire.)
         if let SessionState::AwaitingConfirmation { code_hash, .. } = &outcome

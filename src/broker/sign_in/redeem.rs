@@ -154,14 +154,8 @@ impl Broker {
         true
     }
 
-    /// Moves a pending session to its outcome, which this request brought. If the session has another state
-    /// by now, returns that.
-    pub(super) async fn conclude(
-        &self,
-        id: &SessionId,
-        outcome: SessionState,
-        request_id: &str,
-    ) -> SessionState {
+    /// Moves a pending session to its outcome. If the session has another state by now, returns that.
+    pub(super) async fn conclude(&self, id: &SessionId, outcome: SessionState) -> SessionState {
         for _ in 0..SWAP_TRIES {
             let Ok(taken) = self.session(id).await else { break };
             if taken.value.state != SessionState::Pending {
@@ -169,7 +163,6 @@ impl Broker {
             }
             let mut after = taken.value.clone();
             after.state = outcome.clone();
-            after.came_back_as = Some(request_id.to_owned());
             match self.swap_session(id, &taken, &after).await {
                 Ok(true) => return outcome,
                 Ok(false) => {}

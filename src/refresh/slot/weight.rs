@@ -78,6 +78,7 @@ fn of_held(held: &Held) -> usize {
     size_of::<Held>()
         + 2 * words(profile.scopes_granted())
         + words(profile.scopes_requested())
+        + words(profile.labels())
         + names
         + attempts
         + profile.pending_claims().map_or(0, str::len)

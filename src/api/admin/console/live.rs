@@ -82,8 +82,12 @@ impl Stream {
             "overview" => Some(overview::region(&self.console.overview(now).await).into_string()),
             "connection" => {
                 let key = connection_key(query.value("app")?, query.value("name")?).ok()?;
-                let known = self.console.known(&key, now).await.ok()?;
-                Some(connection::region(&known).into_string())
+                match self.console.known(&key, now).await {
+                    Ok(known) => Some(connection::region(&known).into_string()),
+                    Err(problem) if problem.status() == StatusCode::NOT_FOUND => None,
+                    // The store does not answer now: the page stays as it is.
+                    Err(_) => self.shown.clone(),
+                }
             }
             _ => None,
         }

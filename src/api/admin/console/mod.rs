@@ -158,7 +158,10 @@ impl Console {
         }
         let certified = self.certified(&peer).await;
         let cookie = guard::cookie(&headers, is_tls);
-        let met = cookie.as_deref().and_then(|cookie| self.session(cookie, certified.as_ref(), is_tls, true));
+        // A page that keeps itself up to date comes again by itself.
+        let is_asked = path != "/console/live";
+        let find = |cookie: &str| self.session(cookie, certified.as_ref(), is_tls, is_asked);
+        let met = cookie.as_deref().and_then(find);
         let (met, cookie_set) = match (met, certified) {
             (Some(met), _) => (met, None),
             (None, Some(operator)) if is_get && path != "/console/live" => {

@@ -101,10 +101,19 @@ pub(super) fn verified(app: &str, rows: &[(String, &'static str, Option<String>)
         section.card { ul { @for (id, outcome, cause) in rows {
             li {
                 strong { (id) } " "
-                (tag(if *outcome == "rejected" { Mood::Bad } else { Mood::Ok }, outcome))
+                (tag(mood_of_proof(outcome), outcome))
                 @if let Some(cause) = cause { " " (cause) }
             }
         } } p { a href="/console/apps" { "Back to the apps" } } }
+    }
+}
+
+/// An authority that did not answer has proven nothing.
+fn mood_of_proof(outcome: &str) -> Mood {
+    match outcome {
+        "accepted" => Mood::Ok,
+        "rejected" => Mood::Bad,
+        _ => Mood::Warn,
     }
 }
 
