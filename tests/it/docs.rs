@@ -14,6 +14,7 @@ use tokenward::events::Stranger;
 use tokenward::telemetry::audit::{Action, AuditEvent};
 
 use crate::http_client::{Answer, Browser, request};
+use crate::launcher::repository;
 use crate::world::{ALICE, BOB, Plan, World, text};
 
 /// Documents for readers of this repository.
@@ -794,6 +795,19 @@ fn the_codes_are_the_contract_s_in_the_document_and_in_the_code() {
         assert_eq!(documented, statuses, "{code}");
     }
     assert!(under.is_empty(), "{under:?}");
+}
+
+#[test]
+fn the_sites_summary_has_every_page() {
+    let summary = read("docs/SUMMARY.md");
+    let folder = std::fs::read_dir(repository().join("docs")).expect("a folder");
+    let names = folder.map(|entry| entry.expect("an entry").file_name().to_string_lossy().into_owned());
+    let left: Vec<String> = names
+        .filter(|name| {
+            name.ends_with(".md") && name != "SUMMARY.md" && !summary.contains(&format!("({name})"))
+        })
+        .collect();
+    assert!(left.is_empty(), "docs/SUMMARY.md leaves out {left:?}");
 }
 
 #[test]

@@ -302,6 +302,19 @@ async fn a_user_of_redis_that_may_too_little_is_told_what_is_missing() {
     assert_eq!(codes.codes(), BTreeSet::from(["store_rights", "store_unknown"]), "{:#}", codes.report);
 }
 
+/// The record of token hosts cannot be read. That is not the same as none: no secret is sent.
+#[tokio::test]
+async fn a_store_that_cannot_be_read_is_not_taken_for_an_empty_one() {
+    let clinic = good().await;
+    clinic.redis.cli(&["ACL", "SETUSER", "default", "-get"]);
+    let examined = clinic.examine();
+    assert_eq!(clinic.entra.presented_secrets(), [], "{:#}", examined.report);
+    assert!(examined.page.contains("not asked"), "{}", examined.page);
+    clinic.redis.cli(&["ACL", "SETUSER", "default", "+get"]);
+    clinic.examine();
+    assert_ne!(clinic.entra.presented_secrets(), [], "an empty one has no record");
+}
+
 #[tokio::test]
 async fn what_is_not_there_is_named_alone() {
     let mut clinic = good().await;
