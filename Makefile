@@ -4,7 +4,7 @@
 CARGO ?= cargo
 # Most tests wait on sockets and clocks: more of them than cores may do so at once.
 export RUST_TEST_THREADS ?= 8
-.PHONY: quickstart build quick test check fmt lint structure docs deny bench bench-refresh bench-steps audit-stream scale image image-test deploy-check tools providers schemas vault mail soak soak-short flood slow simulate sweep-load baseline model rotation rotation-rewrap revoke-load drill fuzz linear-work work policy timing azure-identity kubernetes kubernetes-rules tour site release reproduce screenshots
+.PHONY: quickstart build quick test check fmt lint structure docs deny bench bench-refresh bench-steps audit-stream scale image image-test deploy-check tools providers schemas vault mail soak soak-short flood slow simulate sweep-load baseline model rotation rotation-rewrap revoke-load drill fuzz linear-work work policy timing azure-identity systemd kubernetes kubernetes-rules tour site release reproduce screenshots
 
 quickstart:
 	$(CARGO) run --example quickstart
@@ -93,13 +93,18 @@ screenshots: tools
 deploy-check:
 	scripts/check-deploy.sh
 
+# The packaged units under a real systemd, in a copy of this machine's root. Root, and half a minute.
+systemd:
+	$(CARGO) build -p tokenward
+	scripts/check-systemd.sh
+
 # Each overlay of deploy/kubernetes rendered, validated, and started as its pod would be (this half needs root).
 kubernetes:
 	$(CARGO) build -p tokenward
 	scripts/check-kubernetes.sh
 
-# deploy/compose and the tour of deploy/tour without containers: their services as plain processes, the steps of their heads, every
-# question of the dashboard asked of the tour's Prometheus. Root, and two minutes.
+# deploy/compose and the tour of deploy/tour without containers: their services as plain processes, the steps of their heads, and every
+# question of the dashboard asked of the tour's Prometheus. It needs root, and takes two minutes.
 tour:
 	$(CARGO) build -p tokenward -p entra-emulator
 	scripts/check-tour.sh

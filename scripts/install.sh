@@ -1,6 +1,6 @@
 #!/bin/sh
-# Installs tokenward on a machine with systemd: program, unit, the audit's rotation, runbook, the user `tokenward` and its directories.
-# Safe to run again: it replaces program and unit, and touches no configuration, key or store that is there.
+# Installs tokenward on a machine with systemd: program, man pages, completions, units, the audit's rotation, runbook, the user
+# `tokenward` and its directories. Safe to run again: it replaces program and units, and touches no configuration, key or store.
 #
 #   sudo scripts/install.sh                 # BINARY=… to choose the program, DESTDIR=… for packaging (then no user is made)
 set -eu
@@ -22,7 +22,23 @@ if [ -z "$binary" ] || [ ! -x "$binary" ]; then
 fi
 
 install -D -m 0755 "$binary" "$destdir/usr/bin/tokenward"
-install -D -m 0644 deploy/systemd/tokenward.service "$destdir/usr/lib/systemd/system/tokenward.service"
+for unit in tokenward.service tokenward.socket tokenward-admin.socket; do
+    install -D -m 0644 "deploy/systemd/$unit" "$destdir/usr/lib/systemd/system/$unit"
+done
+install -D -m 0644 deploy/systemd/sockets.conf "$destdir/usr/share/doc/tokenward/sockets.conf"
+# Man pages and completions are the program's own.
+pages=$destdir/usr/share/man/man1
+install -d -m 0755 "$pages"
+"$destdir/usr/bin/tokenward" man "$pages" >/dev/null
+completions() {
+    install -d -m 0755 "$destdir/$(dirname "$2")"
+    "$destdir/usr/bin/tokenward" completions "$1" >"$destdir/$2"
+    chmod 0644 "$destdir/$2"
+}
+completions bash usr/share/bash-completion/completions/tokenward
+completions zsh usr/share/zsh/vendor-completions/_tokenward
+completions fish usr/share/fish/vendor_completions.d/tokenward.fish
+
 install -D -m 0644 deploy/systemd/tokenward.logrotate "$destdir/etc/logrotate.d/tokenward"
 install -D -m 0644 deploy/RUNBOOK.md "$destdir/usr/share/doc/tokenward/RUNBOOK.md"
 install -D -m 0644 deploy/prometheus/tokenward.rules.yml "$destdir/usr/share/doc/tokenward/tokenward.rules.yml"

@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
-# Makes a release in target/release-VERSION: the archive with the static program, the unit, the deployments, the pages and the SBOM,
-# the SBOM beside it, and SHA256SUMS. Two runs of one commit make the same bytes, wherever the checkout and the registry's cache are:
-# no path, no time and no order of files of this machine goes in. They need the same Rust (rust-version below), C compiler and binutils.
+# Makes a release in target/release-VERSION: the archive with the static program, its man pages and completions, the units, the
+# deployments, the documentation and the SBOM, the SBOM beside it, and SHA256SUMS. Two runs of one commit make the same bytes, wherever
+# the checkout and the registry's cache are: no path, no time and no order of files of this machine goes in. They need the same tools;
+# the archive's file TOOLCHAIN says which it was made with.
 #
 #   scripts/release.sh                # a clean checkout; PROFILE=dev for a quick trial, OUT=… for another directory
 #   scripts/reproduce.sh              # twice, in two directories, and compared
@@ -45,6 +46,22 @@ for place in "$here" "$cargo_home"; do
         echo "the program holds the path $place: it would differ elsewhere" >&2
         exit 1
     fi
+done
+# What the bytes of the program depend on besides the commit; without the names under which a distribution has it.
+{
+    echo "# To make these bytes again: this commit, these tools, and scripts/release.sh. target/release-VERSION/SHA256SUMS is compared."
+    echo "commit  ${REVISION:-$(git rev-parse HEAD)}"
+    rustc --version --verbose | grep -E '^(rustc|host|LLVM)'
+    cargo --version
+    cc --version | head -1
+    strip --version | head -1
+    ld --version | head -1
+    ldd --version | head -1
+} >"$out/$name/TOOLCHAIN"
+mkdir "$out/$name/man" "$out/$name/completions"
+"$out/$name/tokenward" man "$out/$name/man" >/dev/null
+for shell in bash zsh fish; do
+    "$out/$name/tokenward" completions "$shell" >"$out/$name/completions/tokenward.$shell"
 done
 python3 scripts/sbom.py >"$out/$name/sbom.cdx.json"
 cp README.md CHANGELOG.md SECURITY.md SEMANTICS.md LICENSE "$out/$name/"

@@ -1,17 +1,27 @@
 //! What each listener serves: figures and probes, browsers, callers, operators.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::listeners::BoundListeners;
 use super::parts::Parts;
+use super::process::Process;
 use super::upkeep::Keeper;
 use crate::api::LocalApi;
 use crate::api::admin::{AdminApi, Consoles};
 use crate::callers::limit::Limiter;
+use crate::domain::task::BoxFuture;
 use crate::ops::Ops;
 use crate::public::PublicSite;
 
-/// Begins to serve. The ops listener is first, since it says what is not ready yet.
+/// How long browsers and callers wait in the kernel for a daemon that has just started, at most. It is ready
+/// within milliseconds if the store answers; who came before would get 503.
+const OPENS: Duration = Duration::from_secs(2);
+/// How often it is asked meanwhile whether it is ready.
+const LOOK: Duration = Duration::from_millis(5);
+
+/// Begins to serve: figures, probes and operators at once, since they see what is not ready yet; browsers and
+/// callers once the daemon is ready.
 pub(super) fn serve(listeners: BoundListeners, parts: &Parts) {
     let Parts { process, keyring, events, .. } = parts;
     let (broker, roster, tasks) = (&parts.core.broker, parts.in_force.roster(), &process.tasks);
@@ -31,7 +41,7 @@ pub(super) fn serve(listeners: BoundListeners, parts: &Parts) {
         events.clone(),
         parts.in_force.look(),
     );
-    listeners.public.serve(Arc::new(site), process.surroundings());
+    listeners.public.serve_after(ready(process), Arc::new(site), process.surroundings());
 
     let limiter = Arc::new(Limiter::default());
     for (listener, accepted) in listeners.local {
@@ -44,7 +54,7 @@ pub(super) fn serve(listeners: BoundListeners, parts: &Parts) {
             events.clone(),
             issuer.clone(),
         );
-        listener.serve(local.handler(tasks.clone()), process.surroundings());
+        listener.serve_after(ready(process), local.handler(tasks.clone()), process.surroundings());
     }
 
     let own_uids = vec![0, rustix::process::geteuid().as_raw()];
@@ -63,4 +73,15 @@ pub(super) fn serve(listeners: BoundListeners, parts: &Parts) {
         );
         listener.serve(admin.handler(tasks.clone()), process.surroundings());
     }
+}
+
+/// Completes once the process is ready, or has had its time.
+fn ready(process: &Process) -> BoxFuture<'static, ()> {
+    let (readiness, clock) = (process.readiness.clone(), process.ports.clock.clone());
+    Box::pin(async move {
+        let at_latest = clock.monotonic() + OPENS;
+        while !readiness.is_ready() && clock.monotonic() < at_latest {
+            clock.sleep(LOOK).await;
+        }
+    })
 }

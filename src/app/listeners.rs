@@ -13,7 +13,7 @@ use crate::api::admin::Place;
 use crate::config::{ListenConfig, Listener};
 use crate::domain::auth_method::{AuthMethods, LiveAuthMethods};
 use crate::domain::time::Clock;
-use crate::listener::{Address, Bound, Limits, ListenerConfig, Room, Tls, check_socket};
+use crate::listener::{Address, Bound, Limits, ListenerConfig, PassedSockets, Room, Tls, check_socket};
 use crate::secret_file::SecretReader;
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::series::MOST_PAGE;
@@ -224,10 +224,11 @@ impl LiveListeners {
     }
 }
 
-/// Binds every listener.
+/// Binds every listener, or takes over the socket that was passed for it.
 pub(super) fn bind(
     config: &ListenConfig,
     prepared: PreparedListeners,
+    mut passed: PassedSockets,
     metrics: &Metrics,
 ) -> Result<(BoundListeners, LiveListeners), StartError> {
     let ends = Mutex::new(prepared.ends());
@@ -237,11 +238,15 @@ pub(super) fn bind(
     live.show(metrics);
     let mut tls = live.tls.iter().cloned();
     let mut next = || tls.next().flatten();
-    let public = tcp("public", PUBLIC, config.public.address, next())?;
-    let ops = tcp("ops", OPS, config.ops.address, next())?;
+    let passed = &mut passed;
+    let public = tcp("public", PUBLIC, config.public.address, next(), passed)?;
+    let ops = tcp("ops", OPS, config.ops.address, next(), passed)?;
+    let local = every("local", LOCAL, &config.local, &mut next, passed)?;
+    let admin = every("admin", ADMIN, &config.admin, &mut next, passed)?;
+    passed.all_taken().map_err(StartError::new)?;
     let mut accept = live.accept.iter().cloned();
-    let local = every("local", LOCAL, &config.local, &mut next)?.into_iter().zip(accept.by_ref()).collect();
-    let admin = every("admin", ADMIN, &config.admin, &mut next)?.into_iter().zip(accept).collect();
+    let local = local.into_iter().zip(accept.by_ref()).collect();
+    let admin = admin.into_iter().zip(accept).collect();
     Ok((BoundListeners { public, local, admin, ops }, live))
 }
 
@@ -250,10 +255,21 @@ fn tcp(
     limits: Limits,
     address: SocketAddr,
     tls: Option<Tls>,
+    passed: &mut PassedSockets,
 ) -> Result<Bound, StartError> {
     let limits = if tls.is_some() { limits.with_tls() } else { limits };
-    let listener = ListenerConfig { tls, limits, ..ListenerConfig::new(name, Address::Tcp(address)) };
-    Bound::bind(listener).map_err(|error| StartError::chain(&error))
+    open(ListenerConfig { tls, limits, ..ListenerConfig::new(name, Address::Tcp(address)) }, passed)
+}
+
+fn open(listener: ListenerConfig, passed: &mut PassedSockets) -> Result<Bound, StartError> {
+    let bound = match passed.take(&listener.address) {
+        Some(socket) => {
+            tracing::info!(listener = listener.name, %socket, "takes over a socket of the service manager");
+            Bound::take_over(listener, socket)
+        }
+        None => Bound::bind(listener),
+    };
+    bound.map_err(|error| StartError::chain(&error))
 }
 
 /// Limits of the listeners of one kind. They share one room, however many they are.
@@ -262,11 +278,12 @@ fn every(
     limits: Limits,
     listeners: &[Listener],
     next: &mut impl FnMut() -> Option<Tls>,
+    passed: &mut PassedSockets,
 ) -> Result<Vec<Bound>, StartError> {
     let tls: Vec<_> = listeners.iter().map(|_| next()).collect();
     let limits = if tls.iter().any(Option::is_some) { limits.with_tls() } else { limits };
     let room = Room::new(&limits);
-    let bind = |(listener, tls)| internal(name, &limits, &room, listener, tls);
+    let bind = |(listener, tls)| internal(name, &limits, &room, listener, tls, passed);
     listeners.iter().zip(tls).map(bind).collect()
 }
 
@@ -276,6 +293,7 @@ fn internal(
     room: &Arc<Room>,
     listener: &Listener,
     tls: Option<Tls>,
+    passed: &mut PassedSockets,
 ) -> Result<Bound, StartError> {
     // Services keep their connections. With TLS this is also how long a replaced certificate stays in use.
     let max_age = if tls.is_some() { limits.max_age } else { Duration::from_secs(3600) };
@@ -289,7 +307,7 @@ fn internal(
     if let Listener::Unix { mode, .. } = listener {
         bound.unix_mode = *mode;
     }
-    Bound::bind(bound).map_err(|error| StartError::chain(&error))
+    open(bound, passed)
 }
 
 #[cfg(test)]

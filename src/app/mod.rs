@@ -1,4 +1,4 @@
-//! The whole daemon, put together: the only room that names every concrete type. [`Daemon::start`] is its
+//! The whole daemon, put together: the only room that names every concrete type. `Daemon::start_on` is its
 //! table of contents.
 
 mod apps;
@@ -62,6 +62,7 @@ pub use self::start_error::StartError;
 use self::store::Stored;
 use crate::config::Loaded;
 use crate::lifecycle::{self, Signals};
+use crate::listener::PassedSockets;
 use crate::telemetry::audit::Action;
 use crate::telemetry::logging::LevelHandle;
 
@@ -74,6 +75,17 @@ pub struct Daemon {
 impl Daemon {
     /// Builds and starts everything. Nothing is served before everything is built.
     pub async fn start(
+        loaded: Loaded,
+        source: Source,
+        environment: Environment,
+        level: Option<LevelHandle>,
+    ) -> Result<Self, StartError> {
+        Self::start_on(PassedSockets::default(), loaded, source, environment, level).await
+    }
+
+    /// The same. A listener for which a socket was passed takes that over.
+    async fn start_on(
+        passed: PassedSockets,
         loaded: Loaded,
         source: Source,
         environment: Environment,
@@ -96,7 +108,7 @@ impl Daemon {
         let stored = store::start(store, &config.store, &keyring, &reporting, &process.ports)?;
         let roster = Roster::new(issuers, callers, admins);
         let (core, authorities) = Core::start(apps, &roster, &stored, &reporting, &config, &process).await?;
-        let (listeners, live) = listeners::bind(&config.listen, listeners, &process.metrics)?;
+        let (listeners, live) = listeners::bind(&config.listen, listeners, passed, &process.metrics)?;
         let addresses = listeners.addresses();
 
         let Reporting { events, signing, .. } = reporting;
@@ -170,6 +182,8 @@ impl Daemon {
 /// # Errors
 /// The configuration, or what it names, is wrong: nothing was started.
 pub fn serve(loaded: Loaded, path: &Path, variables: &BTreeMap<String, String>) -> Result<ExitCode, Refused> {
+    // First of all: later descriptors have other numbers, and no thread reads the environment yet.
+    let passed = PassedSockets::of_process(variables);
     let level = install_log(&loaded.config.log);
     for warning in &loaded.warnings {
         tracing::warn!(config = %path.display(), "{warning}");
@@ -184,6 +198,13 @@ pub fn serve(loaded: Loaded, path: &Path, variables: &BTreeMap<String, String>) 
             return Ok(ExitCode::FAILURE);
         }
     };
+    let passed = match passed {
+        Ok(passed) => passed,
+        Err(error) => {
+            tracing::error!(%error, config = %path.display(), "tokenward cannot start");
+            return Ok(ExitCode::FAILURE);
+        }
+    };
     let environment = Environment::of_process(variables);
     let source = Source { path: path.to_owned(), variables: variables.clone() };
     let greeting = greeting::prepare(&loaded.config, path);
@@ -195,7 +216,7 @@ pub fn serve(loaded: Loaded, path: &Path, variables: &BTreeMap<String, String>) 
                 return Ok(ExitCode::FAILURE);
             }
         };
-        match Daemon::start(loaded, source, environment, level).await {
+        match Daemon::start_on(passed, loaded, source, environment, level).await {
             Ok(daemon) => {
                 let Addresses { public, local, ops } = &daemon.addresses;
                 let version = env!("CARGO_PKG_VERSION");

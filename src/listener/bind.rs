@@ -3,6 +3,7 @@
 use std::fs::DirBuilder;
 use std::io;
 use std::net::SocketAddr;
+use std::os::fd::AsFd;
 use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, PermissionsExt};
 use std::os::unix::net::UnixStream as StdUnixStream;
 use std::path::{Path, PathBuf};
@@ -18,6 +19,7 @@ use tokio_rustls::TlsAcceptor;
 use super::client_certificate::{ClientCertificate, PeerCertificate};
 use super::date::Date;
 use super::exchange::Shared;
+use super::passed::PassedSocket;
 use super::room::{Room, SOCKET_BUFFER};
 use super::socket::Socket;
 use super::tcp::Tcp;
@@ -25,6 +27,7 @@ use super::tls::HTTP_2;
 use super::{Address, Handler, ListenerConfig, Origin, Peer, Surroundings, Tls, connection, http2};
 use crate::domain::backoff::Backoff;
 use crate::domain::random::Stock;
+use crate::domain::task::BoxFuture;
 use crate::lifecycle::Shutdown;
 use crate::telemetry::metrics::ConnectionRefusal;
 
@@ -44,6 +47,13 @@ pub enum BindError {
     /// The path has something other than a socket.
     #[error("{} exists and is not a socket; it was left alone", .0.display())]
     NotASocket(PathBuf),
+    /// A passed Unix socket has no file any more, so nobody could find it.
+    #[error(
+        "the service manager passes the socket {}, but its file is gone: no unit may remove the directory \
+         with it (`RuntimeDirectory=`); restart the socket unit",
+        .0.display()
+    )]
+    Gone(PathBuf),
     /// TLS was configured on a Unix socket.
     #[error("a Unix socket cannot have TLS")]
     TlsOnUnix,
@@ -89,10 +99,14 @@ pub struct Bound {
 enum Incoming {
     Unix {
         listener: UnixListener,
-        /// Kept for its `Drop`.
-        _file: SocketFile,
+        /// Kept for its `Drop`. A passed socket's file is not ours.
+        _file: Option<SocketFile>,
     },
-    Tcp(TcpListener),
+    Tcp {
+        listener: TcpListener,
+        /// Whether connections may have come before it had our limits.
+        is_passed: bool,
+    },
 }
 
 /// Our socket file. It is removed with the listener unless someone has replaced it.
@@ -121,17 +135,50 @@ impl Bound {
                     return Err(BindError::TlsOnUnix);
                 }
                 let (listener, file) = bind_unix(path, config.unix_mode)?;
-                (Incoming::Unix { listener, _file: file }, LocalAddress::Unix(path.clone()))
+                (Incoming::Unix { listener, _file: Some(file) }, LocalAddress::Unix(path.clone()))
             }
             Address::Tcp(address) => {
                 let failed = |source| BindError::Tcp { address: *address, source };
                 let listener = bind_tcp(*address).map_err(failed)?;
                 let local = listener.local_addr().map_err(failed)?;
-                (Incoming::Tcp(listener), LocalAddress::Tcp(local))
+                (Incoming::Tcp { listener, is_passed: false }, LocalAddress::Tcp(local))
             }
         };
+        Ok(Self::of(config, incoming, local))
+    }
+
+    /// Takes over a socket that the service manager passed for this listener. Its file, owner and mode stay
+    /// as they are. Call it within a runtime.
+    ///
+    /// # Errors
+    /// The socket cannot be used, its file is gone, or it is a Unix socket and TLS was configured.
+    pub fn take_over(config: ListenerConfig, socket: PassedSocket) -> Result<Self, BindError> {
+        let (incoming, local) = match socket {
+            PassedSocket::Unix(listener, path) => {
+                if config.tls.is_some() {
+                    return Err(BindError::TlsOnUnix);
+                }
+                if !std::fs::symlink_metadata(&path).is_ok_and(|found| found.file_type().is_socket()) {
+                    return Err(BindError::Gone(path));
+                }
+                let adopted = listener.set_nonblocking(true).and_then(|()| UnixListener::from_std(listener));
+                let listener = adopted.map_err(|source| BindError::Unix { path: path.clone(), source })?;
+                (Incoming::Unix { listener, _file: None }, LocalAddress::Unix(path))
+            }
+            PassedSocket::Tcp(listener, address) => {
+                let adopted = limit_buffers(&listener)
+                    .and_then(|()| listener.set_nonblocking(true))
+                    .and_then(|()| TcpListener::from_std(listener));
+                let listener = adopted.map_err(|source| BindError::Tcp { address, source })?;
+                (Incoming::Tcp { listener, is_passed: true }, LocalAddress::Tcp(address))
+            }
+        };
+        Ok(Self::of(config, incoming, local))
+    }
+
+    fn of(config: ListenerConfig, incoming: Incoming, local: LocalAddress) -> Self {
         let room = config.room.clone().unwrap_or_else(|| Room::new(&config.limits));
-        Ok(Bound { config, room, incoming, local })
+        Bound { config, room, incoming, local }
     }
 
     /// Returns the address it listens on.
@@ -155,7 +202,6 @@ impl Bound {
     /// Accepts the next connection, and returns it with another handle to its socket.
     #[cfg(test)]
     pub(super) async fn accepted(&self) -> io::Result<(Box<dyn Socket>, std::os::fd::OwnedFd)> {
-        use std::os::fd::AsFd;
         Ok(match next(&self.incoming).await? {
             Accepted::Unix(stream) => {
                 let handle = stream.as_fd().try_clone_to_owned()?;
@@ -171,6 +217,16 @@ impl Bound {
     /// Serves, in tasks of its own, until the soft stop. Then it closes the listener and removes its socket
     /// file, and the connections end once they have finished their current requests.
     pub fn serve(self, handler: Arc<dyn Handler>, surroundings: Surroundings) {
+        self.serve_after(Box::pin(std::future::ready(())), handler, surroundings);
+    }
+
+    /// The same, from the moment on that `opens` completes: connections wait in the kernel until then.
+    pub fn serve_after(
+        self,
+        opens: BoxFuture<'static, ()>,
+        handler: Arc<dyn Handler>,
+        surroundings: Surroundings,
+    ) {
         let tasks = Arc::clone(&surroundings.tasks);
         let metrics = surroundings.metrics.listener(self.config.name);
         let ids = Stock::new(Arc::clone(&surroundings.random));
@@ -183,7 +239,7 @@ impl Bound {
             ids,
             date: Date::default(),
         });
-        tasks.spawn("listener", Box::pin(accept(self.incoming, self.config.tls, self.room, shared)));
+        tasks.spawn("listener", Box::pin(accept(opens, self.incoming, self.config.tls, self.room, shared)));
     }
 }
 
@@ -191,10 +247,14 @@ fn bind_tcp(address: SocketAddr) -> io::Result<TcpListener> {
     let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
     socket.set_reuseaddr(true)?;
     // Accepted connections inherit them.
-    sockopt::set_socket_recv_buffer_size(&socket, SOCKET_BUFFER)?;
-    sockopt::set_socket_send_buffer_size(&socket, SOCKET_BUFFER)?;
+    limit_buffers(&socket)?;
     socket.bind(address)?;
     socket.listen(BACKLOG)
+}
+
+fn limit_buffers(socket: impl AsFd) -> io::Result<()> {
+    sockopt::set_socket_recv_buffer_size(&socket, SOCKET_BUFFER)?;
+    Ok(sockopt::set_socket_send_buffer_size(&socket, SOCKET_BUFFER)?)
 }
 
 /// Checks the path of a Unix socket before it is bound. It does not check whether another process listens
@@ -253,12 +313,22 @@ enum Accepted {
     Tcp(Tcp, SocketAddr),
 }
 
-async fn accept(incoming: Incoming, tls: Option<Tls>, room: Arc<Room>, shared: Arc<Shared>) {
+async fn accept(
+    opens: BoxFuture<'static, ()>,
+    incoming: Incoming,
+    tls: Option<Tls>,
+    room: Arc<Room>,
+    shared: Arc<Shared>,
+) {
     let clock = Arc::clone(&shared.surroundings.clock);
     let _stop = StopWithUs(shared.surroundings.shutdown.clone());
     let soft = shared.surroundings.shutdown.soft().clone();
     let mut stopping = pin!(soft.cancelled());
     let mut failures = 0_u32;
+    tokio::select! {
+        () = &mut stopping => return,
+        () = opens => {}
+    }
     loop {
         let accepted = tokio::select! {
             biased;
@@ -313,8 +383,11 @@ async fn next(incoming: &Incoming) -> io::Result<Accepted> {
                 .map_err(|error| gone(error.into()))?;
             Ok(Accepted::Unix(stream))
         }
-        Incoming::Tcp(listener) => {
+        Incoming::Tcp { listener, is_passed } => {
             let (stream, address) = listener.accept().await?;
+            if *is_passed {
+                limit_buffers(&stream).map_err(gone)?;
+            }
             Ok(Accepted::Tcp(Tcp::new(stream).map_err(gone)?, address))
         }
     }
@@ -372,7 +445,8 @@ fn admit(accepted: Accepted, tls: Option<&Tls>, room: &Arc<Room>, shared: &Arc<S
                         () = place.told() => {
                             return shared.metrics.connection_refused(ConnectionRefusal::GaveWay);
                         }
-                        () = surroundings.shutdown.soft().cancelled() => return,
+                        // (A soft stop ends connections by their first answer, and no handshake takes long.)
+                        () = surroundings.shutdown.hard().cancelled() => return,
                     };
                     let verified = handshake.and_then(|stream| {
                         if let Some(chain) = stream.get_ref().1.peer_certificates() {

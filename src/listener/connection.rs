@@ -35,6 +35,10 @@ const LINGER: Duration = Duration::from_millis(500);
 /// Most bytes read in that time.
 const LINGER_BYTES: usize = 256 * 1024;
 
+/// How long a connection that is to close, and has no request, waits for one that may be on its way. Its
+/// answer says that the connection closes; to a client, an end without one looks like a failure.
+const COMES: Duration = Duration::from_secs(1);
+
 /// How long a connection that must give way may take to receive its last answer.
 pub(super) const LEAVE: Duration = Duration::from_secs(1);
 
@@ -103,6 +107,8 @@ pub(super) async fn serve(
         // Whether the wire is to be told that the connection closes.
         let mut untold = false;
         let mut leave: Option<BoxFuture<'static, ()>> = None;
+        let mut comes: Option<BoxFuture<'static, ()>> = None;
+        let mut waited = false;
         std::future::poll_fn(|cx| {
             let rings = signals.have_come(cx);
             if rings {
@@ -130,14 +136,24 @@ pub(super) async fn serve(
                 // It would close at once, also while a request is answered beside hyper; the end of that one
                 // closes the connection by itself.
                 if untold && !pulse.is_beside() {
-                    untold = false;
-                    wire.close();
+                    if !waited && pulse.awaits_a_request() {
+                        let comes = comes.get_or_insert_with(|| clock.sleep(COMES));
+                        waited = comes.as_mut().poll(cx).is_ready();
+                    }
+                    if waited || !pulse.awaits_a_request() {
+                        untold = false;
+                        wire.close();
+                    }
                 }
                 if let Poll::Ready(result) = wire.poll(cx) {
                     if let Err(error) = result {
                         tracing::debug!(listener = shared.name, %error, "a connection broke");
                     }
                     return Poll::Ready(End::Closed);
+                }
+                // What it waited for has come.
+                if untold && !pulse.is_beside() && !pulse.awaits_a_request() {
+                    continue;
                 }
                 // It ends with its answer, which most clients take at once.
                 if gives_way && !pulse.is_answering() {
@@ -319,7 +335,8 @@ async fn answer(
     let (keeper, room) = (Arc::clone(pulse) as _, pulse.room());
     let mut response =
         exchange.respond(Asked { head, incoming, peer, certificate, keeper, room, refused }).await;
-    let mut closes = !has_room || exchange.has_failed();
+    // (hyper may have the answer before it hears that the connection is to close.)
+    let mut closes = !has_room || exchange.has_failed() || pulse.closes();
     if response.body().is_stream() {
         pulse.stream_began();
     } else if !pulse.request_ended(length_of(&response)) {

@@ -35,6 +35,7 @@ mod guard;
 mod head_values;
 mod http2;
 mod pairs;
+mod passed;
 mod path;
 mod problem;
 #[cfg(any(test, feature = "testkit"))]
@@ -72,6 +73,7 @@ pub use bind::{BindError, Bound, LocalAddress, check_socket};
 pub use body::{Body, BodyError};
 pub use client_certificate::PeerCertificate;
 pub use pairs::{BadPairs, MOST_PARAMETERS, Pairs};
+pub use passed::{PassedError, PassedSocket, PassedSockets};
 pub use path::{Dots, segments};
 pub use problem::{Problem, problem};
 pub use room::{IN_KERNEL, OWN_BYTES, PER_CONNECTION, Room};

@@ -149,6 +149,11 @@ impl Pulse {
         self.waits_for_head.load(Ordering::Relaxed) && !self.is_with_hyper() && !self.is_beside()
     }
 
+    /// Returns true while there is no whole request, but the next may be on its way.
+    pub(super) fn awaits_a_request(&self) -> bool {
+        matches!(self.phase(), Phase::New | Phase::Head | Phase::Idle)
+    }
+
     /// Returns true if the last request was answered beside hyper.
     pub(super) fn was_beside(&self) -> bool {
         self.was_beside.load(Ordering::Relaxed)

@@ -642,6 +642,33 @@ async fn a_soft_stop_finishes_what_is_in_flight_and_closes_the_rest() {
 }
 
 #[tokio::test]
+async fn a_soft_stop_answers_what_is_on_its_way() {
+    let served = tcp(Limits::default());
+    let (mut fresh, mut begun) = (served.connect().await, served.connect().await);
+    let (mut kept, mut stream) = (served.connect().await, served.connect().await);
+    send(&mut kept, "GET / HTTP/1.1\r\nHost: a\r\n\r\n").await;
+    one_response(&mut kept).await;
+    send(&mut begun, "GET / HTTP/1.1\r\nHo").await;
+    send(&mut stream, "GET /stream HTTP/1.1\r\nHost: a\r\n\r\n").await;
+    served.eventually("tokenward_http_connections{listener=\"test\"} 4").await;
+    while served.reached() < 2 {
+        tokio::task::yield_now().await;
+    }
+    served.shutdown.stop();
+    // A stream ends at once, so by then the others know of the stop, too.
+    rest(&mut stream).await;
+    send(&mut begun, "st: a\r\n\r\n").await;
+    send(&mut fresh, "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n").await;
+    send(&mut kept, "GET / HTTP/1.1\r\nHost: a\r\n\r\n").await;
+    for connection in [&mut begun, &mut fresh, &mut kept] {
+        let answer = rest(connection).await;
+        assert!(status(&answer) == "200" && answer.to_lowercase().contains("connection: close"), "{answer}");
+    }
+    drop((fresh, begun, kept, stream));
+    timeout(PATIENCE, served.tasks.close_and_wait()).await.expect("every task has ended");
+}
+
+#[tokio::test]
 async fn a_hard_stop_drops_what_is_in_flight() {
     let served = tcp(Limits::default());
     let mut busy = served.connect().await;

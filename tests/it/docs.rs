@@ -18,7 +18,7 @@ use crate::launcher::repository;
 use crate::world::{ALICE, BOB, Plan, World, text};
 
 /// Documents for readers of this repository.
-const DOCUMENTS: [&str; 29] = [
+const DOCUMENTS: [&str; 30] = [
     "README.md",
     "SEMANTICS.md",
     "ARCHITECTURE.md",
@@ -46,6 +46,7 @@ const DOCUMENTS: [&str; 29] = [
     "docs/pages.md",
     "docs/providers.md",
     "docs/scale.md",
+    "docs/systemd.md",
     "docs/vault.md",
     "docs/watch.md",
 ];

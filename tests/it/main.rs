@@ -79,6 +79,7 @@ mod operations;
 mod operator_commands;
 mod outbound;
 mod pages;
+mod passed_sockets;
 mod pki;
 mod policy_doors;
 mod prompts;

@@ -512,6 +512,15 @@ impl Process {
 
     /// Starts the binary and waits until it listens.
     pub(crate) async fn launch(folder: &Path) -> Process {
+        // A file of this name gets what it prints.
+        let stdout = std::fs::OpenOptions::new().append(true).open(folder.join("stdout"));
+        let mut command = Command::new(env!("CARGO_BIN_EXE_tokenward"));
+        command.stdin(Stdio::null()).stdout(stdout.map_or_else(|_| Stdio::null(), Stdio::from));
+        Process::launch_by(command, folder).await
+    }
+
+    /// The same, by a command that becomes the daemon.
+    pub(crate) async fn launch_by(mut command: Command, folder: &Path) -> Process {
         // Most tests count calls to the authority, so they run without the sweep.
         let sweep_rate = match std::fs::read_to_string(folder.join("sweep")).as_deref() {
             Ok("") => "400".to_owned(),
@@ -522,9 +531,6 @@ impl Process {
         let of_systemd = Some(folder.join("systemd")).filter(|folder| folder.exists());
         // The machine's proxy settings do not apply to an authority on it; the test's own do.
         let environment = std::fs::read_to_string(folder.join("environment")).unwrap_or_default();
-        // A file of this name gets what it prints.
-        let stdout = std::fs::OpenOptions::new().append(true).open(folder.join("stdout"));
-        let mut command = Command::new(env!("CARGO_BIN_EXE_tokenward"));
         for name in ["HTTPS_PROXY", "HTTP_PROXY", "NO_PROXY"] {
             command.env_remove(name).env_remove(name.to_ascii_lowercase());
         }
@@ -536,11 +542,11 @@ impl Process {
             .arg("serve")
             .arg("--config")
             .arg(folder.join("tokenward.toml"))
-            .stdin(Stdio::null())
-            .stdout(stdout.map_or_else(|_| Stdio::null(), Stdio::from))
             .stderr(Stdio::piped())
             .spawn()
             .expect("the daemon starts");
+        // What the command holds of its own, such as sockets, is the daemon's alone now.
+        drop(command);
         let log = Arc::new(Mutex::new(String::new()));
         let stderr = child.stderr.take().expect("piped");
         let (sender, mut addresses) = tokio::sync::mpsc::unbounded_channel();
