@@ -17,6 +17,9 @@ trap 'rm -rf "$work"' EXIT
 echo "ok    overlays: rendered and validated"
 
 binary=${BINARY:-target/debug/tokenward}
+if [ "$(id -u)" -eq 0 ] && [ -x "$binary" ] && [ -n "$(find src Cargo.lock -newer "$binary" -print -quit)" ]; then
+    echo "note  overlays, each started: $binary is older than its sources"
+fi
 if [ "$(id -u)" -ne 0 ] || [ ! -x "$binary" ]; then
     echo "skip  overlays, each started: this needs root and a program at $binary"
     if [ "${STRICT:-0}" = 1 ]; then exit 1; fi

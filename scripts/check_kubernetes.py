@@ -157,6 +157,20 @@ def rules(overlay: str, objects: list[dict]) -> list[str]:
     return problems
 
 
+def caller_rules(objects: list[dict]) -> list[str]:
+    """The example of a caller: what its variables name is in its volumes."""
+    pod = next(one for one in objects if one["kind"] == "Deployment")["spec"]["template"]["spec"]
+    container, = pod["containers"]
+    mounts = {mount["name"]: mount["mountPath"] for mount in container["volumeMounts"]}
+    files = {
+        f"{mounts[volume['name']]}/{path}"
+        for volume in pod["volumes"] for source in volume["projected"]["sources"] for kind in source.values()
+        for path in ([kind["path"]] if "path" in kind else [item["path"] for item in kind["items"]])
+    }
+    named = {one["value"] for one in container["env"] if one["value"].startswith("/")}
+    return [f"{name} is in no volume: {sorted(files)}" for name in sorted(named - files)] + ([] if named else ["no file is named"])
+
+
 def unpack(overlay: str, objects: list[dict], into: pathlib.Path) -> None:
     """What the pod gets, for check-kubernetes.sh: its configuration, its variables, and its files with who makes them."""
     folder = into / overlay
@@ -171,6 +185,9 @@ def unpack(overlay: str, objects: list[dict], into: pathlib.Path) -> None:
     variables = "".join(f"{one['name']}={one['value']}\n" for one in container.get("env", []))
     (folder / "environment").write_text(variables)
     mounts = {mount["name"]: mount["mountPath"] for mount in container["volumeMounts"]}
+    pod = pod_of(objects)
+    ending = {"preStop": container["lifecycle"]["preStop"]["sleep"]["seconds"], "grace": pod["terminationGracePeriodSeconds"]}
+    (folder / "ending").write_text(json.dumps(ending))
     (folder / "mounts").write_text("".join(f"{name} {path}\n" for name, path in sorted(mounts.items())))
 
 
@@ -192,7 +209,7 @@ def main() -> int:
         if options.unpack:
             unpack(overlay, objects, options.unpack)
     caller = list(yaml.safe_load_all((HERE / "caller.yaml").read_text()))
-    problems += [f"caller.yaml: {problem}" for problem in validate(caller)]
+    problems += [f"caller.yaml: {problem}" for problem in validate(caller) or caller_rules(caller)]
     for problem in problems:
         print(problem)
     return 1 if problems else 0

@@ -1,4 +1,5 @@
-"""Starts the daemon of one overlay as its pod would; run by check-kubernetes.sh in namespaces of its own.
+"""Starts the daemon of one overlay as its pod would; run by check-kubernetes.sh in namespaces of its own. With the overlay `redis`
+it then rolls two replicas over behind a balancer, under load.
 
     kubernetes_trial.py OVERLAY DIR BINARY       DIR: what check_kubernetes.py unpacked
 """
@@ -7,9 +8,11 @@ import base64
 import hashlib
 import http.client
 import http.server
+import itertools
 import json
 import os
 import pathlib
+import select
 import socket
 import ssl
 import subprocess
@@ -190,6 +193,20 @@ def root_file_system(root: pathlib.Path, work: pathlib.Path, binary: pathlib.Pat
     claim.chmod(0o2775)
 
 
+def make_pod(root: pathlib.Path, work: pathlib.Path, binary: pathlib.Path, mounts: dict[str, str],
+             volumes: dict[str, dict[str, bytes]]) -> list[str]:
+    """The pod's file system; returns the command that runs its program there."""
+    root_file_system(root, work, binary)
+    places = {name: root / path.removeprefix("/").replace("var/run/", "run/", 1) for name, path in mounts.items()}
+    for path in places.values():
+        path.mkdir(parents=True, exist_ok=True)
+    run("mount", "-o", "remount,bind,ro", str(root))
+    for name, path in places.items():
+        if name in volumes:
+            as_the_kubelet_does(path, volumes[name])
+    return ["chroot", f"--userspec={USER}:{USER}", f"--groups={USER}", str(root), "/tokenward"]
+
+
 def fetch(url: str, token: str = "", context: ssl.SSLContext | None = None) -> tuple[int, str]:
     request = urllib.request.Request(url, headers={"Authorization": f"Bearer {token}"} if token else {})
     try:
@@ -232,20 +249,11 @@ def main() -> None:
         "cluster": {"token": own_token.encode(), "ca.crt": (work / "ca.crt").read_bytes()},
         "redis": {"password": password.encode(), "ca.crt": (work / "ca.crt").read_bytes()},
     }
-    root = work / "root"
-    root_file_system(root, work, binary)
     mounts = dict(line.split() for line in (unpacked / "mounts").read_text().splitlines())
-    places = {name: root / path.removeprefix("/").replace("var/run/", "run/", 1) for name, path in mounts.items()}
-    for path in places.values():
-        path.mkdir(parents=True, exist_ok=True)
-    run("mount", "-o", "remount,bind,ro", str(root))
-    for name, path in places.items():
-        if name in volumes:
-            as_the_kubelet_does(path, volumes[name])
+    pod = make_pod(work / "root", work, binary, mounts, volumes)
 
     variables = dict(line.split("=", 1) for line in (unpacked / "environment").read_text().splitlines())
     environment = variables | {"TOKENWARD_CONFIG": "/etc/tokenward/tokenward.toml", "PATH": "/usr/sbin:/usr/bin"}
-    pod = ["chroot", f"--userspec={USER}:{USER}", f"--groups={USER}", str(root), "/tokenward"]
     checked = subprocess.run([*pod, "check"], env=environment, capture_output=True, text=True, check=False)
     if checked.returncode != 0:
         sys.exit(f"FAIL  {overlay}: tokenward check\n{checked.stdout}{checked.stderr}")
@@ -273,7 +281,7 @@ def main() -> None:
         assert (status, json.loads(body)["code"]) == (404, "connection_not_found"), (status, body)
         status, body = fetch(url, other, context)
         assert (status, json.loads(body)["code"]) == (401, "caller_unauthenticated"), (status, body)
-        shown = run("chroot", f"--userspec={USER}:{USER}", f"--groups={USER}", str(root), "/tokenward", "status", env=environment)
+        shown = run(*pod, "status", env=environment)
         assert "outlook" in shown, shown
         daemon.terminate()
         assert daemon.wait(45) == 0, daemon.returncode
@@ -281,6 +289,130 @@ def main() -> None:
         print((work / "log").read_text()[-4000:], file=sys.stderr)
         raise
     print(f"ok    {overlay}: started, ready, a pod's token is known, stopped in order")
+    if overlay == "redis":
+        pods = [pod, make_pod(work / "root-1", work, binary, mounts, volumes)]
+        rollout([Replica(f"127.0.0.{50 + at}", one, environment, work) for at, one in enumerate(pods)], known, context,
+                json.loads((unpacked / "ending").read_text()))
+
+
+# ---- a rollout
+
+class Replica:
+    """A pod of the set, at an address of its own."""
+
+    def __init__(self, address: str, pod: list[str], environment: dict[str, str], work: pathlib.Path) -> None:
+        self.address, self.pod, self.log = address, pod, work / f"log-{address}"
+        listeners = {"PUBLIC": 8080, "LOCAL__0": 7443, "OPS": 9464}
+        self.environment = environment | {f"TOKENWARD__LISTEN__{name}__ADDRESS": f"{address}:{port}" for name, port in listeners.items()}
+        self.daemon: subprocess.Popen | None = None
+
+    def start(self) -> None:
+        self.daemon = subprocess.Popen([*self.pod, "serve"], env=self.environment, stdout=open(self.log, "a"), stderr=subprocess.STDOUT)
+        STARTED.append(self.daemon)
+        until(f"{self.address} is ready", self.is_ready)
+
+    def is_ready(self) -> bool:
+        return fetch(f"http://{self.address}:9464/readyz")[0] == 200
+
+
+class Balancer:
+    """What a Service is to its callers: each new connection goes to one of the endpoints, and stays there."""
+
+    def __init__(self) -> None:
+        self.endpoints: list[str] = []
+        self.turn = itertools.count()
+        self.listener = socket.create_server(("127.0.0.40", 7443), backlog=256)
+        threading.Thread(target=self.accept, daemon=True).start()
+
+    def accept(self) -> None:
+        while True:
+            client, _ = self.listener.accept()
+            endpoints = self.endpoints
+            threading.Thread(target=self.carry, args=(client, endpoints[next(self.turn) % len(endpoints)]), daemon=True).start()
+
+    @staticmethod
+    def carry(client: socket.socket, endpoint: str) -> None:
+        with client, socket.create_connection((endpoint, 7443)) as server:
+            other = {client: server, server: client}
+            while other:
+                for one in select.select(list(other), [], [])[0]:
+                    try:
+                        data = one.recv(65536)
+                        other[one].sendall(data) if data else other[one].shutdown(socket.SHUT_WR)
+                    except OSError:
+                        return
+                    if not data:
+                        other.pop(one)
+
+
+class Client(threading.Thread):
+    """Asks again and again: over one connection as long as that is kept, or over a new one each time."""
+
+    def __init__(self, token: str, context: ssl.SSLContext, keeps: bool) -> None:
+        super().__init__(daemon=True)
+        self.token, self.context, self.keeps = token, context, keeps
+        self.ends, self.answers, self.failures = False, 0, []
+
+    def run(self) -> None:
+        connection = None
+        while not self.ends:
+            try:
+                if connection is None:
+                    connection = http.client.HTTPSConnection("tokenward.tokenward.svc", 7443, timeout=20, context=self.context)
+                    connection._create_connection = lambda _, *rest: socket.create_connection(("127.0.0.40", 7443), *rest)
+                headers = {"Authorization": f"Bearer {self.token}"} | ({} if self.keeps else {"Connection": "close"})
+                connection.request("GET", "/v1/apps/outlook/connections/team-a%2Fuser-1/token", headers=headers)
+                answer = connection.getresponse()
+                answer.read()
+                if answer.status != 404:
+                    self.failures.append(f"status {answer.status}")
+                self.answers += 1
+                if answer.will_close:
+                    connection = None
+            except OSError as error:
+                self.failures.append(repr(error))
+                connection = None
+            except http.client.HTTPException as error:
+                self.failures.append(repr(error))
+                connection = None
+            time.sleep(0.02)
+
+
+def rollout(replicas: list[Replica], token: str, context: ssl.SSLContext, ending: dict[str, int]) -> None:
+    """Ends and starts one replica after the other, as the controller of a StatefulSet does."""
+    for replica in replicas:
+        replica.start()
+    balancer = Balancer()
+    balancer.endpoints = [replica.address for replica in replicas]
+    clients = [Client(token, context, keeps) for keeps in (True, True, False)]
+    for client in clients:
+        client.start()
+    until("requests are answered", lambda: all(client.answers > 20 for client in clients))
+    for replica in replicas:
+        before = [client.answers for client in clients]
+        # The endpoint goes from the balancer while preStop still waits, here halfway.
+        began = time.monotonic()
+        time.sleep(ending["preStop"] / 2)
+        balancer.endpoints = [one.address for one in replicas if one is not replica]
+        time.sleep(ending["preStop"] / 2)
+        replica.daemon.terminate()
+        assert replica.daemon.wait(ending["grace"]) == 0, replica.daemon.returncode
+        ended = time.monotonic() - began
+        assert ended < ending["grace"], f"it took {ended:.0f} s of {ending['grace']}"
+        replica.start()
+        balancer.endpoints = [one.address for one in replicas]
+        until("requests go on", lambda before=before: all(
+            client.answers > least + 20 for client, least in zip(clients, before, strict=True)))
+    for client in clients:
+        client.ends = True
+        client.join(30)
+    failures = [failure for client in clients for failure in client.failures]
+    if failures:
+        sys.exit(f"FAIL  rollout: {len(failures)} requests failed: {failures[:5]}\n{replicas[0].log.read_text()[-2000:]}")
+    print(f"ok    rollout: both replicas replaced, {sum(client.answers for client in clients)} requests, none failed")
+    for replica in replicas:
+        replica.daemon.terminate()
+        assert replica.daemon.wait(45) == 0, replica.daemon.returncode
 
 
 if __name__ == "__main__":
