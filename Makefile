@@ -4,7 +4,7 @@
 CARGO ?= cargo
 # Most tests wait on sockets and clocks: more of them than cores may do so at once.
 export RUST_TEST_THREADS ?= 8
-.PHONY: quickstart build quick test check fmt lint structure docs deny bench bench-refresh bench-steps audit-stream scale image image-test deploy-check tools providers schemas vault mail soak soak-short flood slow simulate sweep-load baseline model rotation rotation-rewrap revoke-load drill fuzz linear-work work policy timing azure-identity systemd kubernetes kubernetes-rules tour site release reproduce screenshots
+.PHONY: quickstart build quick test check fmt lint structure docs deny bench bench-refresh bench-steps audit-stream scale image image-test dockerfile deploy-check tools providers schemas vault mail soak soak-short flood slow simulate sweep-load baseline model rotation rotation-rewrap revoke-load drill fuzz linear-work work policy timing azure-identity systemd kubernetes kubernetes-rules tour site release reproduce screenshots
 
 quickstart:
 	$(CARGO) run --example quickstart
@@ -154,6 +154,11 @@ image:
 
 image-test: image
 	scripts/image-smoke.sh
+
+# The Dockerfile as it stands, from base images made here: both of its images, built without optimisation, and started. Root.
+dockerfile:
+	@command -v buildah >/dev/null && command -v debootstrap >/dev/null || { apt-get update -q && apt-get install -q -y --no-install-recommends buildah debootstrap; }
+	scripts/check-dockerfile.sh
 
 # Real daemons, real Redis, faults of every kind: `make soak MINUTES=30 FAULTS=500 REDIS=sentinel`. Behind Sentinel what is
 # acknowledged waits for a replica: a failover without that takes acknowledged refreshes back (SEMANTICS 30). The report says what broke; what was

@@ -22,12 +22,13 @@ have_yaml() {
     skipped=$((skipped + 1))
     return 1
 }
-# check WHAT COMMAND...: quiet when it passes, its whole output when it does not.
+# check WHAT COMMAND...: when it passes, only what it skipped and how old its program is; when it does not, its whole output.
 check() {
     local what=$1
     shift
     if "$@" >"$work/out" 2>&1; then
         echo "ok    $what"
+        if grep -E '^(skip|note)  ' "$work/out"; then skipped=$((skipped + $(grep -c '^skip  ' "$work/out" || true))); fi
     else
         echo "FAIL  $what"
         sed 's/^/      /' "$work/out"
@@ -56,9 +57,31 @@ if have redis-server "Redis ACL" && have redis-cli "Redis ACL"; then
     check "Redis ACL" scripts/check-redis-acl.sh
 fi
 
-# Everything that a cluster gets; and as root, each overlay's daemon started.
+# Everything that a cluster gets; and as root, each overlay's daemon started. (It says itself what it skips.)
 if { command -v kustomize >/dev/null || have kubectl "Kubernetes"; } && have npm "Kubernetes"; then
     check "Kubernetes" scripts/check-kubernetes.sh
+fi
+
+# What starts a daemon needs root and a program, and does not build it: one that is older than its sources is named.
+binary=${BINARY:-target/debug/tokenward}
+may_start() {
+    if [ "$(id -u)" -ne 0 ]; then
+        echo "skip  $1: this needs root"
+    elif [ ! -x "$binary" ]; then
+        echo "skip  $1: no program at $binary (cargo build, or BINARY)"
+    else
+        if [ -n "$(find src Cargo.lock -newer "$binary" -print -quit)" ]; then
+            echo "note  $1: $binary is older than its sources"
+        fi
+        return 0
+    fi
+    skipped=$((skipped + 1))
+    return 1
+}
+
+# The units under a real systemd.
+if have /usr/lib/systemd/systemd "units under systemd" && may_start "units under systemd"; then
+    check "units under systemd" scripts/check-systemd.sh
 fi
 
 # With Grafana's schema, if the check before this one has installed it.
