@@ -518,7 +518,8 @@ static APP: Table = Table {
             Kind::Text,
             Optional,
             "What the app wants accounts for, in one sentence. Connect pages show it, and so does the mail \
-             with which a user asks an administrator for approval.",
+             with which a user asks an administrator for approval. A file of `pages.languages_dir` may \
+             say it in its language, under `[purposes]`.",
         ),
         key(
             "support_contact",

@@ -168,5 +168,16 @@ mod tests {
         assert_eq!(german.raw(text::Text::ConnectedTitle), "Fertig");
         assert_eq!(german.raw(text::Text::Questions), "Fragen?");
         assert!(matches!(languages.add("de", "x = 1").as_slice(), [LanguageFinding::Wrong(_)]));
+        assert_eq!(languages.add("de", "[purposes]\noutlook = \"Es zeigt Ihre E-Mails.\""), []);
+        let german = languages.choose(Some("de"));
+        assert_eq!(german.purpose("outlook"), Some("Es zeigt Ihre E-Mails."));
+        assert_eq!(german.raw(text::Text::ConnectedTitle), "Fertig", "the texts of before");
+        assert_eq!((german.purpose("other"), languages.choose(None).purpose("outlook")), (None, None));
+        let in_purposes = |line: &str| format!("[purposes]\n{line}");
+        let wrongs = ["a = \"\"", "a = \"x\\ny\"", "a = 1"].map(in_purposes);
+        for wrong in wrongs.iter().map(String::as_str).chain(["purposes = 1"]) {
+            let found = languages.add("de", wrong);
+            assert!(matches!(found.as_slice(), [LanguageFinding::Wrong(_)]), "{wrong}: {found:?}");
+        }
     }
 }

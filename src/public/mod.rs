@@ -166,9 +166,9 @@ impl PublicSite {
                 false => self.cannot_begin(visit, CannotBegin::Over(view.state), who(request), false),
             };
         }
-        let app = self.broker.app(&view.app).ok();
+        let about = self.about(&view.app);
         let asks = visit.look.callers.get(&view.asked_by);
-        let is_microsoft = self.about(&view.app).is_some_and(|about| about.is_microsoft());
+        let is_microsoft = about.as_ref().is_some_and(About::is_microsoft);
         let button = if is_microsoft { Text::ConnectButtonMicrosoft } else { Text::ConnectButton };
         // The title says who asks, unless it is somebody else than the app.
         let page = match asks {
@@ -176,12 +176,12 @@ impl PublicSite {
             None => Page::new(Text::ConnectTitle),
         };
         let page = page
-            .say_plain(app.as_ref().and_then(|app| app.purpose.clone()))
+            .say_plain(about.as_ref().and_then(|about| about.purpose(&visit.language)))
             .list(Text::ConnectList, asked_for(&view.scopes))
             .say(Text::ConnectHow)
             .note(Text::ConnectWarning)
             .button(button, self.link_of(&id))
-            .about(self.about(&view.app));
+            .about(about);
         let mut response = self.page(visit, StatusCode::OK, &page);
         // The binding comes with the page, so that two presses of the button come from the same browser.
         if binding.is_none() && request.method == Method::GET {
@@ -364,13 +364,13 @@ impl PublicSite {
     }
 
     fn about(&self, app: &AppName) -> Option<About> {
-        self.broker.app(app).ok().map(|app| About::new(&app))
+        self.broker.app(app).ok().map(|found| About::new(app, &found))
     }
 
     /// What a page is about that belongs to no app: what all apps have in common.
     fn about_all(&self) -> About {
         let apps = self.broker.apps();
-        About::of_all(apps.values().map(|app| About::new(app)))
+        About::of_all(apps.iter().map(|(name, app)| About::new(name, app)))
     }
 
     /// 303, never 307: the method and its body end here (RFC 9700 section 4.12).

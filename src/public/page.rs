@@ -13,6 +13,7 @@ use super::scopes::{Asked, in_words};
 use super::text::{Direction, Language, Text};
 use crate::broker::sign_in::CallbackProblem;
 use crate::broker::{App, SessionFailure};
+use crate::domain::id::AppName;
 use crate::domain::reference;
 use crate::domain::scope::ScopeNaming;
 use crate::domain::time::Timestamp;
@@ -66,6 +67,8 @@ pub(super) enum Mark {
 /// What a page says about an app.
 #[derive(Debug, Clone, Default)]
 pub(super) struct About {
+    /// Its name in the configuration.
+    name: String,
     /// Its name for people.
     app: Option<String>,
     is_microsoft: bool,
@@ -75,8 +78,9 @@ pub(super) struct About {
 }
 
 impl About {
-    pub(super) fn new(app: &App) -> Self {
+    pub(super) fn new(name: &AppName, app: &App) -> Self {
         About {
+            name: name.to_string(),
             app: app.display_name.clone(),
             is_microsoft: matches!(app.naming(), ScopeNaming::Entra { .. }),
             purpose: app.purpose.clone(),
@@ -89,12 +93,18 @@ impl About {
     pub(super) fn of_all(mut all: impl Iterator<Item = About>) -> Self {
         let Some(first) = all.next() else { return About::default() };
         all.fold(first, |common, other| About {
+            name: String::new(),
             app: common.app.filter(|app| Some(app) == other.app.as_ref()),
             is_microsoft: common.is_microsoft && other.is_microsoft,
             purpose: None,
             support: common.support.filter(|support| Some(support) == other.support.as_ref()),
             scopes: Vec::new(),
         })
+    }
+
+    /// What it wants accounts for, in the reader's language if that says it.
+    pub(super) fn purpose(&self, language: &Language) -> Option<String> {
+        language.purpose(&self.name).map(str::to_owned).or_else(|| self.purpose.clone())
     }
 
     pub(super) fn is_microsoft(&self) -> bool {
@@ -438,9 +448,9 @@ impl<'a> Words<'a> {
         });
         let scopes = scopes.collect::<Vec<_>>().join("\n");
         let mut body = self.filled(Text::ApprovalMailBody, &[("scopes", &scopes), ("link", link)]);
-        if let Some(purpose) = &self.about.purpose {
+        if let Some(purpose) = self.about.purpose(self.writing.language) {
             body.push('\n');
-            body.push_str(&self.filled(Text::ApprovalMailWhy, &[("purpose", purpose)]));
+            body.push_str(&self.filled(Text::ApprovalMailWhy, &[("purpose", &purpose)]));
         }
         if let Some(support) = contact {
             body.push('\n');

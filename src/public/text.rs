@@ -5,6 +5,8 @@ use std::str::FromStr as _;
 
 /// Largest text of a language, in bytes.
 const LONGEST: usize = 4000;
+/// Longest sentence about what an app wants accounts for, in characters.
+const LONGEST_PURPOSE: usize = 200;
 
 macro_rules! texts {
     ($($name:ident $key:literal,)*) => {
@@ -189,12 +191,19 @@ pub(super) struct Language {
     pub(super) direction: Direction,
     /// In the order of [`Text::ALL`].
     texts: Vec<String>,
+    /// What an app wants accounts for, by its name.
+    purposes: BTreeMap<String, String>,
 }
 
 impl Language {
     /// Returns a text, with its words in braces not filled in.
     pub(super) fn raw(&self, text: Text) -> &str {
         &self.texts[text as usize]
+    }
+
+    /// Returns what an app wants accounts for, if this language says it.
+    pub(super) fn purpose(&self, app: &str) -> Option<&str> {
+        self.purposes.get(app).map(String::as_str)
     }
 
     /// Returns a text with its words filled in. A value is not looked through for further words.
@@ -253,8 +262,26 @@ pub(super) fn read(tag: &str, file: &str, fallback: Option<&Language>) -> Result
             toml::Table::new()
         }
     };
-    mistakes
-        .extend(table.keys().map(|key| format!("{key} is not a key here: there are direction and texts")));
+    let mut purposes = BTreeMap::new();
+    match table.remove("purposes") {
+        None => {}
+        Some(toml::Value::Table(given)) => {
+            for (app, said) in given {
+                match said {
+                    toml::Value::String(said) if is_sentence(&said) => {
+                        purposes.insert(app, said);
+                    }
+                    _ => mistakes.push(format!(
+                        "purposes.{app} must be a text of 1 to {LONGEST_PURPOSE} characters on one line"
+                    )),
+                }
+            }
+        }
+        Some(_) => mistakes.push("purposes must be a table: a sentence for each app".to_owned()),
+    }
+    mistakes.extend(
+        table.keys().map(|key| format!("{key} is not a key here: there are direction, texts and purposes")),
+    );
     let (mut texts, mut missing) = (Vec::with_capacity(Text::ALL.len()), Vec::new());
     for (text, key) in Text::ALL {
         let english = fallback.map(|language| language.raw(*text));
@@ -274,9 +301,14 @@ pub(super) fn read(tag: &str, file: &str, fallback: Option<&Language>) -> Result
     }
     mistakes.extend(given.keys().map(|key| format!("texts.{key} is not a text of the pages")));
     match mistakes.is_empty() {
-        true => Ok(Read { language: Language { tag: tag.to_owned(), direction, texts }, missing }),
+        true => Ok(Read { language: Language { tag: tag.to_owned(), direction, texts, purposes }, missing }),
         false => Err(mistakes),
     }
+}
+
+/// Returns true for one line of as many characters as `purpose` may have in the configuration.
+fn is_sentence(said: &str) -> bool {
+    !said.trim().is_empty() && said.chars().count() <= LONGEST_PURPOSE && !said.chars().any(char::is_control)
 }
 
 /// Returns a word in braces that `english` does not have.

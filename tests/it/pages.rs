@@ -95,7 +95,8 @@ async fn contoso() -> World {
         .app_lines("purpose = \"It shows your e-mail beside your customers' tickets.\"")
         .sections(PAGES)
         .file("logo.svg", LOGO)
-        .file("languages/fr.toml", "[texts]\nconnect_button_microsoft = \"Continuer chez Microsoft\"\n");
+        .file("languages/fr.toml", "[texts]\nconnect_button_microsoft = \"Continuer chez Microsoft\"\n")
+        .file("languages/de.toml", "[purposes]\noutlook = \"Es zeigt Ihre E-Mails neben den Anfragen.\"\n");
     plan.start().await
 }
 
@@ -427,4 +428,21 @@ async fn the_pictures_are_made_anew() {
     chromium.go(text(&link, "connect_url"));
     chromium.click("form button");
     take(&mut chromium, "another-account-phone-dark");
+}
+
+/// A file of a language says it in that language; where none does, the app's own sentence is shown.
+#[tokio::test]
+async fn why_an_app_asks_is_said_in_the_reader_s_language() {
+    let world = contoso().await;
+    let link = session(&world, "user-4711", Value::Null).await;
+    for (accepted, said) in [
+        ("de-AT,de;q=0.9", "Es zeigt Ihre E-Mails neben den Anfragen."),
+        ("en", "It shows your e-mail beside"),
+        ("fr", "It shows your e-mail beside"),
+    ] {
+        let headers = [("accept-language", accepted), ("accept", "text/html")];
+        let page = request(Method::GET, text(&link, "connect_url"), &headers, "").await.expect("a page");
+        assert_eq!(page.status, 200, "{}", page.text());
+        assert!(page.text().contains(said), "{accepted}: {}", page.text());
+    }
 }

@@ -26,6 +26,7 @@ pub(in crate::public) fn written(page: &Page, look: &Look, accepted: &str) -> St
 fn what_comes_from_outside_is_escaped() {
     let text = || EVIL.to_owned();
     let about = About {
+        name: "outlook".to_owned(),
         app: Some(text()),
         is_microsoft: true,
         purpose: Some(text()),
@@ -99,6 +100,7 @@ fn a_problem_has_a_reference_and_a_time_and_those_of_the_request_in_which_it_fai
 #[test]
 fn the_mail_for_an_administrator_says_what_is_asked_and_why() {
     let about = About {
+        name: "outlook".to_owned(),
         app: Some("Contoso Mail".into()),
         is_microsoft: true,
         purpose: Some("Shows your calendar beside your tickets.".into()),
