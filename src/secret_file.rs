@@ -15,6 +15,7 @@
 //! ([`SecretReader::for_owner_of`]).
 
 mod acl;
+pub mod fix;
 pub mod guarded;
 pub mod paste;
 pub mod shape;
@@ -28,6 +29,7 @@ use rustix::fs::{FileType, Gid, Mode, OFlags, Uid};
 use zeroize::Zeroizing;
 
 use self::acl::AccessList;
+use self::fix::{FIX, OF_MOUNTED};
 use self::guarded::{Guard, Loose};
 use self::paste::Odd;
 use self::shape::Misshapen;
@@ -74,8 +76,8 @@ pub enum SecretFileError {
     },
     /// It belongs to neither root nor the daemon's user.
     #[error(
-        "the secret file {} belongs to user {owner}, who could change it; fix: chown {user} {}",
-        path.display(), path.display()
+        "the secret file {} belongs to user {owner}, who could change it{FIX}chown {user} {}",
+        path.display(), path.display(), FIX = FIX
     )]
     Owner {
         /// The file.
@@ -87,8 +89,8 @@ pub enum SecretFileError {
     },
     /// Its mode lets others read or change it.
     #[error(
-        "the secret file {} has mode {mode:04o}, so that {}; fix: {}",
-        path.display(), who_else(*mode), mode_fix(path, *group_reads, *is_mounted)
+        "the secret file {} has mode {mode:04o}, so that {}{FIX}{}",
+        path.display(), who_else(*mode), mode_fix(path, *group_reads, *is_mounted), FIX = FIX
     )]
     Mode {
         /// The file.
@@ -102,8 +104,8 @@ pub enum SecretFileError {
     },
     /// An access control list lets others read or change it.
     #[error(
-        "the secret file {} has an access control list by which {} can read or change it; fix: {}",
-        path.display(), acl::in_words(named), acl::fix(named, path)
+        "the secret file {} has an access control list by which {} can read or change it{FIX}{}",
+        path.display(), acl::in_words(named), acl::fix(named, path), FIX = FIX
     )]
     Listed {
         /// The file.
@@ -170,10 +172,7 @@ fn mode_fix(path: &Path, group_reads: bool, is_mounted: bool) -> String {
     match (is_mounted, group_reads) {
         (false, true) => format!("chmod 640 {}", path.display()),
         (false, false) => format!("chmod 600 {}", path.display()),
-        (true, _) => "it is mounted read-only, so set its mode where it is mounted: `mode: 0400` in a \
-            service's `secrets` (Compose, Swarm), `defaultMode: 0400` in a pod's volume (Kubernetes; 0440 \
-            with `fsGroup`)"
-            .to_owned(),
+        (true, _) => OF_MOUNTED.to_owned(),
     }
 }
 

@@ -15,6 +15,8 @@ pub struct Reloaded {
     pub asked_by: &'static str,
     /// The sections that are others now, or why it was refused: one line each.
     pub result: Result<Vec<String>, Vec<String>>,
+    /// The sections that wait for a restart: sockets, and the form of the log. The rest is in force.
+    pub needs_restart: Vec<&'static str>,
     /// Authorities' documents that could not be fetched anew, one line each; nothing else depends on that.
     pub not_fetched: Vec<String>,
     /// Apps whose secrets stay here because their token host is another one now, one line each, with what to

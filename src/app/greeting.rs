@@ -21,7 +21,7 @@ fn text(config: &Config, path: &Path) -> String {
     let listen = &config.listen;
     let store = match &config.store.backend {
         StoreBackend::Embedded { path } => format!("embedded, in {}", path.display()),
-        StoreBackend::Redis(_) => "Redis".to_owned(),
+        StoreBackend::Redis(redis) => redis.place(),
     };
     let mut rows = vec![
         ("store", store),
@@ -87,6 +87,10 @@ mod tests {
             let loaded = config::load(&text, &Default::default(), path);
             super::text(&loaded.unwrap_or_else(|errors| panic!("{errors}")).config, path)
         };
+        let at = |text: &str| {
+            let loaded = config::load(text, &Default::default(), Path::new("/etc/t.toml"));
+            super::text(&loaded.unwrap_or_else(|errors| panic!("{errors}")).config, Path::new("/etc/t.toml"))
+        };
         let said = file("11111111-2222-3333-4444-555555555555");
         for part in [
             "  store      embedded, in /tmp/ab\n",
@@ -97,6 +101,9 @@ mod tests {
         ] {
             assert!(said.contains(part), "{part}: {said}");
         }
+        let said = at("store.kind = \"redis\"\nstore.url = \"redis+sentinel://r:26379,s:26379/main\"\n");
+        let place = "  store      Redis, the primary main of the sentinels at r:26379, s:26379\n";
+        assert!(said.contains(place), "{said}");
         let said = file(PLACEHOLDER_CLIENT_ID);
         assert!(
             said.contains("client id of app outlook into /etc/t.toml") && !said.contains("Next"),

@@ -1,5 +1,6 @@
 //! Takes up another configuration while the daemon runs. It is read, prepared beside the parts in force, and
-//! then replaces them; or it is refused whole, with every reason, and nothing changes.
+//! then replaces them; or it is refused whole, with every reason, and nothing changes. Sockets are opened at
+//! the start alone: other ones wait for a restart, and hold nothing else up.
 //!
 //! Nothing waits for a reload, and a reload cuts nothing short.
 
@@ -50,6 +51,8 @@ struct Prepared {
     config: Config,
     /// Names of the sections that changed.
     changed: Vec<String>,
+    /// Names of those that only a restart puts in force.
+    needs_restart: Vec<&'static str>,
     warnings: Vec<Mistake>,
     /// The authorities that were in force when it was prepared.
     before: Arc<Authorities>,
@@ -130,8 +133,13 @@ impl Reloader {
 
     async fn reload_now(self: &Arc<Self>, asked_by: &'static str) -> Reloaded {
         let _turn = self.turn.lock().await;
-        let result = self.prepare_in_time().await.map(|prepared| self.take_up(prepared));
-        let reloaded = reloaded(self.now(), asked_by, result);
+        let mut needs_restart = Vec::new();
+        let result = self.prepare_in_time().await.map(|prepared| {
+            let (changed, left) = self.take_up(prepared);
+            needs_restart = left;
+            changed
+        });
+        let reloaded = Reloaded { needs_restart, ..reloaded(self.now(), asked_by, result) };
         if asked_by == AGAIN && self.report.has_said(&reloaded) {
             return reloaded;
         }
@@ -167,8 +175,8 @@ impl Reloader {
     /// Prepares everything before anything is replaced, so that all mistakes are found at once.
     fn prepare(&self) -> Result<Prepared, Vec<String>> {
         let running = self.in_force.config();
-        let loaded = self.source.load(&running).map_err(|errors| lines(&errors))?;
-        let fixed = config::needs_restart(&running, &loaded.config);
+        let mut loaded = self.source.load(&running).map_err(|errors| lines(&errors))?;
+        let fixed = config::cannot_change(&running, &loaded.config);
         if !fixed.is_empty() {
             return Err(fixed
                 .into_iter()
@@ -177,6 +185,7 @@ impl Reloader {
                 })
                 .collect());
         }
+        let needs_restart = config::leave_for_a_restart(&running, &mut loaded.config);
         let (environment, before) = (self.source.environment().again(), self.in_force.authorities());
         let Process { ports, metrics, .. } = &self.process;
         let by = By { environment: &environment, ports, metrics };
@@ -189,15 +198,16 @@ impl Reloader {
         }
         let found = std::mem::take(&mut replaceable.warnings);
         let warnings = loaded.warnings.into_iter().chain(found).collect();
-        Ok(Prepared { config: loaded.config, changed, warnings, before, replaceable })
+        Ok(Prepared { config: loaded.config, changed, needs_restart, warnings, before, replaceable })
     }
 
-    /// Replaces the parts in force. Returns the names of the sections that changed.
-    fn take_up(&self, prepared: Prepared) -> Vec<String> {
-        let Prepared { config, changed, warnings, before, replaceable } = prepared;
+    /// Replaces the parts in force. Returns the names of the sections that changed, and of those that wait
+    /// for a restart.
+    fn take_up(&self, prepared: Prepared) -> (Vec<String>, Vec<&'static str>) {
+        let Prepared { config, changed, needs_restart, warnings, before, replaceable } = prepared;
         self.source.say(&warnings);
         self.in_force.take_up(config, replaceable, &before);
-        changed
+        (changed, needs_restart)
     }
 
     fn now(&self) -> Timestamp {
@@ -233,6 +243,14 @@ impl Report {
                     changed = changed.join(", "),
                     "configuration and secrets were read again and are in force"
                 );
+                if !reloaded.needs_restart.is_empty() {
+                    let sections = reloaded.needs_restart.join(", ");
+                    tracing::warn!(
+                        asked_by,
+                        sections,
+                        "what only a restart opens stays as it is: restart the daemon, or put it back"
+                    );
+                }
             }
             Err(problems) => {
                 self.metrics.config_reload(None);
@@ -291,7 +309,14 @@ impl Work for Files {
 }
 
 fn reloaded(at: Timestamp, asked_by: &'static str, result: Result<Vec<String>, Vec<String>>) -> Reloaded {
-    Reloaded { at, asked_by, result, not_fetched: Vec::new(), held_back: Vec::new() }
+    Reloaded {
+        at,
+        asked_by,
+        result,
+        needs_restart: Vec::new(),
+        not_fetched: Vec::new(),
+        held_back: Vec::new(),
+    }
 }
 
 fn lines(errors: &ConfigErrors) -> Vec<String> {

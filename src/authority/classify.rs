@@ -14,11 +14,15 @@
 //! client credential (`invalid_client`) never becomes a verdict on a user, even with a number about a user
 //! beside it.
 
+mod without_user;
+
 use std::time::Duration;
 
 use time::PrimitiveDateTime;
 use time::format_description::BorrowedFormatItem;
 use time::macros::format_description;
+
+pub use self::without_user::{AppFault, EXPIRED_SECRET};
 
 use super::clouds::Provider;
 use super::wire::TokenError;
@@ -99,6 +103,13 @@ const CREDENTIAL_NUMBERS: &[u32] = &[
     700229, 7000214, 7000215, 7000222, 7000274, 7000277, 1000502,
 ];
 
+/// AADSTS numbers for a tenant in the authority's path that cannot be one's name.
+const NO_TENANT_NUMBERS: &[u32] = &[900023];
+/// For a redirect URI that is not registered.
+const REDIRECT_NUMBERS: &[u32] = &[50011, 900971];
+/// For accounts that the registration does not admit, such as personal ones.
+const ACCOUNT_NUMBERS: &[u32] = &[50194, 9002331, 9002332, 9002346];
+
 /// AADSTS numbers that decide: the first row with one of the answer's numbers counts. Sources of the
 /// meanings: the Entra error-code reference, and for the rest the sources of MSAL and Identity Web.
 #[rustfmt::skip]
@@ -137,8 +148,11 @@ const NUMBERS: &[(&[u32], Disposition, &str)] = &[
      "the registration wants a credential where none was sent, or none where one was"),
     (&[9002326, 9002327], Misconfigured,
      "the redirect URI is registered for a single-page application; register it as Web"),
-    (&[50011, 500011, 50049, 50059, 50128, 90019, 50146, 50194, 65005, 650054, 650056, 650057,
-       70005, 70007, 700054, 900023, 90009, 900971, 9002331, 9002332, 900382, 900432, 900439],
+    (NO_TENANT_NUMBERS, Misconfigured, "the authority's tenant is no tenant's name"),
+    (REDIRECT_NUMBERS, Misconfigured, "the redirect URI is not registered"),
+    (ACCOUNT_NUMBERS, Misconfigured, "the registration does not admit the accounts of this authority"),
+    (&[500011, 50049, 50059, 50128, 90019, 50146, 65005, 650054, 650056, 650057, 70005, 70007, 700054, 90009,
+       900382, 900432, 900439],
        Misconfigured, "the app's registration or its authority does not fit"),
     // A credential, if the `error` may not be `invalid_client`.
     (CREDENTIAL_NUMBERS, NextCredential, "the app's credential was rejected"),

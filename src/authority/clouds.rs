@@ -2,7 +2,7 @@
 
 use super::text::is_guid;
 use super::url::CheckedUrl;
-use crate::domain::account::PERSONAL_TENANT;
+use crate::domain::account::{PERSONAL_TENANT, is_for_personal_accounts};
 use crate::domain::clouds::cloud_of;
 
 /// Kind of authority.
@@ -41,7 +41,7 @@ impl TenantPath {
         Some(match tenant.as_str() {
             "common" => TenantPath::Common,
             "organizations" => TenantPath::Organizations,
-            "consumers" | PERSONAL_TENANT => TenantPath::Consumers,
+            personal if is_for_personal_accounts(personal) => TenantPath::Consumers,
             _ if is_guid(&tenant) => TenantPath::Id(tenant),
             _ if is_tenant_name(&tenant) && tenant.contains('.') => TenantPath::Domain(tenant),
             _ => return None,

@@ -47,7 +47,7 @@ mod wire;
 
 use std::time::Duration;
 
-pub use classify::{Asked, Conclusion};
+pub use classify::{AppFault, Asked, Conclusion, EXPIRED_SECRET};
 pub use client::{
     AuthorityConfig, AuthorityConfigError, AuthorityParts, LookedAt, OpenIdAuthority, RedirectSeen,
     Registered, RegistrationSeen, ResponseMode, Way,

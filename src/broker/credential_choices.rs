@@ -124,7 +124,10 @@ impl Broker {
                 Err(Unwritten::Against(Against::NoneLeft(at)))
                     if at > 0 && self.deps.clock.monotonic() < give_up => {}
                 Err(Unwritten::Against(against)) => {
-                    return Err(Refusal::invalid("credential", against_it(against, app, label, &names)));
+                    let report = set.report(now).into_iter().find(|report| report.label == label);
+                    let by_use = report.is_some_and(|report| report.standing.is_proven_by_use);
+                    let why = against_it(against, app, label, &names, by_use);
+                    return Err(Refusal::invalid("credential", why));
                 }
             }
             drop(turn);
@@ -174,8 +177,12 @@ pub(super) fn no_such_credential(app: &AppName, label: &str, set: &CredentialSet
 }
 
 /// Why a choice is refused, and what to do.
-fn against_it(against: Against, app: &AppName, label: &str, names: &[String]) -> String {
+fn against_it(against: Against, app: &AppName, label: &str, names: &[String], by_use: bool) -> String {
     match against {
+        Against::NotTaken if by_use => format!(
+            "the authority has not taken {label:?} yet, and here only a user's refresh proves it: run \
+             `tokenward connections refresh {app} CONNECTION`, or set `home_tenant`, so that `verify` can ask"
+        ),
         Against::NotTaken => format!(
             "the authority has not taken {label:?}, or rejected it since; ask about it with `tokenward \
              credentials verify {app} {label}`"

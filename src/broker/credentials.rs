@@ -14,7 +14,7 @@ use crate::authority::{ClientCredentials, CredentialReport};
 use crate::domain::choice::LATELY;
 use crate::domain::id::AppName;
 use crate::domain::time::Timestamp;
-use crate::domain::verdict::{AuthorityFailure, Disposition};
+use crate::domain::verdict::{AuthorityFailure, Disposition, aadsts};
 
 /// An authority's answer to a check of a credential.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -23,6 +23,10 @@ pub struct Verified {
     pub label: String,
     /// The answer.
     pub heard: Heard,
+    /// The authority's numbers, if it refused.
+    pub error_codes: Vec<u32>,
+    /// False if nothing was asked: the configuration lacks what the request needs.
+    pub was_asked: bool,
 }
 
 /// An answer about a credential, or why there is none.
@@ -98,16 +102,23 @@ impl Broker {
         };
         let mut all = Vec::new();
         for one in labels {
-            let heard = match credentials.prove(&one).await {
-                Some(Ok(())) => Heard::Accepted,
-                Some(Err(failure)) => self.heard_of_failure(credentials.as_ref(), &one, &failure),
+            let verified = match credentials.prove(&one).await {
+                Some(Ok(())) => {
+                    Verified { label: one, heard: Heard::Accepted, error_codes: Vec::new(), was_asked: true }
+                }
+                Some(Err(failure)) => Verified {
+                    heard: self.heard_of_failure(credentials.as_ref(), &one, &failure),
+                    label: one,
+                    was_asked: failure.was_asked(),
+                    error_codes: failure.answer.error_codes,
+                },
                 None if label.is_some() => {
                     return Err(no_such_credential(app, &one, &credentials.credentials()));
                 }
                 // A fallback that was dropped meanwhile.
                 None => continue,
             };
-            all.push(Verified { label: one, heard });
+            all.push(verified);
         }
         if all.iter().any(|one| one.heard == Heard::Accepted) {
             self.deps.engine.app_is_mended(app);
@@ -121,8 +132,8 @@ impl Broker {
         label: &str,
         failure: &AuthorityFailure,
     ) -> Heard {
-        let codes: String = failure.answer.error_codes.iter().map(|code| format!(" AADSTS{code}")).collect();
-        let cause = format!("{}{codes}", failure.cause);
+        let codes = aadsts(failure.answer.error_codes.iter().copied());
+        let cause = format!("{} {codes}", failure.cause).trim_end().to_owned();
         match (failure.disposition, accepted_in_use(credentials, label, self.deps.clock.now())) {
             (Disposition::NextCredential, _) => Heard::Rejected(cause),
             (_, Some(at)) => Heard::AcceptedInUse(at),

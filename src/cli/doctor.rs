@@ -9,13 +9,14 @@ use super::{ConfigPath, Exit, Failure, World, block_on};
 use crate::api::admin::wire::Verified;
 use crate::app::Environment;
 use crate::app::doctor::facts::{Answer, Facts};
-use crate::app::doctor::finding::{Finding, Report, Severity};
+use crate::app::doctor::finding::{Finding, Report, Seen, Severity};
 use crate::app::doctor::{judge, probe};
 use crate::config;
+use crate::domain::verdict::aadsts;
 
 #[derive(clap::Args)]
 pub(super) struct Args {
-    /// Print {config, worst, findings: [{severity, code, subject, what, fault, fix, docs}], looks: [{area,
+    /// Print {config, worst, findings: [{severity, code, subject, what, fault, fix, docs}], seen: [{area,
     /// subject, state}]}
     #[arg(long)]
     json: bool,
@@ -71,7 +72,7 @@ pub(super) fn run(args: &Args, config: &ConfigPath, world: &mut World) -> Result
             "config": facts.config,
             "worst": worst.map(Severity::as_str),
             "findings": report.findings,
-            "looks": report.looks,
+            "seen": report.seen,
         }))?;
     } else {
         world.output.data(&page(&report))?;
@@ -83,8 +84,8 @@ pub(super) fn run(args: &Args, config: &ConfigPath, world: &mut World) -> Result
     }
 }
 
-/// Has the running daemon present the credentials that are not presented from here. Without a daemon the
-/// reason stays.
+/// Has the running daemon present the credentials that are not presented from here. Without a daemon, or
+/// without its answer, the reason stays, with that one's beside it.
 async fn ask_the_daemon(facts: &mut Facts, args: &Args, config: &ConfigPath, world: &mut World) {
     let waits = |facts: &Facts| {
         let mut credentials = facts.apps.iter().flat_map(|app| &app.credentials);
@@ -93,42 +94,40 @@ async fn ask_the_daemon(facts: &mut Facts, args: &Args, config: &ConfigPath, wor
     if !waits(facts) {
         return;
     }
-    let Ok(client) = args.reach.admin(config, world) else { return };
+    let client = args.reach.admin(config, world).map_err(|failure| failure.message);
     for app in &mut facts.apps {
         for credential in &mut app.credentials {
-            if let Answer::ByDaemon(_) = credential.answer
-                && let Some(answer) = verified(&client, &app.name, &credential.id).await
-            {
-                credential.answer = answer;
-            }
+            let Answer::ByDaemon(why) = &credential.answer else { continue };
+            let answer = match &client {
+                Ok(client) => verified(client, &app.name, &credential.id).await,
+                Err(cause) => Err(cause.clone()),
+            };
+            credential.answer =
+                answer.unwrap_or_else(|cause| Answer::ByDaemon(format!("{why}; asking the daemon: {cause}")));
         }
     }
 }
 
-async fn verified(client: &Client, app: &str, id: &str) -> Option<Answer> {
+async fn verified(client: &Client, app: &str, id: &str) -> Result<Answer, String> {
     let path = target(&["admin", "v1", "apps", app, "credentials", id, "verify"], &[]);
-    let answer = client.ask(Method::POST, &path, None, DEADLINE).await.ok()?;
-    let Verified { credentials } = read(&answer).ok()?;
-    let heard = credentials.into_iter().find(|one| one.id == id)?;
-    let cause = heard.cause.unwrap_or_default();
-    let codes = cause.split("AADSTS").skip(1).filter_map(|rest| {
-        let digits = rest.find(|one: char| !one.is_ascii_digit()).unwrap_or(rest.len());
-        rest[..digits].parse().ok()
-    });
-    let codes: Vec<u32> = codes.collect();
-    Some(match heard.outcome.as_str() {
+    let answer = client.ask(Method::POST, &path, None, DEADLINE).await.map_err(|error| error.to_string())?;
+    let Verified { credentials } = read(&answer).map_err(|failure| failure.message)?;
+    let heard = credentials.into_iter().find(|one| one.id == id).ok_or("it does not know this credential")?;
+    let (cause, codes) = (heard.cause.unwrap_or_default(), heard.error_codes);
+    // The numbers stand at its end, and are told by themselves here.
+    let cause = cause.trim_end_matches(&aadsts(codes.iter().copied())).trim_end().to_owned();
+    Ok(match heard.outcome.as_str() {
         "accepted" | "accepted_in_use" => Answer::Accepted,
         "rejected" => Answer::Rejected(cause, codes),
+        _ if !heard.asked => Answer::NotAsked(cause),
         _ => Answer::Unknown(cause, codes),
     })
 }
 
 /// The report for people: what was looked at, then what is wrong, the worst first.
 fn page(report: &Report) -> String {
-    let row = |look: &crate::app::doctor::finding::Look| {
-        vec![look.area.to_owned(), shown(&look.subject), shown(&look.state)]
-    };
-    let rows: Vec<Vec<String>> = report.looks.iter().map(row).collect();
+    let row = |seen: &Seen| vec![seen.area.to_owned(), shown(&seen.subject), shown(&seen.state)];
+    let rows: Vec<Vec<String>> = report.seen.iter().map(row).collect();
     let mut text = table(&["AREA", "OF", "SEEN"], &rows);
     for finding in &report.findings {
         text.push_str("\n\n");

@@ -13,6 +13,7 @@ use super::audit::audit;
 use super::context::{Context, Leaf, Section, pair};
 use super::credentials_dir::is_credential_id;
 use super::issuers::{issuer, jwt};
+use super::mistakes::Topic;
 use super::outbound::outbound;
 use super::rule;
 use super::scope_list::scopes;
@@ -20,6 +21,7 @@ use super::sections::*;
 use super::spec::nearest;
 use super::tree::{Entries, Value};
 use super::url::{HttpUrl, is_host_name, is_loopback_host, split_host_port};
+use crate::domain::account::is_for_personal_accounts;
 use crate::domain::auth_method::{AuthMethod, AuthMethods};
 use crate::domain::certificate_names::{San, SpiffeId};
 use crate::domain::clouds::cloud_of;
@@ -74,11 +76,19 @@ pub(super) fn config(context: &Context, entries: &Entries, env: &BTreeMap<String
     })
 }
 
-/// Reads only the listeners. Their mistakes are dropped: the full reading finds them again.
-pub(super) fn listeners_of(entries: &Entries, base: &Path) -> Option<ListenConfig> {
+/// Reads only the parts that commands need while the rest is being corrected. Mistakes are dropped: the full
+/// reading finds them again.
+pub(super) fn readable(entries: &Entries, base: &Path) -> Readable {
     let context = Context::new(base, Vec::new());
     let root = Section::root(&context, entries);
-    listen(&root.section("listen")?)
+    let (apps, issuers) = (root.section("apps"), root.section("issuers"));
+    let apps: Vec<&str> = apps.iter().flat_map(|apps| apps.keys()).collect();
+    let issuers: Vec<&str> = issuers.iter().flat_map(|issuers| issuers.keys()).collect();
+    Readable {
+        listen: root.section("listen").and_then(|section| listen(&section)),
+        callers: root.map("callers", |_, section| caller(section, &apps, &issuers)),
+        audit: root.section("audit").and_then(|section| audit(&section)),
+    }
 }
 
 // === store ===
@@ -455,7 +465,8 @@ fn private_url(leaf: &Leaf<'_, &str>) -> Option<HttpUrl> {
             None
         }
         Ok(url) if !url.is_private_on_the_way() => {
-            leaf.mistake("must be https; http is for localhost, 127.0.0.1 and [::1] only");
+            let problem = "must be https; http is for localhost, 127.0.0.1 and [::1] only";
+            leaf.mistake_about(Topic::NotHttps, problem);
             None
         }
         Ok(url) => Some(url),
@@ -660,7 +671,8 @@ fn scopes_make_sense(section: &Section<'_>, scopes: &[String], entra: bool) {
 }
 
 fn tenants(section: &Section<'_>, provider: Option<Provider>, authority: Option<&HttpUrl>) -> Tenants {
-    let consumers = authority.is_some_and(|url| url.path().split('/').nth(1) == Some("consumers"));
+    let tenant = authority.and_then(|url| url.path().split('/').nth(1));
+    let consumers = tenant.is_some_and(is_for_personal_accounts);
     let Some(list) = section.node("tenants") else {
         return match provider {
             Some(Provider::OpenId) => Tenants::Everyone,

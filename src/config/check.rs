@@ -4,7 +4,7 @@
 //! Wrong values are reported and removed from the tree; absent ones with a default are added. Afterwards
 //! every value in the tree has its declared kind.
 
-use super::mistakes::{Finding, Place};
+use super::mistakes::{Finding, Place, Topic};
 use super::spec::{Kind, Presence, SECRET_NAMES, Table, nearest, parse_duration};
 use super::tree::{Entries, Entry, Node, Value, parse_default};
 use crate::domain::id::AppName;
@@ -48,6 +48,7 @@ pub(super) fn check_table(
                         key: full,
                         problem: format!("is required: {}", lower_first(key.doc)),
                         nearest: None,
+                        topic: Topic::Other,
                     });
                 }
             }
@@ -77,6 +78,7 @@ pub(super) fn unknown_key(spec: &Table, name: &str, place: Place, full: String) 
                  written down"
             ),
             nearest: None,
+            topic: Topic::Other,
         };
     }
     Finding {
@@ -84,6 +86,7 @@ pub(super) fn unknown_key(spec: &Table, name: &str, place: Place, full: String) 
         key: full,
         problem: "unknown key".to_owned(),
         nearest: nearest(name, spec.keys.iter().map(|key| key.name)),
+        topic: Topic::Other,
     }
 }
 
@@ -119,6 +122,7 @@ fn check_kind(kind: &Kind, node: &mut Node, full: &str, out: &mut Vec<Finding>) 
                             "{noun} names are up to 63 of `a-z 0-9 -` and begin with a letter or digit"
                         ),
                         nearest: None,
+                        topic: Topic::Other,
                     });
                 }
                 check_kind(&Kind::Table(table), &mut entry.node, &full, out)
@@ -160,6 +164,7 @@ fn check_kind(kind: &Kind, node: &mut Node, full: &str, out: &mut Vec<Finding>) 
                     key: full.to_owned(),
                     problem: format!("must be {}", one_of(words)),
                     nearest: nearest(text, words.iter().copied()),
+                    topic: Topic::Other,
                 });
                 return false;
             }
@@ -193,7 +198,13 @@ fn check_kind(kind: &Kind, node: &mut Node, full: &str, out: &mut Vec<Finding>) 
     match problem {
         None => true,
         Some(problem) => {
-            out.push(Finding { place: node.place.clone(), key: full.to_owned(), problem, nearest: None });
+            out.push(Finding {
+                place: node.place.clone(),
+                key: full.to_owned(),
+                problem,
+                nearest: None,
+                topic: Topic::Other,
+            });
             false
         }
     }
@@ -218,6 +229,7 @@ fn check_claims(entries: &mut Entries, full: &str, out: &mut Vec<Finding>) {
                       list has to contain the value"
                 .to_owned(),
             nearest: None,
+            topic: Topic::Other,
         });
         false
     });

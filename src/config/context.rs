@@ -9,7 +9,7 @@ use std::time::Duration;
 use time::OffsetDateTime;
 
 use super::check::{instant, join};
-use super::mistakes::{Finding, Place};
+use super::mistakes::{Finding, Place, Topic};
 use super::spec::parse_duration;
 use super::tree::{Entries, Node, Value};
 
@@ -66,6 +66,18 @@ impl<'a, T> Leaf<'a, T> {
             key: self.path.clone(),
             problem: problem.into(),
             nearest,
+            topic: Topic::Other,
+        });
+    }
+
+    /// A mistake about something that others have words for.
+    pub(super) fn mistake_about(&self, topic: Topic, problem: impl Into<String>) {
+        self.context.mistakes.borrow_mut().push(Finding {
+            place: self.place.clone(),
+            key: self.path.clone(),
+            problem: problem.into(),
+            nearest: None,
+            topic,
         });
     }
 
@@ -75,6 +87,7 @@ impl<'a, T> Leaf<'a, T> {
             key: self.path.clone(),
             problem: problem.into(),
             nearest: None,
+            topic: Topic::Other,
         });
     }
 
@@ -261,7 +274,7 @@ impl<'a> Section<'a> {
         if !self.has(key) && !self.context.mistakes.borrow().iter().any(is_reported) {
             let problem = format!("is required: {why}");
             let place = self.place.absent();
-            self.context.mistake(Finding { place, key: full, problem, nearest: None });
+            self.context.mistake(Finding { place, key: full, problem, nearest: None, topic: Topic::Other });
         }
         self.not_empty(key, why);
     }

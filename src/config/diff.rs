@@ -6,27 +6,52 @@ use std::path::Path;
 
 use super::sections::{Config, Listener};
 
-/// Returns the sections of the new configuration that need a restart: the sockets, the store's address and
-/// the sinks of the audit log. If the list is empty, the whole configuration can be applied.
-pub fn needs_restart(running: &Config, new: &Config) -> Vec<&'static str> {
-    let (old_listen, new_listen) = (&running.listen, &new.listen);
+/// Returns the sections of the new configuration that cannot be put in force before a restart, and without
+/// which the rest must not be: the store, the keyring, and the sinks of the audit log.
+pub fn cannot_change(running: &Config, new: &Config) -> Vec<&'static str> {
     [
         ("store", running.store.backend != new.store.backend),
-        ("listen.public.address", old_listen.public.address != new_listen.public.address),
-        ("listen.public.tls", old_listen.public.tls.is_some() != new_listen.public.tls.is_some()),
-        ("listen.issuer", old_listen.issuer != new_listen.issuer),
-        ("listen.local", sockets(&old_listen.local) != sockets(&new_listen.local)),
-        ("listen.admin", sockets(&old_listen.admin) != sockets(&new_listen.admin)),
-        ("listen.ops.address", old_listen.ops.address != new_listen.ops.address),
-        ("listen.ops.tls", old_listen.ops.tls.is_some() != new_listen.ops.tls.is_some()),
         ("store.journal", running.store.journal != new.store.journal),
         ("sealing.keyring", running.sealing != new.sealing),
-        ("log.format", running.log.format != new.log.format),
         ("audit", running.audit != new.audit),
     ]
     .into_iter()
     .filter_map(|(name, changed)| changed.then_some(name))
     .collect()
+}
+
+/// Leaves what only a restart opens as it runs, and returns its names: the sockets with all that belongs to
+/// them, and the form of the log. The rest of a new configuration does not depend on them, and must not wait:
+/// a rule may be taken away on the day after a listener was added.
+pub fn leave_for_a_restart(running: &Config, new: &mut Config) -> Vec<&'static str> {
+    let (old, listen) = (&running.listen, &mut new.listen);
+    let mut left = Vec::new();
+    if (old.public.address, old.public.tls.is_some()) != (listen.public.address, listen.public.tls.is_some())
+    {
+        listen.public = old.public.clone();
+        left.push("listen.public");
+    }
+    if old.issuer != listen.issuer {
+        listen.issuer.clone_from(&old.issuer);
+        left.push("listen.issuer");
+    }
+    for (name, old, listeners) in
+        [("listen.local", &old.local, &mut listen.local), ("listen.admin", &old.admin, &mut listen.admin)]
+    {
+        if sockets(old) != sockets(listeners) {
+            listeners.clone_from(old);
+            left.push(name);
+        }
+    }
+    if (old.ops.address, old.ops.tls.is_some()) != (listen.ops.address, listen.ops.tls.is_some()) {
+        listen.ops = old.ops.clone();
+        left.push("listen.ops");
+    }
+    if running.log.format != new.log.format {
+        new.log.format = running.log.format;
+        left.push("log.format");
+    }
+    left
 }
 
 /// A listener without its TLS files, whose paths may change, and without what it accepts.
@@ -89,13 +114,35 @@ mod tests {
     #[test]
     fn names_what_cannot_change_live() {
         let running = Config::default();
-        assert_eq!(needs_restart(&running, &running), [""; 0]);
+        assert_eq!(cannot_change(&running, &running), [""; 0]);
         let mut new = running.clone();
         new.limits.lease *= 2;
         new.store.serve_cached_for *= 2;
-        assert_eq!(needs_restart(&running, &new), [""; 0]);
-        new.listen.ops.address.set_port(1);
         new.listen.local.pop();
-        assert_eq!(needs_restart(&running, &new), ["listen.local", "listen.ops.address"]);
+        assert_eq!(cannot_change(&running, &new), [""; 0]);
+        new.sealing.keyring.push("other");
+        new.store.journal = Some("journal".into());
+        assert_eq!(cannot_change(&running, &new), ["store.journal", "sealing.keyring"]);
+    }
+
+    #[test]
+    fn sockets_stay_as_they_run_and_the_rest_counts() {
+        let running = Config::default();
+        let mut same = running.clone();
+        same.limits.lease *= 2;
+        let wanted = same.clone();
+        assert_eq!(leave_for_a_restart(&running, &mut same), [""; 0]);
+        assert!(same == wanted, "nothing was put back");
+        let mut new = wanted.clone();
+        new.listen.public.address.set_port(1);
+        new.listen.public.base_url = "https://other.example".to_owned();
+        new.listen.issuer = Some("https://other.example".to_owned());
+        new.listen.local.pop();
+        let another = new.listen.local.first().expect("one is left").clone();
+        new.listen.admin.push(another);
+        new.listen.ops.address.set_port(1);
+        let left = leave_for_a_restart(&running, &mut new);
+        assert_eq!(left, ["listen.public", "listen.issuer", "listen.local", "listen.admin", "listen.ops"]);
+        assert!(new == wanted, "sockets as they run, and the other limit");
     }
 }

@@ -10,7 +10,7 @@ use super::context::Context;
 use super::mistakes::{ConfigErrors, Finding, Mistake, Place, Topic};
 use super::overrides;
 use super::places::Places;
-use super::sections::{Config, ListenConfig};
+use super::sections::{Config, ListenConfig, Readable};
 use super::spec::ROOT;
 use super::tree::{self, Value};
 
@@ -31,7 +31,7 @@ pub struct Loaded {
 /// The readable parts of a text, whatever is wrong with the rest.
 struct Read {
     config: Option<Config>,
-    listen: Option<ListenConfig>,
+    readable: Readable,
     places: Places,
     mistakes: Vec<Mistake>,
     warnings: Vec<Mistake>,
@@ -53,7 +53,7 @@ fn read(text: &str, env: &BTreeMap<String, String>, path: &Path) -> Read {
     check_table(&ROOT, entries, &Place::File(0), "", &mut findings);
 
     let context = Context::new(path.parent().unwrap_or(Path::new("")), findings);
-    let listen = build::listeners_of(entries, path.parent().unwrap_or(Path::new("")));
+    let readable = build::readable(entries, path.parent().unwrap_or(Path::new("")));
     let config = build::config(&context, entries, env);
     let (findings, warnings) = context.into_findings();
     let mistakes = if errors.is_empty() {
@@ -65,13 +65,14 @@ fn read(text: &str, env: &BTreeMap<String, String>, path: &Path) -> Read {
             key: String::new(),
             problem: format!("not valid TOML: {}", error.message),
             nearest: None,
+            topic: Topic::Other,
         });
         let mut mistakes = locate(findings.collect());
         // The parser continues after an error; its messages about the rest of the line are noise.
         mistakes.dedup_by_key(|mistake| mistake.line);
         mistakes
     };
-    Read { config, listen, places: Places::of(entries, path, text), mistakes, warnings: locate(warnings) }
+    Read { config, readable, places: Places::of(entries, path, text), mistakes, warnings: locate(warnings) }
 }
 
 /// Checks a configuration. The arguments are its text, the environment whose `TOKENWARD__…` variables
@@ -106,12 +107,24 @@ pub fn load_listeners(
     path: &Path,
     env: &BTreeMap<String, String>,
 ) -> Result<(ListenConfig, Option<ConfigErrors>), ConfigErrors> {
-    let Read { listen, mistakes, .. } = read(&text_of(path)?, env, path);
-    match listen {
-        Some(listen) if mistakes.is_empty() => Ok((listen, None)),
-        Some(listen) => Ok((listen, Some(ConfigErrors { mistakes }))),
-        None => Err(ConfigErrors { mistakes }),
+    let (Readable { listen, .. }, errors) = load_readable(path, env)?;
+    match (listen, errors) {
+        (Some(listen), errors) => Ok((listen, errors)),
+        (None, errors) => Err(errors.unwrap_or(ConfigErrors { mistakes: Vec::new() })),
     }
+}
+
+/// Returns what can be read of a file, and the mistakes in it.
+///
+/// # Errors
+/// The file cannot be read.
+pub fn load_readable(
+    path: &Path,
+    env: &BTreeMap<String, String>,
+) -> Result<(Readable, Option<ConfigErrors>), ConfigErrors> {
+    let Read { readable, mistakes, .. } = read(&text_of(path)?, env, path);
+    let errors = (!mistakes.is_empty()).then_some(ConfigErrors { mistakes });
+    Ok((readable, errors))
 }
 
 /// Reads the file and checks it with [`load`].

@@ -48,6 +48,7 @@ pub(super) struct Finding {
     pub(super) key: String,
     pub(super) problem: String,
     pub(super) nearest: Option<String>,
+    pub(super) topic: Topic,
 }
 
 impl Finding {
@@ -65,7 +66,7 @@ impl Finding {
             key: self.key,
             problem: self.problem,
             nearest: self.nearest,
-            topic: Topic::default(),
+            topic: self.topic,
         }
     }
 }
@@ -87,11 +88,11 @@ pub struct Mistake {
     pub problem: String,
     /// The nearest known name, if one is near.
     pub nearest: Option<String>,
-    /// What a warning is about, where something else may say the same.
+    /// What it is about, for who says the same in other words.
     pub topic: Topic,
 }
 
-/// What a warning is about.
+/// What a mistake or a warning is about.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Topic {
     /// Nothing in particular.
@@ -101,6 +102,8 @@ pub enum Topic {
     SecretId,
     /// The end of a secret or a certificate.
     Expiry,
+    /// An address that is http and must be https.
+    NotHttps,
 }
 
 impl fmt::Display for Mistake {

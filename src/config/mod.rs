@@ -45,8 +45,8 @@ mod tree;
 mod url;
 
 pub use credentials_dir::{CredentialsDirError, credential_from_file_name, read_credentials_dir};
-pub use diff::{changed_sections, needs_restart};
-pub use load::{Loaded, load, load_file, load_listeners};
+pub use diff::{cannot_change, changed_sections, leave_for_a_restart};
+pub use load::{Loaded, load, load_file, load_listeners, load_readable};
 pub use mistakes::{ConfigErrors, Mistake, Topic};
 pub use places::Places;
 pub use schema::{json_schema, list_item, reference_page};

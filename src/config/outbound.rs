@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::context::{Context, Leaf, Section, pair};
-use super::mistakes::{Finding, Place};
+use super::mistakes::{Finding, Place, Topic};
 use super::sections::{AppConfig, OutboundConfig};
 use super::url::{HttpUrl, UrlError};
 use crate::domain::proxy::{Exception, Proxy, Routes};
@@ -139,7 +139,13 @@ fn variable<'a>(env: &'a BTreeMap<String, String>, names: [&'a str; 2]) -> Optio
 }
 
 fn at_variable(name: &str, problem: String) -> Finding {
-    Finding { place: Place::Variable(name.to_owned()), key: String::new(), problem, nearest: None }
+    Finding {
+        place: Place::Variable(name.to_owned()),
+        key: String::new(),
+        problem,
+        nearest: None,
+        topic: Topic::Other,
+    }
 }
 
 impl OutboundConfig {

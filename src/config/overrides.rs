@@ -7,7 +7,7 @@
 
 use std::collections::BTreeMap;
 
-use super::mistakes::{Finding, Place};
+use super::mistakes::{Finding, Place, Topic};
 use super::spec::{Kind, Presence, Table, nearest};
 use super::tree::{Entries, Entry, Node, Value, parse_default};
 
@@ -63,7 +63,13 @@ impl Override<'_> {
     }
 
     fn mistake(&self, key: &str, problem: impl Into<String>) -> Finding {
-        Finding { place: self.place(), key: key.to_owned(), problem: problem.into(), nearest: None }
+        Finding {
+            place: self.place(),
+            key: key.to_owned(),
+            problem: problem.into(),
+            nearest: None,
+            topic: Topic::Other,
+        }
     }
 
     fn enter_table(

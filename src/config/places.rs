@@ -43,8 +43,13 @@ impl Places {
     }
 
     fn add(&mut self, key: &str, place: &Place, text: &str) {
-        let finding =
-            Finding { place: place.clone(), key: String::new(), problem: String::new(), nearest: None };
+        let finding = Finding {
+            place: place.clone(),
+            key: String::new(),
+            problem: String::new(),
+            nearest: None,
+            topic: Topic::Other,
+        };
         self.places.insert(key.to_owned(), finding.locate(&self.file, text));
     }
 

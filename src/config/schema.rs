@@ -158,8 +158,12 @@ Live: `[apps]` with their credentials, `[issuers]`, `[callers]`, `[admins]`, `[l
 `log.level`. API keys, federated assertions, sealing keys, and the password and certificates for Redis are
 checked by themselves and need no reload.
 
-Not live, and refused by name: the addresses of listeners and whether they have TLS, `[store]`'s address,
-`store.journal`, `sealing.keyring`, `[audit]` and `log.format`. A change of these needs a restart.
+A change of these waits for a restart, and holds nothing else up: the addresses of listeners, how many there
+are and whether they have TLS, `listen.issuer` and `log.format`. `tokenward reload` and `status` name what
+waits.
+
+A change of these is refused by name, with the whole reload: `[store]`'s address, `store.journal`,
+`sealing.keyring` and `[audit]`.
 ";
 
 /// Returns the reference page `docs/configuration.md`.

@@ -62,6 +62,17 @@ impl Config {
     }
 }
 
+/// The parts of a configuration that commands can use, whatever is wrong with the rest.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Readable {
+    /// Where the daemon listens.
+    pub listen: Option<ListenConfig>,
+    /// The callers that can be read.
+    pub callers: BTreeMap<String, CallerConfig>,
+    /// Where the audit goes.
+    pub audit: Option<AuditConfig>,
+}
+
 /// `[store]`.
 #[derive(Debug, Clone, PartialEq)]
 pub struct StoreConfig {
@@ -114,6 +125,21 @@ pub struct RedisConfig {
     pub wait_replicas: u32,
     /// Time that they may take; default 250 ms.
     pub wait_timeout: Duration,
+}
+
+impl RedisConfig {
+    /// Formats where it is, for people: the hosts that the URL names, and nothing of the login.
+    pub fn place(&self) -> String {
+        let hosts = self.hosts.iter().map(|host| format!("{}:{}", host.host, host.port));
+        let hosts = hosts.collect::<Vec<_>>().join(", ");
+        match &self.kind {
+            RedisKind::Standalone => format!("Redis at {hosts}"),
+            RedisKind::Sentinel { primary } => {
+                format!("Redis, the primary {primary} of the sentinels at {hosts}")
+            }
+            RedisKind::Cluster => format!("the Redis Cluster with {hosts}"),
+        }
+    }
 }
 
 /// Ways to run Redis.
@@ -289,6 +315,16 @@ pub struct AppConfig {
     pub credentials: Vec<CredentialConfig>,
     /// A directory of client credentials; see [`read_credentials_dir`](super::read_credentials_dir).
     pub credentials_dir: Option<PathBuf>,
+}
+
+impl AppConfig {
+    /// Returns true if nothing says where the app is registered: its authority is for many tenants, and
+    /// `home_tenant` is not set.
+    pub fn lacks_home_tenant(&self) -> bool {
+        let tenant = self.authority.path().split('/').find(|part| !part.is_empty()).unwrap_or_default();
+        let is_of_many = ["common", "organizations"].iter().any(|word| tenant.eq_ignore_ascii_case(word));
+        is_of_many && self.home_tenant.is_none()
+    }
 }
 
 impl AppConfig {

@@ -9,6 +9,11 @@ use super::text::is_guid;
 /// The tenant of every personal Microsoft account.
 pub const PERSONAL_TENANT: &str = "9188040d-6c67-4c5b-b112-36a304b66dad";
 
+/// Returns true for the tenant of an Entra authority's path that takes personal accounts alone.
+pub fn is_for_personal_accounts(tenant: &str) -> bool {
+    tenant.eq_ignore_ascii_case("consumers") || tenant.eq_ignore_ascii_case(PERSONAL_TENANT)
+}
+
 /// The account behind a connection, from a validated `id_token`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Account {

@@ -198,6 +198,11 @@ impl AuthorityError {
     }
 }
 
+/// Entra's numbers as everybody writes them: `AADSTS50011 AADSTS1`.
+pub fn aadsts(codes: impl IntoIterator<Item = u32>) -> String {
+    codes.into_iter().map(|code| format!("AADSTS{code}")).collect::<Vec<_>>().join(" ")
+}
+
 /// A failed call to the authority.
 #[derive(Debug, Clone, thiserror::Error)]
 #[error("{doing}: {cause}")]
@@ -212,6 +217,14 @@ pub struct AuthorityFailure {
     pub answer: AuthorityError,
     /// The claims challenge in the answer, as JSON text, for the next sign-in.
     pub claims: Option<String>,
+}
+
+impl AuthorityFailure {
+    /// Returns false if nothing was asked of the authority, since the configuration lacks what a request
+    /// needs.
+    pub fn was_asked(&self) -> bool {
+        self.answer.status.is_some() || self.disposition != Disposition::CallerFault
+    }
 }
 
 #[cfg(test)]

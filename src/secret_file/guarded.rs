@@ -27,6 +27,7 @@ use std::path::{Component, Path, PathBuf};
 use rustix::fs::{OFlags, StatVfsMountFlags};
 
 use super::acl::{self, AccessList, Named};
+use super::fix::{FIX, OF_SHARED_FOLDER};
 
 /// Most links on one path; the kernel follows no more.
 const MOST_LINKS: usize = 40;
@@ -41,8 +42,8 @@ const TRIES: usize = 5;
 pub enum Loose {
     /// It belongs to another user.
     #[error(
-        "the {what} {} belongs to user {owner}, who can change {}; fix: chown {user} {}",
-        path.display(), what.its(), path.display()
+        "the {what} {} belongs to user {owner}, who can change {}{FIX}chown {user} {}",
+        path.display(), what.its(), path.display(), FIX = FIX
     )]
     Owner {
         /// Kind of object.
@@ -56,8 +57,8 @@ pub enum Loose {
     },
     /// Its mode lets others write to it.
     #[error(
-        "the {what} {} has mode {mode:04o}, so that {} can change {}; fix: {}",
-        path.display(), who(*mode), what.its(), mode_fix(*what, path, *mode)
+        "the {what} {} has mode {mode:04o}, so that {} can change {}{FIX}{}",
+        path.display(), who(*mode), what.its(), mode_fix(*what, path, *mode), FIX = FIX
     )]
     Mode {
         /// Kind of object.
@@ -69,8 +70,8 @@ pub enum Loose {
     },
     /// An access control list lets others write to it.
     #[error(
-        "the {what} {} has an access control list by which {} can change {}; fix: {}",
-        path.display(), acl::in_words(named), what.its(), acl::fix(named, path)
+        "the {what} {} has an access control list by which {} can change {}{FIX}{}",
+        path.display(), acl::in_words(named), what.its(), acl::fix(named, path), FIX = FIX
     )]
     Listed {
         /// Kind of object.
@@ -82,8 +83,8 @@ pub enum Loose {
     },
     /// Its access control list cannot be read, so nobody can say who may write.
     #[error(
-        "cannot read the access control list of the {what} {}: {cause}; fix: chmod g-w {}",
-        path.display(), path.display()
+        "cannot read the access control list of the {what} {}: {cause}{FIX}chmod g-w {}",
+        path.display(), path.display(), FIX = FIX
     )]
     List {
         /// Kind of object.
@@ -171,9 +172,7 @@ fn who(mode: u32) -> &'static str {
 
 fn mode_fix(what: What, path: &Path, mode: u32) -> String {
     match (what, mode & 0o1000) {
-        (What::Folder, 0o1000) => {
-            "put the files into a folder of their own, made with `mkdir -m 0700`".to_owned()
-        }
+        (What::Folder, 0o1000) => OF_SHARED_FOLDER.to_owned(),
         _ => format!("chmod go-w {}", path.display()),
     }
 }
@@ -757,6 +756,8 @@ mod tests {
         ("keyring/files.rs", "writes keys; reads them with a SecretReader"),
         ("config/load.rs", "the configuration: judged in app/reading.rs before anything of it is taken up"),
         ("cli/init.rs", "writes a new configuration"),
+        ("cli/credential_file.rs", "writes a new client credential; reads it with a SecretReader"),
+        ("store/embedded/reader.rs", "the store: sealed"),
         ("store/embedded/file.rs", "the store: sealed"),
         ("store/redis/identity.rs", "the name of a store, which grants nothing"),
         ("journal/files.rs", "the journal: sealed"),

@@ -4,6 +4,8 @@
 use std::fmt;
 use std::path::{Path, PathBuf};
 
+use super::fix::FIX;
+
 /// What a file is in place of the expected text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Shape {
@@ -127,7 +129,7 @@ impl fmt::Display for Misshapen {
             Shape::OneLine => "is PEM that lost its line ends",
             Shape::Indented => "is PEM with blanks before its lines",
         };
-        write!(f, "{what}; fix: {}", self.command())
+        write!(f, "{what}{FIX}{}", self.command())
     }
 }
 

@@ -14,7 +14,8 @@
 //! not stop a worker that serves others. The difference does not matter: no connection is read on the hot
 //! path ([`Store::is_shared`] is false, so a cached connection is never stale).
 //!
-//! **One process.** redb locks the file; a second process is refused at start.
+//! **One process.** redb locks the file; a second process is refused at start. A command may read a file that
+//! no process has open ([`EmbeddedStore::read_only`]); a start waits for that.
 //!
 //! **Files.** `tokenward.redb`, mode 0600, in a directory that only its owner may enter. It is made under
 //! another name and linked into place once it holds its meta row, so a file without one was never finished or
@@ -24,6 +25,7 @@ mod batch;
 mod file;
 mod leases;
 mod pending;
+mod reader;
 mod records;
 mod reseal;
 mod room;
@@ -47,6 +49,7 @@ use self::batch::{Batch, Failed};
 pub use self::file::{FILE_NAME, StoreIdentity, look};
 use self::file::{OPENING, OpenDatabase};
 use self::room::Room;
+pub use self::room::is_enough_room;
 use self::writer::{CLOSED, Job, QUEUE, Thread};
 use super::rules::Leases;
 use super::{Change, Store, StoreError};
@@ -74,7 +77,7 @@ impl EmbeddedConfig {
 
 /// A store in one file, for one process. Dropping it writes out what was queued and closes the file.
 pub struct EmbeddedStore {
-    database: Arc<RwLock<Option<Database>>>,
+    database: Opened,
     jobs: Option<mpsc::Sender<Box<dyn Job>>>,
     writer: Option<JoinHandle<()>>,
     clock: Arc<dyn Clock>,
@@ -82,7 +85,28 @@ pub struct EmbeddedStore {
     room: Room,
 }
 
+/// The file, as it was opened.
+#[derive(Clone)]
+enum Opened {
+    /// For its writer; `None` while it is being reopened.
+    Whole(Arc<RwLock<Option<Database>>>),
+    /// To be read alone.
+    Reading(Arc<Database>),
+}
+
 impl EmbeddedStore {
+    /// Opens a store that is there to read it, and changes nothing. Every write is refused. While it is open
+    /// no other process can open it to write. Blocks on the disk.
+    ///
+    /// # Errors
+    /// There is none, or another process has it open.
+    pub fn read_only(config: &EmbeddedConfig, clock: Arc<dyn Clock>) -> Result<EmbeddedStore, StoreError> {
+        let (database, identity) = reader::open(config)?;
+        let room = Room::on_the_disk_of(config.directory.clone());
+        let database = Opened::Reading(Arc::new(database));
+        Ok(EmbeddedStore { database, jobs: None, writer: None, clock, identity, room })
+    }
+
     /// Opens the store, and makes it when there is none. Blocks on the disk: call it while starting.
     pub fn open(
         config: &EmbeddedConfig,
@@ -118,6 +142,7 @@ impl EmbeddedStore {
             .spawn(move || thread.run())
             .map_err(|error| StoreError::unavailable(OPENING, error))?;
         let (jobs, writer) = (Some(jobs), Some(writer));
+        let database = Opened::Whole(database);
         Ok(EmbeddedStore { database, jobs, writer, clock, identity, room })
     }
 
@@ -152,12 +177,15 @@ impl EmbeddedStore {
         doing: &'static str,
         look: impl FnOnce(ReadTransaction) -> Result<T, Failed> + Send + 'static,
     ) -> Result<T, StoreError> {
-        let database = Arc::clone(&self.database);
+        let opened = self.database.clone();
         let looking = tokio::task::spawn_blocking(move || {
-            // Locked only for the beginning, so that a reopening writer does not wait for a long list.
-            let begun = match &*database.read() {
-                Some(database) => database.begin_read(),
-                None => return Err(StoreError::unavailable(doing, CLOSED)),
+            let begun = match &opened {
+                Opened::Reading(database) => database.begin_read(),
+                // Locked only for the beginning, so that a reopening writer does not wait for a long list.
+                Opened::Whole(database) => match &*database.read() {
+                    Some(database) => database.begin_read(),
+                    None => return Err(StoreError::unavailable(doing, CLOSED)),
+                },
             };
             begun.map_err(Failed::from).and_then(look).map_err(|failed| failed.into_error(doing))
         });

@@ -114,6 +114,11 @@ pub fn connection_slot(key: &ConnectionKey) -> u16 {
 
 /// The key of the store's name within one slot of a Cluster.
 pub fn redis_slot_identity(slot: u16) -> String {
+    format!("{REDIS_IDENTITY}:{{{}}}", slot_tag(slot))
+}
+
+/// A hash tag whose keys are all in this slot.
+pub fn slot_tag(slot: u16) -> u32 {
     /// For each slot the least number whose hash is that slot.
     static TAGS: LazyLock<Vec<u32>> = LazyLock::new(|| {
         let mut tags: Vec<Option<u32>> = vec![None; usize::from(SLOTS)];
@@ -130,7 +135,7 @@ pub fn redis_slot_identity(slot: u16) -> String {
         }
         tags.into_iter().flatten().collect()
     });
-    format!("{REDIS_IDENTITY}:{{{}}}", TAGS[usize::from(slot)])
+    TAGS[usize::from(slot)]
 }
 
 /// CRC16 as Redis Cluster has it (XMODEM).

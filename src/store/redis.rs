@@ -82,7 +82,7 @@ use self::cluster::Cluster;
 use self::commands::check_master;
 pub use self::config::{Location, PasswordSource, RedisConfig, Sentinels, TlsSource};
 use self::connection::Link;
-pub use self::examine::{ServerSeen, examine};
+pub use self::examine::{Found, ServerSeen, StoreName, examine};
 use self::identity::Identity;
 pub use self::tls::{RedisTls, TlsIdentity};
 use self::way::Way;
@@ -113,7 +113,7 @@ impl RedisStore {
             .map_err(|cause| StoreError::unavailable("preparing TLS to Redis", cause))?;
         let access = Arc::new(access);
         let changes = Changes::new(random.as_ref());
-        let identity = Identity::new(config.identity_file.clone())
+        let identity = Identity::new(config.identity_file.clone(), config.only_reads)
             .map_err(|error| StoreError::unavailable("reading which store this is", error))?;
         let link = {
             let (access, clock, tasks) = (Arc::clone(&access), Arc::clone(&clock), Arc::clone(&tasks));

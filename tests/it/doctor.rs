@@ -13,7 +13,7 @@ use tokenward::domain::time::Clock as _;
 use tokenward::keyring::files;
 use tokenward::system::{SystemClock, SystemRandom};
 
-use crate::redis_server::RedisServer;
+use crate::redis_server::{RedisCluster, RedisServer};
 use crate::setup::config_text::ConfigText;
 use crate::world::{ALICE, BOB, CLIENT_ID, CLIENT_SECRET, Kept, Plan, free_port, text, write_secret};
 
@@ -273,11 +273,76 @@ async fn a_cluster_is_looked_at_node_by_node() {
     let config = world.folder.path().join("tokenward.toml");
     let ended = run(&config, &["--json"]);
     let report: Value = serde_json::from_slice(&ended.stdout).expect("JSON");
-    let looks = report["looks"].as_array().expect("a list");
-    let of = |area: &str| looks.iter().filter(|look| look["area"] == area).collect::<Vec<_>>();
+    let seen = report["seen"].as_array().expect("a list");
+    let of = |area: &str| seen.iter().filter(|one| one["area"] == area).collect::<Vec<_>>();
     assert_eq!(of("store").len(), 3, "{report:#}");
-    assert!(of("store").iter().all(|look| text(look, "state").contains("holds a store")), "{report:#}");
+    assert!(of("store").iter().all(|one| text(one, "state").contains("holds a store")), "{report:#}");
     assert!(text(of("credential")[0], "state").starts_with("secret, accepted"), "{report:#}");
+
+    // One node's ACL lacks a right, which the others' have: each has its own.
+    let cluster = world.cluster.as_ref().expect("a Cluster");
+    cluster.nodes[2].cli(&["ACL", "SETUSER", "default", "-zadd"]);
+    let report: Value = serde_json::from_slice(&run(&config, &["--json"]).stdout).expect("JSON");
+    let findings = report["findings"].as_array().expect("a list");
+    let of_rights: Vec<&Value> = findings.iter().filter(|one| one["code"] == "store_rights").collect();
+    assert_eq!(of_rights.len(), 1, "{report:#}");
+    let (subject, port) = (text(of_rights[0], "subject"), cluster.nodes[2].port().to_string());
+    assert!(subject.ends_with(&port) && text(of_rights[0], "fix").contains("+zadd"), "{report:#}");
+    cluster.nodes[2].cli(&["ACL", "SETUSER", "default", "+zadd"]);
+    assert_eq!(run(&config, &[]).status.code(), Some(0));
+}
+
+/// A Cluster that other programs use has keys, and is no store of ours: looking gives it no name.
+#[tokio::test]
+async fn a_cluster_without_a_store_stays_without_one() {
+    let clinic = good().await;
+    let cluster = RedisCluster::start(3, 0);
+    let mut config = std::fs::read_to_string(clinic.write()).expect("a file");
+    config = config.replace(&clinic.redis.url(), &cluster.url());
+    let path = clinic.path("cluster.toml");
+    std::fs::write(&path, config).expect("written");
+    cluster.nodes[0].cli(&["-c", "SET", "somebody:elses", "x"]);
+    for _ in 0..2 {
+        let ended = run(&path, &["--json"]);
+        let report: Value = serde_json::from_slice(&ended.stdout).expect("JSON");
+        let seen = report["seen"].as_array().expect("a list");
+        let state = |area: &str| {
+            let all = seen.iter().filter(|one| one["area"] == area).map(|one| text(one, "state"));
+            all.collect::<Vec<_>>().join("; ")
+        };
+        assert_eq!(state("store").matches("empty: the first start").count(), 3, "{report:#}");
+        assert!(
+            state("credential").starts_with("secret, accepted"),
+            "no secret was sent anywhere: {report:#}"
+        );
+    }
+    let keys: u32 =
+        cluster.nodes.iter().map(|node| node.cli(&["DBSIZE"]).parse::<u32>().expect("a number")).sum();
+    assert_eq!(keys, 1, "nothing was written");
+}
+
+/// The name of the store stands in the journal's folder. A Redis that came back empty is not a new one.
+#[tokio::test]
+async fn a_redis_that_came_back_empty_is_not_a_new_one() {
+    let mut plan = Plan::default().kept(Kept::Redis).app_lines("home_tenant = \"contoso.example\"");
+    plan.store_lines = "journal = \"journal\"".to_owned();
+    let mut world = plan.start().await;
+    assert_eq!(world.daemon.terminate(), Some(0), "{}", world.daemon.log());
+    let config = world.folder.path().join("tokenward.toml");
+    let remembered = world.folder.path().join("journal/store-identity");
+    let name = std::fs::read_to_string(&remembered).expect("it is remembered");
+    assert_eq!(run(&config, &[]).status.code(), Some(0));
+    world.redis.as_ref().expect("Redis").cli(&["FLUSHALL"]);
+    let before = world.token_calls("client_credentials");
+    let ended = run(&config, &["--json"]);
+    assert_eq!(ended.status.code(), Some(1));
+    let report: Value = serde_json::from_slice(&ended.stdout).expect("JSON");
+    let codes: Vec<&str> =
+        report["findings"].as_array().expect("a list").iter().map(|one| text(one, "code")).collect();
+    assert!(codes[0] == "store_is_another" && !codes.contains(&"credential_unknown"), "{report:#}");
+    assert_eq!(world.token_calls("client_credentials"), before, "no secret is sent: the record is lost");
+    assert_eq!(world.redis.as_ref().expect("Redis").cli(&["DBSIZE"]), "0");
+    assert_eq!(std::fs::read_to_string(&remembered).expect("it is there"), name);
 }
 
 /// Only a sign-in shows the platform to an app that may not read its registration, and the report says so.
@@ -287,7 +352,11 @@ async fn what_cannot_be_seen_is_said_to_be_unseen() {
     let clinic = Clinic::new(blind, RedisServer::start()).await;
     let examined = clinic.examine();
     assert_eq!(examined.codes(), BTreeSet::new(), "{:#}", examined.report);
-    assert!(examined.page.contains("whether its platform is Web, only a sign-in shows"), "{}", examined.page);
+    assert!(
+        examined.page.contains("its platform, which must be Web, could not be read: "),
+        "{}",
+        examined.page
+    );
     assert!(examined.page.contains("Application.Read.All"), "{}", examined.page);
 }
 
@@ -300,6 +369,14 @@ async fn a_user_of_redis_that_may_too_little_is_told_what_is_missing() {
     clinic.redis.cli(&["ACL", "SETUSER", "default", "-info"]);
     let codes = clinic.examine();
     assert_eq!(codes.codes(), BTreeSet::from(["store_rights", "store_unknown"]), "{:#}", codes.report);
+}
+
+/// A full Redis refuses what the trial writes, which is no missing right.
+#[tokio::test]
+async fn a_full_redis_is_told_from_a_user_without_rights() {
+    let clinic = good().await;
+    clinic.redis.cli(&["CONFIG", "SET", "maxmemory", "1", "maxmemory-policy", "noeviction"]);
+    clinic.examine().is_only("error", "store_full", "raise `maxmemory`");
 }
 
 /// The record of token hosts cannot be read. That is not the same as none: no secret is sent.
@@ -342,8 +419,8 @@ async fn it_works_beside_a_running_daemon_and_without_one() {
     let config = world.folder.path().join("tokenward.toml");
     let of = |ended: &Output, area: &str| {
         let report: Value = serde_json::from_slice(&ended.stdout).expect("JSON");
-        let looks = report["looks"].as_array().expect("a list");
-        let one = looks.iter().find(|look| look["area"] == area);
+        let seen = report["seen"].as_array().expect("a list");
+        let one = seen.iter().find(|one| one["area"] == area);
         text(one.expect("it was looked at"), "state").to_owned()
     };
     let state = |ended: &Output| of(ended, "credential");
@@ -356,6 +433,17 @@ async fn it_works_beside_a_running_daemon_and_without_one() {
         redirect.contains("registered") && redirect.contains("no secret is sent from here"),
         "{redirect}"
     );
+    // Without a way to the daemon nothing is presented, and the report says why, in both places.
+    let before = world.token_calls("client_credentials");
+    let nowhere = format!("unix:{}", world.folder.path().join("nowhere.sock").display());
+    let unasked = run(&config, &["--json", "--endpoint", &nowhere]);
+    let not_asked = state(&unasked);
+    for part in ["not asked", "in use by another process", "asking the daemon: cannot reach", "nowhere.sock"]
+    {
+        assert!(not_asked.contains(part), "{part}: {not_asked}");
+    }
+    assert_eq!(world.token_calls("client_credentials"), before, "nothing was presented");
+    assert_eq!(unasked.status.code(), Some(0), "and nothing is wrong");
     // The daemon still serves, from the file that it has open.
     world.connect("one", ALICE).await;
     let answer = world.api(Method::GET, "/v1/apps/outlook/connections/one/token", Value::Null).await;
@@ -379,4 +467,26 @@ async fn it_works_beside_a_running_daemon_and_without_one() {
     let held = findings.iter().find(|one| one["code"] == "credential_unknown").expect("it is held back");
     assert!(text(held, "what").contains("credentials confirm outlook"), "{held:#}");
     assert_eq!(other.presented_secrets(), [], "nothing was sent");
+}
+
+/// What is not asked for want of `home_tenant` is no finding, whoever would have asked.
+#[tokio::test]
+async fn the_same_is_said_beside_a_daemon_and_without_one() {
+    let mut world = Plan::default().start().await;
+    let config = world.folder.path().join("tokenward.toml");
+    let credential = || {
+        let ended = run(&config, &["--json"]);
+        let report: Value = serde_json::from_slice(&ended.stdout).expect("JSON");
+        let seen = report["seen"].as_array().expect("a list");
+        let state =
+            seen.iter().find(|one| one["area"] == "credential").map(|one| text(one, "state").to_owned());
+        let findings = report["findings"].as_array().expect("a list").iter();
+        let codes = findings.map(|one| text(one, "code").to_owned()).collect::<Vec<_>>();
+        (state.expect("it was looked at"), codes)
+    };
+    let beside = credential();
+    assert_eq!(world.daemon.terminate(), Some(0), "{}", world.daemon.log());
+    assert_eq!(beside, credential());
+    assert!(beside.0.contains("not asked") && beside.0.contains("set home_tenant"), "{beside:?}");
+    assert!(!beside.1.contains(&"credential_unknown".to_owned()), "{beside:?}");
 }

@@ -12,7 +12,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use entra_emulator::{Endpoint, Fault, FaultRule};
-use serde_json::json;
+use http::Method;
+use serde_json::{Value, json};
 
 use crate::attacks_api::sha256;
 use crate::http_client::{Browser, request};
@@ -417,17 +418,53 @@ async fn a_wrong_secret_an_empty_file_and_a_bad_configuration_harm_nobody() {
     std::fs::write(&config, good.replace("response_mode", "responsemode")).expect("written");
     let log_says = |what: &'static str| scene.world.daemon.until_logged(what);
     log_says("did you mean `response_mode`").await;
-    std::fs::write(&config, good.replacen("127.0.0.1:0", "127.0.0.1:9", 1)).expect("written");
-    log_says("listen.local cannot change while the daemon runs").await;
+    std::fs::write(&config, good.replace("path = \"audit.jsonl\"", "path = \"other.jsonl\""))
+        .expect("written");
+    log_says("audit cannot change while the daemon runs").await;
     let (code, shown, said) = scene.run(&["status"]).await;
     assert_eq!(code, 0, "{said}");
-    assert!(
-        shown.contains("configuration: REFUSED") && shown.contains("listen.local cannot change"),
-        "{shown}"
-    );
+    assert!(shown.contains("configuration: REFUSED") && shown.contains("audit cannot change"), "{shown}");
     std::fs::write(&config, good).expect("written");
     scene.load_goes_on().await;
     load.end_without_a_failure("wrong secrets and files").await;
+}
+
+/// A listener that was added opens at the next start, and a rule that is taken away meanwhile counts at once.
+#[tokio::test]
+async fn a_listener_that_waits_for_a_restart_holds_no_other_change_up() {
+    let world = Plan::default().start().await;
+    world.connect("team-b/alice", ALICE).await;
+    let reader = async || {
+        let path = "/v1/apps/outlook/connections/team-b%2Falice/token";
+        world.api_as(&world.reader_key, Method::GET, path, Value::Null).await.status.as_u16()
+    };
+    assert_eq!(reader().await, 200);
+    let config = world.folder.path().join("tokenward.toml");
+    let good = std::fs::read_to_string(&config).expect("read");
+    let listener = "[[listen.admin]]\nunix = \"admin.sock\"\n[[listen.admin]]\naddress = \"127.0.0.1:0\"\n";
+    let written = |text: &str| std::fs::write(&config, text).expect("written");
+    assert!(good.contains("[[listen.admin]]\nunix = \"admin.sock\"\n"), "{good}");
+    let more = good.replace("[[listen.admin]]\nunix = \"admin.sock\"\n", listener);
+    written(&more);
+    let reloaded = world.asked(&["reload"]);
+    let said = String::from_utf8_lossy(&reloaded.stderr).into_owned();
+    assert_eq!(reloaded.status.code(), Some(0), "{said}");
+    assert!(said.contains("Needs a restart: listen.admin ("), "{said}");
+    assert!(world.said(&["status"]).contains("Needs a restart: listen.admin ("));
+
+    // Without the rule: it counts, whatever else waits.
+    written(&more.replace("connections = [\"team-b/*\"]", "connections = [\"team-c/*\"]"));
+    let reloaded = world.printed(&["reload", "--json"]);
+    assert_eq!(
+        (&reloaded["outcome"], &reloaded["needs_restart"]),
+        (&json!("ok"), &json!(["listen.admin"])),
+        "{reloaded}"
+    );
+    assert_eq!(reader().await, 404);
+    written(&good);
+    let reloaded = world.printed(&["reload", "--json"]);
+    assert_eq!(reloaded["needs_restart"], json!([]), "it was put back: {reloaded}");
+    assert_eq!(reader().await, 200);
 }
 
 /// The outage that everybody has had: the only secret expires. Nobody is signed out, and a new file is the

@@ -7,7 +7,7 @@ pub(super) const STATUS: &str = r#"
 {"version": "0.2.0", "now": "2026-11-23T10:21:23Z", "waiting_for": [], "notes": {"store eviction":
 "Redis is set to evict"}, "last_reload": {"outcome": "ok", "at": "2026-11-23T09:00:00Z",
 "asked_by": "a file changed", "changed": ["callers"], "problems": [], "not_fetched": [],
-"held_back": []}, "store": {"reachable": true}, "jobs": [{"job": "keyring",
+"needs_restart": [], "held_back": []}, "store": {"reachable": true}, "jobs": [{"job": "keyring",
 "last_run_at": "2026-11-23T10:21:20Z", "outcome": "ok", "problem": null}, {"job": "files",
 "last_run_at": null, "outcome": null, "problem": null}], "ends_next": [{"what": "client secret",
 "of": "outlook", "id": "2026-11", "ends_at": "2027-05-01T00:00:00Z"}], "apps": [{"app": "outlook",
@@ -22,7 +22,7 @@ pub(super) const RELOAD: &[Example] = &[
         "",
         r#"
 {"outcome": "ok", "at": "2026-11-23T10:21:23Z", "asked_by": "an operator", "changed": ["callers"],
-"problems": [], "not_fetched": [], "held_back": []}"#,
+"problems": [], "needs_restart": ["listen.admin"], "not_fetched": [], "held_back": []}"#,
     ),
     (
         "refused",
@@ -30,7 +30,7 @@ pub(super) const RELOAD: &[Example] = &[
         r#"
 {"outcome": "refused", "at": "2026-11-23T10:21:23Z", "asked_by": "an operator", "changed": [],
 "problems": ["/etc/tokenward/tokenward.toml:12:1: apps.outlook: no client_id"], "not_fetched": [],
-"held_back": []}"#,
+"needs_restart": [], "held_back": []}"#,
     ),
 ];
 
@@ -90,21 +90,22 @@ pub(super) const VERIFIED: &[Example] = &[
         "accepted",
         "",
         r#"
-{"credentials": [{"id": "2026-11", "outcome": "accepted", "accepted_at": null, "cause": null}]}"#,
+{"credentials": [{"id": "2026-11", "outcome": "accepted", "asked": true, "accepted_at": null, "cause": null,
+"error_codes": []}]}"#,
     ),
     (
         "accepted_in_use",
         "Asking proves nothing, and the authority took it in a user's request lately",
         r#"
-{"credentials": [{"id": "2026-11", "outcome": "accepted_in_use", "accepted_at": "2026-11-23T10:20:11Z",
-"cause": null}]}"#,
+{"credentials": [{"id": "2026-11", "outcome": "accepted_in_use", "asked": true,
+"accepted_at": "2026-11-23T10:20:11Z", "cause": null, "error_codes": [700016]}]}"#,
     ),
     (
         "rejected",
         "",
         r#"
-{"credentials": [{"id": "2026-11", "outcome": "rejected", "accepted_at": null,
-"cause": "the secret has expired"}]}"#,
+{"credentials": [{"id": "2026-11", "outcome": "rejected", "asked": true, "accepted_at": null,
+"cause": "the app's credential was rejected AADSTS7000222", "error_codes": [7000222]}]}"#,
     ),
 ];
 

@@ -98,7 +98,9 @@ impl From<&credentials::Verified> for VerifiedCredential {
         };
         VerifiedCredential {
             accepted_at: text(at),
+            asked: verified.was_asked,
             cause: cause.cloned(),
+            error_codes: verified.error_codes.clone(),
             id: verified.label.clone(),
             outcome: outcome.to_owned(),
         }
@@ -145,6 +147,7 @@ impl From<Reloaded> for Reload {
             at: reloaded.at.rfc3339(),
             changed,
             held_back: reloaded.held_back,
+            needs_restart: reloaded.needs_restart.into_iter().map(str::to_owned).collect(),
             not_fetched: reloaded.not_fetched,
             outcome: outcome.to_owned(),
             problems,

@@ -87,6 +87,8 @@ pub struct Reload {
     pub changed: Vec<String>,
     /// Apps whose secrets are not sent because their token host changed.
     pub held_back: Vec<String>,
+    /// The sections that wait for a restart, such as `listen.admin`; the rest is in force.
+    pub needs_restart: Vec<String>,
     /// Authorities' documents that could not be fetched again.
     pub not_fetched: Vec<String>,
     /// `ok` or `refused`.
@@ -198,8 +200,12 @@ pub struct Verified {
 pub struct VerifiedCredential {
     /// When the authority took it in a user's request.
     pub accepted_at: Option<String>,
+    /// False if nothing was asked of the authority: the configuration lacks what the request needs.
+    pub asked: bool,
     /// Why it is not taken, or why that is not known.
     pub cause: Option<String>,
+    /// The authority's numbers, if it refused.
+    pub error_codes: Vec<u32>,
     /// The credential.
     pub id: String,
     /// `accepted`, `accepted_in_use`, `rejected` or `unknown`.

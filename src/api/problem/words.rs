@@ -159,7 +159,7 @@ pub(super) fn of(refusal: &Refusal) -> Words {
         ),
         Refusal::StoreUnavailable => words(
             "The store does not answer now",
-            "tokenward cannot reach its store, and what was asked for is not held in memory",
+            "tokenward cannot reach its store, and holds nothing of this that it may serve without it",
             "try again after the time in Retry-After; nothing was lost",
         ),
         Refusal::AuditUnavailable => words(

@@ -6,7 +6,7 @@ use crate::authority::{LookedAt, RedirectSeen, RegistrationSeen};
 use crate::config::Mistake;
 use crate::domain::scope::ScopeSet;
 use crate::domain::time::Timestamp;
-use crate::store::redis::ServerSeen;
+use crate::store::redis::Found;
 
 /// All of it.
 #[derive(Debug, Clone, Default)]
@@ -108,7 +108,7 @@ pub enum StoreFacts {
     Redis {
         /// The words for where it is.
         place: String,
-        /// What each server showed, or why none could be reached.
-        servers: Result<Vec<ServerSeen>, String>,
+        /// What its servers showed, or why none could be reached.
+        found: Result<Found, String>,
     },
 }

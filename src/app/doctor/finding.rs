@@ -41,6 +41,7 @@ pub enum Code {
     AppNotInTenant,
     AccountTypes,
     ClockOff,
+    AuthorityClockOff,
     CredentialMissing,
     CredentialWrong,
     CredentialIsSecretId,
@@ -54,6 +55,7 @@ pub enum Code {
     ScopeEwsEnds,
     ScopeMailAdvanced,
     StoreUnreachable,
+    StoreIsAnother,
     StoreVersion,
     StoreEvicts,
     StoreFull,
@@ -67,7 +69,7 @@ pub enum Code {
 
 impl Code {
     /// Every one.
-    pub const ALL: [Code; 33] = [
+    pub const ALL: [Code; 35] = [
         Code::Configuration,
         Code::BaseUrlNotHttps,
         Code::FilePermissions,
@@ -79,6 +81,7 @@ impl Code {
         Code::AppNotInTenant,
         Code::AccountTypes,
         Code::ClockOff,
+        Code::AuthorityClockOff,
         Code::CredentialMissing,
         Code::CredentialWrong,
         Code::CredentialIsSecretId,
@@ -92,6 +95,7 @@ impl Code {
         Code::ScopeEwsEnds,
         Code::ScopeMailAdvanced,
         Code::StoreUnreachable,
+        Code::StoreIsAnother,
         Code::StoreVersion,
         Code::StoreEvicts,
         Code::StoreFull,
@@ -117,6 +121,7 @@ impl Code {
             Code::AppNotInTenant => "app_not_in_tenant",
             Code::AccountTypes => "account_types",
             Code::ClockOff => "clock_off",
+            Code::AuthorityClockOff => "authority_clock_off",
             Code::CredentialMissing => "credential_missing",
             Code::CredentialWrong => "credential_wrong",
             Code::CredentialIsSecretId => "credential_is_secret_id",
@@ -130,6 +135,7 @@ impl Code {
             Code::ScopeEwsEnds => "scope_ews_ends",
             Code::ScopeMailAdvanced => "scope_mail_advanced",
             Code::StoreUnreachable => "store_unreachable",
+            Code::StoreIsAnother => "store_is_another",
             Code::StoreVersion => "store_version",
             Code::StoreEvicts => "store_evicts",
             Code::StoreFull => "store_full",
@@ -177,6 +183,8 @@ pub mod fault {
     pub const MACHINE: &str = "this machine";
     /// In the app's registration at its authority.
     pub const REGISTRATION: &str = "the app's registration";
+    /// In a policy or a setting of the tenant.
+    pub const TENANT: &str = "the tenant's policies";
     /// In the authority, or in the network on the way there.
     pub const AUTHORITY: &str = "the authority, or the way to it";
     /// In Microsoft's rules for every app.
@@ -185,9 +193,9 @@ pub mod fault {
     pub const STORE: &str = "the store";
 }
 
-/// Something that was looked at, and how it is.
+/// Something that was looked at, and what was seen.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Look {
+pub struct Seen {
     /// What kind of thing.
     pub area: &'static str,
     /// Which one.
@@ -202,7 +210,7 @@ pub struct Report {
     /// The worst first.
     pub findings: Vec<Finding>,
     /// What was looked at, in order.
-    pub looks: Vec<Look>,
+    pub seen: Vec<Seen>,
 }
 
 impl Report {
@@ -230,8 +238,8 @@ impl Report {
         });
     }
 
-    pub(super) fn look(&mut self, area: &'static str, subject: &str, state: impl Into<String>) {
-        self.looks.push(Look { area, subject: subject.to_owned(), state: state.into() });
+    pub(super) fn see(&mut self, area: &'static str, subject: &str, state: impl Into<String>) {
+        self.seen.push(Seen { area, subject: subject.to_owned(), state: state.into() });
     }
 
     /// Whether there is such a finding about this subject, or about a part of it.

@@ -7,6 +7,7 @@ use super::facts::{AppFacts, Facts};
 use super::finding::{Code, Report, Severity, fault};
 use super::{of_app, of_store};
 use crate::config::{Mistake, Topic};
+use crate::secret_file::fix::{Parted, parted};
 
 /// Judges everything.
 pub fn judge(facts: &Facts) -> Report {
@@ -19,12 +20,12 @@ pub fn judge(facts: &Facts) -> Report {
         (0, warnings) => format!("no mistake; warnings: {warnings}"),
         (mistakes, _) => format!("mistakes: {mistakes}"),
     };
-    report.look("configuration", &facts.config, state);
+    report.see("configuration", &facts.config, state);
     for app in &facts.apps {
         of_app::judge(app, facts.now, &mut report);
     }
     for app in &facts.left_out {
-        report.look("app", app, "not looked at: its mistakes must be corrected first");
+        report.see("app", app, "not looked at: its mistakes must be corrected first");
     }
     let own = of_clock(&facts.apps, &mut report);
     if let Some(store) = &facts.store {
@@ -37,20 +38,21 @@ pub fn judge(facts: &Facts) -> Report {
     report
 }
 
-/// A mistake as `check` says it. Its own words end in the command that corrects it, if there is one.
+/// A mistake as `check` says it. Its own words end in what corrects it, if there is something.
 fn of_mistake(mistake: &Mistake, report: &mut Report) {
-    let (what, fix) = parted(mistake);
-    let is_of_files = ["chmod ", "chown ", "setfacl "].iter().any(|command| fix.starts_with(command));
-    if mistake.key == "listen.public.base_url" && mistake.problem.starts_with("must be https") {
-        let fix = "give `listen.public.base_url` the https address under which browsers reach tokenward, \
-                   behind an ingress or with `[listen.public.tls]`, and register the redirect URI that \
-                   follows from it";
-        report.find((Severity::Error, Code::BaseUrlNotHttps), &mistake.key, fault::CONFIGURATION, what, fix);
-    } else if is_of_files {
-        report.find((Severity::Error, Code::FilePermissions), &mistake.key, fault::FILES, what, fix);
-    } else {
-        report.find((Severity::Error, Code::Configuration), &mistake.key, fault::CONFIGURATION, what, fix);
-    }
+    let words = mistake.to_string();
+    let Parted { what, fix, is_of_access } = taken_apart(&words);
+    let (code, fault, fix) = match mistake.topic {
+        _ if is_of_access => (Code::FilePermissions, fault::FILES, fix),
+        Topic::NotHttps if mistake.key == "listen.public.base_url" => (
+            Code::BaseUrlNotHttps,
+            fault::CONFIGURATION,
+            "give `listen.public.base_url` the https address under which browsers reach tokenward, behind an \
+             ingress or with `[listen.public.tls]`, and register the redirect URI that follows from it",
+        ),
+        _ => (Code::Configuration, fault::CONFIGURATION, fix),
+    };
+    report.find((Severity::Error, code), &mistake.key, fault, what, fix);
 }
 
 /// A warning of `check`, unless the authority's own answer has already said the same.
@@ -62,27 +64,27 @@ fn of_warning(warning: &Mistake, report: &mut Report) {
         Topic::Expiry if is_said(Code::CredentialExpired) => return,
         Topic::SecretId => Code::CredentialIsSecretId,
         Topic::Expiry => Code::Expiry,
-        Topic::Other => Code::Configuration,
+        Topic::Other | Topic::NotHttps => Code::Configuration,
     };
-    let (what, fix) = parted(warning);
+    let words = warning.to_string();
+    let Parted { what, fix, .. } = taken_apart(&words);
     report.find((Severity::Warning, code), &warning.key, fault::CONFIGURATION, what, fix);
 }
 
 /// The words of a mistake with its place, and what corrects it.
-fn parted(mistake: &Mistake) -> (String, String) {
-    let whole = mistake.to_string();
-    match whole.split_once("; fix: ") {
-        Some((what, fix)) => (what.to_owned(), fix.to_owned()),
-        None => (whole, "correct it as it says, then run `tokenward check`".to_owned()),
-    }
+fn taken_apart(words: &str) -> Parted<'_> {
+    let fix = "correct it as it says, then run `tokenward check`";
+    parted(words).unwrap_or(Parted { what: words, fix, is_of_access: false })
 }
 
-/// How far this machine's clock is from the authorities'. Positive: it is behind.
+/// How far this machine's clock is from the authorities'. Positive: it is behind. It is off if no authority
+/// agrees with it; an authority that has another time than the one that agrees best is off itself.
 fn of_clock(apps: &[AppFacts], report: &mut Report) -> Option<i64> {
     let seen = |app: &AppFacts| app.looked.clocks.map(|clocks| (apart(clocks), app.looked.url.clone()));
-    let (off, by) = apps.iter().filter_map(seen).max_by_key(|(off, _)| off.unsigned_abs())?;
+    let all: Vec<(i64, String)> = apps.iter().filter_map(seen).collect();
+    let (off, by) = all.iter().min_by_key(|(off, _)| off.unsigned_abs())?.clone();
     let away = Duration::from_millis(off.unsigned_abs());
-    report.look("clock", "this machine", format!("{} s from the authority's", away.as_secs()));
+    report.see("clock", "this machine", format!("{} s from the authority's", away.as_secs()));
     if is_off(off) {
         let severity = if is_badly_off(off) { Severity::Error } else { Severity::Warning };
         let direction = if off > 0 { "behind" } else { "ahead of" };
@@ -93,6 +95,21 @@ fn of_clock(apps: &[AppFacts], report: &mut Report) -> Option<i64> {
             format!("this machine's clock is {} {direction} the clock of {by}", in_words(away)),
             "have the clock follow a time server: `timedatectl set-ntp true`, or chrony; then restart \
              tokenward",
+        );
+    }
+    for (theirs, url) in all.iter().filter(|(theirs, _)| is_off(theirs.saturating_sub(off))) {
+        let apart = theirs.saturating_sub(off);
+        report.find(
+            (Severity::Warning, Code::AuthorityClockOff),
+            url,
+            fault::AUTHORITY,
+            format!(
+                "the clock of {url} is {} {} that of {by}",
+                in_words(Duration::from_millis(apart.unsigned_abs())),
+                if apart > 0 { "ahead of" } else { "behind" }
+            ),
+            "see whether something on the way answers in its place, such as a cache of a proxy; else the \
+             authority's own clock is wrong",
         );
     }
     Some(off)
@@ -109,7 +126,7 @@ mod tests {
     use crate::domain::scope::ScopeNaming;
     use crate::domain::time::Timestamp;
     use crate::store::observed::Risk;
-    use crate::store::redis::ServerSeen;
+    use crate::store::redis::{Found, ServerSeen, StoreName};
 
     /// 2026-11-30T12:00:00Z.
     const NOW: Timestamp = Timestamp::from_unix_seconds(1_796_040_000);
@@ -156,13 +173,13 @@ mod tests {
             version: Some("7.2.4".to_owned()),
             clocks: Some((NOW, NOW)),
             appends: Some(true),
-            is_named: true,
             ..ServerSeen::default()
         }
     }
 
     fn on_redis(server: ServerSeen) -> Option<StoreFacts> {
-        Some(StoreFacts::Redis { place: "Redis at redis:6379".to_owned(), servers: Ok(vec![server]) })
+        let found = Found { servers: vec![server], name: StoreName::Known };
+        Some(StoreFacts::Redis { place: "Redis at redis:6379".to_owned(), found: Ok(found) })
     }
 
     fn facts(app: AppFacts, store: Option<StoreFacts>) -> Facts {
@@ -185,7 +202,7 @@ mod tests {
         };
         let report = judge(&facts(app(), Some(embedded)));
         assert_eq!(report.worst(), None);
-        assert!(report.looks.iter().any(|look| look.state.contains("over IPv6, directly")), "{report:?}");
+        assert!(report.seen.iter().any(|one| one.state.contains("over IPv6, directly")), "{report:?}");
     }
 
     #[test]
@@ -237,6 +254,10 @@ mod tests {
             (redirect(RedirectSeen::Refused(90_002)), error("tenant_not_found")),
             (redirect(RedirectSeen::Refused(9_002_331)), error("account_types")),
             (redirect(RedirectSeen::Refused(1_000_031)), error("sign_in_refused")),
+            // What passes is nobody's fault.
+            (redirect(RedirectSeen::Refused(90_033)), vec![]),
+            (answered("temporarily_unavailable", None), vec![]),
+            (answered("server_error", Some(90_006)), vec![]),
             (answered("invalid_request", Some(50_194)), error("account_types")),
             (answered("invalid_scope", None), error("sign_in_refused")),
             (redirect(RedirectSeen::Untold("500".to_owned())), vec![]),
@@ -313,11 +334,15 @@ mod tests {
         let off = |seconds: u64| (NOW.plus(Duration::from_secs(seconds)), NOW);
         /// How far authority and Redis are ahead, in seconds, and what is found.
         type Row<'a> = (u64, u64, &'a [(&'a str, &'a str)]);
-        let rows: [Row<'_>; 7] = [
+        let rows: [Row<'_>; 9] = [
             (0, 0, &[]),
             (30, 30, &[]),
+            // Redis has this machine's time: once that is right, both are.
             (31, 0, &[("warning", "clock_off")]),
             (301, 0, &[("error", "clock_off")]),
+            // It agrees with nobody.
+            (301, 100, &[("error", "clock_off"), ("warning", "store_clock_off")]),
+            (40, 600, &[("warning", "clock_off"), ("warning", "store_clock_off")]),
             // Redis agrees with the authority: this machine is wrong.
             (600, 600, &[("error", "clock_off")]),
             (0, 600, &[("warning", "store_clock_off")]),
@@ -333,13 +358,72 @@ mod tests {
         ahead.looked.clocks = Some((NOW, NOW.plus(Duration::from_secs(600))));
         let report = judge(&facts(ahead, None));
         assert!(report.findings[0].what.contains("10 minutes ahead of"), "{report:?}");
+
+        // Of two authorities one agrees with this machine: the other one is wrong, or what answers for it.
+        let mut second = AppFacts { name: "second".to_owned(), ..app() };
+        second.looked.clocks = Some(off(600));
+        second.looked.url = "https://second.example/".to_owned();
+        for apps in [vec![app(), second.clone()], vec![second, app()]] {
+            let report = judge(&Facts { now: NOW, apps, ..Facts::default() });
+            let finding = &report.findings[0];
+            assert_eq!(
+                (report.findings.len(), finding.code.as_str()),
+                (1, "authority_clock_off"),
+                "{report:?}"
+            );
+            assert!(finding.what.contains("second.example/ is 10 minutes ahead of"), "{finding:?}");
+        }
+    }
+
+    #[test]
+    fn a_store_that_is_another_one_is_an_error_and_a_new_one_is_not() {
+        let found = |name| {
+            let found = Ok(Found { servers: vec![server()], name });
+            let store = StoreFacts::Redis { place: "r".to_owned(), found };
+            let report = judge(&facts(app(), Some(store)));
+            let state = report.seen.last().map(|seen| seen.state.clone()).unwrap_or_default();
+            (report.findings.iter().map(|one| one.code.as_str()).collect::<Vec<_>>(), state)
+        };
+        let none = Vec::<&str>::new();
+        assert_eq!(found(StoreName::Known), (none.clone(), state("holds a store")));
+        assert_eq!(found(StoreName::None), (none.clone(), state("empty: the first start gives it its name")));
+        let unknown = found(StoreName::Unknown("no right".to_owned()));
+        assert_eq!(unknown, (none, state("whether it holds a store is not known (no right)")));
+        let another = found(StoreName::Another("it came back empty".to_owned()));
+        assert_eq!(another, (vec!["store_is_another"], state("NOT THE STORE FROM BEFORE")));
+    }
+
+    fn state(holds: &str) -> String {
+        format!("Redis 7.2.4, keeps an append-only file; {holds}")
+    }
+
+    #[test]
+    fn whose_fault_a_refused_sign_in_is() {
+        let fault_of = |number| {
+            let app = AppFacts { redirect: Some(RedirectSeen::Refused(number)), ..app() };
+            judge(&facts(app, None)).findings[0].fault
+        };
+        assert_eq!(fault_of(1_000_031), fault::TENANT, "a policy of the tenant");
+        assert_eq!(fault_of(650_057), fault::REGISTRATION);
+    }
+
+    /// Why a credential is rejected is shown, whatever its kind.
+    #[test]
+    fn the_cause_of_a_rejection_is_shown() {
+        for kind in ["secret", "certificate", "federated"] {
+            let answer = Answer::Rejected("the key is not registered".to_owned(), vec![700_027]);
+            let credentials = vec![CredentialFacts { kind, ..credential("first", answer) }];
+            let report = judge(&facts(AppFacts { credentials, ..app() }, None));
+            let what = &report.findings[0].what;
+            assert!(what.contains("the key is not registered") && what.contains("AADSTS700027"), "{what}");
+        }
     }
 
     #[test]
     fn what_redis_or_a_disk_shows_is_judged() {
         let risk = |risk| ServerSeen { risks: vec![(risk, "so it is".to_owned())], ..server() };
         let version = |version: &str| ServerSeen { version: Some(version.to_owned()), ..server() };
-        let missing = ["zadd".to_owned()].into();
+        let missing = ["+zadd".to_owned()].into();
         let forgets = Some(false);
         let rows = [
             (risk(Risk::Eviction), vec![("error", "store_evicts")]),
@@ -362,7 +446,7 @@ mod tests {
             let words = format!("{server:?}");
             assert_eq!(found(&facts(app(), on_redis(server))), expected, "{words}");
         }
-        let gone = StoreFacts::Redis { place: "r".to_owned(), servers: Err("refused".to_owned()) };
+        let gone = StoreFacts::Redis { place: "r".to_owned(), found: Err("refused".to_owned()) };
         assert_eq!(found(&facts(app(), Some(gone))), [("error", "store_unreachable")]);
         for (free, all, expected) in [
             (600 << 20, 99 << 30, None),
@@ -387,7 +471,8 @@ mod tests {
         let rows = [
             ("sealing.keyring", "k has mode 0644; fix: chmod 600 k", "file_permissions", "chmod 600 k"),
             ("sealing.keyring", "k belongs to 7; fix: chown 0 k", "file_permissions", "chown 0 k"),
-            ("listen.public.base_url", "must be https; http is for …", "base_url_not_https", "ingress"),
+            ("sealing.keyring", "k is UTF-16; fix: iconv k", "configuration", "iconv k"),
+            ("listen.public.base_url", "has a query", "configuration", "tokenward check"),
             ("apps.a.scopes", "is empty", "configuration", "tokenward check"),
         ];
         for (key, problem, code, fix) in rows {
@@ -398,6 +483,11 @@ mod tests {
             assert_eq!((finding.code.as_str(), finding.severity), (code, Severity::Error));
             assert!(finding.fix.contains(fix) && finding.what.contains(key), "{finding:?}");
         }
+        let not_https = Mistake { topic: Topic::NotHttps, ..mistake("listen.public.base_url", "is http") };
+        let facts_of = Facts { mistakes: vec![not_https], ..Facts::default() };
+        let report = judge(&facts_of);
+        assert_eq!(report.findings[0].code, Code::BaseUrlNotHttps);
+        assert!(report.findings[0].fix.contains("ingress"), "{report:?}");
         // A warning that the authority's answer repeats is said once.
         let warning = |topic, key: &str| Mistake { topic, ..mistake(key, "w") };
         let dated = |key| vec![warning(Topic::Expiry, key)];

@@ -2,24 +2,16 @@
 
 use super::facts::{Answer, AppFacts, CredentialFacts};
 use super::finding::{Code, Report, Severity, fault};
-use crate::authority::{RedirectSeen, Registered, RegistrationSeen};
+use crate::authority::{AppFault, EXPIRED_SECRET, RedirectSeen, Registered, RegistrationSeen};
 use crate::domain::scope::Scope;
 use crate::domain::time::Timestamp;
 use crate::domain::user_consent::{is_left_to_administrators, needs_an_administrator};
+use crate::domain::verdict::aadsts;
 
 /// 1 April 2027: Exchange Online answers no EWS request from then on (message center MC1227454).
 const EWS_ENDS: Timestamp = Timestamp::from_unix_seconds(1_806_537_600);
 /// 31 December 2026: who changes messages that are no drafts needs Mail-Advanced.ReadWrite from then on.
 const MAIL_ADVANCED: &str = "31 December 2026";
-
-/// Entra's numbers for a client id that it does not find in the tenant.
-const NOT_IN_TENANT: [u32; 5] = [700_016, 700_011, 7_000_229, 7_000_112, 650_052];
-/// For a tenant that it does not find.
-const NO_TENANT: [u32; 2] = [90_002, 900_023];
-/// For a redirect URI that is not among the registered ones.
-const NO_REDIRECT: [u32; 3] = [50_011, 900_971, 500_112];
-/// For accounts that the registration does not admit at this address of the authority.
-const ACCOUNTS: [u32; 5] = [50_194, 9_002_331, 9_002_332, 9_002_346, 50_020];
 
 /// What a finding about this app begins its subject with.
 pub(super) fn subject(app: &str) -> String {
@@ -41,7 +33,7 @@ fn is_reached(app: &AppFacts, report: &mut Report) -> bool {
     let looked = &app.looked;
     let way = match &looked.way {
         Err(cause) => {
-            report.look("authority", subject, "NOT REACHED");
+            report.see("authority", subject, "NOT REACHED");
             report.find(
                 (Severity::Error, Code::AuthorityUnreachable),
                 subject,
@@ -65,11 +57,11 @@ fn is_reached(app: &AppFacts, report: &mut Report) -> bool {
     };
     let Some((cause, codes)) = &looked.problem else {
         let state = format!("{} answers {family}, {}; {trust}", app.authority, app.way_out);
-        report.look("authority", subject, state);
+        report.see("authority", subject, state);
         return true;
     };
-    report.look("authority", subject, format!("reached {family}, and its document cannot be used"));
-    if has(codes, &NO_TENANT) {
+    report.see("authority", subject, format!("reached {family}, and its document cannot be used"));
+    if AppFault::of(codes, None) == AppFault::NoTenant {
         no_tenant(subject, &app.authority, report);
         return false;
     }
@@ -98,98 +90,94 @@ fn no_tenant(subject: &str, which: &str, report: &mut Report) {
 fn redirect(app: &AppFacts, report: &mut Report) {
     let subject = &*subject(&app.name);
     let uri = &app.redirect_uri;
-    let platform = match &app.registration {
-        Some(RegistrationSeen::Read(registered)) => Some(registered),
-        _ => None,
-    };
-    let code = match &app.redirect {
+    let (fault, numbers) = match &app.redirect {
         None => return,
         Some(RedirectSeen::Untold(why)) => {
-            report.look("redirect URI", subject, format!("{uri}: not known ({why})"));
+            report.see("redirect URI", subject, format!("{uri}: not known ({why})"));
             return;
         }
-        Some(RedirectSeen::Refused(code)) => Some(*code),
-        Some(RedirectSeen::Accepted(None)) => None,
-        Some(RedirectSeen::Accepted(Some((error, code)))) => match code {
-            Some(code) => Some(*code),
-            None => {
-                refused(app, error, report);
-                return;
-            }
-        },
+        Some(RedirectSeen::Accepted(None)) => {
+            is_registered(app, report);
+            return;
+        }
+        Some(RedirectSeen::Refused(code)) => (AppFault::of(&[*code], None), aadsts([*code])),
+        Some(RedirectSeen::Accepted(Some((error, code)))) => {
+            let codes = code.as_slice();
+            let words = format!("{error} {}", aadsts(codes.iter().copied())).trim_end().to_owned();
+            (AppFault::of(codes, Some(error)), words)
+        }
     };
-    let Some(code) = code else {
-        let state = match (platform, &app.registration) {
-            (Some(registered), _) => match wrong_platform(registered, uri) {
-                Some(platform) => {
-                    wrong(app, platform, report);
-                    format!("registered, for the platform {platform}")
-                }
-                None => "registered, platform Web".to_owned(),
-            },
-            (None, Some(RegistrationSeen::NotRead(why))) => {
-                format!("registered; whether its platform is Web, only a sign-in shows ({why})")
-            }
-            (None, _) if app.is_entra => {
-                "registered; its platform is read only once a credential is accepted".to_owned()
-            }
-            (None, _) => "registered".to_owned(),
-        };
-        report.look("redirect URI", subject, format!("{uri}: {state}"));
+    if let AppFault::Passing(why) = fault {
+        report.see("redirect URI", subject, format!("{uri}: not known ({why}, {numbers})"));
         return;
-    };
-    report.look("redirect URI", subject, format!("{uri}: refused"));
-    let which = [
-        (&NO_REDIRECT[..], Code::RedirectUriNotRegistered),
-        (&NOT_IN_TENANT[..], Code::AppNotFound),
-        (&NO_TENANT[..], Code::TenantNotFound),
-        (&ACCOUNTS[..], Code::AccountTypes),
-    ];
-    let which = which.iter().find(|(codes, _)| codes.contains(&code)).map(|(_, which)| *which);
-    match which {
-        Some(Code::RedirectUriNotRegistered) => report.find(
+    }
+    report.see("redirect URI", subject, format!("{uri}: refused"));
+    match fault {
+        AppFault::RedirectUri => report.find(
             (Severity::Error, Code::RedirectUriNotRegistered),
             subject,
             fault::REGISTRATION,
-            format!("the redirect URI {uri} is not registered for {} (AADSTS{code})", app.client_id),
+            format!("the redirect URI {uri} is not registered for {} ({numbers})", app.client_id),
             format!(
                 "at https://entra.microsoft.com, App registrations, the app, Authentication: add {uri} \
                  for the platform Web, exactly as it stands here; capitals count"
             ),
         ),
-        Some(Code::AppNotFound) => report.find(
+        AppFault::NotInTenant => report.find(
             (Severity::Error, Code::AppNotFound),
             subject,
             fault::CONFIGURATION,
-            format!("Entra finds no application {} at {} (AADSTS{code})", app.client_id, app.authority),
+            format!("Entra finds no application {} at {} ({numbers})", app.client_id, app.authority),
             "copy *Application (client) ID* from the app's *Overview* page into `client_id`, and see \
              whether `authority` names the cloud and the tenant where it is registered",
         ),
-        Some(Code::TenantNotFound) => no_tenant(subject, &app.authority, report),
-        Some(Code::AccountTypes) => report.find(
+        AppFault::NoTenant => no_tenant(subject, &app.authority, report),
+        AppFault::Accounts => report.find(
             (Severity::Error, Code::AccountTypes),
             subject,
             fault::REGISTRATION,
-            format!(
-                "the registration does not admit the accounts that {} is for (AADSTS{code})",
-                app.authority
-            ),
+            format!("the registration does not admit the accounts that {} is for ({numbers})", app.authority),
             "let *Supported account types* of the registration and `authority` say the same: \
              docs/app-registration.md#2-decide-who-may-connect",
         ),
-        _ => refused(app, &format!("AADSTS{code}"), report),
+        AppFault::Tenant(why) => report.find(
+            (Severity::Error, Code::SignInRefused),
+            subject,
+            fault::TENANT,
+            format!("the authority refuses the app's sign-in before a user is asked: {why} ({numbers})"),
+            "ask an administrator of the tenant; the tenant's sign-in log names the policy",
+        ),
+        AppFault::Passing(_) | AppFault::Other(_) => report.find(
+            (Severity::Error, Code::SignInRefused),
+            subject,
+            fault::REGISTRATION,
+            format!("the authority refuses the app's sign-in before a user is asked: {numbers}"),
+            "look it up at https://login.microsoftonline.com/error, and correct the registration or the \
+             app's section",
+        ),
     }
 }
 
-fn refused(app: &AppFacts, with: &str, report: &mut Report) {
-    report.find(
-        (Severity::Error, Code::SignInRefused),
-        &subject(&app.name),
-        fault::REGISTRATION,
-        format!("the authority refuses the app's sign-in before a user is asked: {with}"),
-        "look it up at https://login.microsoftonline.com/error, and correct the registration or the app's \
-         section",
-    );
+/// Says for which platform the redirect URI is registered, as far as that is seen.
+fn is_registered(app: &AppFacts, report: &mut Report) {
+    let uri = &app.redirect_uri;
+    let state = match &app.registration {
+        Some(RegistrationSeen::Read(registered)) => match wrong_platform(registered, uri) {
+            Some(platform) => {
+                wrong(app, platform, report);
+                format!("registered, for the platform {platform}")
+            }
+            None => "registered, platform Web".to_owned(),
+        },
+        Some(RegistrationSeen::NotRead(why)) => {
+            format!("registered; its platform, which must be Web, could not be read: {why}")
+        }
+        None if app.is_entra => {
+            "registered; its platform, which must be Web, is read once a credential is accepted".to_owned()
+        }
+        None => "registered".to_owned(),
+    };
+    report.see("redirect URI", &subject(&app.name), format!("{uri}: {state}"));
 }
 
 /// The platform other than Web for which a URI is registered, if it is for no other than that.
@@ -239,7 +227,7 @@ fn wrong(app: &AppFacts, platform: &str, report: &mut Report) {
 fn credentials(app: &AppFacts, report: &mut Report) {
     let of_app = &*subject(&app.name);
     if app.credentials.is_empty() {
-        report.look("credential", of_app, "none");
+        report.see("credential", of_app, "none");
         report.find(
             (Severity::Error, Code::CredentialMissing),
             of_app,
@@ -252,10 +240,10 @@ fn credentials(app: &AppFacts, report: &mut Report) {
     let some_work = app.credentials.iter().any(|one| one.answer == Answer::Accepted);
     for credential in &app.credentials {
         let subject = format!("{of_app}, credential {}", credential.id);
-        let (state, codes) = match &credential.answer {
+        let (state, refused) = match &credential.answer {
             Answer::Accepted => ("accepted".to_owned(), None),
-            Answer::Rejected(_, codes) => ("REJECTED".to_owned(), Some((true, codes))),
-            Answer::Unknown(cause, codes) => (format!("not known ({cause})"), Some((false, codes))),
+            Answer::Rejected(cause, codes) => ("REJECTED".to_owned(), Some((true, cause, codes))),
+            Answer::Unknown(cause, codes) => (format!("not known ({cause})"), Some((false, cause, codes))),
             Answer::NotAsked(why) | Answer::ByDaemon(why) => (format!("not asked ({why})"), None),
         };
         let end = match (credential.expires_at, credential.kind) {
@@ -263,101 +251,105 @@ fn credentials(app: &AppFacts, report: &mut Report) {
             (None, "secret") => ", its end is not known here".to_owned(),
             (None, _) => String::new(),
         };
-        report.look("credential", &subject, format!("{}, {state}{end}", credential.kind));
-        if let Some((is_rejected, codes)) = codes {
-            not_accepted(app, credential, &subject, is_rejected, codes, some_work, report);
+        report.see("credential", &subject, format!("{}, {state}{end}", credential.kind));
+        if let Some((is_rejected, cause, codes)) = refused {
+            let refused = Refused { credential, subject: &subject, is_rejected, cause, codes };
+            not_accepted(app, &refused, some_work, report);
         }
     }
 }
 
-fn not_accepted(
-    app: &AppFacts,
-    credential: &CredentialFacts,
-    subject: &str,
+/// A credential that the authority did not take.
+struct Refused<'a> {
+    credential: &'a CredentialFacts,
+    subject: &'a str,
+    /// True if it is the credential that the authority rejects.
     is_rejected: bool,
-    codes: &[u32],
-    some_work: bool,
-    report: &mut Report,
-) {
+    cause: &'a str,
+    codes: &'a [u32],
+}
+
+fn not_accepted(app: &AppFacts, refused: &Refused<'_>, some_work: bool, report: &mut Report) {
+    let Refused { credential, subject, is_rejected, cause, codes } = *refused;
     let of_app = &*self::subject(&app.name);
     let home = app.home_tenant.as_deref().unwrap_or_default();
-    let numbers = numbers(codes);
+    let numbers = match aadsts(codes.iter().copied()) {
+        none if none.is_empty() => String::new(),
+        numbers => format!(" ({numbers})"),
+    };
     // While another one works, nobody notices yet.
     let severity = if some_work { Severity::Warning } else { Severity::Error };
-    if has(codes, &NOT_IN_TENANT) {
-        if report.has(Code::AppNotFound, of_app) || report.has(Code::AppNotInTenant, of_app) {
-            return;
+    match AppFault::of(codes, None) {
+        AppFault::NotInTenant => {
+            if report.has(Code::AppNotFound, of_app) || report.has(Code::AppNotInTenant, of_app) {
+                return;
+            }
+            report.find(
+                (Severity::Error, Code::AppNotInTenant),
+                of_app,
+                fault::CONFIGURATION,
+                format!("the application {} is not in the tenant {home}{numbers}", app.client_id),
+                "let `home_tenant` name the tenant where the app is registered (*Directory (tenant) ID* on \
+                 its *Overview* page), and `client_id` the app",
+            );
         }
-        report.find(
-            (Severity::Error, Code::AppNotInTenant),
-            of_app,
-            fault::CONFIGURATION,
-            format!("the application {} is not in the tenant {home}{numbers}", app.client_id),
-            "let `home_tenant` name the tenant where the app is registered (*Directory (tenant) ID* on its \
-             *Overview* page), and `client_id` the app",
-        );
-    } else if has(codes, &NO_TENANT) {
-        if !report.has(Code::TenantNotFound, of_app) {
-            no_tenant(of_app, &format!("home_tenant = \"{home}\""), report);
+        AppFault::NoTenant => {
+            if !report.has(Code::TenantNotFound, of_app) {
+                no_tenant(of_app, &format!("home_tenant = \"{home}\""), report);
+            }
         }
-    } else if !is_rejected {
-        let cause = match &credential.answer {
-            Answer::Unknown(cause, _) => cause.as_str(),
-            _ => "",
-        };
-        report.find(
+        _ if !is_rejected => report.find(
             (Severity::Warning, Code::CredentialUnknown),
             subject,
             fault::AUTHORITY,
             format!("whether the authority takes it is not known: {cause}{numbers}"),
             "if the reason names a command or a key, follow it; else run `tokenward doctor` again",
-        );
-    } else if codes.contains(&7_000_222) {
-        report.find(
+        ),
+        _ if codes.contains(&EXPIRED_SECRET) => report.find(
             (severity, Code::CredentialExpired),
             subject,
             fault::REGISTRATION,
-            format!("the client secret has expired{numbers}"),
+            format!("the client secret has expired: {cause}{numbers}"),
             new_secret(&app.name),
-        );
-    } else if credential.is_guid {
-        report.find(
+        ),
+        _ if credential.is_guid => report.find(
             (severity, Code::CredentialIsSecretId),
             subject,
             fault::CONFIGURATION,
-            format!("the file holds the secret's ID and not its value{numbers}"),
+            format!("the file holds the secret's ID and not its value: {cause}{numbers}"),
             format!("the value is shown only once, when the secret is made, so {}", new_secret(&app.name)),
-        );
-    } else if credential.kind == "secret" {
-        report.find(
+        ),
+        _ if credential.kind == "secret" => report.find(
             (severity, Code::CredentialWrong),
             subject,
             fault::CONFIGURATION,
-            format!("the authority does not know this client secret{numbers}"),
+            format!("the authority does not know this client secret: {cause}{numbers}"),
             format!(
                 "write the secret's Value to the file, without spaces or quotes (a new one may take a \
                  minute until every server of Entra knows it); if nobody has it any more, {}",
                 new_secret(&app.name)
             ),
-        );
-    } else {
-        let fix = match credential.kind {
-            "certificate" => {
-                "upload the public certificate under *Certificates & secrets*, *Certificates*, and see \
-                 whether it has expired: docs/app-registration.md#a-certificate-best-for-most"
-            }
-            _ => {
-                "let issuer, subject and audience of the registration's federated credential be exactly \
-                 those of the assertion: docs/app-registration.md#a-federated-credential-nothing-to-replace"
-            }
-        };
-        report.find(
-            (severity, Code::CredentialRejected),
-            subject,
-            fault::REGISTRATION,
-            format!("the authority rejects this {} credential{numbers}", credential.kind),
-            fix,
-        );
+        ),
+        _ => {
+            let fix = match credential.kind {
+                "certificate" => {
+                    "upload the public certificate under *Certificates & secrets*, *Certificates*, and see \
+                     whether it has expired: docs/app-registration.md#a-certificate-best-for-most"
+                }
+                _ => {
+                    "let issuer, subject and audience of the registration's federated credential be \
+                     exactly those of the assertion: \
+                     docs/app-registration.md#a-federated-credential-nothing-to-replace"
+                }
+            };
+            report.find(
+                (severity, Code::CredentialRejected),
+                subject,
+                fault::REGISTRATION,
+                format!("the authority rejects this {} credential: {cause}{numbers}", credential.kind),
+                fix,
+            );
+        }
     }
 }
 
@@ -386,7 +378,7 @@ fn scopes(app: &AppFacts, now: Timestamp, report: &mut Report) {
             format!("administrators must consent to {}", [&by_policy[..], &always].concat().join(", "))
         }
     };
-    report.look("scopes", subject, state);
+    report.see("scopes", subject, state);
     if is_left && !app.is_personal {
         let mut what = Vec::new();
         if !by_policy.is_empty() {
@@ -445,13 +437,4 @@ fn scopes(app: &AppFacts, now: Timestamp, report: &mut Report) {
             );
         }
     }
-}
-
-fn has(codes: &[u32], some: &[u32]) -> bool {
-    codes.iter().any(|code| some.contains(code))
-}
-
-fn numbers(codes: &[u32]) -> String {
-    let all: Vec<String> = codes.iter().map(|code| format!("AADSTS{code}")).collect();
-    if all.is_empty() { String::new() } else { format!(" ({})", all.join(", ")) }
 }

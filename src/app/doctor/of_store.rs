@@ -6,13 +6,12 @@ use std::time::Duration;
 use super::clocks::{apart, in_words, is_off};
 use super::facts::StoreFacts;
 use super::finding::{Code, Report, Severity, fault};
+use crate::store::embedded::is_enough_room;
 use crate::store::observed::Risk;
-use crate::store::redis::ServerSeen;
+use crate::store::redis::{Found, ServerSeen, StoreName};
 
 /// The oldest Redis whose commands are all there.
 const OLDEST: (u32, u32) = (6, 2);
-/// Below this much room, or below a tenth of a small disk, new sessions are refused.
-const ROOM_ERROR: u64 = 64 << 20;
 /// Below this much, somebody should make room.
 const ROOM_WARNING: u64 = 512 << 20;
 
@@ -20,8 +19,8 @@ const ROOM_WARNING: u64 = 512 << 20;
 pub(super) fn judge(store: &StoreFacts, own: Option<i64>, report: &mut Report) {
     match store {
         StoreFacts::Embedded { path, is_there, room } => embedded(path, *is_there, *room, report),
-        StoreFacts::Redis { place, servers: Err(cause) } => {
-            report.look("store", place, "NOT REACHED");
+        StoreFacts::Redis { place, found: Err(cause) } => {
+            report.see("store", place, "NOT REACHED");
             report.find(
                 (Severity::Error, Code::StoreUnreachable),
                 place,
@@ -31,8 +30,18 @@ pub(super) fn judge(store: &StoreFacts, own: Option<i64>, report: &mut Report) {
                  names its address, user, password and certificates",
             );
         }
-        StoreFacts::Redis { servers: Ok(servers), .. } => {
-            servers.iter().for_each(|server| redis(server, own, report));
+        StoreFacts::Redis { place, found: Ok(Found { servers, name }) } => {
+            servers.iter().for_each(|server| redis(server, name, own, report));
+            if let StoreName::Another(what) = name {
+                report.find(
+                    (Severity::Error, Code::StoreIsAnother),
+                    place,
+                    fault::STORE,
+                    what,
+                    "restore its backup; only if what is there now shall be the store: `tokenward store \
+                     adopt`",
+                );
+            }
         }
     }
 }
@@ -41,10 +50,10 @@ fn embedded(path: &Path, is_there: bool, room: Option<(u64, u64)>, report: &mut 
     let subject = path.display().to_string();
     let file = if is_there { "the file is there" } else { "no file yet: the first start makes it" };
     let free = room.map(|(free, _)| format!(", {} MiB free", free >> 20)).unwrap_or_default();
-    report.look("store", &subject, format!("embedded; {file}{free}"));
+    report.see("store", &subject, format!("embedded; {file}{free}"));
     let Some((free, all)) = room.filter(|(_, all)| *all > 0) else { return };
     let severity = match free {
-        free if free < ROOM_ERROR.min(all / 10) => Severity::Error,
+        free if !is_enough_room(free, all) => Severity::Error,
         free if free < ROOM_WARNING.min(all / 5) => Severity::Warning,
         _ => return,
     };
@@ -57,7 +66,7 @@ fn embedded(path: &Path, is_there: bool, room: Option<(u64, u64)>, report: &mut 
     );
 }
 
-fn redis(seen: &ServerSeen, own: Option<i64>, report: &mut Report) {
+fn redis(seen: &ServerSeen, name: &StoreName, own: Option<i64>, report: &mut Report) {
     let server = &*seen.server;
     let version = seen.version.as_deref();
     let keeps = match seen.appends {
@@ -65,12 +74,13 @@ fn redis(seen: &ServerSeen, own: Option<i64>, report: &mut Report) {
         Some(false) => ", keeps no append-only file",
         None => "",
     };
-    let holds = if seen.is_named { "holds a store" } else { "empty: the first start gives it its name" };
-    report.look(
-        "store",
-        server,
-        format!("Redis {}{keeps}; {holds}", version.unwrap_or("of unknown version")),
-    );
+    let holds = match name {
+        StoreName::Known => "holds a store".to_owned(),
+        StoreName::None => "empty: the first start gives it its name".to_owned(),
+        StoreName::Another(_) => "NOT THE STORE FROM BEFORE".to_owned(),
+        StoreName::Unknown(why) => format!("whether it holds a store is not known ({why})"),
+    };
+    report.see("store", server, format!("Redis {}{keeps}; {holds}", version.unwrap_or("of unknown version")));
     if version.and_then(major_and_minor).is_some_and(|version| version < OLDEST) {
         report.find(
             (Severity::Error, Code::StoreVersion),
@@ -98,8 +108,8 @@ fn redis(seen: &ServerSeen, own: Option<i64>, report: &mut Report) {
     }
     rights(seen, report);
     let Some(off) = seen.clocks.map(apart) else { return };
-    // If this machine's own clock is wrong, that was said, and the store's agrees with the authority's.
-    if is_off(off) && !own.is_some_and(is_off) {
+    // It has neither this machine's time nor the authorities'.
+    if is_off(off) && own.is_none_or(|own| is_off(off.saturating_sub(own))) {
         report.find(
             (Severity::Warning, Code::StoreClockOff),
             server,
@@ -115,21 +125,17 @@ fn redis(seen: &ServerSeen, own: Option<i64>, report: &mut Report) {
 }
 
 fn rights(seen: &ServerSeen, report: &mut Report) {
-    let all = |prefix: &str| {
-        let words: Vec<String> = seen.missing.iter().map(|right| format!("{prefix}{right}")).collect();
-        words.join(" ")
-    };
+    let all = seen.missing.iter().map(String::as_str).collect::<Vec<_>>().join(" ");
     let what = match (&seen.no_scripts, seen.missing.is_empty()) {
         (Some(cause), _) => cause.clone(),
         (None, true) => return,
-        (None, false) => format!("the user lacks rights that the store needs: {}", all("+")),
+        (None, false) => format!("the user lacks rights that the store needs: {all}"),
     };
     let fix = match seen.missing.is_empty() {
         true => "give the user the rights of deploy/compose/redis.acl".to_owned(),
         false => format!(
-            "give the user these rights at every server (`ACL SETUSER USER {}`), and in the ACL file: \
-             deploy/compose/redis.acl has all of them",
-            all("+")
+            "give the user these rights at every server (`ACL SETUSER USER {all}`), and in the ACL file: \
+             deploy/compose/redis.acl has all of them"
         ),
     };
     report.find((Severity::Error, Code::StoreRights), &seen.server, fault::STORE, what, fix);

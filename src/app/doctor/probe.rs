@@ -1,8 +1,9 @@
 //! The probes: they read the files, ask the authorities and look at the store. They decide nothing.
 //!
-//! Nothing is changed but at Redis, where a script tries what the user may do (`store::redis::examine`). A
-//! client secret goes only where the daemon would send it: the record of token hosts is read from the store
-//! first, and where it cannot be read, no credential is presented from here.
+//! Nothing is changed but at Redis, where a script tries what the user may do (`store::redis::examine`).
+//! The store is opened to read it alone: it gets no name, and an embedded one is held for moments. A
+//! client secret goes only where the daemon would send it: the record of token hosts is read from the
+//! store first, and where it cannot be read, no credential is presented from here.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -27,7 +28,7 @@ use crate::keyring::{Keyring, files as keyring_files};
 use crate::repository::{FiledUnder, Kind, Repository, Taken};
 use crate::store::Store;
 use crate::store::embedded::{EmbeddedConfig, EmbeddedStore, FILE_NAME};
-use crate::store::redis::{self, RedisConfig, RedisStore};
+use crate::store::redis::{self, Found, RedisConfig, RedisStore, StoreName};
 use crate::telemetry::metrics::Metrics;
 
 /// Looks at everything that a configuration names.
@@ -63,13 +64,13 @@ pub async fn examine(
         None => None,
         Some(PreparedStore::Embedded(path)) => Some(of_disk(path)),
         Some(PreparedStore::Redis(redis)) => {
-            let servers = redis::examine(
+            let found = redis::examine(
                 (**redis).clone(),
                 ports.clock.clone(),
                 ports.random.clone(),
                 ports.store_tasks.clone(),
             );
-            Some(StoreFacts::Redis { place: place(config), servers: servers.await })
+            Some(StoreFacts::Redis { place: place(config), found: found.await })
         }
     };
     let hosts = token_hosts(store, seen_store.as_ref(), keyring, &ports).await;
@@ -145,7 +146,7 @@ fn app_facts(
             None => "this machine's roots",
         },
         is_entra: authority.is_entra(),
-        is_personal: settings.authority.path().split('/').any(|part| part == "consumers"),
+        is_personal: authority.is_for_personal_accounts(),
         graph: authority.graph().map(str::to_ascii_lowercase),
         scopes: app.scopes.clone(),
         credentials: credentials.collect(),
@@ -166,11 +167,12 @@ async fn prove(authority: &OpenIdAuthority, id: &str) -> Answer {
 }
 
 fn of_failure(failure: AuthorityFailure) -> Answer {
+    let was_asked = failure.was_asked();
     let AuthorityFailure { cause, disposition, answer, .. } = failure;
     match disposition {
         Disposition::NextCredential => Answer::Rejected(cause, answer.error_codes),
-        // We did not ask: `check` warns of the reason.
-        Disposition::CallerFault if answer.status.is_none() => Answer::NotAsked(cause),
+        // `check` warns of the reason.
+        _ if !was_asked => Answer::NotAsked(cause),
         _ => Answer::Unknown(cause, answer.error_codes),
     }
 }
@@ -191,10 +193,7 @@ fn of_disk(path: &Path) -> StoreFacts {
 fn place(config: &Config) -> String {
     match &config.store.backend {
         StoreBackend::Embedded { path } => path.display().to_string(),
-        StoreBackend::Redis(redis) => {
-            let hosts = redis.hosts.iter().map(|host| format!("{}:{}", host.host, host.port));
-            format!("Redis at {}", hosts.collect::<Vec<_>>().join(", "))
-        }
+        StoreBackend::Redis(redis) => redis.place(),
     }
 }
 
@@ -211,22 +210,20 @@ async fn token_hosts(
     let unread = "where its secrets may be sent is in the store, and";
     match (store, seen) {
         (_, None) | (None, _) => Err(format!("{unread} mistakes keep that from being read")),
-        (_, Some(StoreFacts::Redis { servers: Err(_), .. })) => {
-            Err(format!("{unread} that cannot be reached"))
-        }
+        (_, Some(StoreFacts::Redis { found: Err(_), .. })) => Err(format!("{unread} that cannot be reached")),
         (_, Some(StoreFacts::Embedded { is_there: false, .. })) => Ok(TokenHosts::default()),
-        (_, Some(StoreFacts::Redis { servers: Ok(servers), .. }))
-            if servers.iter().all(|server| !server.is_named) =>
-        {
+        (_, Some(StoreFacts::Redis { found: Ok(Found { name: StoreName::None, .. }), .. })) => {
             Ok(TokenHosts::default())
+        }
+        (_, Some(StoreFacts::Redis { found: Ok(Found { name: StoreName::Another(_), .. }), .. })) => {
+            Err(format!("{unread} that is not the one from before"))
         }
         (Some(store), Some(_)) => {
             let Some(keyring) = keyring else { return Err(format!("{unread} the keyring does not open")) };
             let store: Arc<dyn Store> = match store {
                 PreparedStore::Embedded(path) => {
-                    let config = EmbeddedConfig::new(path);
-                    let opened = EmbeddedStore::open(&config, ports.clock.clone(), &*ports.random);
-                    Arc::new(opened.map_err(|_| format!("{unread} the daemon has that open"))?)
+                    let opened = EmbeddedStore::read_only(&EmbeddedConfig::new(path), ports.clock.clone());
+                    Arc::new(opened.map_err(|error| format!("{unread} reading it failed: {error}"))?)
                 }
                 PreparedStore::Redis(redis) => Arc::new(open_redis(*redis, ports)?),
             };
@@ -241,8 +238,7 @@ async fn token_hosts(
 }
 
 fn open_redis(mut config: RedisConfig, ports: &Ports) -> Result<RedisStore, String> {
-    // The command remembers nothing.
-    config.identity_file = None;
+    config.only_reads = true;
     RedisStore::new(config, ports.clock.clone(), ports.random.clone(), ports.store_tasks.clone())
         .map_err(|error| error.to_string())
 }

@@ -150,8 +150,7 @@ fn accounts(name: &str, app: &AppConfig, findings: &mut Findings<'_>) {
              `organizations` in its place, or add \"personal\" to `tenants`",
         );
     }
-    let is_of_many = ["common", "organizations"].iter().any(|word| tenant.eq_ignore_ascii_case(word));
-    if is_of_many && app.home_tenant.is_none() {
+    if app.lacks_home_tenant() {
         findings.warning(
             &format!("apps.{name}"),
             "without `home_tenant`, where the app is registered, `tokenward credentials verify` cannot ask \

@@ -16,7 +16,7 @@ use super::app_token::Wanted;
 use super::config::ResponseMode;
 use super::urls::Authorize;
 use crate::authority::classify::http_date;
-use crate::authority::clouds::Provider;
+use crate::authority::clouds::{Provider, TenantPath};
 use crate::authority::http::{HttpAnswer, chain};
 use crate::authority::text::one_line;
 use crate::authority::url::CheckedUrl;
@@ -304,6 +304,11 @@ impl OpenIdAuthority {
     /// Returns true for Entra, whose error numbers and rules are known.
     pub fn is_entra(&self) -> bool {
         self.provider() == Provider::Entra
+    }
+
+    /// Returns true if its path takes personal accounts alone: nobody administers them.
+    pub fn is_for_personal_accounts(&self) -> bool {
+        self.app.expected.tenant == Some(TenantPath::Consumers)
     }
 
     /// Returns the Graph to which bare scopes belong, if the authority is Entra.

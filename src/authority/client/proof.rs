@@ -62,7 +62,10 @@ impl OpenIdAuthority {
         let doing = "proving a client credential";
         let Some((scopes, tenant)) = self.app.proof_request() else {
             member.ask_in_vain(InVain::ProvenByUse, self.parts.clock.now());
-            let cause = "the app's own tenant is not known: set home_tenant".to_owned();
+            let cause =
+                "the app's own tenant is not known: set home_tenant, where the app is registered. Until \
+                         then only a user's refresh proves a credential (`tokenward connections refresh`)"
+                    .to_owned();
             return Err(ours(doing, Disposition::CallerFault, cause));
         };
         if self.provider() == Provider::OpenId

@@ -4,6 +4,7 @@ use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::Path;
+use std::time::Duration;
 
 use redb::backends::FileBackend;
 use redb::{Builder, Database, DatabaseError, ReadableDatabase, StorageBackend};
@@ -162,6 +163,10 @@ pub(super) fn is_large(length: u64) -> bool {
     length > VERIFIED_WHOLE
 }
 
+/// How often, and after which pause each time, a start tries again while another process has the file.
+const READER_TRIES: u32 = 20;
+const READER_PAUSE: Duration = Duration::from_millis(50);
+
 /// Opens a file that must exist and be whole. In a file that is not [large](is_large) every page's checksum
 /// is verified, since redb may panic later over a damaged file. In a large one damage is found where it is
 /// read: the reader gets an error, and a record that was changed does not open.
@@ -171,11 +176,20 @@ fn open_file(path: &Path, cache: usize) -> Result<(Database, StoreIdentity), Sto
         // redb would make a new store of it.
         return Err(damaged(path, "is empty"));
     }
-    let database = Builder::new()
-        .set_cache_size(cache)
-        .set_check_integrity_on_open(!is_large(length))
-        .open(path)
-        .map_err(|error| opening(path, error))?;
+    let open = || {
+        let mut builder = Builder::new();
+        builder.set_cache_size(cache).set_check_integrity_on_open(!is_large(length)).open(path)
+    };
+    let mut opened = open();
+    // A command that reads the file has it for moments.
+    for _ in 0..READER_TRIES {
+        if !matches!(opened, Err(DatabaseError::DatabaseAlreadyOpen)) {
+            break;
+        }
+        std::thread::sleep(READER_PAUSE);
+        opened = open();
+    }
+    let database = opened.map_err(|error| opening(path, error))?;
     let identity = read_identity(path, &database)?;
     add_tables(&database).map_err(|error| at(path, error))?;
     Ok((database, identity))
@@ -200,7 +214,10 @@ fn add_tables(database: &Database) -> Result<(), redb::Error> {
     Ok(())
 }
 
-pub(super) fn read_identity(path: &Path, database: &Database) -> Result<StoreIdentity, StoreError> {
+pub(super) fn read_identity(
+    path: &Path,
+    database: &impl ReadableDatabase,
+) -> Result<StoreIdentity, StoreError> {
     let row = (|| {
         let table = match database.begin_read()?.open_table(META) {
             Err(redb::TableError::TableDoesNotExist(_)) => return Ok(None),
@@ -221,7 +238,7 @@ pub(super) fn read_identity(path: &Path, database: &Database) -> Result<StoreIde
     Ok(StoreIdentity { id, created: Timestamp::from_unix_millis(i64::from_be_bytes(created)) })
 }
 
-fn damaged(path: &Path, what: &str) -> StoreError {
+pub(super) fn damaged(path: &Path, what: &str) -> StoreError {
     let cause = format!(
         "{} {what}: it is not used as if it were new; put a backup in its place, or move it away to begin \
          anew",

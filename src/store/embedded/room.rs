@@ -38,10 +38,14 @@ impl Room {
     }
 }
 
-/// A file system that counts no blocks says nothing.
 fn is_enough(available: u64, block: u64, blocks: u64) -> bool {
-    let kept = KEPT_BYTES.min(blocks.saturating_mul(block) / KEPT_PART);
-    blocks == 0 || available.saturating_mul(block) >= kept
+    is_enough_room(available.saturating_mul(block), blocks.saturating_mul(block))
+}
+
+/// Whether a disk with so many free bytes, of so many in all, has room for records that may be refused. A
+/// file system that counts nothing says nothing.
+pub fn is_enough_room(free: u64, all: u64) -> bool {
+    all == 0 || free >= KEPT_BYTES.min(all / KEPT_PART)
 }
 
 #[cfg(test)]

@@ -127,7 +127,8 @@ async fn expired_records_are_taken_away_by_later_writes() {
         let key = key("app", &format!("user-{generation}"));
         store.commit(&key, None, &connection(1, 1), By::SignIn).await.expect("serves");
     }
-    let database = store.database.read();
+    let super::Opened::Whole(database) = &store.database else { panic!("it was opened to write") };
+    let database = database.read();
     let transaction = database.as_ref().expect("open").begin_read().expect("reads");
     use redb::ReadableTableMetadata;
     assert_eq!(transaction.open_table(PENDING).expect("there").len().expect("counts"), 1);
@@ -330,4 +331,38 @@ fn rows_keep_their_form() {
         let scheduled = Scheduled { due_at: Timestamp::from_unix_millis(5), used_at };
         assert_eq!((schedule_row(&scheduled), read_scheduled(row)), (row, scheduled));
     }
+}
+
+/// A command reads the file without the right to change it, and a start that comes meanwhile waits for it.
+#[tokio::test]
+async fn a_reader_changes_nothing_and_a_start_waits_for_it() {
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let config = EmbeddedConfig::new(directory.path().join("store"));
+    let read = || EmbeddedStore::read_only(&config, RealClock::shared());
+    assert!(read().is_err() && !config.directory.exists(), "what is not there is not made");
+    let store = open(&config.directory).expect("opens");
+    suite::put(&store, "kept", b"x", Duration::from_secs(60)).await.expect("serves");
+    let refused = read().err().expect("it is open to write").to_string();
+    assert!(refused.contains("in use by another process"), "{refused}");
+    drop(store);
+    let path = config.directory.join(FILE_NAME);
+    let content = || std::fs::read(&path).expect("a file");
+    // A kill leaves a file that has to be repaired: that is done in memory.
+    let mut killed = child(&config.directory);
+    said(&mut killed).nth(20).expect("it writes");
+    killed.kill().expect("ours");
+    killed.wait().expect("ours");
+    let before = content();
+    let reader = read().expect("opens");
+    assert_eq!(reader.pending("kept").await.expect("reads"), Some(b"x".to_vec()));
+    assert!(suite::put(&reader, "new", b"x", Duration::from_secs(60)).await.is_err(), "it only reads");
+    drop(reader);
+    assert!(content() == before, "nothing was written");
+    let reader = read().expect("opens");
+    let starting = {
+        let directory = config.directory.clone();
+        std::thread::spawn(move || open(&directory).map(drop))
+    };
+    drop(reader);
+    starting.join().expect("it ends").expect("it opens once the reader is gone");
 }

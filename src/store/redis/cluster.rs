@@ -235,10 +235,17 @@ impl Cluster {
         primaries.iter().map(|node| node.link.risks()).collect()
     }
 
-    /// Returns the name of each primary, and the link to it.
-    pub(super) async fn links(&self) -> Result<Vec<(String, Link)>, String> {
+    /// Returns the name of each primary, the link to it, and one of its slots.
+    pub(super) async fn links(&self) -> Result<Vec<(String, Link, Option<u16>)>, String> {
         let (_, primaries) = self.0.primaries().await?;
-        Ok(primaries.iter().map(|node| (node.place.to_string(), node.link.clone())).collect())
+        let state = self.0.lock();
+        let owners = || (0..SLOTS).zip(state.map.iter().flat_map(|map| &map.owners));
+        let slot_of = |node: &Arc<Node>| {
+            let is_its = |owner: &Option<Arc<Node>>| owner.as_ref().is_some_and(|one| Arc::ptr_eq(one, node));
+            owners().find(|(_, owner)| is_its(owner)).map(|(slot, _)| slot)
+        };
+        let named = |node: &Arc<Node>| (node.place.to_string(), node.link.clone(), slot_of(node));
+        Ok(primaries.iter().map(named).collect())
     }
 
     /// Returns the latest known change, and one slot of each primary, in order.

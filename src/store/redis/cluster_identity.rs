@@ -86,6 +86,34 @@ impl Cluster {
         join_all(slots.iter().map(|slot| self.0.believe_absence(doing, *slot))).await.into_iter().collect()
     }
 
+    /// Returns what the Cluster says of its name, and, if a primary's part of it was lost, why it is not the
+    /// store of that name.
+    pub(super) async fn found_name(
+        &self,
+        doing: &'static str,
+    ) -> Result<(Option<String>, Option<String>), StoreError> {
+        let shared = &self.0;
+        let Some(found) = shared.root(doing).await? else {
+            // One node lost all it had, and the others did not.
+            let left = shared.any_name(doing).await?;
+            return Ok((None, left.map(|_| FOREIGN.to_owned())));
+        };
+        let last = keyspace::slot(REDIS_IDENTITY);
+        if shared.get(doing, last, &keyspace::redis_slot_identity(last)).await?.is_none() {
+            // A start was interrupted, and the next one finishes the naming.
+            return Ok((Some(found), None));
+        }
+        let slots = self.sample().await.map_err(|cause| StoreError::Unavailable { doing, cause })?;
+        for slot in slots {
+            let of_slot = shared.get(doing, slot, &keyspace::redis_slot_identity(slot)).await?;
+            if of_slot.as_deref() != Some(name(&found)) {
+                let cause = format!("slot {slot} of the Cluster: {FOREIGN}");
+                return Ok((Some(found), Some(cause)));
+            }
+        }
+        Ok((Some(found), None))
+    }
+
     /// Accepts the present contents as the store.
     pub(super) async fn adopt(&self, doing: &'static str) -> Result<(), StoreError> {
         let shared = &self.0;
@@ -119,6 +147,13 @@ impl Cluster {
 impl Shared {
     async fn find_name(self: &Arc<Self>, doing: &'static str) -> Result<(), StoreError> {
         let found = match self.root(doing).await? {
+            Some(found) if self.identity.only_reads => {
+                self.identity.remember(name(&found));
+                return Ok(());
+            }
+            None if self.identity.only_reads => {
+                return Err(StoreError::unavailable(doing, "it has no name yet"));
+            }
             Some(found) => found,
             None => {
                 let left = self.any_name(doing).await?;

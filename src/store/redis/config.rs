@@ -49,6 +49,8 @@ pub struct RedisConfig {
     pub client_name: String,
     /// The file that remembers the store's name beyond this process.
     pub identity_file: Option<PathBuf>,
+    /// True for a command that only reads: it gives the store no name, and writes none into `identity_file`.
+    pub only_reads: bool,
     /// How long making a connection may take: name, TCP, TLS and the greeting.
     pub connect_timeout: Duration,
     /// How long one command may take before its connection counts as dead.
@@ -89,6 +91,7 @@ impl RedisConfig {
             password: None,
             client_name: "tokenward".to_owned(),
             identity_file: None,
+            only_reads: false,
             connect_timeout: Duration::from_secs(1),
             response_timeout: Duration::from_millis(500),
             operation_timeout: Duration::from_secs(1),

@@ -8,22 +8,44 @@ use std::collections::BTreeSet;
 use std::sync::{Arc, LazyLock};
 
 use ::redis::aio::ConnectionLike;
-use ::redis::{Cmd, RedisError, Script, Value};
+use ::redis::{Cmd, Script, Value};
 
 use super::access::Access;
 use super::cluster::Cluster;
 use super::config::{Location, RedisConfig};
 use super::connection::Link;
-use super::failure::describe;
-use super::identity::Identity;
+use super::failure::{describe, missing_right};
+use super::identity::{FOREIGN, Identity, is_foreign};
 use super::live::Live;
 use super::prerequisites;
 use crate::domain::random::{Random, random_bytes};
 use crate::domain::task::Tasks;
 use crate::domain::text::one_line;
 use crate::domain::time::{Clock, Timestamp};
-use crate::store::keyspace::{PREFIX, REDIS_IDENTITY};
+use crate::store::keyspace::{PREFIX, REDIS_IDENTITY, slot_tag};
 use crate::store::observed::Risk;
+
+/// What was seen of a store.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Found {
+    /// Each of its primaries.
+    pub servers: Vec<ServerSeen>,
+    /// Whether it has a name, and whether that is the right one.
+    pub name: StoreName,
+}
+
+/// What the store's name shows.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum StoreName {
+    /// There is none, and none is remembered: the first start gives it one.
+    None,
+    /// There is one, and it is the one that this machine remembers, if it remembers one.
+    Known,
+    /// It is not the store that was there before; in words, with what to do.
+    Another(String),
+    /// It could not be read, for this reason.
+    Unknown(String),
+}
 
 /// What one server showed.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -38,35 +60,33 @@ pub struct ServerSeen {
     pub appends: Option<bool>,
     /// The risks that the daemon would report, in words.
     pub risks: Vec<(Risk, String)>,
-    /// Rights that the user lacks, as Redis' ACLs spell them; empty if none was seen to be missing.
+    /// Rules of Redis' ACLs that the user lacks (`+get`); empty if none was seen to be missing.
     pub missing: BTreeSet<String>,
     /// Why no script runs, if none does.
     pub no_scripts: Option<String>,
-    /// True if it holds a store of tokenward. A node of a Cluster does as soon as it holds anything.
-    pub is_named: bool,
 }
 
 /// Connects to Redis, looks at each server that the store would use, and leaves.
 ///
 /// # Errors
-/// No server can be reached; in words, with what to do.
+/// No server can be reached, or the file that remembers the store's name cannot be read; in words, with what
+/// to do.
 pub async fn examine(
     mut config: RedisConfig,
     clock: Arc<dyn Clock>,
     random: Arc<dyn Random>,
     tasks: Arc<dyn Tasks>,
-) -> Result<Vec<ServerSeen>, String> {
-    (config.identity_file, config.observer) = (None, None);
+) -> Result<Found, String> {
+    let remembered =
+        Identity::new(config.identity_file.take(), true).map_err(|error| error.to_string())?.known();
+    config.observer = None;
+    config.only_reads = true;
     let access = Arc::new(Access::new(&config, &clock)?);
     let limit = config.connect_timeout + config.operation_timeout;
-    let (has_failover, is_node) = match config.location {
-        Location::Server { .. } => (false, false),
-        Location::Sentinels(_) => (true, false),
-        Location::Cluster(_) => (true, true),
-    };
+    let has_failover = !matches!(config.location, Location::Server { .. });
     let way = match &config.location {
         Location::Cluster(_) => {
-            let nameless = Identity::new(None).map_err(|error| error.to_string())?;
+            let nameless = Identity::new(None, true).map_err(|error| error.to_string())?;
             let parts = (clock.clone(), random.clone(), tasks);
             Links::Cluster(Cluster::new(config, access, parts.0, parts.1, parts.2, nameless))
         }
@@ -74,20 +94,43 @@ pub async fn examine(
     };
     let look = async {
         let mut seen = Vec::new();
-        for (server, link) in way.links().await? {
+        for (server, link, slot) in way.links().await? {
             let live = link.acquire().await.map_err(|cause| with_server(&server, &cause))?;
-            let setup = (has_failover, is_node);
-            seen.push(look_at(server, &live, link.user(), setup, &*clock, &*random).await);
+            seen.push(look_at(server, &live, link.user(), (has_failover, slot), &*clock, &*random).await);
         }
         Ok(seen)
     };
-    let seen = tokio::select! {
+    let no_answer = || format!("Redis gave no answer within {limit:?}");
+    let servers = tokio::select! {
         biased;
         seen = look => seen,
-        () = clock.sleep(limit) => Err(format!("Redis gave no answer within {limit:?}")),
+        () = clock.sleep(limit) => Err(no_answer()),
+    };
+    let name = match &servers {
+        Err(cause) => StoreName::Unknown(cause.clone()),
+        Ok(_) => tokio::select! {
+            biased;
+            found = way.found_name() => name_seen(found, remembered.as_deref()),
+            () = clock.sleep(limit) => StoreName::Unknown(no_answer()),
+        },
     };
     way.close();
-    seen
+    Ok(Found { servers: servers?, name })
+}
+
+/// The name that was found, and why it is not the store of that name, if it is not.
+type FoundName = (Option<String>, Option<String>);
+
+fn name_seen(found: Result<FoundName, String>, remembered: Option<&str>) -> StoreName {
+    match found {
+        Err(cause) => StoreName::Unknown(cause),
+        Ok((_, Some(lost))) => StoreName::Another(lost),
+        Ok((found, None)) if is_foreign(remembered, found.as_deref()) => {
+            StoreName::Another(FOREIGN.to_owned())
+        }
+        Ok((None, None)) => StoreName::None,
+        Ok((Some(_), None)) => StoreName::Known,
+    }
 }
 
 enum Links {
@@ -96,10 +139,25 @@ enum Links {
 }
 
 impl Links {
-    async fn links(&self) -> Result<Vec<(String, Link)>, String> {
+    /// Each primary, and one of its slots, if it is of a Cluster.
+    async fn links(&self) -> Result<Vec<(String, Link, Option<u16>)>, String> {
         match self {
-            Links::One(link) => Ok(vec![(link.risks().0, link.clone())]),
+            Links::One(link) => Ok(vec![(link.risks().0, link.clone(), None)]),
             Links::Cluster(cluster) => cluster.links().await,
+        }
+    }
+
+    async fn found_name(&self) -> Result<FoundName, String> {
+        match self {
+            Links::One(link) => {
+                let mut commands = link.acquire().await?.commands();
+                let name = ::redis::cmd("GET").arg(REDIS_IDENTITY).query_async(&mut commands).await;
+                Ok((name.map_err(|error| describe(&error, link.user()))?, None))
+            }
+            Links::Cluster(cluster) => {
+                let found = cluster.found_name("asking which store this is").await;
+                found.map_err(|error| error.to_string())
+            }
         }
     }
 
@@ -119,7 +177,7 @@ async fn look_at(
     server: String,
     live: &Arc<Live>,
     user: &str,
-    (has_failover, is_node): (bool, bool),
+    (has_failover, slot): (bool, Option<u16>),
     clock: &dyn Clock,
     random: &dyn Random,
 ) -> ServerSeen {
@@ -139,29 +197,14 @@ async fn look_at(
     match told {
         Ok(told) => read_info(&told.concat(), has_failover, now, &mut seen),
         Err(error) => {
-            if let Some(right) = missing_right(&error) {
-                seen.missing.insert(right);
-            }
+            seen.missing.extend(missing_right(&error).flatten());
             seen.risks.push((Risk::Unknown, describe(&error, user)));
         }
     }
-    seen.is_named = if is_node { holds_anything(&mut commands).await } else { is_named(&mut commands).await };
     if seen.no_scripts.is_none() {
-        rights(&mut commands, random, &mut seen.missing).await;
+        rights(&mut commands, slot, random, &mut seen.missing).await;
     }
     seen
-}
-
-async fn is_named(commands: &mut impl ConnectionLike) -> bool {
-    let name = ::redis::cmd("GET").arg(REDIS_IDENTITY).query_async::<Option<String>>(commands).await;
-    // (One that cannot be read may be there.)
-    !matches!(name, Ok(None))
-}
-
-/// The name of a store in a Cluster is in every slot, so a node that serves one has keys.
-async fn holds_anything(commands: &mut impl ConnectionLike) -> bool {
-    let keys = ::redis::cmd("SCAN").arg(0).query_async::<(u64, Vec<Vec<u8>>)>(commands).await;
-    !matches!(keys, Ok((0, keys)) if keys.is_empty())
 }
 
 /// Reads the answers to `INFO`.
@@ -179,11 +222,36 @@ fn read_info(info: &str, has_failover: bool, now: Timestamp, seen: &mut ServerSe
     seen.risks = prerequisites::risks(info, has_failover, now.unix_seconds()).into_iter().collect();
 }
 
-/// Tries what the store does, on keys that nobody else has. A command within a script needs the same right as
-/// one alone.
+/// How each right to a key is tried: `a` and `b` are keys that nobody else has.
+const TRIALS: &[(&str, &[&str])] = &[
+    ("del", &["DEL", "a", "b"]),
+    ("set", &["SET", "a", "x", "PX", "10000"]),
+    ("get", &["GET", "a"]),
+    ("getrange", &["GETRANGE", "a", "0", "1"]),
+    ("exists", &["EXISTS", "a"]),
+    ("pttl", &["PTTL", "a"]),
+    ("getdel", &["GETDEL", "a"]),
+    ("zadd", &["ZADD", "b", "0", "m"]),
+    ("zscore", &["ZSCORE", "b", "m"]),
+    ("zrangebylex", &["ZRANGEBYLEX", "b", "-", "+", "LIMIT", "0", "1"]),
+    ("zrangebyscore", &["ZRANGEBYSCORE", "b", "0", "1", "LIMIT", "0", "1"]),
+    ("zrem", &["ZREM", "b", "m"]),
+];
+
+/// Tries them. A command within a script needs the same right as one alone. Without the right to remove its
+/// keys, nothing else is tried.
 static RIGHTS: LazyLock<Script> = LazyLock::new(|| {
-    Script::new(
-        r"local missing = {}
+    let trial = |(right, words): &(&str, &[&str])| {
+        let words = words.iter().map(|word| match *word {
+            "a" | "b" => (*word).to_owned(),
+            word => format!("'{word}'"),
+        });
+        format!("try('{right}', {})\n", words.collect::<Vec<_>>().join(", "))
+    };
+    let mut trials = TRIALS.iter().map(trial);
+    let (first, rest) = (trials.next().unwrap_or_default(), trials.collect::<String>());
+    Script::new(&format!(
+        r"local missing = {{}}
         local function try(name, ...)
             local answer = redis.pcall(...)
             if type(answer) ~= 'table' or not answer.err then return end
@@ -193,33 +261,30 @@ static RIGHTS: LazyLock<Script> = LazyLock::new(|| {
             if is_right then missing[#missing + 1] = name end
         end
         local a, b = KEYS[1], KEYS[2]
-        try('del', 'DEL', a, b)
+        {first}
         if #missing > 0 then return missing end
-        try('set', 'SET', a, 'x', 'PX', 10000)
-        try('get', 'GET', a)
-        try('getrange', 'GETRANGE', a, 0, 1)
-        try('exists', 'EXISTS', a)
-        try('pttl', 'PTTL', a)
-        try('getdel', 'GETDEL', a)
-        try('zadd', 'ZADD', b, 0, 'm')
-        try('zscore', 'ZSCORE', b, 'm')
-        try('zrangebylex', 'ZRANGEBYLEX', b, '-', '+', 'LIMIT', 0, 1)
-        try('zrangebyscore', 'ZRANGEBYSCORE', b, 0, 1, 'LIMIT', 0, 1)
-        try('zrem', 'ZREM', b, 'm')
+        {rest}
         redis.pcall('DEL', a, b)
-        return missing",
-    )
+        return missing"
+    ))
 });
 
-/// Notes the rights that are missing. What cannot be asked is not noted.
-async fn rights(commands: &mut impl ConnectionLike, random: &dyn Random, missing: &mut BTreeSet<String>) {
+/// Notes the rights that are missing. What cannot be asked is not noted. A node of a Cluster is asked with
+/// keys of one of its own slots, since each node has rights of its own.
+async fn rights(
+    commands: &mut impl ConnectionLike,
+    slot: Option<u16>,
+    random: &dyn Random,
+    missing: &mut BTreeSet<String>,
+) {
     let name = hex::encode(random_bytes::<8>(random));
     // One slot: both keys have the same tag.
-    let key = |which: &str| format!("{PREFIX}doctor:{{{name}}}:{which}");
+    let tag = slot.map_or_else(|| name.clone(), |slot| slot_tag(slot).to_string());
+    let key = |which: &str| format!("{PREFIX}doctor:{{{tag}}}:{name}:{which}");
     let script = RIGHTS.key(key("a")).key(key("b")).invoke_async::<Vec<String>>(commands).await;
     match script {
-        Ok(lacking) => missing.extend(lacking),
-        Err(error) => missing.extend(missing_right(&error)),
+        Ok(lacking) => missing.extend(lacking.into_iter().map(|right| format!("+{right}"))),
+        Err(error) => missing.extend(missing_right(&error).flatten()),
     }
     let (mut scan, mut wait, mut publish) =
         (::redis::cmd("SCAN"), ::redis::cmd("WAIT"), ::redis::cmd("PUBLISH"));
@@ -229,20 +294,14 @@ async fn rights(commands: &mut impl ConnectionLike, random: &dyn Random, missing
     for command in [scan, wait, publish] {
         let command: Cmd = command;
         if let Err(error) = command.query_async::<Value>(commands).await {
-            missing.extend(missing_right(&error));
+            missing.extend(missing_right(&error).flatten());
         }
     }
 }
 
-/// The right that a refused command needs, if that is why it was refused.
-fn missing_right(error: &RedisError) -> Option<String> {
-    let words = describe(error, "");
-    let right = words.split_once("give it `+").and_then(|(_, rest)| rest.split_once('`'));
-    right.map(|(right, _)| right.to_owned())
-}
-
 #[cfg(test)]
 mod tests {
+    use super::super::acl::REDIS_COMMANDS;
     use super::*;
 
     #[test]
@@ -259,5 +318,28 @@ mod tests {
         let mut nothing = ServerSeen::default();
         read_info("", false, now, &mut nothing);
         assert_eq!(nothing, ServerSeen::default(), "what is not said is not known");
+    }
+
+    #[test]
+    fn each_right_that_the_store_needs_is_tried_or_shows_by_itself() {
+        // Connecting, sending a script and reading `INFO` show these; `scan`, `wait` and `publish` are sent
+        // as they are. Only a subscription would show the last one.
+        let elsewhere = [
+            "select",
+            "client|setname",
+            "role",
+            "evalsha",
+            "script|load",
+            "info",
+            "scan",
+            "wait",
+            "publish",
+            "subscribe",
+        ];
+        let tried: BTreeSet<&str> = TRIALS.iter().map(|(right, _)| *right).chain(elsewhere).collect();
+        assert_eq!(tried, REDIS_COMMANDS.iter().copied().collect());
+        for (right, words) in TRIALS {
+            assert_eq!(*right, words[0].to_ascii_lowercase());
+        }
     }
 }

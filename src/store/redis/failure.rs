@@ -8,6 +8,7 @@ use super::config::{Location, RedisConfig};
 use crate::domain::text::one_line;
 use crate::domain::time::Clock;
 use crate::store::StoreError;
+use crate::store::keyspace::PREFIX;
 
 /// Tries of one operation whose connections die. Redis ends all connections at once when it reads its ACL
 /// file anew (until 7.2), and replacing a password does that twice.
@@ -70,6 +71,23 @@ fn refused_command(detail: &str) -> Option<&str> {
         .then_some(command)
 }
 
+/// The right that the user lacks, as a rule of Redis' ACLs (`+get`, `~tokenward:*`), if that is why Redis
+/// refused. The inner `None`: it does not say which.
+pub(super) fn missing_right(error: &RedisError) -> Option<Option<String>> {
+    let (code, detail) = code_of(error)?;
+    // (Redis 7 reports this without a code of its own inside a script, and before 8 without the command.)
+    if code != "NOPERM" && !detail.contains("user executing the script can't") {
+        return None;
+    }
+    let command = refused_command(detail).map(|command| format!("+{command}"));
+    let pattern = || match () {
+        () if detail.contains("channel") => Some(format!("&{PREFIX}*")),
+        () if detail.contains("key") => Some(format!("~{PREFIX}*")),
+        () => None,
+    };
+    Some(command.or_else(pattern))
+}
+
 /// The text of an error, without any stored data: Redis repeats arguments in some of its errors, and the
 /// client library repeats answers in some of its own.
 pub(super) fn describe(error: &RedisError, user: &str) -> String {
@@ -83,22 +101,22 @@ pub(super) fn describe(error: &RedisError, user: &str) -> String {
     }
     let Some((code, detail)) = code_of(error) else { return format!("Redis refused: {}", error.category()) };
     let detail = detail.split(", with args").next().unwrap_or_default();
+    let missing = missing_right(error);
     let hint = match code {
-        "WRONGPASS" => format!("Redis refused the password of user `{user}`"),
-        "NOAUTH" => {
-            "Redis asks for a password: give `password_file`, and `username` if it is not `default`".into()
-        }
-        // (Redis 7 reports this without a code of its own inside a script, and before 8 without the command.)
-        _ if code == "NOPERM" || detail.contains("user executing the script can't") => {
-            let right = refused_command(detail).map_or_else(
+        _ if missing.is_some() => {
+            let right = missing.flatten().map_or_else(
                 || {
                     "those of deploy/compose/redis.acl, of which Redis' `ACL LOG` names the one that is \
                     missing"
                         .to_owned()
                 },
-                |command| format!("`+{command}`, as deploy/compose/redis.acl does"),
+                |right| format!("`{right}`, as deploy/compose/redis.acl does"),
             );
             format!("user `{user}` lacks a right that this store needs: give it {right}")
+        }
+        "WRONGPASS" => format!("Redis refused the password of user `{user}`"),
+        "NOAUTH" => {
+            "Redis asks for a password: give `password_file`, and `username` if it is not `default`".into()
         }
         "READONLY" => "Redis is a replica and takes no writes".into(),
         "NOREPLICAS" => "Redis takes no writes as long as too few replicas are connected to it".into(),

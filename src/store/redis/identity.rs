@@ -29,6 +29,8 @@ pub(super) struct Identity {
     state: Mutex<State>,
     /// The file that remembers the name beyond this process.
     file: Option<PathBuf>,
+    /// True where nothing is written, neither at Redis nor into the file.
+    pub(super) only_reads: bool,
 }
 
 #[derive(Default)]
@@ -41,13 +43,13 @@ struct State {
 impl Identity {
     /// Remembers the file's name. A file that cannot be read is an error, since it may say that this is
     /// another store.
-    pub(super) fn new(file: Option<PathBuf>) -> std::io::Result<Self> {
+    pub(super) fn new(file: Option<PathBuf>, only_reads: bool) -> std::io::Result<Self> {
         let known = match file.as_deref().map(std::fs::read_to_string) {
             Some(Err(error)) if error.kind() == std::io::ErrorKind::NotFound => None,
             Some(read) => Some(read?.trim().to_owned()),
             None => None,
         };
-        Ok(Identity { state: Mutex::new(State { known, adopting: false }), file })
+        Ok(Identity { state: Mutex::new(State { known, adopting: false }), file, only_reads })
     }
 
     /// Makes the next check accept the present contents.
@@ -74,14 +76,8 @@ impl Identity {
             (state.known.clone(), state.adopting)
         };
         let mut found = read(commands).await?;
-        let foreign = |found: &Option<String>| match (&known, found) {
-            (Some(known), Some(found)) => {
-                name(found) != known && !replaced(found).any(|replaced| replaced == known)
-            }
-            (Some(_), None) => true,
-            (None, _) => false,
-        };
-        if found.is_none() && known.is_none() || adopting && foreign(&found) {
+        let foreign = |found: &Option<String>| is_foreign(known.as_deref(), found.as_deref());
+        if !self.only_reads && (found.is_none() && known.is_none() || adopting && foreign(&found)) {
             let fresh = fresh_name(random);
             // A store that has a name keeps it, so that replicas that know it go on.
             let mut value = found.as_deref().map_or(fresh.as_str(), name).to_owned();
@@ -125,7 +121,7 @@ impl Identity {
 
     pub(super) fn remember(&self, name: &str) {
         self.state().known = Some(name.to_owned());
-        if let Some(file) = &self.file
+        if let Some(file) = self.file.as_ref().filter(|_| !self.only_reads)
             && let Err(error) = write(file, name)
         {
             tracing::warn!(%error, file = %file.display(),
@@ -135,6 +131,17 @@ impl Identity {
 
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock()
+    }
+}
+
+/// Whether what a store says of its name shows that it is not the one whose name is remembered.
+pub(super) fn is_foreign(known: Option<&str>, found: Option<&str>) -> bool {
+    match (known, found) {
+        (Some(known), Some(found)) => {
+            name(found) != known && !replaced(found).any(|replaced| replaced == known)
+        }
+        (Some(_), None) => true,
+        (None, _) => false,
     }
 }
 

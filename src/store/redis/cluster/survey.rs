@@ -222,7 +222,7 @@ mod tests {
         let config = RedisConfig::cluster(vec![("seed".to_owned(), 1)]);
         let (clock, random, tasks) =
             (RealClock::shared(), Arc::new(CountingRandom::new()), Arc::new(RealTasks));
-        let identity = Identity::new(None).expect("there is no file");
+        let identity = Identity::new(None, false).expect("there is no file");
         let access = Arc::new(Access::new(&config, &clock).expect("there is nothing to read"));
         let cluster = Cluster::new(config, access, clock, random, tasks, identity);
         let learn = |epoch, host: &str, is_most| {
