@@ -11,7 +11,9 @@ use super::client::{Client, DEADLINE, ReachArgs, target, text};
 use super::output::shown;
 use super::{ConfigPath, Failure, World, block_on};
 use crate::config;
+use crate::domain::clouds::GRAPH;
 use crate::domain::id::AppName;
+use crate::domain::scope::{Scope, ScopeNaming};
 
 /// Time between two looks at the session.
 const LOOK: Duration = Duration::from_secs(2);
@@ -45,7 +47,7 @@ pub(super) fn run(args: &Args, config: &ConfigPath, world: &mut World) -> Result
     // Only for what is told: the daemon's own file decides what the link asks for.
     let scopes = config::load_file(&config.path, &world.env).ok().and_then(|loaded| {
         let app = loaded.config.apps.get(args.app.as_str())?;
-        Some(app.scopes.iter().filter(|scope| !is_of_sign_in(scope)).cloned().collect::<Vec<_>>())
+        Some(consented(&app.scopes))
     });
     block_on(async {
         let mut session = start(&client, args).await?;
@@ -81,9 +83,12 @@ pub(super) fn run(args: &Args, config: &ConfigPath, world: &mut World) -> Result
     })
 }
 
-/// Returns true for a scope that the sign-in itself needs: no administrator is asked about it.
-fn is_of_sign_in(scope: &str) -> bool {
-    ["openid", "profile", "email", "offline_access"].iter().any(|one| scope.eq_ignore_ascii_case(one))
+/// Returns the scopes that an administrator is asked about: not those that the sign-in itself needs. Only
+/// Entra has administrators who consent.
+fn consented(scopes: &[String]) -> Vec<String> {
+    let naming = ScopeNaming::Entra { graph: GRAPH.to_owned() };
+    let is_of_sign_in = |scope: &str| naming.scopes_lossy([scope]).iter().any(Scope::is_openid);
+    scopes.iter().filter(|scope| !is_of_sign_in(scope)).cloned().collect()
 }
 
 /// Makes the session. Its shape is what `--json` prints.
@@ -198,6 +203,7 @@ mod tests {
         }
         let words = told(&args(None), None, "");
         assert!(words.contains("whose tenant it then is") && words.contains("the app's `scopes`"), "{words}");
-        assert!(is_of_sign_in("Offline_Access") && !is_of_sign_in("Mail.Read"));
+        let all = ["Offline_Access", "openid", "address", "Mail.Read"].map(str::to_owned);
+        assert_eq!(consented(&all), ["Mail.Read"]);
     }
 }

@@ -124,9 +124,10 @@ pub(super) fn run(args: &Args, config: &ConfigPath, world: &mut World) -> Result
 }
 
 /// Finds the configured file and those that were rotated, such as `audit.jsonl-20261123-1795392000.gz`.
-fn configured(config: &ConfigPath, world: &World) -> Result<Vec<PathBuf>, Failure> {
-    let loaded = config.load(world)?;
-    let sink = loaded.config.audit.sinks.iter().find_map(|sink| match sink {
+fn configured(config: &ConfigPath, world: &mut World) -> Result<Vec<PathBuf>, Failure> {
+    // It works beside a broken file: an incident does not wait for its correction.
+    let audit = config.load_readable(world)?.audit;
+    let sink = audit.iter().flat_map(|audit| &audit.sinks).find_map(|sink| match sink {
         AuditSink::File(path) => Some(path.clone()),
         AuditSink::Stdout | AuditSink::Stderr | AuditSink::Syslog(_) | AuditSink::Journald(_) => None,
     });

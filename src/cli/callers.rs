@@ -15,11 +15,14 @@ use super::output::table;
 use super::{ConfigPath, Failure, World, block_on};
 use crate::api::admin::wire::ApiKeys;
 use crate::callers::key_file::{self, DEFAULT_LIFETIME, KeyFileError, KeyInfo};
-use crate::config::{Authenticate, CallerConfig, Config};
+use crate::config::{Authenticate, CallerConfig};
 use crate::domain::id::CallerName;
 
 /// Longest life of a key: longer than any key should live, and short enough for a year of four digits.
 const LONGEST_LIFETIME: Duration = Duration::from_secs(100 * 365 * 86_400);
+
+/// The callers of a configuration, by their names.
+type Callers = BTreeMap<String, CallerConfig>;
 
 /// Time for a daemon on the same machine to answer.
 const ASK_DAEMON: Duration = Duration::from_secs(2);
@@ -67,32 +70,43 @@ pub(super) enum Command {
         caller: CallerName,
         /// The key's id, as `list-keys` shows it
         id: String,
+        /// Print {caller, id}
+        #[arg(long)]
+        json: bool,
     },
 }
 
 pub(super) fn run(command: &Command, config: &ConfigPath, world: &mut World) -> Result<(), Failure> {
-    let loaded = config.load(world)?;
+    // What only looks works beside a broken file.
     match command {
-        Command::List { json } => list_callers(&loaded.config, config, *json, world),
-        Command::AddKey { caller, expires_in, json } => {
-            add(&loaded.config, caller, (*expires_in).min(LONGEST_LIFETIME), *json, world)
+        Command::List { json } => {
+            let callers = config.load_readable(world)?.callers;
+            list_callers(&callers, config, *json, world)
         }
         Command::ListKeys { caller, json } => {
+            let callers = config.load_readable(world)?.callers;
             let last_used = last_used(caller, config, world);
-            list(&loaded.config, caller, &last_used, *json, world)
+            list(&callers, caller, &last_used, *json, world)
         }
-        Command::RetireKey { caller, id } => retire(&loaded.config, caller, id, world),
+        Command::AddKey { caller, expires_in, json } => {
+            let callers = config.load(world)?.config.callers;
+            add(&callers, caller, (*expires_in).min(LONGEST_LIFETIME), *json, world)
+        }
+        Command::RetireKey { caller, id, json } => {
+            let callers = config.load(world)?.config.callers;
+            retire(&callers, caller, id, *json, world)
+        }
     }
 }
 
 fn add(
-    config: &Config,
+    callers: &Callers,
     caller: &CallerName,
     lifetime: Duration,
     as_json: bool,
     world: &mut World,
 ) -> Result<(), Failure> {
-    let path = key_files(config, caller)?[0];
+    let path = key_files(callers, caller)?[0];
     let (key, info) = key_file::add(path, caller, &*world.random, world.clock.now(), lifetime)
         .map_err(|error| failed(&error, path))?;
     let expires_at = info.expires_at.rfc3339();
@@ -114,7 +128,7 @@ fn add(
 /// Returns when each key was last used since the daemon's start. Empty if no daemon answers.
 fn last_used(caller: &CallerName, config: &ConfigPath, world: &mut World) -> BTreeMap<String, String> {
     let reach = ReachArgs { key_file: None, endpoint: None };
-    let Ok(client) = reach.admin(config, world) else { return BTreeMap::new() };
+    let Ok(client) = reach.admin_quietly(config, world) else { return BTreeMap::new() };
     let path = target(&["admin", "v1", "callers", caller.as_str(), "keys"], &[]);
     let asked = block_on(async { Ok(client.ask(Method::GET, &path, None, ASK_DAEMON).await?) });
     let Ok(answer) = asked else { return BTreeMap::new() };
@@ -140,9 +154,14 @@ struct Listed {
     last_used_at: Option<String>,
 }
 
-fn list_callers(config: &Config, path: &ConfigPath, as_json: bool, world: &mut World) -> Result<(), Failure> {
+fn list_callers(
+    callers: &Callers,
+    path: &ConfigPath,
+    as_json: bool,
+    world: &mut World,
+) -> Result<(), Failure> {
     let mut listed = Vec::new();
-    for (name, settings) in &config.callers {
+    for (name, settings) in callers {
         let mut keys: Option<Vec<KeyInfo>> = Some(Vec::new());
         for file in files_of(settings) {
             match key_file::list(file) {
@@ -199,14 +218,14 @@ fn list_callers(config: &Config, path: &ConfigPath, as_json: bool, world: &mut W
 }
 
 fn list(
-    config: &Config,
+    callers: &Callers,
     caller: &CallerName,
     last_used: &BTreeMap<String, String>,
     as_json: bool,
     world: &mut World,
 ) -> Result<(), Failure> {
     let mut keys: Vec<KeyInfo> = Vec::new();
-    for path in key_files(config, caller)? {
+    for path in key_files(callers, caller)? {
         keys.extend(key_file::list(path).map_err(|error| failed(&error, path))?);
     }
     if as_json {
@@ -258,12 +277,21 @@ fn list(
     Ok(())
 }
 
-fn retire(config: &Config, caller: &CallerName, id: &str, world: &mut World) -> Result<(), Failure> {
-    let paths = key_files(config, caller)?;
+fn retire(
+    callers: &Callers,
+    caller: &CallerName,
+    id: &str,
+    as_json: bool,
+    world: &mut World,
+) -> Result<(), Failure> {
+    let paths = key_files(callers, caller)?;
     let holds = |path: &&Path| key_file::list(path).is_ok_and(|keys| keys.iter().any(|key| key.id == id));
     // If no file has it, the first one reports the existing ids.
     let path = paths.iter().copied().find(holds).unwrap_or(paths[0]);
     key_file::retire(path, id).map_err(|error| failed(&error, path))?;
+    if as_json {
+        return world.output.json(&json!({ "caller": caller.as_str(), "id": id }));
+    }
     world.output.say(&format!(
         "Key {id} of caller {caller} is retired; a running daemon refuses it within a second."
     ));
@@ -271,9 +299,9 @@ fn retire(config: &Config, caller: &CallerName, id: &str, world: &mut World) -> 
 }
 
 /// Returns the caller's key files; at least one.
-fn key_files<'a>(config: &'a Config, caller: &CallerName) -> Result<Vec<&'a Path>, Failure> {
-    let Some(settings) = config.callers.get(caller.as_str()) else {
-        let known: Vec<String> = config.callers.keys().map(|name| format!("`{name}`")).collect();
+fn key_files<'a>(callers: &'a Callers, caller: &CallerName) -> Result<Vec<&'a Path>, Failure> {
+    let Some(settings) = callers.get(caller.as_str()) else {
+        let known: Vec<String> = callers.keys().map(|name| format!("`{name}`")).collect();
         let failure = Failure::usage(format!("the configuration has no caller `{caller}`"));
         return Err(failure.hint(match known.len() {
             0 => format!("add a section [callers.{caller}] to it"),

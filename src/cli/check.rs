@@ -27,7 +27,10 @@ pub(super) fn run(args: &Args, config: &ConfigPath, world: &mut World) -> Result
                     "config": file, "ok": false, "mistakes": mistakes, "warnings": apps, "apps": apps,
                 }))?;
             }
-            return Err(config.failure(&errors));
+            let failure = config.failure(&errors);
+            let number = errors.mistakes.len();
+            let sum = sum(&file, number, 0);
+            return Err(Failure { message: format!("{}\n{sum}", failure.message), ..failure });
         }
     };
     let environment = Environment::of_process(&world.env).as_owner_of(&loaded.config.sealing.keyring);
@@ -63,8 +66,8 @@ pub(super) fn run(args: &Args, config: &ConfigPath, world: &mut World) -> Result
                 .output
                 .data(&format!("{app}: the authority {} is reached {way}", settings.authority.host()))?;
             world.output.data(&format!(
-                "{app}: its secrets go to no other token host than before until you say so: tokenward \
-                 credentials confirm {app} HOST"
+                "{app}: its secrets stay with their token host; another host gets them only after `tokenward \
+                 credentials confirm {app} HOST`"
             ))?;
         }
     }
@@ -75,6 +78,7 @@ pub(super) fn run(args: &Args, config: &ConfigPath, world: &mut World) -> Result
         for mistake in &mistakes {
             world.output.say(mistake);
         }
+        world.output.say(&sum(&file, mistakes.len(), warnings.len()));
         return Err(Failure::silent(Exit::Usage));
     }
     if !args.json {
@@ -86,6 +90,16 @@ pub(super) fn run(args: &Args, config: &ConfigPath, world: &mut World) -> Result
         ))?;
     }
     Ok(())
+}
+
+/// The last line of a check that failed.
+fn sum(file: &str, mistakes: usize, warnings: usize) -> String {
+    let warnings = if warnings > 0 { format!(" and {}", count(warnings, "warning")) } else { String::new() };
+    format!(
+        "{file} has {}{warnings}: `serve` would not start with it, and a running daemon keeps what it has. \
+         Nothing was changed.",
+        count(mistakes, "mistake")
+    )
 }
 
 fn count(number: usize, noun: &str) -> String {
@@ -142,12 +156,26 @@ mod tests {
             assert!(ended.err.contains(expected), "{expected} is missing in\n{}", ended.err);
         }
         assert!(!ended.err.contains("hunter2"), "{}", ended.err);
+        let last = ended.err.lines().last().unwrap_or_default();
+        assert!(last.contains(" mistakes: ") && last.ends_with("Nothing was changed."), "{last}");
         assert!(ended.out.contains("/callback/outlook"), "the redirect URI is shown all the same");
         let json = scene.run(&["check", "--json", "--config", &config]);
         assert_eq!(json.code, 2);
         let json = json.json();
         assert_eq!(json["ok"], false);
         assert!(json["mistakes"].as_array().expect("a list").len() >= 10);
+    }
+
+    #[test]
+    fn a_file_that_cannot_be_read_as_a_configuration_has_a_last_line_too() {
+        let (scene, config) = scene("store.knd = 1\n[apps.outlook\n");
+        let ended = scene.run(&["check", "--config", &config]);
+        assert_eq!(ended.code, 2);
+        let lines: Vec<&str> = ended.err.lines().collect();
+        assert!(lines[0].starts_with(&format!("{config}:")), "{}", ended.err);
+        assert!(lines.last().is_some_and(|last| last.contains("has 1 mistake:")), "{}", ended.err);
+        let nowhere = scene.run(&["check", "--config", &scene.path("nowhere.toml")]);
+        assert!(nowhere.code == 2 && nowhere.err.contains("cannot read"), "{}", nowhere.err);
     }
 
     #[test]

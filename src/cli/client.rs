@@ -22,7 +22,8 @@ use super::output::shown;
 use super::progress::Progress;
 use super::{ConfigPath, Failure, World};
 use crate::callers::api_key::PresentedKey;
-use crate::config::{self, ConfigErrors, HttpUrl, ListenConfig, Listener};
+use crate::config::{self, HttpUrl, ListenConfig, Listener};
+use crate::domain::verdict::aadsts;
 use crate::secret_file::SecretReader;
 
 /// Time for a request; longer than the daemon lets a caller wait for a refresh.
@@ -70,6 +71,11 @@ impl ReachArgs {
         client
     }
 
+    /// The same, for a command that has said already what is wrong with the configuration.
+    pub(super) fn admin_quietly(&self, config: &ConfigPath, world: &World) -> Result<Client, Failure> {
+        self.client(config, world, "listen.admin", |listen| &listen.admin, &mut Vec::new())
+    }
+
     fn client(
         &self,
         config: &ConfigPath,
@@ -92,14 +98,8 @@ impl ReachArgs {
                     Failure::usage(format!("the commands cannot use any listener of {section}: each has TLS"))
                         .hint("add a Unix socket, or name another one with --endpoint")
                 })?;
-                if let Some(ConfigErrors { mistakes }) = mistakes {
-                    let (number, first) = (mistakes.len(), mistakes.first().map(ToString::to_string));
-                    warnings.push(format!(
-                        "the configuration has mistakes ({number}; `tokenward check{}` shows them), the \
-                         first: {}",
-                        config.option(),
-                        first.unwrap_or_default(),
-                    ));
+                if let Some(mistakes) = mistakes {
+                    warnings.push(config.has_mistakes(&mistakes));
                     warnings.push(format!(
                         "asking the daemon at {endpoint}, as far as the file can be read; --endpoint names \
                          another"
@@ -272,8 +272,7 @@ impl fmt::Display for SeenProblem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let words = if self.detail.is_empty() { &self.title } else { &self.detail };
         write!(f, "{} ({}", shown(words), shown(&self.code))?;
-        let numbers =
-            self.error_codes.iter().map(|code| format!("AADSTS{code}")).collect::<Vec<_>>().join(" ");
+        let numbers = aadsts(self.error_codes.iter().copied());
         for (label, value) in [
             ("reason", self.reason.as_deref()),
             ("request_id", self.request_id.as_deref()),

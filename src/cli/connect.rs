@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 use super::args::ConnectionArgs;
 use super::client::{Client, DEADLINE, ReachArgs, target, text};
 use super::connections::account_name;
+use super::described::numbers;
 use super::output::shown;
 use super::{ConfigPath, Failure, World, block_on};
 use crate::domain::account::PERSONAL_TENANT;
@@ -269,16 +270,24 @@ fn conclude(ended: &Value, args: &Args, world: &mut World) -> Result<(), Failure
         _ => "",
     };
     let said = if words.is_empty() { shown(reason) } else { format!("{words} ({reason})") };
-    let numbers = ended["error_codes"].as_array().into_iter().flatten().map(|code| format!("AADSTS{code}"));
-    let error = Some(shown(text(ended, "error"))).filter(|error| !error.is_empty());
-    let authority: Vec<String> = error.into_iter().chain(numbers).collect();
+    let said_by_it = [shown(text(ended, "error")), numbers(&ended["error_codes"])];
+    let authority: Vec<String> = said_by_it.into_iter().filter(|words| !words.is_empty()).collect();
     let failure = Failure::failed(match authority.is_empty() {
         true => format!("not connected: {said}"),
         false => format!("not connected: {said}; the authority said {}", authority.join(" ")),
     });
     Err(match reason {
         "account_mismatch" => failure.hint("--change-account lets another account take its place"),
-        "tenant_not_allowed" => failure.hint(format!("apps.{}.tenants says whose accounts may", key.app)),
+        // Ours are told by the configuration alone.
+        "tenant_not_allowed" if authority.is_empty() => {
+            failure.hint(format!("apps.{}.tenants says whose accounts may", key.app))
+        }
+        "tenant_not_allowed" => failure.hint(format!(
+            "the authority itself refused the account: it is of another tenant or kind than the path of \
+             apps.{}.authority and the registration's *Supported account types* admit. Another account may \
+             be right: the user opens the link again and chooses it",
+            key.app
+        )),
         "expired" => failure.hint("run the command again for a new link"),
         _ if !text(ended, "hint").is_empty() => failure.hint(shown(text(ended, "hint"))),
         _ => failure,
@@ -400,6 +409,17 @@ mod tests {
         let (ended, _) = connect(&[started(), ("200 OK", failed)], &[], "");
         assert!(ended.err.contains("the authority said invalid_client AADSTS650056"), "{}", ended.err);
         assert!(ended.err.contains("hint: the operator must mend it"), "{}", ended.err);
+        // The authority's own refusal of an account is no matter of `tenants`, and ours is.
+        let refused = |codes: Value| {
+            let failed = json!({ "state": "failed", "reason": "tenant_not_allowed", "error_codes": codes });
+            connect(&[started(), ("200 OK", failed)], &[], "").0.err
+        };
+        let (theirs, ours) = (refused(json!([50_020])), refused(json!([])));
+        assert!(
+            theirs.contains("AADSTS50020") && theirs.contains("the authority itself refused"),
+            "{theirs}"
+        );
+        assert!(!theirs.contains("tenants says") && ours.contains("apps.outlook.tenants says"), "{ours}");
         let refused = (
             "403 Forbidden",
             json!({ "code": "caller_forbidden", "detail": "may not connect", "hint": "ask" }),

@@ -5,7 +5,7 @@ use std::time::Duration;
 use clap::Subcommand;
 use clap::builder::PossibleValuesParser;
 use http::Method;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::args::{StoredConnectionArgs as ConnectionArgs, app_name};
 use super::client::{Client, DEADLINE, ReachArgs, body, read, target, text};
@@ -84,6 +84,9 @@ pub(super) enum Command {
     Pause {
         #[command(flatten)]
         connection: ConnectionArgs,
+        /// Print the connection as the API has it; null if it was deleted meanwhile
+        #[arg(long)]
+        json: bool,
         #[command(flatten)]
         reach: ReachArgs,
     },
@@ -92,6 +95,9 @@ pub(super) enum Command {
     Resume {
         #[command(flatten)]
         connection: ConnectionArgs,
+        /// Print the connection as the API has it; null if it was deleted meanwhile
+        #[arg(long)]
+        json: bool,
         #[command(flatten)]
         reach: ReachArgs,
     },
@@ -103,6 +109,9 @@ pub(super) enum Command {
         /// Begin it, and do not wait for its end
         #[arg(long)]
         no_wait: bool,
+        /// Print the connection as it is afterwards; with --no-wait {refreshing}
+        #[arg(long)]
+        json: bool,
         #[command(flatten)]
         reach: ReachArgs,
     },
@@ -114,6 +123,9 @@ pub(super) enum Command {
         /// Do not ask
         #[arg(long)]
         yes: bool,
+        /// Print {app, connection}
+        #[arg(long)]
+        json: bool,
         #[command(flatten)]
         reach: ReachArgs,
     },
@@ -164,26 +176,43 @@ pub(super) fn run(command: &Command, config: &ConfigPath, world: &mut World) -> 
             let text = explain(connection, &seen, &status, &config.option());
             world.output.report(&text)
         }
-        Command::Pause { connection, reach } => {
+        Command::Pause { connection, json, reach } => {
             let seen = set_paused(connection, true, reach, config, world)?;
+            if *json {
+                return world.output.json(&seen);
+            }
             let of = if seen.is_null() { "the name " } else { "" };
             world.output.say(&format!("Paused {of}{} of app {}.", connection.connection, connection.app));
             Ok(())
         }
-        Command::Resume { connection, reach } => {
+        Command::Resume { connection, json, reach } => {
             let seen = set_paused(connection, false, reach, config, world)?;
+            if *json {
+                return world.output.json(&seen);
+            }
             let then =
                 if seen.is_null() { " There is no such connection now; it can be made again." } else { "" };
             world.output.say(&format!("Resumed {} of app {}.{then}", connection.connection, connection.app));
             Ok(())
         }
-        Command::Refresh { connection, no_wait, reach } => {
+        Command::Refresh { connection, no_wait, json, reach } => {
             let client = reach.admin(config, world)?;
-            block_on(refresh(&client, connection, *no_wait, &config.option(), world))
+            let tried = block_on(refresh(&client, connection, *no_wait, config, world))?;
+            if *json {
+                world.output.json(&tried.shape)?;
+            }
+            match tried.failure {
+                Some(failure) => Err(failure),
+                None if *json => Ok(()),
+                None => {
+                    world.output.say(&tried.said);
+                    Ok(())
+                }
+            }
         }
-        Command::Delete { connection, yes, reach } => {
+        Command::Delete { connection, yes, json, reach } => {
             let client = reach.admin(config, world)?;
-            block_on(delete(&client, connection, *yes, world))
+            block_on(delete(&client, connection, *yes, *json, world))
         }
     }
 }
@@ -193,49 +222,60 @@ pub(super) fn run(command: &Command, config: &ConfigPath, world: &mut World) -> 
 const LOOK: Duration = Duration::from_millis(300);
 const MOST_LOOKS: u32 = 60;
 
-/// Has a grant tried, and says what came of it: the connection works, or the reason why it does not.
+/// What came of a grant that was tried.
+struct Tried {
+    /// What `--json` prints.
+    shape: Value,
+    /// What is said of it.
+    said: String,
+    /// Why it does not work, if it does not.
+    failure: Option<Failure>,
+}
+
+/// Has a grant tried, and finds out what came of it: the connection works, or the reason why it does not.
 async fn refresh(
     client: &Client,
     key: &ConnectionArgs,
     no_wait: bool,
-    option: &str,
+    config: &ConfigPath,
     world: &mut World,
-) -> Result<(), Failure> {
-    let explained = path(key, Some("explain"));
-    let before = client.get(&explained).await?;
-    client.ask(Method::POST, &path(key, None), None, DEADLINE).await?;
+) -> Result<Tried, Failure> {
+    let before = client.get(&path(key, Some("explain"))).await?;
+    let begun = client.ask(Method::POST, &path(key, None), None, DEADLINE).await?;
     let what_changes = |seen: &Value| {
         ["status", "reason", "last_refreshed_at", "next_refresh_at", "attempts"]
             .map(|member| seen[member].clone())
     };
+    let (name, app, option) = (&key.connection, &key.app, config.option());
     for _ in 0..if no_wait { 0 } else { MOST_LOOKS } {
         world.clock.sleep(LOOK).await;
-        let after = client.get(&explained).await?;
+        let after = client.get(&path(key, Some("explain"))).await?;
         if what_changes(&after) == what_changes(&before) {
             continue;
         }
-        let (name, app) = (&key.connection, &key.app);
+        let shape = client.get(&path(key, None)).await?;
         if after["last_refreshed_at"] != before["last_refreshed_at"] || text(&after, "status") == "active" {
             let attempts = after["attempts"].as_array().and_then(|all| all.last()).cloned();
             let outcome = attempts.as_ref().map(|last| text(last, "outcome")).unwrap_or("ok");
             if outcome == "ok" {
-                world.output.say(&format!("The grant of {name} of app {app} works."));
-                return Ok(());
+                let said = format!("The grant of {name} of app {app} works.");
+                return Ok(Tried { shape, said, failure: None });
             }
         }
         let why = Some(text(&after, "reason")).filter(|reason| !reason.is_empty());
-        return Err(Failure::failed(format!(
+        let failure = Failure::failed(format!(
             "the grant of {name} of app {app} was tried: {}{}",
             shown(text(&after, "status")),
             why.map(|why| format!(" ({})", shown(why))).unwrap_or_default(),
         ))
-        .hint(format!("tokenward connections explain {app} {name}{option} says what to do")));
+        .hint(format!("tokenward connections explain {app} {name}{option} says what to do"));
+        return Ok(Tried { shape, said: String::new(), failure: Some(failure) });
     }
-    world.output.say(&format!(
-        "The grant of {} is tried now; `tokenward connections explain {} {}` says what comes of it.",
-        key.connection, key.app, key.connection
-    ));
-    Ok(())
+    let said = format!(
+        "The grant of {name} is tried now; `tokenward connections explain {app} {name}` says what comes of \
+         it."
+    );
+    Ok(Tried { shape: begun, said, failure: None })
 }
 
 fn set_paused(
@@ -275,7 +315,13 @@ async fn list(
     Ok(all)
 }
 
-async fn delete(client: &Client, key: &ConnectionArgs, yes: bool, world: &mut World) -> Result<(), Failure> {
+async fn delete(
+    client: &Client,
+    key: &ConnectionArgs,
+    yes: bool,
+    json: bool,
+    world: &mut World,
+) -> Result<(), Failure> {
     if !yes {
         // Shown before the question: the name may be wrong, and the account helps to decide.
         let seen = client.get(&path(key, None)).await?;
@@ -290,6 +336,9 @@ async fn delete(client: &Client, key: &ConnectionArgs, yes: bool, world: &mut Wo
         }
     }
     client.ask(Method::DELETE, &path(key, None), None, DEADLINE).await?;
+    if json {
+        return world.output.json(&json!({ "app": key.app.as_str(), "connection": key.connection.as_str() }));
+    }
     world.output.say(&format!("Deleted {} of app {}.", key.connection, key.app));
     Ok(())
 }
@@ -324,8 +373,6 @@ fn row(connection: &Value) -> Vec<String> {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
-
     use super::*;
 
     fn connection() -> Value {

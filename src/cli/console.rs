@@ -27,7 +27,7 @@ pub(super) fn run(args: &Args, config: &ConfigPath, world: &mut World) -> Result
         let link: ConsoleLink = read(&answer)?;
         let Some(url) = link.urls.first() else {
             return Err(Failure::failed(
-                "no listener of listen.admin can be opened by a browser, as the operator that you are",
+                "no browser can open the console: listen.admin has no TCP listener that admits you",
             )
             .hint(LISTENER));
         };

@@ -6,9 +6,11 @@ use http::Method;
 use super::args::app_name;
 use super::client::{Client, DEADLINE, ReachArgs, read, target, text};
 use super::output::{shown, table};
+use super::rotate;
 use super::{ConfigPath, Exit, Failure, World, block_on};
 use crate::api::admin::wire::{AppCredentials, ClientCredential, Credentials, Verified};
 use crate::domain::id::AppName;
+use crate::domain::verdict::aadsts;
 
 /// What to do with client credentials.
 #[derive(Subcommand)]
@@ -45,6 +47,10 @@ pub(super) enum Command {
     /// Take one out of service, on every replica, before you remove its file and the authority's copy
     #[command(after_help = "Example:\n  tokenward credentials retire outlook 2026-11")]
     Retire(Chosen),
+    /// Replace one: add the new one, wait until the authority takes it, prefer it, retire the one before
+    #[command(after_help = "Example:\n  tokenward credentials rotate outlook 2027-05 --expires 2027-11-20 \
+            --from new-secret\n\nRun it again whenever it was stopped: what is done already is skipped.")]
+    Rotate(rotate::Args),
     /// Let an app's secrets and refresh tokens go to its new token host
     #[command(after_help = "Example:\n  tokenward credentials confirm outlook login.example.com")]
     Confirm {
@@ -53,6 +59,9 @@ pub(super) enum Command {
         app: AppName,
         /// The host, as the log and `connections explain` name it
         host: String,
+        /// Print {host}
+        #[arg(long)]
+        json: bool,
         #[command(flatten)]
         reach: ReachArgs,
     },
@@ -65,6 +74,9 @@ pub(super) struct Chosen {
     app: AppName,
     /// The credential
     id: String,
+    /// Print {id}
+    #[arg(long)]
+    json: bool,
     #[command(flatten)]
     reach: ReachArgs,
 }
@@ -88,9 +100,10 @@ pub(super) fn run(command: &Command, config: &ConfigPath, world: &mut World) -> 
             let what = "is not used any more. Remove its file, and then the credential at the authority";
             block_on(choose(&client, chosen, "retire", what, world))
         }
-        Command::Confirm { app, host, reach } => {
+        Command::Rotate(args) => rotate::run(args, config, world),
+        Command::Confirm { app, host, json, reach } => {
             let client = reach.admin(config, world)?;
-            block_on(confirm(&client, app, host, world))
+            block_on(confirm(&client, app, host, *json, world))
         }
     }
 }
@@ -119,7 +132,11 @@ pub(super) fn credentials_table(apps: &[AppCredentials]) -> String {
             shown(&one.id),
             shown(&one.kind),
             shown(&one.state),
-            if one.in_use { "yes" } else { "no" }.to_owned(),
+            match (one.in_use, one.state.as_str()) {
+                (true, "rejected" | "expired") => "no better one".to_owned(),
+                (true, _) => "yes".to_owned(),
+                (false, _) => "no".to_owned(),
+            },
             match &one.expires_at {
                 None if one.kind == "secret" => "unknown".to_owned(),
                 at => or_dash(at),
@@ -135,8 +152,7 @@ pub(super) fn credentials_table(apps: &[AppCredentials]) -> String {
 
 fn note(one: &ClientCredential) -> String {
     if let Some(no) = &one.rejection {
-        let codes: Vec<String> = no.error_codes.iter().map(|code| format!("AADSTS{code}")).collect();
-        return format!("{} {}", codes.join(" "), no.cause);
+        return format!("{} {}", aadsts(no.error_codes.iter().copied()), no.cause);
     }
     match &one.superseded_at {
         None if one.proven_by_use && one.state == "new" => "is proven by a user's next refresh".to_owned(),
@@ -187,9 +203,18 @@ async fn verify(
     if all_taken { Ok(()) } else { Err(Failure::silent(Exit::Failed)) }
 }
 
-async fn confirm(client: &Client, app: &AppName, host: &str, world: &mut World) -> Result<(), Failure> {
+async fn confirm(
+    client: &Client,
+    app: &AppName,
+    host: &str,
+    json: bool,
+    world: &mut World,
+) -> Result<(), Failure> {
     let path = target(&["admin", "v1", "apps", app.as_str(), "token-host", host, "confirm"], &[]);
-    client.ask(Method::POST, &path, None, DEADLINE).await?;
+    let answer = client.ask(Method::POST, &path, None, DEADLINE).await?;
+    if json {
+        return world.output.json(&answer);
+    }
     let host = shown(host);
     world.output.say(&format!(
         "Secrets and grants of app {app} go to {host} from now on. Every replica follows within seconds."
@@ -204,9 +229,12 @@ async fn choose(
     what: &str,
     world: &mut World,
 ) -> Result<(), Failure> {
-    let Chosen { app, id, .. } = chosen;
+    let Chosen { app, id, json, .. } = chosen;
     let path = target(&["admin", "v1", "apps", app.as_str(), "credentials", id, act], &[]);
-    client.ask(Method::POST, &path, None, DEADLINE).await?;
+    let answer = client.ask(Method::POST, &path, None, DEADLINE).await?;
+    if *json {
+        return world.output.json(&answer);
+    }
     world.output.say(&format!("{id} of app {app} {what}. Every replica follows within seconds."));
     Ok(())
 }
@@ -216,6 +244,18 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+
+    /// An app's only credential is tried first whatever its state: that is no "in use".
+    #[test]
+    fn one_that_is_rejected_is_not_called_in_use() {
+        let one = json!({ "id": "2026-11", "kind": "secret", "state": "rejected", "in_use": true,
+            "rejection": { "at": "2026-11-28T12:00:00Z", "cause": "no", "error_codes": [7_000_222] } });
+        let Credentials { apps } =
+            read(&json!({ "apps": [{ "app": "outlook", "credentials": [one] }] })).expect("credentials");
+        let table = credentials_table(&apps);
+        assert!(table.contains("rejected  no better one"), "{table}");
+        assert!(table.contains("AADSTS7000222 no"), "{table}");
+    }
 
     #[test]
     fn the_note_on_one_whose_place_was_taken_says_whether_it_is_still_in_use() {

@@ -3,6 +3,7 @@
 use serde_json::Value;
 
 use super::output::shown;
+use crate::domain::verdict::aadsts;
 
 /// Formats a connection as lines of name and value, including members that the API may add later.
 pub(super) fn describe(connection: &Value) -> String {
@@ -19,6 +20,12 @@ pub(super) fn describe(connection: &Value) -> String {
         .map(|(name, value)| format!("{:<width$}  {}", shown(name), shown(&plain(value))))
         .collect();
     lines.join("\n")
+}
+
+/// Formats the authority's numbers, which the API has as a list, as one looks them up.
+pub(super) fn numbers(codes: &Value) -> String {
+    let codes = codes.as_array().into_iter().flatten().filter_map(Value::as_u64);
+    aadsts(codes.filter_map(|code| u32::try_from(code).ok()))
 }
 
 /// Formats a value without JSON's marks: lists as words, tables as `name=value`.

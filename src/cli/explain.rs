@@ -5,7 +5,7 @@ use serde_json::Value;
 
 use super::args::StoredConnectionArgs;
 use super::client::text;
-use super::described::{describe, plain};
+use super::described::{self, describe, plain};
 use super::output::{shown, table};
 use super::shell_text;
 use super::status::store_lost;
@@ -16,10 +16,10 @@ const COLUMNS: [&str; 4] = ["at", "action", "outcome", "conclusion"];
 
 /// Formats the explanation of a connection. `option` names the configuration, if the user did.
 pub(super) fn explain(key: &StoredConnectionArgs, seen: &Value, status: &Status, option: &str) -> String {
-    let mut parts = vec![describe(seen), attempts(seen)];
+    let mut parts = vec![describe(&without_a_promise(seen, status)), attempts(seen)];
     parts.extend(Some(shown(text(seen, "advice"))).filter(|advice| !advice.is_empty()));
     parts.extend(store_lost(status).map(|lost| format!("But {lost}.")));
-    parts.push(served(seen));
+    parts.push(served(seen, status));
     parts.extend(next(key, seen, option));
     parts.join("\n\n")
 }
@@ -42,23 +42,49 @@ fn attempts(seen: &Value) -> String {
 /// Formats what the authority said. Its numbers have the form that can be looked up.
 fn said(attempt: &Value) -> String {
     let mut others = attempt.clone();
-    let mut numbers = Vec::new();
+    let mut said = Vec::new();
     if let Some(members) = others.as_object_mut() {
-        let codes = members.remove("error_codes");
-        numbers
-            .extend(codes.iter().filter_map(Value::as_array).flatten().map(|code| format!("AADSTS{code}")));
+        let codes = members.remove("error_codes").map(|codes| described::numbers(&codes));
+        said.extend(codes.filter(|codes| !codes.is_empty()));
         members.retain(|name, value| {
             !COLUMNS.contains(&name.as_str())
                 && !value.is_null()
                 && value.as_array().is_none_or(|items| !items.is_empty())
         });
     }
-    numbers.extend(Some(plain(&others)).filter(|rest| !rest.is_empty()));
-    numbers.join(" ")
+    said.extend(Some(plain(&others)).filter(|rest| !rest.is_empty()));
+    said.join(" ")
+}
+
+/// Leaves out the end of the held token where the lost store ends its service before.
+fn without_a_promise(seen: &Value, status: &Status) -> Value {
+    let mut seen = seen.clone();
+    if ends_before(&seen, status).is_some()
+        && let Some(members) = seen.as_object_mut()
+    {
+        members.remove("served_until");
+    }
+    seen
+}
+
+/// When the held token is served no longer because the store is lost, if that is before its own end. (Both
+/// are instants of the API, in one form.)
+fn ends_before<'a>(seen: &Value, status: &'a Status) -> Option<&'a str> {
+    let store = status.store.as_ref().filter(|store| !store.reachable)?;
+    let (until, cached) = (text(seen, "served_until"), store.cached_until.as_deref()?);
+    (!until.is_empty() && cached < until).then_some(cached)
 }
 
 /// Says until when callers are served, whatever is wrong.
-fn served(seen: &Value) -> String {
+fn served(seen: &Value, status: &Status) -> String {
+    if let Some(cached) = ends_before(seen, status) {
+        return format!(
+            "Callers are served until {}, unless the store answers before: the token that is held lives \
+             until {}.",
+            shown(cached),
+            shown(text(seen, "served_until"))
+        );
+    }
     match (text(seen, "served_until"), text(seen, "status")) {
         (_, "paused") => "Callers are not served while it is paused.".to_owned(),
         ("", "active") => "No token is held: the next request fetches one.".to_owned(),
@@ -178,6 +204,28 @@ mod tests {
         }
         let works = explained(&json!({ "status": "active", "reason": null, "attempts": [] }));
         assert!(works.ends_with("lives until 2026-11-23T01:00:00Z."), "{works}");
+    }
+
+    /// With the store gone, one time is told and not two.
+    #[test]
+    fn a_lost_store_ends_the_service_before_the_token_does() {
+        let key = StoredConnectionArgs {
+            app: AppName::parse("outlook").expect("a name"),
+            connection: ConnectionName::parse("user-1").expect("a name"),
+        };
+        let lost = |cached_until: &str| -> Status {
+            serde_json::from_value(json!({ "store": {
+                "reachable": false, "answered_at": "2026-11-23T00:00:00Z", "cached_until": cached_until,
+            } }))
+            .expect("a status")
+        };
+        let seen = json!({ "status": "active", "served_until": "2026-11-23T01:00:00Z" });
+        let earlier = explain(&key, &seen, &lost("2026-11-23T00:05:00Z"), "");
+        assert!(earlier.contains("Callers are served until 2026-11-23T00:05:00Z, unless"), "{earlier}");
+        assert!(!earlier.contains("served_until"), "{earlier}");
+        let later = explain(&key, &seen, &lost("2026-11-23T02:00:00Z"), "");
+        assert!(later.contains("served_until  2026-11-23T01:00:00Z"), "{later}");
+        assert!(later.contains("held lives until 2026-11-23T01:00:00Z."), "{later}");
     }
 
     #[test]

@@ -9,7 +9,7 @@ use serde_json::json;
 
 use super::{Failure, World, shell_word};
 use crate::callers::{UnixUser, key_file};
-use crate::config::{self, LONGEST_SOCKET_PATH, PLACEHOLDER_CLIENT_ID};
+use crate::config::{self, AppConfig, LONGEST_SOCKET_PATH, PLACEHOLDER_CLIENT_ID};
 use crate::domain::id::CallerName;
 use crate::keyring::files;
 
@@ -66,9 +66,16 @@ pub(super) struct Args {
     /// Print {config, keyring_key, caller, key_file, redirect_uri, next}
     #[arg(long)]
     json: bool,
+    /// It reads no configuration: the option of all commands is not offered here, and refused.
+    #[arg(long, hide = true, value_name = "FILE")]
+    config: Option<PathBuf>,
 }
 
 pub(super) fn run(args: &Args, world: &mut World) -> Result<(), Failure> {
+    if args.config.is_some() {
+        return Err(Failure::usage("init reads no configuration: it makes one, in DIR/tokenward.toml")
+            .hint("leave --config out"));
+    }
     let layout = Layout::new(&args.directory)?;
     let uid = rustix::process::geteuid().as_raw();
     let user = user_name(uid, &fs::read_to_string("/etc/passwd").unwrap_or_default());
@@ -92,7 +99,8 @@ pub(super) fn run(args: &Args, world: &mut World) -> Result<(), Failure> {
 
     let redirect_uri = loaded.config.redirect_uri(APP).unwrap_or_default();
     let config = shell_word(&layout.config);
-    let next = next_steps(args, &layout, &config, &redirect_uri);
+    let lacks_home = loaded.config.apps.get(APP).is_some_and(AppConfig::lacks_home_tenant);
+    let next = next_steps(args, &layout, &config, &redirect_uri, lacks_home);
     if args.json {
         world.output.json(&json!({
             "config": layout.config.display().to_string(),
@@ -125,16 +133,31 @@ pub(super) fn run(args: &Args, world: &mut World) -> Result<(), Failure> {
     Ok(())
 }
 
-fn next_steps(args: &Args, layout: &Layout, config: &str, redirect_uri: &str) -> [String; 3] {
-    let client_id = match &*args.client_id {
-        PLACEHOLDER_CLIENT_ID => format!(", and put its client id into {}", layout.config.display()),
-        _ => String::new(),
+fn next_steps(
+    args: &Args,
+    layout: &Layout,
+    config: &str,
+    redirect_uri: &str,
+    lacks_home: bool,
+) -> [String; 3] {
+    let lacks_id = args.client_id == PLACEHOLDER_CLIENT_ID;
+    let file = layout.config.display();
+    let from_there = match (lacks_id, lacks_home) {
+        (true, true) => format!(
+            ", and put from its overview page the client id and, as `home_tenant`, the Directory (tenant) ID \
+             into {file}"
+        ),
+        (true, false) => format!(", and put its client id into {file}"),
+        (false, true) => {
+            format!(", and put from its overview page the Directory (tenant) ID as `home_tenant` into {file}")
+        }
+        (false, false) => String::new(),
     };
     let secret = layout.credentials.join("2026-11@2027-05-20.secret");
     [
         format!(
             "Register the redirect URI {redirect_uri} for the app at Entra, platform Web \
-             (docs/app-registration.md){client_id}."
+             (docs/app-registration.md){from_there}."
         ),
         format!(
             "Put the app's client secret into {} (mode 0600; id and expiry are in the name), or a \
@@ -502,6 +525,41 @@ mod tests {
         assert_eq!(scene.run(&["init", &scene.path("v"), "--ops-port", "0"]).code, 2);
     }
 
+    /// The next steps name what the file lacks, so that `credentials verify` works afterwards.
+    #[test]
+    fn what_is_missing_is_among_the_next_steps() {
+        let scene = Scene::new();
+        let id = ["--client-id", "11111111-2222-3333-4444-555555555555"];
+        let of_one = ["--authority", "https://login.microsoftonline.com/contoso.com/v2.0"];
+        for (at, options, client_id, home) in [
+            ("a", vec![], true, true),
+            ("b", id.to_vec(), false, true),
+            ("c", [&id[..], &["--home-tenant", "contoso.com"]].concat(), false, false),
+            ("d", [&id[..], &of_one].concat(), false, false),
+        ] {
+            let directory = scene.path(at);
+            let made = scene.run(&[&["init", &directory, "--json"][..], &options].concat());
+            let first = made.json()["next"][0].as_str().unwrap_or_default().to_owned();
+            let says = (first.contains("client id"), first.contains("`home_tenant`"));
+            assert_eq!(says, (client_id, home), "{options:?}: {first}");
+        }
+    }
+
+    #[test]
+    fn a_configuration_is_neither_offered_nor_taken() {
+        let scene = Scene::new();
+        let help = scene.run(&["init", "--help"]);
+        assert!(!help.out.contains("--config"), "{}", help.out);
+        assert!(scene.run(&["check", "--help"]).out.contains("--config"));
+        let directory = scene.path("t");
+        for args in [["init", &directory, "--config", "x"], ["--config", "x", "init", &directory]] {
+            let refused = scene.run(&args);
+            assert_eq!(refused.code, 2, "{}", refused.err);
+            assert!(refused.err.contains("leave --config out"), "{}", refused.err);
+        }
+        assert!(!Path::new(&directory).exists());
+    }
+
     #[test]
     fn wrong_options_make_nothing() {
         let scene = Scene::new();
@@ -532,6 +590,7 @@ mod tests {
             base_url: None,
             scopes: "offline_access,openid Mail.Read".into(),
             json: false,
+            config: None,
         };
         let render = |directory: &str| {
             let layout = Layout::new(Path::new(directory)).expect("a layout");

@@ -28,6 +28,7 @@ mod client;
 mod connect;
 mod connections;
 mod console;
+mod credential_file;
 mod credentials;
 mod described;
 mod doctor;
@@ -40,6 +41,7 @@ mod policy;
 mod progress;
 mod reload;
 mod revoke;
+mod rotate;
 mod sessions;
 mod shell;
 mod status;
@@ -55,7 +57,7 @@ use std::sync::Arc;
 use clap::{Parser, Subcommand};
 
 use crate::app::reading::Refused;
-use crate::config::{self, Loaded};
+use crate::config::{self, Loaded, Readable};
 use crate::domain::random::Random;
 use crate::domain::time::Clock;
 
@@ -200,7 +202,7 @@ enum Command {
     /// List callers, and make, list and retire their API keys
     #[command(subcommand, after_help = "Example:\n  tokenward callers add-key mail-sync --expires-in 90d")]
     Callers(callers::Command),
-    /// List, verify, promote and retire client credentials
+    /// List, verify, promote, retire and rotate client credentials
     #[command(subcommand, after_help = "Example:\n  tokenward credentials list")]
     Credentials(credentials::Command),
     /// Show the daemon's state: repeatedly on a terminal, otherwise once
@@ -258,6 +260,28 @@ impl ConfigPath {
     /// Loads the configuration; its mistakes fail the command. `check` and the daemon show the warnings.
     fn load(&self, world: &World) -> Result<Loaded, Failure> {
         config::load_file(&self.path, &world.env).map_err(|errors| self.failure(&errors))
+    }
+
+    /// Reads what can be read of it, for a command that works beside a broken file: its mistakes are a
+    /// warning.
+    fn load_readable(&self, world: &mut World) -> Result<Readable, Failure> {
+        let loaded = config::load_readable(&self.path, &world.env);
+        let (readable, errors) = loaded.map_err(|errors| self.failure(&errors))?;
+        if let Some(errors) = errors {
+            world.output.say(&format!("warning: {}", self.has_mistakes(&errors)));
+            world.output.say("warning: going on with what can be read of it");
+        }
+        Ok(readable)
+    }
+
+    /// Says that there are mistakes, and which is the first.
+    fn has_mistakes(&self, errors: &config::ConfigErrors) -> String {
+        let first = errors.mistakes.first().map(ToString::to_string).unwrap_or_default();
+        format!(
+            "the configuration has mistakes ({}; `tokenward check{}` shows them), the first: {first}",
+            errors.mistakes.len(),
+            self.option()
+        )
     }
 
     fn failure(&self, errors: &config::ConfigErrors) -> Failure {

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::io::{self, BufRead, BufReader, IsTerminal, Read, Write};
 
 use serde::Serialize;
+use zeroize::Zeroizing;
 
 use super::{Exit, Failure, paint};
 
@@ -22,6 +23,8 @@ pub struct Output {
     coloured: bool,
     /// True if the last thing on standard error was a progress dot.
     dotted: bool,
+    /// True for the process's own streams.
+    is_system: bool,
 }
 
 impl Output {
@@ -33,7 +36,7 @@ impl Output {
             Box::new(BufReader::new(io::stdin())),
             io::stderr().is_terminal(),
         );
-        Output { coloured: paint::is_wanted(io::stdout().is_terminal(), env), ..output }
+        Output { coloured: paint::is_wanted(io::stdout().is_terminal(), env), is_system: true, ..output }
     }
 
     /// Uses other streams, for tests.
@@ -43,7 +46,7 @@ impl Output {
         input: Box<dyn BufRead + Send>,
         watched: bool,
     ) -> Self {
-        Output { out, err, input: Some(input), watched, coloured: false, dotted: false }
+        Output { out, err, input: Some(input), watched, coloured: false, dotted: false, is_system: false }
     }
 
     /// Writes lines of data. If the reader has gone away, the command ends.
@@ -127,6 +130,28 @@ impl Output {
         if std::mem::take(&mut self.dotted) {
             let _ = writeln!(self.err);
         }
+    }
+
+    /// Reads all of standard input, and at most one byte more than `most`.
+    pub(super) fn secret_input(&mut self, most: usize) -> io::Result<Zeroizing<Vec<u8>>> {
+        // It never grows, so that no copy is left in freed memory.
+        let mut content = Zeroizing::new(vec![0; most + 1]);
+        let mut length = 0;
+        if let Some(input) = &mut self.input {
+            while length < content.len() {
+                match input.read(&mut content[length..])? {
+                    0 => break,
+                    read => length += read,
+                }
+            }
+        }
+        content.truncate(length);
+        Ok(content)
+    }
+
+    /// Returns true for the process's own streams.
+    pub(super) fn is_system(&self) -> bool {
+        self.is_system
     }
 
     /// Asks a question. Anything but yes, including no answer, means no.

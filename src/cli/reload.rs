@@ -9,7 +9,7 @@ use crate::api::admin::wire::Reload;
 
 #[derive(clap::Args)]
 pub(super) struct Args {
-    /// Print {outcome, at, asked_by, changed, problems, not_fetched, held_back}
+    /// Print {outcome, at, asked_by, changed, problems, needs_restart, not_fetched, held_back}
     #[arg(long)]
     json: bool,
     #[command(flatten)]
@@ -30,6 +30,9 @@ pub(super) fn run(args: &Args, config: &ConfigPath, world: &mut World) -> Result
         }
         if reload.outcome == "ok" {
             world.output.say(&format!("In force: {}.", lines(&reload.changed).join(", ")));
+            if let Some(left) = needs_restart(&reload) {
+                world.output.say(&left);
+            }
             return Ok(());
         }
         for problem in lines(&reload.problems) {
@@ -37,5 +40,16 @@ pub(super) fn run(args: &Args, config: &ConfigPath, world: &mut World) -> Result
         }
         world.output.say("Refused, and nothing was changed.");
         Err(Failure::silent(Exit::Failed))
+    })
+}
+
+/// Says which sections wait for a restart, if some do.
+pub(super) fn needs_restart(reload: &Reload) -> Option<String> {
+    let sections: Vec<String> = reload.needs_restart.iter().map(|one| shown(one)).collect();
+    (!sections.is_empty()).then(|| {
+        format!(
+            "Needs a restart: {} (until then the daemon listens as before; the rest is in force).",
+            sections.join(", ")
+        )
     })
 }

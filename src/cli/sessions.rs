@@ -8,7 +8,7 @@ use serde_json::Value;
 use super::args::{app_name, stored_connection_name};
 use super::client::{ReachArgs, text};
 use super::connections::account_name;
-use super::described::describe;
+use super::described::{self, describe};
 use super::output::{shown, table};
 use super::{ConfigPath, Failure, World, block_on};
 use crate::api::admin::wire::SESSION_STATES;
@@ -109,8 +109,7 @@ fn row(session: &Value) -> Vec<String> {
 
 /// Entra's numbers, in the form that can be looked up.
 fn numbers(session: &Value) -> Option<String> {
-    let numbers = session.get("error_codes")?.as_array()?.iter().map(|code| format!("AADSTS{code}"));
-    Some(numbers.collect::<Vec<_>>().join(" ")).filter(|numbers| !numbers.is_empty())
+    Some(described::numbers(&session["error_codes"])).filter(|numbers| !numbers.is_empty())
 }
 
 /// Everything about one session, and at its end what to do.

@@ -6,6 +6,7 @@ use std::time::Duration;
 use super::client::{ReachArgs, read};
 use super::credentials::credentials_table;
 use super::output::{shown, table};
+use super::reload::needs_restart;
 use super::{ConfigPath, Exit, Failure, World, block_on};
 use crate::api::admin::wire::{Ending, Job, Status};
 
@@ -97,12 +98,15 @@ fn screen(status: &Status, live: bool) -> String {
     lines.extend(status.notes.iter().map(|(part, what)| format!("{}: {}", shown(part), shown(what))));
     match &status.last_reload {
         None => lines.push("configuration: as it was at the start".to_owned()),
-        Some(reload) if reload.outcome == "ok" => lines.push(format!(
-            "configuration: taken up at {} ({}): {}",
-            shown(&reload.at),
-            shown(&reload.asked_by),
-            list(&reload.changed).join(", ")
-        )),
+        Some(reload) if reload.outcome == "ok" => {
+            lines.push(format!(
+                "configuration: taken up at {} ({}): {}",
+                shown(&reload.at),
+                shown(&reload.asked_by),
+                list(&reload.changed).join(", ")
+            ));
+            lines.extend(needs_restart(reload));
+        }
         Some(reload) => {
             lines.push(format!(
                 "configuration: REFUSED at {} ({}); the one before is in force",

@@ -16,13 +16,16 @@ pub(super) enum Command {
         /// Do not ask
         #[arg(long)]
         yes: bool,
+        /// Print {adopted}
+        #[arg(long)]
+        json: bool,
         #[command(flatten)]
         reach: ReachArgs,
     },
 }
 
 pub(super) fn run(command: &Command, config: &ConfigPath, world: &mut World) -> Result<(), Failure> {
-    let Command::Adopt { yes, reach } = command;
+    let Command::Adopt { yes, json, reach } = command;
     let client = reach.admin(config, world)?;
     block_on(async {
         const QUESTION: &str = "Adopt the present store? Connections that are not in it must be connected \
@@ -30,7 +33,10 @@ pub(super) fn run(command: &Command, config: &ConfigPath, world: &mut World) -> 
         if !yes && !world.output.ask(QUESTION).await {
             return Err(Failure::failed("not adopted"));
         }
-        client.ask(Method::POST, "/admin/v1/store/adopt", None, DEADLINE).await?;
+        let answer = client.ask(Method::POST, "/admin/v1/store/adopt", None, DEADLINE).await?;
+        if *json {
+            return world.output.json(&answer);
+        }
         world.output.say("Adopted. Every replica follows by itself.");
         Ok(())
     })

@@ -198,7 +198,14 @@ fn ask_at(client: &Client, args: &Args, config: &ConfigPath) -> Result<Value, Fa
             let hint = match &*code {
                 "reauthorization_required" | "scope_not_granted" => format!("run: {connect}"),
                 "connection_not_found" => {
-                    format!("run: {connect}; or check that a rule of this caller covers the name")
+                    let whose = match args.reach.key_file {
+                        Some(_) => "the caller of --key-file",
+                        None => "this caller",
+                    };
+                    format!(
+                        "run: {connect}; if its user has signed in already, confirm that first; or check \
+                         that a rule of {whose} covers the name"
+                    )
                 }
                 _ => return Failure::from(error),
             };

@@ -88,6 +88,7 @@ mod quotas;
 mod records;
 mod replicas;
 mod revocations;
+mod rotate;
 mod rotation;
 mod schemas;
 mod sign_in_refusals;

@@ -14,13 +14,13 @@ use crate::world::{ALICE, BOB, Kept, PERSONAL, Plan, World, text, write_secret};
 
 impl World {
     /// Runs a command that must succeed, and reads its JSON.
-    fn printed(&self, arguments: &[&str]) -> Value {
+    pub(crate) fn printed(&self, arguments: &[&str]) -> Value {
         let ended = self.asked(arguments);
         assert!(ended.status.success(), "{arguments:?}: {}{}", out(&ended), err(&ended));
         serde_json::from_slice(&ended.stdout).unwrap_or_else(|error| panic!("{error}: {}", out(&ended)))
     }
 
-    fn said(&self, arguments: &[&str]) -> String {
+    pub(crate) fn said(&self, arguments: &[&str]) -> String {
         let ended = self.asked(arguments);
         assert!(ended.status.success(), "{arguments:?}: {}{}", out(&ended), err(&ended));
         out(&ended)
@@ -231,12 +231,77 @@ async fn the_audit_says_who_had_a_connection() {
     assert!(text(had, "first_at") < text(had, "last_at"), "{answer}");
     let name = text(had, "caller");
 
+    // The same from files that logrotate packed, and beside a configuration that is being corrected.
+    let live = world.folder.path().join("audit.jsonl");
+    let packed = std::fs::File::create(world.folder.path().join("audit.jsonl.1.gz")).expect("a file");
+    let mut gz = flate2::write::GzEncoder::new(packed, flate2::Compression::default());
+    std::io::Write::write_all(&mut gz, &std::fs::read(&live).expect("read")).expect("packed");
+    gz.finish().expect("packed");
+    std::fs::write(&live, "").expect("emptied");
+    let from_packed = world.printed(&[&who[..], &["--json"]].concat());
+    assert_eq!(from_packed["callers"], answer["callers"], "{from_packed}");
+    assert_eq!(from_packed["files"].as_array().map(Vec::len), Some(2), "{from_packed}");
+    assert_eq!(world.token("team-b/alice").await.status, 200);
+    let both = world.printed(&[&who[..], &["--json"]].concat());
+    assert_eq!(both["callers"][0]["times"], 4, "{both}");
+    let config = world.folder.path().join("tokenward.toml");
+    let good = std::fs::read_to_string(&config).expect("a file");
+    std::fs::write(&config, good.replace("response_mode", "responsemode")).expect("written");
+    for command in [&who[..], &["callers", "list"], &["callers", "list-keys", text(had, "caller")]] {
+        let ended = world.asked(command);
+        assert_eq!(ended.status.code(), Some(0), "{command:?}: {}", err(&ended));
+        assert_eq!(
+            err(&ended).matches("warning: the configuration has mistakes (").count(),
+            1,
+            "{}",
+            err(&ended)
+        );
+        assert!(out(&ended).contains(text(had, "caller")) || command[1] == "list-keys", "{}", out(&ended));
+    }
+    std::fs::write(&config, good).expect("written");
+
     // The same in the list of callers, whose key was used.
     let callers = world.printed(&["callers", "list", "--json"]);
     let row = callers.as_array().expect("a list").iter().find(|row| row["caller"] == name).expect("it");
     assert!(row["last_used_at"].is_string() && row["keys"] == 1, "{callers}");
     assert!(row["apps"].as_array().expect("apps").contains(&json!("outlook")), "{callers}");
     assert!(world.said(&["callers", "list"]).contains(name));
+}
+
+/// Each act prints with `--json` what the API answers, and nothing else.
+#[tokio::test]
+async fn acts_print_what_the_api_answers() {
+    let world = Plan::default().app_lines("home_tenant = \"contoso.example\"").start().await;
+    world.connect("one", ALICE).await;
+    let one = |act: &'static str| {
+        let more: &[&str] = if act == "delete" { &["--yes"] } else { &[] };
+        world.printed(&[&["connections", act, "outlook", "one", "--json"][..], more].concat())
+    };
+    assert_eq!(one("pause")["status"], "paused");
+    assert_eq!(one("resume")["status"], "active");
+    let refreshed = one("refresh");
+    assert_eq!((&refreshed["connection"], &refreshed["status"]), (&json!("one"), &json!("active")));
+    assert_eq!(one("delete"), json!({ "app": "outlook", "connection": "one" }));
+    assert_eq!(world.printed(&["store", "adopt", "--yes", "--json"]), json!({ "adopted": true }));
+    world
+        .until("it is taken", async || {
+            world.asked(&["credentials", "promote", "outlook", "first"]).status.success()
+        })
+        .await;
+    let promoted = world.printed(&["credentials", "promote", "outlook", "first", "--json"]);
+    assert_eq!(promoted, json!({ "id": "first" }));
+    let listed = world.printed(&["callers", "list-keys", "mail-sync", "--json"]);
+    let id = text(&listed[0], "id");
+    let retired = world.printed(&["callers", "retire-key", "mail-sync", id, "--json"]);
+    assert_eq!(retired, json!({ "caller": "mail-sync", "id": id }));
+
+    // Where there is no connection, an operator reads of no caller and no rule.
+    for act in ["show", "explain", "refresh"] {
+        let missing = world.asked(&["connections", act, "outlook", "nobody"]);
+        assert_eq!(missing.status.code(), Some(1), "{}", err(&missing));
+        let said = err(&missing);
+        assert!(said.contains("tokenward sessions list outlook nobody") && !said.contains("rule"), "{said}");
+    }
 }
 
 #[tokio::test]

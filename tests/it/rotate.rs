@@ -1,0 +1,150 @@
+//! `tokenward credentials rotate`: one command replaces a client credential, and is run again after whatever
+//! stopped it.
+
+use std::io::Write as _;
+use std::os::unix::fs::PermissionsExt as _;
+use std::process::{Output, Stdio};
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use crate::status::{err, out};
+use crate::world::{ALICE, CLIENT_ID, CLIENT_SECRET, Plan, World, text, write_secret};
+
+const SECOND: &str = "the-second-secret";
+
+/// A daemon with one secret in its folder, `2026-11.secret`, that is in use, and one connection.
+async fn with_a_secret() -> World {
+    let plan = Plan::default()
+        .credentials("")
+        .app_lines("credentials_dir = \"credentials\"\nhome_tenant = \"contoso.example\"\n")
+        .file("credentials/2026-11.secret", CLIENT_SECRET);
+    let world = plan.start().await;
+    world.connect("one", ALICE).await;
+    world.until("it is in use", async || state(&world, "2026-11") == "in_use").await;
+    world
+}
+
+fn state(world: &World, id: &str) -> String {
+    let listed = world.printed(&["credentials", "list", "outlook", "--json"]);
+    let all = listed[0]["credentials"].as_array().expect("a list");
+    all.iter().find(|one| one["id"] == id).map(|one| text(one, "state").to_owned()).unwrap_or_default()
+}
+
+fn rotate(world: &World, more: &[&str]) -> Output {
+    world.asked(&[&["credentials", "rotate", "outlook"][..], more].concat())
+}
+
+fn files(world: &World) -> Vec<String> {
+    let folder = std::fs::read_dir(world.folder.path().join("credentials")).expect("a folder");
+    let mut names: Vec<String> =
+        folder.map(|entry| entry.expect("an entry").file_name().into_string().expect("UTF-8")).collect();
+    names.sort();
+    names
+}
+
+#[tokio::test]
+async fn a_secret_is_replaced_by_one_command_that_can_be_run_again() {
+    let world = with_a_secret().await;
+    let new = world.folder.path().join("new-secret");
+    let from = new.to_str().expect("UTF-8");
+    // What is certainly wrong is refused before anything is done.
+    for (content, arguments, said) in [
+        ("x", &["2027-05"][..], "has no credential 2027-05 of app outlook yet"),
+        ("8f4c4a1e-5f5e-4d0c-9d2e-0b8a54f4a7c1", &["2027-05", "--from", from], "the secret's ID"),
+        ("\"quoted\"", &["2027-05", "--from", from], "quotes around it"),
+        (SECOND, &["2027/05", "--from", from], "the id must be"),
+        (SECOND, &["2027-05", "--from", from, "--expires", "soon"], "is not a date"),
+        (SECOND, &["2027-05", "--from", from, "--retire", "2025-11"], "no credential 2025-11 in service"),
+    ] {
+        write_secret(&new, content);
+        let refused = rotate(&world, arguments);
+        assert_eq!(refused.status.code(), Some(2), "{arguments:?}: {}", err(&refused));
+        assert!(
+            err(&refused).contains(said) && !err(&refused).contains(content.trim_matches('"'))
+                || content == "x",
+            "{arguments:?}: {}",
+            err(&refused)
+        );
+        assert_eq!(files(&world), ["2026-11.secret"]);
+    }
+
+    // The authority does not know it yet: the old one stays, and so does the file.
+    write_secret(&new, SECOND);
+    let all = ["2027-05", "--from", from, "--expires", "2099-05-20"];
+    let early = rotate(&world, &[&all[..], &["--wait", "1s"]].concat());
+    assert_eq!(early.status.code(), Some(1), "{}", err(&early));
+    assert!(err(&early).contains("does not take the new credential") && err(&early).contains("AADSTS"));
+    assert_eq!(state(&world, "2026-11"), "in_use");
+    let file = world.folder.path().join("credentials/2027-05@2099-05-20.secret");
+    assert_eq!(std::fs::read_to_string(&file).expect("it is there").trim(), SECOND);
+    assert_eq!(std::fs::metadata(&file).expect("it is there").permissions().mode() & 0o777, 0o600);
+
+    // Once it does, the same command goes on where it was.
+    world.entra.add_secret(CLIENT_ID, SECOND, Duration::ZERO, None).expect("room for one more");
+    let done = rotate(&world, &[&all[..], &["--json"]].concat());
+    assert_eq!(done.status.code(), Some(0), "{}", err(&done));
+    let shape: Value = serde_json::from_slice(&done.stdout).expect("JSON");
+    assert_eq!(
+        (&shape["id"], &shape["added"], &shape["retired"]),
+        (&json!("2027-05"), &json!(false), &json!("2026-11")),
+        "{shape}"
+    );
+    assert!(shape["left"][0].as_str().is_some_and(|left| left.contains("2026-11.secret")), "{shape}");
+    assert!(!out(&done).contains(SECOND) && !err(&done).contains(SECOND));
+    assert_eq!((state(&world, "2027-05"), state(&world, "2026-11")), ("in_use".into(), "retired".into()));
+    world.entra.remove_secret(CLIENT_ID, CLIENT_SECRET).expect("known");
+    world.outlive_tokens();
+    assert_eq!(world.token("one").await.status, 200, "with the new one");
+
+    // A third time there is nothing to do.
+    let again = rotate(&world, &["2027-05"]);
+    assert_eq!(again.status.code(), Some(0), "{}", err(&again));
+    assert!(err(&again).contains("2027-05 is in use.") && err(&again).contains("nothing to retire"));
+    write_secret(&new, "another-one");
+    let other = rotate(&world, &all);
+    assert_eq!(other.status.code(), Some(1), "{}", err(&other));
+    assert!(err(&other).contains("is there already, with another content"), "{}", err(&other));
+}
+
+#[tokio::test]
+async fn a_secret_comes_through_a_pipe_and_a_folder_that_is_no_good_stays_as_it_was() {
+    let world = with_a_secret().await;
+    world.entra.add_secret(CLIENT_ID, SECOND, Duration::ZERO, None).expect("room for one more");
+    let piped = |more: &[&str]| {
+        let arguments = [&["credentials", "rotate", "outlook", "2027-05", "--from", "-"][..], more].concat();
+        let mut command = world.command(&arguments);
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().expect("it starts");
+        let mut input = child.stdin.take().expect("piped");
+        input.write_all(format!("{SECOND}\n").as_bytes()).expect("written");
+        drop(input);
+        child.wait_with_output().expect("it ends")
+    };
+    // Something else keeps the daemon from taking the folder up: nothing is left behind.
+    let notes = world.folder.path().join("credentials/notes.txt");
+    write_secret(&notes, "x");
+    let refused = piped(&[]);
+    assert_eq!(refused.status.code(), Some(1), "{}", err(&refused));
+    for part in ["does not take it up", "notes.txt", "is removed again"] {
+        assert!(err(&refused).contains(part), "{part}: {}", err(&refused));
+    }
+    assert_eq!(files(&world), ["2026-11.secret", "notes.txt"]);
+    std::fs::remove_file(&notes).expect("removed");
+
+    let kept = piped(&["--keep"]);
+    assert_eq!(kept.status.code(), Some(0), "{}", err(&kept));
+    assert!(err(&kept).contains("without --expires nobody is warned"), "{}", err(&kept));
+    assert_eq!(state(&world, "2027-05"), "in_use");
+    assert_ne!(state(&world, "2026-11"), "retired");
+
+    // With several left, somebody says which one goes.
+    write_secret(&world.folder.path().join("credentials/2025-11.secret"), "long-gone");
+    world.until("it is known", async || !state(&world, "2025-11").is_empty()).await;
+    let unclear = rotate(&world, &["2027-05"]);
+    assert_eq!(unclear.status.code(), Some(2), "{}", err(&unclear));
+    assert!(err(&unclear).contains("2025-11, 2026-11"), "{}", err(&unclear));
+    let named = rotate(&world, &["2027-05", "--retire", "2026-11"]);
+    assert_eq!(named.status.code(), Some(0), "{}", err(&named));
+    assert_eq!(state(&world, "2026-11"), "retired");
+}
