@@ -4,7 +4,7 @@
 CARGO ?= cargo
 # Most tests wait on sockets and clocks: more of them than cores may do so at once.
 export RUST_TEST_THREADS ?= 8
-.PHONY: quickstart build quick test check fmt lint structure docs deny bench bench-refresh bench-steps audit-stream scale image image-test dockerfile deploy-check tools providers schemas vault mail soak soak-short flood slow simulate sweep-load baseline model rotation rotation-rewrap revoke-load drill fuzz linear-work work policy timing azure-identity systemd kubernetes kubernetes-rules tour site release reproduce screenshots
+.PHONY: quickstart build quick test check fmt lint structure docs deny bench bench-refresh bench-steps audit-stream scale image image-test dockerfile deploy-check tools providers schemas vault mail soak soak-short flood slow simulate sweep-load baseline model rotation rotation-rewrap revoke-load drill fuzz linear-work work policy timing azure-identity systemd kubernetes kubernetes-rules tour site release reproduce screenshots languages
 
 quickstart:
 	$(CARGO) run --example quickstart
@@ -85,6 +85,16 @@ mail:
 azure-identity:
 	$(CARGO) build --locked --manifest-path examples/azure-identity/Cargo.toml --target-dir target/azure-identity
 	$(CARGO) test --test it -- managed_identity::the_sdk_for_rust --ignored
+
+# The guide docs/first-service.md in every language: Debian's compilers, and the example in Rust built apart. `make test` runs those
+# in Python, JavaScript and curl. Two minutes of it are the programs' own time-outs.
+MONO = -r:System.Net.Http -r:System.Runtime.Serialization -r:System.Xml -r:System.Xml.Linq
+languages:
+	@scripts/tools.sh languages
+	$(CARGO) build --locked --manifest-path examples/first-service/rust/Cargo.toml --target-dir target/first-service
+	go build -o target/first-service/first-go examples/first-service/first.go
+	mcs -out:target/first-service/First.exe $(MONO) examples/first-service/First.cs
+	$(CARGO) test --test it -- first_service:: --include-ignored
 
 # The pictures of users' pages in docs/pictures, made anew by a browser, a daemon and the emulator.
 screenshots: tools

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Installs what the tests need and the machine lacks: redis-server, promtool, openssl, valgrind, chromium, and under target/interop a
-# Python venv and npm packages (tests/interop/README.md says which). With the argument `providers`, `vault`, `mail`, `slow` or `deploy`
-# also what only that target of the Makefile needs. Does nothing when all is there.
+# Installs what the tests need and the machine lacks: redis-server, promtool, openssl, valgrind, curl, jq, chromium, and under
+# target/interop a Python venv and npm packages (tests/interop/README.md says which). With `providers`, `vault`, `mail`, `slow`,
+# `deploy` or `languages` also what only that target of the Makefile needs. Does nothing when all is there.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -28,6 +28,8 @@ command -v redis-cli >/dev/null || missing+=(redis-tools)
 command -v promtool >/dev/null || missing+=(prometheus)
 command -v openssl >/dev/null || missing+=(openssl)
 command -v valgrind >/dev/null || missing+=(valgrind)
+command -v curl >/dev/null || missing+=(curl)
+command -v jq >/dev/null || missing+=(jq)
 command -v node >/dev/null || missing+=(nodejs)
 command -v npm >/dev/null || missing+=(npm)
 # A browser for users' pages, with a font for its pictures.
@@ -39,6 +41,16 @@ if [ "${1:-}" = slow ]; then
 fi
 if [ "${1:-}" = deploy ]; then
   command -v prometheus-blackbox-exporter >/dev/null || missing+=(prometheus-blackbox-exporter)
+fi
+if [ "${1:-}" = languages ]; then
+  command -v go >/dev/null || missing+=(golang-go)
+  command -v java >/dev/null || missing+=(default-jdk-headless)
+  [ -e /usr/share/java/gson.jar ] || missing+=(libgoogle-gson-java)
+  command -v mcs >/dev/null || missing+=(mono-mcs)
+  command -v mono >/dev/null || missing+=(mono-runtime)
+  declare -A dll=([Net.Http]=libmono-system-net-http4.0-cil [Runtime.Serialization]=libmono-system-runtime-serialization4.0-cil)
+  dll+=([Xml.Linq]=libmono-system-xml-linq4.0-cil)
+  for name in "${!dll[@]}"; do [ -e "/usr/lib/mono/4.5/System.$name.dll" ] || missing+=("${dll[$name]}"); done
 fi
 if [ "${1:-}" = mail ]; then
   declare -A of=([mbsync]=isync [msmtp]=msmtp [neomutt]=neomutt [getmail]=getmail6 [aerc]=aerc [offlineimap]=offlineimap3)

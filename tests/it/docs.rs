@@ -17,8 +17,8 @@ use crate::http_client::{Answer, Browser, request};
 use crate::launcher::repository;
 use crate::world::{ALICE, BOB, Plan, World, text};
 
-/// Documents for readers of this repository.
-const DOCUMENTS: [&str; 30] = [
+/// Documents for readers of this repository: these, and every page of `docs`.
+const DOCUMENTS: [&str; 7] = [
     "README.md",
     "SEMANTICS.md",
     "ARCHITECTURE.md",
@@ -26,30 +26,16 @@ const DOCUMENTS: [&str; 30] = [
     "CONTRIBUTING.md",
     "SECURITY.md",
     "deploy/RUNBOOK.md",
-    "docs/SUMMARY.md",
-    "docs/app-registration.md",
-    "docs/app-tokens.md",
-    "docs/asvs.md",
-    "docs/audit.md",
-    "docs/client-certificates.md",
-    "docs/commands.md",
-    "docs/comparison.md",
-    "docs/configuration.md",
-    "docs/console.md",
-    "docs/doctor.md",
-    "docs/incidents.md",
-    "docs/keys.md",
-    "docs/kubernetes.md",
-    "docs/mail-programs.md",
-    "docs/managed-identity.md",
-    "docs/metrics.md",
-    "docs/pages.md",
-    "docs/providers.md",
-    "docs/scale.md",
-    "docs/systemd.md",
-    "docs/vault.md",
-    "docs/watch.md",
 ];
+
+fn documents() -> Vec<String> {
+    let folder = std::fs::read_dir(root().join("docs")).expect("a folder");
+    let names = folder.map(|entry| entry.expect("an entry").file_name().to_string_lossy().into_owned());
+    let mut pages: Vec<String> =
+        names.filter(|name| name.ends_with(".md")).map(|name| format!("docs/{name}")).collect();
+    pages.sort();
+    DOCUMENTS.into_iter().map(str::to_owned).chain(pages).collect()
+}
 
 /// Every stable code of the contract with the statuses it comes with.
 const CODES: [(&str, &[u16]); 24] = [
@@ -147,7 +133,7 @@ fn anchors(document: &str) -> BTreeSet<String> {
 #[test]
 fn every_link_leads_somewhere() {
     let mut wrong = Vec::new();
-    for document in DOCUMENTS {
+    for document in &documents() {
         let (prose, _) = parts(document);
         for link in links(&prose).into_iter().filter(|link| !link.contains("://")) {
             let (file, anchor) = link.split_once('#').unwrap_or((link, ""));
@@ -168,7 +154,7 @@ fn every_file_that_is_named_exists() {
     const HERE: [&str; 8] =
         ["src/", "tests/", "docs/", "deploy/", "config/", "scripts/", "examples/", "benches/"];
     let mut wrong = Vec::new();
-    for document in DOCUMENTS {
+    for document in &documents() {
         for span in code_spans(&parts(document).0) {
             let path = file_of(span.split_whitespace().next().unwrap_or_default());
             let ours = HERE.iter().any(|folder| path.starts_with(folder))
@@ -262,6 +248,118 @@ fn every_promise_names_the_test_that_keeps_it() {
     }
 }
 
+/// Metrics and configuration keys that a text names are in the generated references.
+#[test]
+fn every_metric_and_every_key_that_a_document_names_exists() {
+    let metrics = read("docs/metrics.md");
+    let metrics: BTreeSet<&str> = code_spans(&metrics).into_iter().map(base_name).collect();
+    let keys = configuration_keys();
+    let mut wrong = Vec::new();
+    for document in &documents() {
+        let (prose, _) = parts(document);
+        for span in code_spans(&prose) {
+            let name = base_name(span);
+            if name.len() > "tokenward_".len() && name.starts_with("tokenward_") && !metrics.contains(name) {
+                wrong.push(format!("{document}: there is no metric {span}"));
+            }
+            if let Some(key) = configuration_key(span)
+                && !keys.contains(&key)
+            {
+                wrong.push(format!("{document}: there is no key {span}"));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+/// A metric's name without its labels and without what a histogram's series end in.
+fn base_name(span: &str) -> &str {
+    let end = |c: char| !c.is_ascii_lowercase() && !c.is_ascii_digit() && c != '_';
+    let name = span.split(end).next().unwrap_or_default();
+    ["_bucket", "_sum", "_count"].iter().find_map(|end| name.strip_suffix(end)).unwrap_or(name)
+}
+
+/// The sections and keys of the configuration's reference, such as `apps.NAME.credentials.file`.
+fn configuration_keys() -> BTreeSet<String> {
+    let page = read("docs/configuration.md");
+    let (mut section, mut keys) = (String::new(), BTreeSet::new());
+    for line in page.split_once("\n## Reference\n").expect("the reference").1.lines() {
+        if let Some(heading) = line.strip_prefix("### `") {
+            section = heading.trim_matches(['[', ']', '`']).to_owned();
+            let parents = section.match_indices('.').map(|(at, _)| section[..at].to_owned());
+            keys.extend(parents.chain([section.clone()]).collect::<Vec<_>>());
+        } else if let Some((key, _)) = line.strip_prefix("- **`").and_then(|line| line.split_once("`**")) {
+            keys.insert(format!("{section}.{key}"));
+        }
+    }
+    assert!(keys.len() > 120, "{}", keys.len());
+    keys
+}
+
+/// The key of `limits.caller_wait`, of `[apps.outlook] client_id` or of `[callers.mail-sync]`, with NAME for
+/// what the operator names; none for another text.
+fn configuration_key(span: &str) -> Option<String> {
+    const SECTIONS: [&str; 12] = [
+        "store", "sealing", "listen", "outbound", "apps", "issuers", "callers", "admins", "pages", "limits",
+        "log", "audit",
+    ];
+    const FILES: [&str; 6] = ["md", "rs", "log", "pub", "logrotate", "jsonl"];
+    let mut words = span.split(' ');
+    let first = words.next().unwrap_or_default();
+    let inside = first.trim_start_matches('[').trim_end_matches(']');
+    let is_section = inside.len() < first.len();
+    let mut parts: Vec<&str> = inside.split('.').map(|part| part.split('[').next().unwrap_or(part)).collect();
+    let is_word = |part: &&str| {
+        !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_-".contains(&byte))
+    };
+    let is_key = SECTIONS.contains(&parts[0])
+        && parts.iter().all(|part| is_word(part))
+        && (is_section || parts.len() > 1 && !FILES.contains(parts.last()?));
+    if !is_key {
+        return None;
+    }
+    if ["apps", "issuers", "callers", "admins"].contains(&parts[0]) && parts.len() > 1 {
+        parts[1] = "NAME";
+    }
+    let key = words.next().filter(|word| is_section && is_word(word));
+    Some(parts.into_iter().chain(key).collect::<Vec<_>>().join("."))
+}
+
+#[test]
+fn keys_are_told_from_other_words() {
+    for (span, key) in [
+        ("limits.caller_wait", Some("limits.caller_wait")),
+        ("apps.outlook.credentials[0].file", Some("apps.NAME.credentials.file")),
+        ("[apps.outlook] client_id", Some("apps.NAME.client_id")),
+        ("[[callers.mail-sync.allow]]", Some("callers.NAME.allow")),
+        ("[pages]", Some("pages")),
+        ("audit.pub", None),
+        ("store", None),
+        ("store/redis.rs", None),
+        ("tokens.contoso.com", None),
+    ] {
+        assert_eq!(configuration_key(span).as_deref(), key, "{span}");
+    }
+    assert_eq!(
+        base_name("tokenward_refresh_duration_seconds_bucket{app}"),
+        "tokenward_refresh_duration_seconds"
+    );
+}
+
+/// A number that means something else in the browser is on the page of numbers, too.
+#[test]
+fn the_page_of_numbers_has_those_of_the_browser() {
+    let (page, source) = (read("docs/incidents.md"), read("src/authority/redirect.rs"));
+    let table = source.split_once("const NUMBERS:").expect("the table").1;
+    let table = table.split_once("\n];").expect("its end").0;
+    let numbers: Vec<&str> =
+        table.split(|c: char| !c.is_ascii_digit()).filter(|number| number.len() > 4).collect();
+    assert!(numbers.len() > 20, "{numbers:?}");
+    let on_the_page: BTreeSet<&str> = page.split(|c: char| !c.is_ascii_digit()).collect();
+    let left: Vec<&&str> = numbers.iter().filter(|number| !on_the_page.contains(**number)).collect();
+    assert!(left.is_empty(), "not on docs/incidents.md: {left:?}");
+}
+
 /// The name of a test has at least three underscores; a metric, which may have as many, begins with the
 /// program's name.
 #[test]
@@ -305,7 +403,7 @@ fn no_line_of_a_document_is_longer_than_120_characters() {
     let others =
         ["findings/README.md", "tests/emulator/README.md", "tests/interop/README.md", "tests/soak/README.md"];
     let mut wrong = Vec::new();
-    for document in DOCUMENTS.into_iter().chain(others) {
+    for document in documents().iter().map(String::as_str).chain(others) {
         let mut in_block = false;
         for (at, line) in read(document).lines().enumerate() {
             let is_fence = line.trim_start().starts_with("```");
@@ -352,7 +450,7 @@ fn the_readme_begins_with_two_screens_and_what_the_quickstart_prints() {
 
 #[test]
 fn nothing_speaks_of_one_machine() {
-    for document in DOCUMENTS {
+    for document in &documents() {
         let text = read(document);
         for word in ["/home/", "/Users/"] {
             assert!(!text.contains(word), "{document} holds {word}");
@@ -451,7 +549,9 @@ fn every_command_line_is_understood() {
     let mut known = BTreeMap::new();
     let mut wrong = Vec::new();
     let mut checked = 0;
-    for document in DOCUMENTS.into_iter().filter(|name| !["CHANGELOG.md", "ARCHITECTURE.md"].contains(name)) {
+    let pages = documents();
+    for document in pages.iter().filter(|name| !["CHANGELOG.md", "ARCHITECTURE.md"].contains(&name.as_str()))
+    {
         let (prose, blocks) = parts(document);
         let mut texts: Vec<String> = code_spans(&prose)
             .into_iter()
@@ -581,7 +681,7 @@ fn every_toml_block_loads() {
     const APP: &str = "[apps.outlook]\nclient_id = \"11111111-2222-3333-4444-555555555555\"\nauthority = \
         \"https://login.microsoftonline.com/common/v2.0\"\n";
     let mut checked = 0;
-    for document in DOCUMENTS {
+    for document in &documents() {
         for (_, block) in parts(document).1.into_iter().filter(|(language, _)| language == "toml") {
             let section = |name: &str| block.lines().any(|line| line.trim() == name);
             let first = block.lines().map(str::trim).find(|line| !line.is_empty() && !line.starts_with('#'));
@@ -762,6 +862,14 @@ fn the_codes_are_the_contract_s_in_the_document_and_in_the_code() {
         document.0.pointer("/components/schemas/Code/enum").and_then(Value::as_array).expect("codes");
     let documented: BTreeSet<&str> = listed.iter().filter_map(Value::as_str).collect();
     assert_eq!((documented, listed.len()), (contract.clone(), contract.len()));
+
+    // The operators' document has some of them, and no others.
+    let operators = Document::of("src/api/openapi-admin.json");
+    let listed =
+        operators.0.pointer("/components/schemas/Code/enum").and_then(Value::as_array).expect("codes");
+    let others: Vec<&Value> =
+        listed.iter().filter(|code| !code.as_str().is_some_and(|code| contract.contains(code))).collect();
+    assert!(listed.len() > 5 && others.is_empty(), "{others:?}");
 
     // Each word of the map of refusals, and each `Problem::new(status, "code", …)`, wherever its lines break.
     let refusals = read("src/broker/refusal.rs");
@@ -1098,7 +1206,7 @@ async fn verdicts_and_trouble_fit_the_document() {
     }
 }
 
-fn sha256(text: &str) -> String {
+pub(crate) fn sha256(text: &str) -> String {
     use std::fmt::Write as _;
     let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, text.as_bytes());
     digest.as_ref().iter().fold(String::new(), |mut hex, byte| {

@@ -39,7 +39,8 @@ const P256: &[&str] = &["ec", "-pkeyopt", "ec_paramgen_curve:prime256v1"];
 
 // === MSAL ===
 
-/// Runs one of MSAL's scripts against an emulator of its own, over https, and returns the steps it proved.
+/// Runs one of MSAL's scripts against an emulator of its own, over https, and returns the steps it proved. The
+/// cache that MSAL keeps meanwhile is read as docs/from-msal.md reads it.
 async fn msal(program: PathBuf, script: &str, working_folder: PathBuf) -> Vec<String> {
     let entra = Emulator::builder()
         .https(true)
@@ -66,6 +67,7 @@ async fn msal(program: PathBuf, script: &str, working_folder: PathBuf) -> Vec<St
         .env("EMU_KEY_FILE", folder.path().join("key.pem"))
         .env("EMU_TENANT", "contoso.example")
         .env("EMU_REDIRECT_URI", "http://localhost/callback")
+        .env("EMU_CACHE_FILE", folder.path().join("cache-1.json"))
         .stdin(Stdio::null());
     let run = tokio::task::spawn_blocking(move || command.output());
     let output = tokio::time::timeout(PATIENCE, run).await.expect("it ends").expect("joined");
@@ -75,6 +77,7 @@ async fn msal(program: PathBuf, script: &str, working_folder: PathBuf) -> Vec<St
     let printed = String::from_utf8_lossy(&output.stdout).into_owned();
     let complaint = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{script}: {}\n{printed}\n{complaint}", output.status);
+    crate::guides::users_of_msals_caches_are_listed(folder.path());
     printed.lines().filter_map(|line| line.strip_prefix("ok: ")).map(str::to_owned).collect()
 }
 

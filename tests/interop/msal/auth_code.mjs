@@ -2,11 +2,11 @@
 //
 // Environment: EMU_BASE_URL (https), EMU_CLIENT_ID, EMU_CLIENT_SECRET, EMU_CERT_FILE and EMU_KEY_FILE (PEM), and
 // NODE_EXTRA_CA_CERTS set to the emulator's CA file, which Node reads at its own start; optional EMU_TENANT
-// (contoso.example) and EMU_REDIRECT_URI (http://localhost/callback).
+// (contoso.example), EMU_REDIRECT_URI (http://localhost/callback) and EMU_CACHE_FILE, which gets MSAL's cache.
 // Prints one line per proved step and exits 0 if all of them hold. Needs: npm install @azure/msal-node
 
 import { createHash, X509Certificate } from "node:crypto";
-import { readFileSync } from "node:fs";
+import { readFileSync, writeFileSync } from "node:fs";
 import { createRequire } from "node:module";
 
 // Finds the package beside the working directory as well as beside this file.
@@ -20,6 +20,7 @@ const CERT = process.env.EMU_CERT_FILE;
 const KEY = process.env.EMU_KEY_FILE;
 const TENANT = process.env.EMU_TENANT ?? "contoso.example";
 const REDIRECT = process.env.EMU_REDIRECT_URI ?? "http://localhost/callback";
+const CACHE = process.env.EMU_CACHE_FILE;
 const SCOPES = ["User.Read", "Mail.Read"];
 const DEFAULT = ["https://graph.microsoft.com/.default"];
 
@@ -63,6 +64,8 @@ for (const tenant of ["common", "organizations", TENANT]) {
   result = await signIn(app);
   must(result.accessToken, `signed ${result.account.username} in at ${tenant} with a code and PKCE`);
 }
+
+if (CACHE) writeFileSync(CACHE, app.getTokenCache().serialize());
 
 const cached = await app.acquireTokenSilent({ account: result.account, scopes: SCOPES });
 must(cached.fromCache && cached.accessToken === result.accessToken, "the token came from the cache");

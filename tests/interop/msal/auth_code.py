@@ -1,7 +1,8 @@
 """MSAL for Python against the emulator: code with PKCE, silent refresh, client credentials, certificate.
 
 Environment: EMU_BASE_URL (https), EMU_CA_FILE, EMU_CLIENT_ID, EMU_CLIENT_SECRET, EMU_CERT_FILE and EMU_KEY_FILE
-(PEM); optional EMU_TENANT (contoso.example) and EMU_REDIRECT_URI (http://localhost/callback).
+(PEM); optional EMU_TENANT (contoso.example), EMU_REDIRECT_URI (http://localhost/callback) and EMU_CACHE_FILE, which
+gets MSAL's cache.
 Prints one line per proved step and exits 0 if all of them hold. Needs: pip install msal
 """
 
@@ -20,6 +21,7 @@ CERT = os.environ["EMU_CERT_FILE"]
 KEY = os.environ["EMU_KEY_FILE"]
 TENANT = os.environ.get("EMU_TENANT", "contoso.example")
 REDIRECT = os.environ.get("EMU_REDIRECT_URI", "http://localhost/callback")
+CACHE = os.environ.get("EMU_CACHE_FILE")
 SCOPES = ["User.Read", "Mail.Read"]
 DEFAULT = ["https://graph.microsoft.com/.default"]
 
@@ -38,6 +40,7 @@ def application(tenant, credential):
         authority=f"{BASE}/{tenant}",
         instance_discovery=False,
         http_client=web,
+        token_cache=msal.SerializableTokenCache(),
     )
 
 
@@ -60,6 +63,10 @@ for tenant in ("common", "organizations", TENANT):
     result = sign_in(app)
     name = result["id_token_claims"]["preferred_username"]
     print(f"ok: signed {name} in at {tenant} with a code and PKCE")
+
+if CACHE:
+    with open(CACHE, "w", encoding="utf-8") as file:
+        file.write(app.token_cache.serialize())
 
 account = app.get_accounts()[0]
 cached = must(app.acquire_token_silent(SCOPES, account=account), "access_token")
