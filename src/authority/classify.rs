@@ -132,9 +132,9 @@ const NUMBERS: &[(&[u32], Disposition, &str)] = &[
     (&[50055, 50144], PASSWORD, "the user's password expired"),
     (&[50034, 51004], GONE, "the authority does not know the account any more"),
     (&[65001, 65004], CONSENT, "the user has not consented"),
-    (&[50020, 500208, 50014, 50056, 50058, 50072, 50074, 50076, 50078, 50079, 50085, 50126, 50140, 50158,
-       50199, 50097, 50129, 50155, 50187, 53004, 700003], SIGN_IN,
-     "the authority requires the user to sign in"),
+    (&[50020, 500208], SIGN_IN, "the account is of a tenant or of a kind that the app does not accept"),
+    (&[50014, 50056, 50058, 50072, 50074, 50076, 50078, 50079, 50085, 50126, 50140, 50158, 50199, 50097,
+       50129, 50155, 50187, 53004, 700003], SIGN_IN, "the authority requires the user to sign in"),
     // An administrator.
     (&[90094, 90095, 90099, 900941], Blocked(AdminConsentRequired), "an administrator must approve the app"),
     (&[50105, 501051, 16000, 90072], Blocked(AssignmentRequired),

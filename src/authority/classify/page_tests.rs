@@ -18,7 +18,8 @@ are in the [runbook](../deploy/RUNBOOK.md).
 
 The number is read beside the HTTP status, `error` and `suberror`, and sometimes those decide
 ([SEMANTICS.md](../SEMANTICS.md)). A number that is not here decides nothing: then `error` does, and `explain`
-says so. Microsoft changes numbers and texts without notice.
+says so. If neither has a certain meaning, [ask Microsoft](#ask-microsoft). Microsoft changes numbers and
+texts without notice.
 
 In the browser, while a user signs in, a few mean something else: with 65004 the user declined; with 50020,
 500208 and 51004 the user must take another account; with 65001 an administrator must approve the app; with
@@ -39,7 +40,10 @@ const SECTIONS: [(&str, &str, &str); 9] = [
          [TokenwardReauthorizationGrowing](../deploy/RUNBOOK.md#tokenwardreauthorizationgrowing). \
          Where the reason is `consent_required`, the user consents during the sign-in; if the \
          tenant does not let users consent, its administrator does ([the \
-         link](app-registration.md)).",
+         link](admin-consent.md)). After 50020 and 500208 the same account is refused again: the \
+         user takes one of a tenant and a kind that *Supported account types* of the \
+         registration allows, or the operator changes that ([step \
+         2](app-registration.md#2-decide-who-may-connect)).",
     ),
     (
         "blocked",
@@ -95,8 +99,9 @@ const SECTIONS: [(&str, &str, &str); 9] = [
     (
         "unclear",
         "Ask Microsoft",
-        "The refusal has no certain meaning. Callers get 503 `authority_unavailable`, and no \
-         connection changes. Give Microsoft's support the correlation id that `explain` shows.",
+        "No number and no `error` of the refusal has a certain meaning, so no row leads here. \
+         Callers get 503 `authority_unavailable`, and no connection changes. Give Microsoft's \
+         support the correlation id that `explain` shows, and tell us what they say.",
     ),
 ];
 
