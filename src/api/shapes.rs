@@ -7,6 +7,7 @@ use crate::broker::session_list::ShownSession;
 use crate::broker::{FailureReason, Mender, SessionFailure, SessionState};
 use crate::domain::account::{Account, AccountId};
 use crate::domain::connection::{Attempt, DAMAGED};
+use crate::domain::id::CallerName;
 use crate::domain::time::Timestamp;
 
 /// An account as it is shown.
@@ -155,7 +156,17 @@ pub struct ExplainShape {
     #[serde(skip_serializing_if = "Option::is_none")]
     served_until: Option<String>,
     attempts: Vec<AttemptShape>,
+    /// For operators.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    hand_outs: Option<Vec<HandOutShape>>,
     advice: String,
+}
+
+/// A caller's last hand-out.
+#[derive(Serialize)]
+pub struct HandOutShape {
+    caller: String,
+    last_at: String,
 }
 
 impl ExplainShape {
@@ -202,8 +213,20 @@ impl ExplainShape {
             connection: shown.into(),
             served_until: shown.served_until.map(Timestamp::rfc3339),
             attempts: attempts.iter().map(Into::into).collect(),
+            hand_outs: None,
             advice,
         }
+    }
+
+    /// Adds to whom its tokens were handed out, and when last. No caller learns of another one.
+    #[must_use]
+    pub fn with_hand_outs(mut self, hand_outs: &[(CallerName, Timestamp)]) -> Self {
+        let shape = |(caller, at): &(CallerName, Timestamp)| HandOutShape {
+            caller: caller.to_string(),
+            last_at: at.rfc3339(),
+        };
+        self.hand_outs = Some(hand_outs.iter().map(shape).collect());
+        self
     }
 
     /// What to do now, in words.

@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::search::Search;
 use super::{Broker, Refusal};
 use crate::domain::connection::{Attempt, Profile, Status};
-use crate::domain::id::{AppName, ConnectionKey, ConnectionName};
+use crate::domain::id::{AppName, CallerName, ConnectionKey, ConnectionName};
 use crate::domain::scope::ScopeNaming;
 use crate::domain::time::Timestamp;
 use crate::domain::verdict::{BlockReason, ReauthReason};
@@ -156,6 +156,16 @@ impl Broker {
         attempts.extend(self.deps.engine.recent_attempts(&shown.key));
         attempts.sort_by_key(|attempt| attempt.at);
         attempts
+    }
+
+    /// Returns the callers to which this replica handed the connection's tokens out, and when each got one
+    /// last, oldest first. It is what is in memory: of this replica, since it holds the connection.
+    pub fn hand_outs(&self, shown: &Shown) -> Vec<(CallerName, Timestamp)> {
+        let mut hand_outs = self.deps.engine.hand_outs(&shown.key);
+        // (An earlier connection of this name may have been another user's.)
+        hand_outs.retain(|(_, at)| *at >= shown.profile.created_at());
+        hand_outs.sort_by_key(|(_, at)| *at);
+        hand_outs
     }
 
     /// Returns the tenants for which this replica does not call an authority now.

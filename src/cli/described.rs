@@ -8,7 +8,7 @@ use crate::domain::verdict::aadsts;
 /// Formats a connection as lines of name and value, including members that the API may add later.
 pub(super) fn describe(connection: &Value) -> String {
     const FIRST: [&str; 5] = ["app", "connection", "status", "reason", "account"];
-    const LAST: [&str; 3] = ["last_error", "attempts", "advice"];
+    const LAST: [&str; 4] = ["last_error", "attempts", "hand_outs", "advice"];
     let Some(members) = connection.as_object() else { return String::new() };
     let rest =
         members.keys().map(String::as_str).filter(|name| !FIRST.contains(name) && !LAST.contains(name));

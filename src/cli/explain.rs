@@ -17,6 +17,7 @@ const COLUMNS: [&str; 4] = ["at", "action", "outcome", "conclusion"];
 /// Formats the explanation of a connection. `option` names the configuration, if the user did.
 pub(super) fn explain(key: &StoredConnectionArgs, seen: &Value, status: &Status, option: &str) -> String {
     let mut parts = vec![describe(&without_a_promise(seen, status)), attempts(seen)];
+    parts.extend(hand_outs(seen));
     parts.extend(Some(shown(text(seen, "advice"))).filter(|advice| !advice.is_empty()));
     parts.extend(store_lost(status).map(|lost| format!("But {lost}.")));
     parts.push(served(seen, status));
@@ -37,6 +38,19 @@ fn attempts(seen: &Value) -> String {
     };
     let rows: Vec<Vec<String>> = attempts.iter().map(row).collect();
     table(&["AT", "ACTION", "OUTCOME", "CONCLUSION", "THE AUTHORITY SAID"], &rows)
+}
+
+/// Says which callers got a token last, as far as the daemon that answers has that in memory.
+fn hand_outs(seen: &Value) -> Option<String> {
+    let hand_outs = seen.get("hand_outs")?.as_array()?;
+    let all = "(`tokenward audit who` knows all of them)";
+    if hand_outs.is_empty() {
+        return Some(format!("This replica remembers no hand-out {all}."));
+    }
+    let row = |one: &Value| ["caller", "last_at"].map(|member| text(one, member).to_owned()).to_vec();
+    let rows: Vec<Vec<String>> = hand_outs.iter().map(row).collect();
+    let table = table(&["HANDED OUT TO", "LAST"], &rows);
+    Some(format!("{table}\nby this replica, as far as it remembers {all}."))
 }
 
 /// Formats what the authority said. Its numbers have the form that can be looked up.
@@ -226,6 +240,19 @@ mod tests {
         let later = explain(&key, &seen, &lost("2026-11-23T02:00:00Z"), "");
         assert!(later.contains("served_until  2026-11-23T01:00:00Z"), "{later}");
         assert!(later.contains("held lives until 2026-11-23T01:00:00Z."), "{later}");
+    }
+
+    #[test]
+    fn an_explanation_says_who_got_a_token_last_and_where_all_of_them_are() {
+        let text = explained(
+            &json!({ "hand_outs": [{ "caller": "mail-sync", "last_at": "2026-11-23T00:30:00Z" }] }),
+        );
+        let lines = ["HANDED OUT TO  LAST", "mail-sync      2026-11-23T00:30:00Z", "`tokenward audit who`"];
+        assert!(lines.iter().all(|line| text.contains(line)), "{text}");
+        let text = explained(&json!({ "hand_outs": [] }));
+        assert!(text.contains("remembers no hand-out"), "{text}");
+        // A daemon of an earlier version says nothing of it.
+        assert!(!explained(&json!({})).contains("hand-out"));
     }
 
     #[test]

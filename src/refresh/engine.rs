@@ -26,7 +26,7 @@ use crate::domain::connection::{Attempt, Profile, SignIn, Status};
 use crate::domain::id::{AppName, CallerName, ConnectionKey, ConnectionName};
 use crate::domain::random::random_bytes;
 use crate::domain::revocation::Revocation;
-use crate::domain::time::Moment;
+use crate::domain::time::{Moment, Timestamp};
 use crate::domain::token::HeldToken;
 use crate::repository::{ByKey, Repository, RepositoryError, count_keys, keys_of};
 use crate::store::{Change, LeaseNonce, Revision, StoreError};
@@ -141,6 +141,15 @@ impl Engine {
     /// Failed attempts that were not stored with the connection, newest last.
     pub fn recent_attempts(&self, key: &ConnectionKey) -> Vec<Attempt> {
         self.slots.existing(key).map(|slot| slot.state().troubles.attempts().to_vec()).unwrap_or_default()
+    }
+
+    /// The callers to which this replica handed the connection's tokens out, and when each got one last, as
+    /// far as it has that in memory.
+    pub fn hand_outs(&self, key: &ConnectionKey) -> Vec<(CallerName, Timestamp)> {
+        let Some(slot) = self.slots.existing(key) else { return Vec::new() };
+        let (monotonic, now) = (self.ports.monotonic(), self.ports.now());
+        let at = |last: Duration| now.minus(monotonic.saturating_sub(last));
+        slot.state().hand_outs.all().iter().map(|(caller, last)| (caller.clone(), at(*last))).collect()
     }
 
     /// The tenants for which an authority is not called now, by this replica.

@@ -16,7 +16,7 @@ use super::ports::Ports;
 use super::renewals::{note_use, start_renewal};
 use super::slot::{At, Held, Trouble};
 use super::way::{Way, go, way};
-use crate::domain::id::ConnectionKey;
+use crate::domain::id::{CallerName, ConnectionKey};
 use crate::domain::not_now::NotNow;
 use crate::domain::time::{Moment, Timestamp};
 use crate::domain::token::HeldToken;
@@ -179,17 +179,18 @@ pub(super) async fn serve<E>(
                     start_renewal(ports, at, &want, None);
                 }
                 let source = request.source_of(token, &held);
-                return Ok(served(ports, at, token, (&held, source), begun));
+                return Ok(served(ports, at, (token, want.by.as_ref()), (&held, source), begun));
             }
             Step::Refuse(refusal) => {
                 let failure = request.last_failure.or(trouble.map(|trouble| trouble.failure));
                 return Err(why(refusal, &held, &want, failure));
             }
             Step::Renew { fallback } => {
+                let by = want.by.clone();
                 let renewed = Box::pin(request.renew(ports, at, &held, want, fallback)).await?;
                 if let Some(token) = renewed {
                     let source = request.source_of(token, &held);
-                    return Ok(served(ports, at, token, (&held, source), begun));
+                    return Ok(served(ports, at, (token, by.as_ref()), (&held, source), begun));
                 }
             }
         }
@@ -218,7 +219,8 @@ pub(super) fn serve_now(
         Step::Serve { token, renew: false } if admit() => {
             at.state().usage.at(begun);
             ports.deps.observer.cache_lookup(Lookup::Hit);
-            Some(served(ports, at, token, (&held, TokenSource::Memory), begun))
+            let source = TokenSource::Memory;
+            Some(served(ports, at, (token, want.by.as_ref()), (&held, source), begun))
         }
         _ => None,
     }
@@ -340,16 +342,19 @@ pub(super) fn patience(has_fallback: bool, caller_wait: Duration) -> Duration {
     if has_fallback { PATIENCE_WITH_FALLBACK.min(caller_wait) } else { caller_wait }
 }
 
-/// A token as it goes out, with one look at its slot.
+/// A token as it goes out to a caller, with one look at its slot.
 fn served(
     ports: &Arc<Ports>,
     at: At<'_>,
-    token: &HeldToken,
+    (token, by): (&HeldToken, Option<&CallerName>),
     (held, source): (&Arc<Held>, TokenSource),
     now: Duration,
 ) -> Served {
     let (degraded, is_noted) = {
-        let state = at.state();
+        let mut state = at.state();
+        if let Some(caller) = by {
+            state.hand_outs.note(caller, now);
+        }
         (state.memory.is_degraded(), state.usage.is_noted(now))
     };
     if !is_noted {

@@ -1,7 +1,20 @@
 //! Examples for the document of the admin API.
 
 use crate::api::doc::Example;
-pub(super) use crate::api::examples::{CONNECTION, CONNECTION_PAGE, EXPLANATION};
+pub(super) use crate::api::examples::{CONNECTION, CONNECTION_PAGE};
+
+pub(super) const EXPLANATION: &str = r#"
+{"app": "outlook", "connection": "user-4711", "status": "active",
+"account": {"tid": "34e60b8e-a5b5-43c9-a67e-a85b7dd8768b",
+"oid": "503c2116-3318-4ef4-9137-98e7501a0886", "username": "alice@contoso.com"},
+"scopes_requested": ["offline_access", "openid", "profile", "Mail.Read"], "scopes_granted": ["openid",
+"profile", "Mail.Read"], "scopes_missing": [], "established_by": "webshop",
+"created_at": "2026-11-23T08:00:00Z", "connected_at": "2026-11-23T08:00:00Z",
+"last_refreshed_at": "2026-11-23T09:12:40Z", "next_refresh_at": "2026-11-23T10:20:11Z",
+"served_until": "2026-11-23T10:28:03Z", "attempts": [{"at": "2026-11-23T09:12:40Z", "action": "refresh",
+"outcome": "ok", "conclusion": "the grant works", "error_codes": []}],
+"hand_outs": [{"caller": "webshop", "last_at": "2026-11-23T10:02:19Z"}],
+"advice": "The connection works. Nothing to do."}"#;
 
 pub(super) const STATUS: &str = r#"
 {"version": "0.2.0", "now": "2026-11-23T10:21:23Z", "waiting_for": [], "notes": {"store eviction":

@@ -186,7 +186,8 @@ impl AdminApi {
     /// `GET …/connections/{connection}/explain`
     pub(super) async fn explain(&self, _: Call<'_>, key: &ConnectionKey) -> Answer {
         let shown = self.shown(key).await?;
-        ok(&ExplainShape::new(&shown, &self.broker.attempts(&shown)))
+        let explained = ExplainShape::new(&shown, &self.broker.attempts(&shown));
+        ok(&explained.with_hand_outs(&self.broker.hand_outs(&shown)))
     }
 
     /// `PATCH …/connections/{connection}`

@@ -53,8 +53,8 @@ fn an_operator_names_what_nobody_else_can() {
 /// What both documents have under a name is the same, unless it is said here why not.
 #[test]
 fn both_documents_agree_on_what_they_share() {
-    // Operators meet fewer refusals, and may name more connections.
-    const DIFFER: [&str; 9] = [
+    // Operators meet fewer refusals, may name more connections, and learn to whom tokens were handed out.
+    const DIFFER: [&str; 10] = [
         "apiKey",
         "connection",
         "InvalidRequest",
@@ -64,6 +64,7 @@ fn both_documents_agree_on_what_they_share() {
         "Paused",
         "Code",
         "Problem",
+        "Explanation",
     ];
     let components = |text| serde_json::from_str::<Value>(text).expect("JSON")["components"].clone();
     let (ours, local) = (components(OPENAPI), components(crate::api::OPENAPI));

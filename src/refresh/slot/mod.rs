@@ -3,6 +3,7 @@
 
 mod at;
 mod flight;
+mod hand_outs;
 mod held;
 mod map;
 mod memory;

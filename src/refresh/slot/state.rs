@@ -11,6 +11,7 @@ use tokio::sync::Notify;
 use tokio::sync::futures::Notified;
 
 use super::flight::Flights;
+use super::hand_outs::HandOuts;
 use super::memory::Memory;
 use super::trouble::Troubles;
 use super::weight::Weight;
@@ -27,6 +28,7 @@ pub(in crate::refresh) struct State {
     pub(in crate::refresh) forced: Forced,
     pub(in crate::refresh) flights: Flights,
     pub(in crate::refresh) usage: Usage,
+    pub(in crate::refresh) hand_outs: HandOuts,
 }
 
 impl State {

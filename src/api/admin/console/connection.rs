@@ -8,7 +8,7 @@ use super::sessions::Met;
 use crate::broker::connect::StartedSession;
 use crate::broker::inspect::Shown;
 use crate::domain::connection::{Attempt, Status};
-use crate::domain::id::ConnectionKey;
+use crate::domain::id::{CallerName, ConnectionKey};
 use crate::domain::time::Timestamp;
 
 /// What is known of a connection.
@@ -16,6 +16,8 @@ pub(super) struct Known {
     pub(super) shown: Shown,
     /// Oldest first.
     pub(super) attempts: Vec<Attempt>,
+    /// The callers to which this replica handed its tokens out, and when each got one last.
+    pub(super) hand_outs: Vec<(CallerName, Timestamp)>,
     pub(super) advice: String,
     pub(super) now: Timestamp,
 }
@@ -46,6 +48,9 @@ fn points(known: &Known) -> Vec<(Point, Option<&Attempt>)> {
     let refreshed = profile.last_refreshed_at();
     if refreshed > profile.connected_at() && !known.attempts.iter().any(|attempt| attempt.at == refreshed) {
         points.push(plain(refreshed, Mood::Ok, "last refreshed".to_owned()));
+    }
+    for (caller, at) in &known.hand_outs {
+        points.push(plain(*at, Mood::Calm, format!("last handed out to {caller}")));
     }
     if let Some(next) = known.shown.next_refresh_at
         && next > known.now
@@ -84,7 +89,9 @@ pub(super) fn region(known: &Known) -> Markup {
             h2 { "Timeline" }
             (timeline(&drawn, now))
             (listed(&points, now))
-            p.soft { "Which callers got a token stands in the audit stream: search it for this name." }
+            p.soft { "Hand-outs are the last to each caller by this replica, as far as it remembers. "
+                code { "tokenward audit who " (shown.key.app) " " (shown.key.connection) }
+                " knows all of them." }
         }
         section.card {
             h2 { "What it is" }

@@ -437,8 +437,9 @@ impl Console {
     async fn known(&self, key: &ConnectionKey, now: Timestamp) -> Result<connection::Known, Problem> {
         let shown = self.api.shown(key).await?;
         let attempts = self.api.broker.attempts(&shown);
+        let hand_outs = self.api.broker.hand_outs(&shown);
         let advice = ExplainShape::new(&shown, &attempts).into_advice();
-        Ok(connection::Known { shown, attempts, advice, now })
+        Ok(connection::Known { shown, attempts, hand_outs, advice, now })
     }
 
     fn app_names(&self) -> Vec<String> {
