@@ -4,7 +4,7 @@
 CARGO ?= cargo
 # Most tests wait on sockets and clocks: more of them than cores may do so at once.
 export RUST_TEST_THREADS ?= 8
-.PHONY: quickstart build quick test check fmt lint structure docs deny bench bench-refresh bench-steps audit-stream scale image image-test dockerfile deploy-check tools providers schemas vault mail soak soak-short flood slow simulate sweep-load baseline model rotation rotation-rewrap revoke-load drill fuzz linear-work work policy timing azure-identity systemd kubernetes kubernetes-rules tour site release reproduce screenshots languages
+.PHONY: quickstart build quick test check fmt lint structure docs deny bench bench-refresh bench-steps audit-stream scale image image-test dockerfile deploy-check tools providers schemas vault mail soak soak-short flood slow simulate sweep-load baseline model rotation rotation-rewrap revoke-load drill fuzz linear-work work policy timing azure-identity systemd kubernetes kubernetes-rules tour site release reproduce screenshots languages console-load
 
 quickstart:
 	$(CARGO) run --example quickstart
@@ -155,6 +155,11 @@ audit-stream:
 SIZES ?= 1000,100000
 scale: tools
 	$(CARGO) bench --bench scale -- --sizes $(SIZES)
+
+# What an operator waits for at many connections: pages of the console, listings of the admin API, whole searches. KEEP=FOLDER keeps
+# what was seeded there, for the next run.
+console-load: tools
+	$(CARGO) bench --bench scale -- --console --sizes $(SIZES) $(if $(KEEP),--keep $(KEEP))
 
 # The image, from a static binary built here: no base image is fetched. `make image-test` starts it.
 image:

@@ -18,7 +18,10 @@ use crate::support::http_client::request;
 use crate::support::setup::config_text::{ConfigText, EVERYTHING, caller};
 use crate::support::setup::{free_port, write_secrets};
 
-/// A `redis-server` in the memory alone.
+/// How long a `redis-server` may take until it answers: one with a million connections reads its file first.
+const REDIS_WAIT: Duration = Duration::from_secs(300);
+
+/// A `redis-server` that writes nothing by itself.
 pub struct Redis {
     pub process: Server,
     pub port: u16,
@@ -35,7 +38,8 @@ impl Redis {
             .stdout(Stdio::null())
             .spawn()?;
         let redis = Redis { process: Server::new(child), port };
-        for _ in 0..1000 {
+        let began = Instant::now();
+        while began.elapsed() < REDIS_WAIT {
             if redis.cli(&["PING"])? == "PONG" {
                 return Ok(redis);
             }
@@ -65,26 +69,39 @@ impl Redis {
 
 /// A store of one size, the files of a daemon on it, and the Redis if it is one.
 pub struct Place {
-    folder: tempfile::TempDir,
+    folder: PathBuf,
+    /// It goes with the place, unless somebody keeps it.
+    _temporary: Option<tempfile::TempDir>,
     pub redis: Option<Redis>,
     key: String,
     local: u16,
     ops: u16,
+    pub admin: u16,
 }
 
 impl Place {
     /// A new, empty one.
     pub fn new(in_redis: bool, authority: &str, sweep_rate: u32) -> Result<Self, Failure> {
         let folder = tempfile::tempdir()?;
-        let key = write_secrets(folder.path())?;
-        let redis = if in_redis { Some(Redis::start(folder.path())?) } else { None };
+        let path = folder.path().to_owned();
+        Ok(Place { _temporary: Some(folder), ..Self::at(path, in_redis, authority, sweep_rate)? })
+    }
+
+    /// The one in this folder, as it was left there, or a new one. What is in Redis stays with
+    /// [`Place::save`].
+    pub fn at(folder: PathBuf, in_redis: bool, authority: &str, sweep_rate: u32) -> Result<Self, Failure> {
+        std::fs::create_dir_all(&folder)?;
+        let is_new = !folder.join("keyring").exists();
+        let key = if is_new { write_secrets(&folder)?.expose().to_owned() } else { String::new() };
+        let redis = if in_redis { Some(Redis::start(&folder)?) } else { None };
         let store = match &redis {
             Some(redis) => format!("kind = \"redis\"\nurl = \"redis://127.0.0.1:{}/0\"", redis.port),
             None => "kind = \"embedded\"\npath = \"data\"".to_owned(),
         };
-        let sections = caller("mail-sync", "mail-sync.keys", EVERYTHING)
+        let (public, local, ops, admin) = (free_port()?, free_port()?, free_port()?, free_port()?);
+        let sections = format!("[[listen.admin]]\naddress = \"127.0.0.1:{admin}\"\n")
+            + &caller("mail-sync", "mail-sync.keys", EVERYTHING)
             + &format!("\n[limits]\nsweep_rate = {sweep_rate}\nheld_memory_mib = 1024\n");
-        let (public, local, ops) = (free_port()?, free_port()?, free_port()?);
         let text = ConfigText {
             store: &store,
             public_port: public,
@@ -96,12 +113,20 @@ impl Place {
             local: &format!("127.0.0.1:{local}"),
             ..ConfigText::default()
         };
-        std::fs::write(folder.path().join("tokenward.toml"), text.text())?;
-        Ok(Place { folder, redis, key: key.expose().to_owned(), local, ops })
+        std::fs::write(folder.join("tokenward.toml"), text.text())?;
+        Ok(Place { folder, _temporary: None, redis, key, local, ops, admin })
+    }
+
+    /// Has Redis write what it holds into the folder.
+    pub fn save(&self) -> Result<(), Failure> {
+        match self.redis.as_ref().map(|redis| redis.cli(&["SAVE"])).transpose()?.as_deref() {
+            None | Some("OK") => Ok(()),
+            Some(other) => Err(format!("Redis does not save: {other}").into()),
+        }
     }
 
     pub fn path(&self, name: &str) -> PathBuf {
-        self.folder.path().join(name)
+        self.folder.join(name)
     }
 
     /// Opens the store itself. (The embedded one serves one process.)

@@ -8,6 +8,7 @@
 #![allow(clippy::disallowed_methods, reason = "a bench looks from outside, with the real clock")]
 
 mod authority;
+mod console;
 mod daemon;
 mod measure;
 mod seed;
@@ -56,6 +57,15 @@ pub struct Args {
     /// For how long a daemon at rest is watched, in seconds.
     #[arg(long, default_value_t = 20)]
     rest: u64,
+    /// Measure the console and the listings of the admin API alone.
+    #[arg(long)]
+    console: bool,
+    /// How often each question is asked of them.
+    #[arg(long, default_value_t = 100)]
+    asked: usize,
+    /// A folder for the seeded stores of `--console`, which are kept there and used again.
+    #[arg(long)]
+    keep: Option<PathBuf>,
     /// What `cargo bench` passes on.
     #[arg(long, hide = true)]
     bench: bool,
@@ -79,6 +89,10 @@ fn main() -> Result<(), Failure> {
             let mut table = Table::new(*kind);
             for size in &args.sizes {
                 let began = std::time::Instant::now();
+                if args.console {
+                    console::size(&args, *kind, *size, &authority).await?;
+                    continue;
+                }
                 table.column(*size);
                 measure::size(&args, *kind, *size, &authority, &mut table).await?;
                 println!("{kind}, {size} connections: {:.0} s", began.elapsed().as_secs_f64());

@@ -9,7 +9,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use futures_util::StreamExt as _;
 use futures_util::stream;
 use tokenward::domain::account::Account;
-use tokenward::domain::connection::Profile;
+use tokenward::domain::connection::{Attempt, Profile};
 use tokenward::domain::digest::sha256_hex;
 use tokenward::domain::grant::Grant;
 use tokenward::domain::id::{AppName, ConnectionKey, ConnectionName};
@@ -18,6 +18,7 @@ use tokenward::domain::remarks::Remarks;
 use tokenward::domain::secret::{AccessToken, RefreshToken};
 use tokenward::domain::time::{Clock as _, Timestamp};
 use tokenward::domain::token::HeldToken;
+use tokenward::domain::verdict::{AuthorityError, Disposition, GrantFate, ReauthReason};
 use tokenward::keyring::Keyring;
 use tokenward::repository::Repository;
 use tokenward::store::{Committed, Store};
@@ -44,12 +45,20 @@ pub struct Seeder {
     clock: SystemClock,
     /// The authority's origin: a grant goes to the authority that its account is of, and to no other.
     origin: String,
+    /// Whether some have another status than active.
+    has_trouble: bool,
 }
 
 impl Seeder {
     pub fn new(store: Arc<dyn Store>, keyring: Arc<Keyring>, origin: String) -> Self {
         let repository = Repository::new(Arc::clone(&store), keyring, Arc::new(SystemRandom::new()));
-        Seeder { store, repository, clock: SystemClock::new(), origin }
+        Seeder { store, repository, clock: SystemClock::new(), origin, has_trouble: false }
+    }
+
+    /// Of each thousand the user of one must sign in again, and one is paused.
+    pub fn with_trouble(mut self) -> Self {
+        self.has_trouble = true;
+        self
     }
 
     /// Makes the connections with these numbers.
@@ -65,7 +74,12 @@ impl Seeder {
     /// renewed by now, but nothing is scheduled for the next hours.
     async fn one(&self, number: u64) -> Result<(), Failure> {
         let (key, now) = (key(number), self.clock.now());
-        let profile = profile(&self.origin, number, now);
+        let mut profile = profile(&self.origin, number, now);
+        match number % 1000 {
+            500 if self.has_trouble => profile = refused(profile, now),
+            750 if self.has_trouble => profile = profile.paused(),
+            _ => {}
+        }
         let grant = Grant::new(RefreshToken::new(random_text(REFRESH_TOKEN)));
         let token = token(now, number % 2 == 1);
         let due_at = now.plus(Duration::from_secs(12 * 3600 + number % 36_000));
@@ -118,6 +132,18 @@ fn profile(origin: &str, number: u64, now: Timestamp) -> Profile {
     let caller = "mail-sync".to_owned();
     let profile = Profile::connected(account, asked, words(&SCOPES), caller, now, None);
     (0..RENEWALS).fold(profile, |profile, _| profile.refreshed(None, &Remarks::default(), now))
+}
+
+fn refused(profile: Profile, now: Timestamp) -> Profile {
+    let disposition = Disposition::Reauthorize(ReauthReason::GrantExpired, GrantFate::Keep);
+    let attempt = Attempt {
+        at: now,
+        action: "refresh".to_owned(),
+        outcome: "reauthorize".to_owned(),
+        conclusion: "the user must sign in again".to_owned(),
+        answer: AuthorityError::default(),
+    };
+    profile.judged(disposition, attempt, None, now)
 }
 
 fn token(now: Timestamp, is_due: bool) -> HeldToken {
