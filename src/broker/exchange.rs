@@ -112,7 +112,7 @@ impl Broker {
         let mut search = Search::new(app.clone(), policy.lookups(app), None);
         let mut found: Option<ConnectionName> = None;
         while search.read() < MOST_READ {
-            let more = search.next(&self.deps.repository, MOST_READ - search.read()).await?;
+            let more = search.next(&self.deps.repository, MOST_READ - search.read(), None).await?;
             let Some(more) = more else { break };
             for (connection, profile) in more {
                 let key = ConnectionKey { app: app.clone(), connection };

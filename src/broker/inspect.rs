@@ -4,20 +4,25 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::search::Search;
+pub use super::search::WalkPermit;
+use super::search::{Search, Walker};
 use super::{Broker, Refusal};
-use crate::domain::connection::{Attempt, Profile, Status};
+use crate::domain::connection::{Attempt, Glimpse, Profile, Status};
 use crate::domain::id::{AppName, CallerName, ConnectionKey, ConnectionName};
 use crate::domain::scope::ScopeNaming;
 use crate::domain::time::Timestamp;
 use crate::domain::verdict::{BlockReason, ReauthReason};
 use crate::policy::{CallerPolicy, Decision, Lookup, Provisional};
 use crate::refresh::{Held, ShutTenant};
-use crate::repository::RepositoryError;
+use crate::repository::{RepositoryError, Wanted};
 
-/// Most connections read for one page: a filter that matches few must not become a scan of all.
+/// Most connections read for one page of a caller's: a filter that matches few must not become a scan of all.
 const MOST_READ_FOR_A_PAGE: usize = 200;
-const PAGE: usize = 100;
+/// How long one page of an operator's is read for. With all else that is below a tenth of a second
+/// (`benches/README.md`, *What an operator waits for*).
+pub const READ_FOR: Duration = Duration::from_millis(40);
+/// Most connections of one page.
+pub const PAGE: usize = 100;
 /// All statuses of a connection.
 pub const STATUSES: [&str; 4] = ["active", "needs_reauthorization", "blocked", "paused"];
 
@@ -63,8 +68,15 @@ pub struct ShownPage {
     pub connections: Vec<Shown>,
     /// Start of the next page; `None` on the last. A page may be empty without being the last.
     pub next: Option<ConnectionName>,
-    /// Pages read from the store for it: more than one if a rule or a filter matches few.
-    pub pages_read: u32,
+    /// Connections read from the store for it: more than are shown if a rule or a filter matches few.
+    pub read: usize,
+}
+
+impl ShownPage {
+    /// How many pages of the store that was.
+    pub fn pages_read(&self) -> u32 {
+        u32::try_from(self.read.div_ceil(PAGE)).unwrap_or(u32::MAX)
+    }
 }
 
 /// All reasons of a status.
@@ -73,31 +85,40 @@ fn reasons() -> impl Iterator<Item = &'static str> {
 }
 
 impl ListRequest {
-    fn is_met_by(&self, profile: &Profile) -> bool {
-        let (status, account) = (profile.status(), profile.account());
-        let is = |value: &Option<String>, wanted: &str| {
-            value.as_deref().is_some_and(|value| value.eq_ignore_ascii_case(wanted))
-        };
+    /// Whether it asks for some connections and not for all.
+    fn is_filter(&self) -> bool {
+        let ListRequest { status, tenant, reason, account, label, text, after: _ } = self;
+        [status, tenant, reason, account, label, text].into_iter().any(Option::is_some)
+    }
+
+    fn is_met_by(&self, seen: &Glimpse<'_>) -> bool {
+        let status = seen.status();
+        let is =
+            |value: Option<&str>, wanted: &str| value.is_some_and(|value| value.eq_ignore_ascii_case(wanted));
         self.status.as_ref().is_none_or(|wanted| status.as_str() == wanted)
             && self.reason.as_ref().is_none_or(|wanted| status.reason() == Some(wanted))
-            && self.tenant.as_ref().is_none_or(|wanted| is(&account.tid, wanted))
-            && self.label.as_ref().is_none_or(|wanted| profile.labels().contains(wanted))
+            && self.tenant.as_ref().is_none_or(|wanted| is(seen.tid(), wanted))
+            && self.label.as_ref().is_none_or(|wanted| seen.labels().any(|label| label == wanted))
             && self.account.as_ref().is_none_or(|wanted| {
-                is(&account.username, wanted) || is(&account.oid, wanted) || account.sub == *wanted
+                is(seen.username(), wanted) || is(seen.oid(), wanted) || seen.sub() == wanted
             })
     }
 }
 
 /// Returns true if a connection's name, labels or account have this text, which is in lower case.
-fn has_text(text: Option<&str>, key: &ConnectionKey, profile: &Profile) -> bool {
+fn has_text(text: Option<&str>, key: &ConnectionKey, seen: &Glimpse<'_>) -> bool {
     let Some(text) = text else { return true };
-    let account = profile.account();
-    let ids = [&account.username, &account.tid, &account.oid].into_iter().flatten();
-    [key.connection.as_str(), &account.sub]
-        .into_iter()
-        .chain(profile.labels().iter().map(String::as_str))
-        .chain(ids.map(String::as_str))
-        .any(|one| one.to_lowercase().contains(text))
+    let ids = [seen.username(), seen.tid(), seen.oid()].into_iter().flatten();
+    let mut all = [key.connection.as_str(), seen.sub()].into_iter().chain(seen.labels()).chain(ids);
+    all.any(|one| contains(one, text))
+}
+
+/// Returns true if `one` has this text, which is in lower case, in either case.
+fn contains(one: &str, text: &str) -> bool {
+    if !one.is_ascii() || text.is_empty() {
+        return one.to_lowercase().contains(text);
+    }
+    one.as_bytes().windows(text.len()).any(|part| part.eq_ignore_ascii_case(text.as_bytes()))
 }
 
 impl Broker {
@@ -184,30 +205,39 @@ impl Broker {
             return Err(Refusal::AppNotFound);
         }
         let _place = self.walk_permit(caller).await?;
-        let sees = |key: &ConnectionKey, profile: &Profile| {
-            caller.see(key, profile.account().tid.as_deref()).is_ok()
-        };
-        self.list_where(app, caller.lookups(app), request, sees, Budget::Records(MOST_READ_FOR_A_PAGE)).await
+        let sees = |key: &ConnectionKey, seen: &Glimpse<'_>| caller.see(key, seen.tid()).is_ok();
+        let limit = ReadLimit::Records(MOST_READ_FOR_A_PAGE);
+        self.list_where(app, caller.lookups(app), request, Some(&sees), limit).await
     }
 
-    /// Returns a page of an app's connections to an operator.
-    pub async fn list_as_admin(&self, app: &AppName, request: &ListRequest) -> Result<ShownPage, Refusal> {
-        let budget = Budget::Records(MOST_READ_FOR_A_PAGE);
-        self.list_where(app, vec![Lookup::EVERYTHING], request, |_, _| true, budget).await
-    }
-
-    /// Returns a page of what an operator looks for among the connections whose names begin so. It reads for
-    /// so long at most: where few match, the page may be short and even empty without being the last.
-    pub async fn search_as_admin(
+    /// Returns a page of what an operator looks for among the connections whose names begin so. It begins no
+    /// read after [`READ_FOR`]: where few match, the page may be short and even empty without being the last.
+    pub async fn list_as_admin(
         &self,
         app: &AppName,
         prefix: &str,
         request: &ListRequest,
-        within: Duration,
     ) -> Result<ShownPage, Refusal> {
         let lookups = vec![Lookup::Prefix(prefix.to_owned())];
-        let until = self.deps.clock.monotonic().saturating_add(within);
-        self.list_where(app, lookups, request, |_, _| true, Budget::Time(until)).await
+        let limit = ReadLimit::Until(self.deps.clock.monotonic().saturating_add(READ_FOR));
+        self.list_where(app, lookups, request, None, limit).await
+    }
+
+    /// Returns the connection of this very name, if there is one and the request's filter matches it.
+    pub async fn find_as_admin(
+        &self,
+        app: &AppName,
+        name: ConnectionName,
+        request: &ListRequest,
+    ) -> Result<Option<Shown>, Refusal> {
+        let (lookups, limit) = (vec![Lookup::Exact(name)], ReadLimit::Records(1));
+        let found = self.list_where(app, lookups, request, None, limit).await?;
+        Ok(found.connections.into_iter().next())
+    }
+
+    /// Waits until an operator may walk over connections: with the limits of callers' walks.
+    pub async fn walk_as_admin(&self, admin: &str) -> Result<WalkPermit, Refusal> {
+        self.before_long(self.walks.permit(&Walker::operator(admin))).await
     }
 
     async fn list_where(
@@ -215,8 +245,8 @@ impl Broker {
         app: &AppName,
         lookups: Vec<Lookup>,
         request: &ListRequest,
-        visible: impl Fn(&ConnectionKey, &Profile) -> bool,
-        budget: Budget,
+        visible: Option<&Wanted<'_>>,
+        limit: ReadLimit,
     ) -> Result<ShownPage, Refusal> {
         let named = self.app(app)?;
         if let Some(status) = &request.status
@@ -234,24 +264,21 @@ impl Broker {
             return Err(Refusal::invalid("reason", format!("must be one of {}", words.join(", "))));
         }
         let text = request.text.as_ref().map(|text| text.to_lowercase());
-        let wanted = |key: &ConnectionKey, profile: &Profile| {
-            visible(key, profile) && request.is_met_by(profile) && has_text(text.as_deref(), key, profile)
+        let is_wanted = |key: &ConnectionKey, seen: &Glimpse<'_>| {
+            visible.is_none_or(|is_visible| is_visible(key, seen))
+                && request.is_met_by(seen)
+                && has_text(text.as_deref(), key, seen)
         };
+        let is_for_some = visible.is_some() || request.is_filter();
+        let wanted: Option<&Wanted<'_>> = is_for_some.then_some(&is_wanted);
         let mut shown: Vec<Shown> = Vec::new();
         let mut next = None;
         let mut search = Search::new(app.clone(), lookups, request.after.clone());
         while next.is_none() && shown.len() < PAGE {
-            let most = match budget {
-                Budget::Records(most) if search.read() < most => PAGE.min(most - search.read()),
-                Budget::Time(until) if search.read() == 0 || self.deps.clock.monotonic() < until => PAGE,
-                Budget::Records(_) | Budget::Time(_) => break,
-            };
-            let Some(found) = search.next(&self.deps.repository, most).await? else { break };
+            let Some(most) = limit.next_read(search.read(), || self.deps.clock.monotonic()) else { break };
+            let Some(found) = search.next(&self.deps.repository, most, wanted).await? else { break };
             for (connection, profile) in found {
                 let key = ConnectionKey { app: app.clone(), connection };
-                if !wanted(&key, &profile) {
-                    continue;
-                }
                 if shown.len() == PAGE {
                     next = shown.last().map(|last| last.key.connection.clone());
                     break;
@@ -262,8 +289,7 @@ impl Broker {
             }
         }
         let next = next.or_else(|| search.position().cloned());
-        let pages_read = u32::try_from(search.read().div_ceil(PAGE)).unwrap_or(u32::MAX);
-        Ok(ShownPage { connections: shown, next, pages_read })
+        Ok(ShownPage { connections: shown, next, read: search.read() })
     }
 
     /// Makes a page's cursor. It is sealed, for its name may be one that the caller may not know of.
@@ -349,11 +375,22 @@ impl Walk {
 
 /// How much is read for one page.
 #[derive(Clone, Copy)]
-enum Budget {
+enum ReadLimit {
     /// So many records.
     Records(usize),
     /// Until then, in monotonic time; but something in any case.
-    Time(Duration),
+    Until(Duration),
+}
+
+impl ReadLimit {
+    /// Returns how many records the next request to the store may read, after so many; `None` if it must not
+    /// be made.
+    fn next_read(self, read: usize, now: impl FnOnce() -> Duration) -> Option<usize> {
+        match self {
+            ReadLimit::Records(most) => Some(PAGE.min(most.saturating_sub(read))).filter(|most| *most > 0),
+            ReadLimit::Until(until) => (read == 0 || now() < until).then_some(PAGE),
+        }
+    }
 }
 
 /// Returns what was asked for and is not granted. The sign-in's own scopes give no right, and Entra does not
@@ -378,4 +415,50 @@ fn next_try(profile: &Profile) -> Option<Timestamp> {
 pub struct Counts {
     /// By app and status; every status has an entry.
     pub by_status: BTreeMap<(AppName, &'static str), u64>,
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use super::*;
+
+    #[test]
+    fn a_text_is_found_in_either_case() {
+        for (one, text, is_there) in [
+            ("Alice@Contoso.com", "alice@contoso", true),
+            ("Alice@Contoso.com", "contoso.com", true),
+            ("alice", "alice@", false),
+            ("GRÜSSE@contoso.com", "grüsse", true),
+            ("GRÜSSE@contoso.com", "contoso", true),
+            ("alice", "ü", false),
+            ("", "a", false),
+            ("", "", true),
+            ("a", "", true),
+        ] {
+            assert_eq!(contains(one, text), is_there, "{one} {text}");
+        }
+    }
+
+    #[test]
+    fn a_page_reads_so_many_records_or_for_so_long() {
+        let never = || unreachable!("the clock does not count");
+        let of_caller = ReadLimit::Records(MOST_READ_FOR_A_PAGE);
+        let read: Vec<Option<usize>> =
+            [0, 100, 150, 199, 200, 300].map(|read| of_caller.next_read(read, never)).into();
+        assert_eq!(read, [Some(100), Some(100), Some(50), Some(1), None, None]);
+
+        // Each request to the store takes 15 ms of this clock.
+        let clock = Cell::new(Duration::from_secs(7));
+        let limit = ReadLimit::Until(clock.get() + READ_FOR);
+        let mut read = 0;
+        while let Some(most) = limit.next_read(read, || clock.get()) {
+            read += most;
+            clock.set(clock.get() + Duration::from_millis(15));
+        }
+        assert_eq!(read, 3 * PAGE, "none begins after 40 ms");
+        // A store that takes longer than all of it: the page goes on nevertheless.
+        assert_eq!(limit.next_read(0, || clock.get()), Some(PAGE));
+        assert_eq!(limit.next_read(PAGE, || clock.get()), None);
+    }
 }

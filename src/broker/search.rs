@@ -1,6 +1,6 @@
-//! Searches of callers for connections. They read only the parts of an app that the caller's rules name, a
-//! limited number of records at a time, and only a limited number of walks run at a time. A caller's own
-//! connections therefore bound the work that it can cause, and no caller's walks delay everybody's.
+//! Searches for connections. A caller's read only the parts of an app that its rules name, a limited number
+//! of records at a time, and only a limited number of walks run at a time. A caller's own connections
+//! therefore bound the work that it can cause, and nobody's walks delay everybody's.
 
 use parking_lot::Mutex;
 use std::collections::{BTreeMap, VecDeque};
@@ -13,10 +13,10 @@ use super::{Broker, Refusal};
 use crate::domain::connection::Profile;
 use crate::domain::id::{AppName, CallerName, ConnectionName};
 use crate::policy::{CallerPolicy, Lookup};
-use crate::repository::{Repository, RepositoryError};
+use crate::repository::{Repository, RepositoryError, Wanted};
 
-/// Most walks under way of one caller, and of all callers.
-const MOST_OF_CALLER: usize = 2;
+/// Most walks under way of one caller or operator, and of all.
+const MOST_OF_ONE: usize = 2;
 const MOST_OF_ALL: usize = 8;
 /// How long a walk waits for a place: other walks take milliseconds.
 const WAIT_FOR_PLACE: Duration = Duration::from_millis(500);
@@ -57,22 +57,24 @@ impl Search {
         self.after.as_ref().filter(|_| !self.parts.is_empty())
     }
 
-    /// Returns some more records; possibly none before the end. It reads at most this many.
+    /// Returns some more records of those that are wanted; possibly none before the end. It reads at most
+    /// this many.
     pub(super) async fn next(
         &mut self,
         repository: &Repository,
         most: usize,
+        wanted: Option<&Wanted<'_>>,
     ) -> Result<Option<Vec<(ConnectionName, Profile)>>, RepositoryError> {
         Ok(match self.ask(most) {
             None => None,
             Some(Question::Names(names)) => {
                 self.looked_up(&names);
-                Some(repository.profiles(&self.app, names).await?)
+                Some(repository.profiles(&self.app, names, wanted).await?)
             }
             Some(Question::Range(prefix, after)) => {
-                let page = repository.list(&self.app, &prefix, after.as_ref(), most).await?;
-                let read = if page.next.is_some() { most } else { page.profiles.len() };
-                self.ranged(read, page.profiles.last().map(|(name, _)| name), page.next);
+                let page = repository.search(&self.app, &prefix, after.as_ref(), most, wanted).await?;
+                let read = if page.next.is_some() { most } else { page.read };
+                self.ranged(read, page.last.as_ref(), page.next);
                 Some(page.profiles)
             }
         })
@@ -106,37 +108,51 @@ impl Search {
     }
 }
 
+/// Who walks.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Walker {
+    Caller(CallerName),
+    Operator(String),
+}
+
+impl Walker {
+    /// An operator of this name.
+    pub(super) fn operator(name: &str) -> Self {
+        Walker::Operator(name.to_owned())
+    }
+}
+
 /// The walks under way.
 pub(super) struct Walks {
     all: Arc<Semaphore>,
-    /// There are at most as many entries as callers in the configuration.
-    of_callers: Mutex<BTreeMap<CallerName, Arc<Semaphore>>>,
+    /// There are at most as many entries as callers and operators in the configuration.
+    of_one: Mutex<BTreeMap<Walker, Arc<Semaphore>>>,
 }
 
 /// Permission to walk, given back when dropped.
-pub(super) struct WalkPermit {
-    _of_caller: OwnedSemaphorePermit,
+pub struct WalkPermit {
+    _of_one: OwnedSemaphorePermit,
     _of_all: OwnedSemaphorePermit,
 }
 
 impl Default for Walks {
     fn default() -> Self {
-        Walks { all: Arc::new(Semaphore::new(MOST_OF_ALL)), of_callers: Mutex::default() }
+        Walks { all: Arc::new(Semaphore::new(MOST_OF_ALL)), of_one: Mutex::default() }
     }
 }
 
 impl Walks {
-    /// Waits for a place, in the order of requests. A caller waits for its own walks first, so it never has
-    /// more than those in the common queue.
-    async fn permit(&self, caller: &CallerName) -> WalkPermit {
+    /// Waits for a place, in the order of requests. Whoever walks waits for its own walks first, so it never
+    /// has more than those in the common queue.
+    pub(super) async fn permit(&self, walker: &Walker) -> WalkPermit {
         let own = {
-            let mut of_callers = self.of_callers.lock();
-            let own = || Arc::new(Semaphore::new(MOST_OF_CALLER));
-            of_callers.entry(caller.clone()).or_insert_with(own).clone()
+            let mut of_one = self.of_one.lock();
+            let own = || Arc::new(Semaphore::new(MOST_OF_ONE));
+            of_one.entry(walker.clone()).or_insert_with(own).clone()
         };
-        let of_caller = own.acquire_owned().await.expect("it is never closed");
+        let of_one = own.acquire_owned().await.expect("it is never closed");
         let of_all = self.all.clone().acquire_owned().await.expect("it is never closed");
-        WalkPermit { _of_caller: of_caller, _of_all: of_all }
+        WalkPermit { _of_one: of_one, _of_all: of_all }
     }
 }
 
@@ -146,7 +162,7 @@ impl Broker {
     /// # Errors
     /// Too many walks are under way, of this caller or of all.
     pub(super) async fn walk_permit(&self, caller: &CallerPolicy) -> Result<WalkPermit, Refusal> {
-        self.before_long(self.walks.permit(&caller.caller)).await
+        self.before_long(self.walks.permit(&Walker::Caller(caller.caller.clone()))).await
     }
 
     /// Waits for `coming`, which depends on others' walks, unless they take too long.
@@ -154,7 +170,7 @@ impl Broker {
         tokio::select! {
             come = coming => Ok(come),
             () = self.deps.clock.sleep(WAIT_FOR_PLACE) => {
-                Err(Refusal::TooManyWalks { most: MOST_OF_CALLER })
+                Err(Refusal::TooManyWalks { most: MOST_OF_ONE })
             }
         }
     }
@@ -266,7 +282,8 @@ mod tests {
     #[test]
     fn a_caller_has_few_places_and_waits_for_its_own_before_it_stands_in_others_way() {
         let walks = Walks::default();
-        let caller = |number: usize| CallerName::parse(&format!("caller-{number}")).expect("a name");
+        let caller =
+            |number: usize| Walker::Caller(CallerName::parse(&format!("caller-{number}")).expect("a name"));
         let place = |number: usize| {
             Box::pin({
                 let (walks, caller) = (&walks, caller(number));
@@ -274,7 +291,7 @@ mod tests {
             })
         };
         let mut places: Vec<WalkPermit> = (0..MOST_OF_ALL)
-            .map(|number| ready(place(number / MOST_OF_CALLER).as_mut()).expect("a place"))
+            .map(|number| ready(place(number / MOST_OF_ONE).as_mut()).expect("a place"))
             .collect();
         // All places are taken. The first caller asks for more, and then another one for its first.
         let (mut of_greedy, mut of_other) = (place(0), place(100));

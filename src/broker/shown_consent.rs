@@ -118,7 +118,7 @@ impl Broker {
         let mut shown: BTreeMap<(String, Vec<String>), Timestamp> = BTreeMap::new();
         let mut search = Search::new(app.clone(), caller.lookups(app), None);
         while search.read() < MOST_CONNECTIONS
-            && let Some(found) = search.next(&self.deps.repository, PAGE).await?
+            && let Some(found) = search.next(&self.deps.repository, PAGE, None).await?
         {
             for (connection, profile) in found {
                 let key = ConnectionKey { app: app.clone(), connection };

@@ -1,9 +1,11 @@
 //! A connection's life: its status, what may change it, and what a person is told of it.
 
 mod attempts;
+mod glimpse;
 mod standing;
 mod stored;
 
+pub use glimpse::Glimpse;
 use serde::{Deserialize, Serialize};
 
 use self::attempts::Attempts;

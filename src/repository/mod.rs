@@ -30,7 +30,7 @@ pub use rewrap::{ByKey, Rewrapped, SealedBy, count_keys, keys_of};
 use zeroize::Zeroizing;
 
 use crate::domain::account::Account;
-use crate::domain::connection::{Profile, SignIn};
+use crate::domain::connection::{Glimpse, Profile, SignIn};
 use crate::domain::grant::Grant;
 use crate::domain::id::{AppName, ConnectionKey, ConnectionName};
 use crate::domain::random::{Random, random_bytes};
@@ -313,36 +313,56 @@ impl Repository {
         after: Option<&ConnectionName>,
         limit: usize,
     ) -> Result<Page, RepositoryError> {
+        self.search(app, prefix, after, limit, None).await
+    }
+
+    /// The same, but of the connections that are read only those that are wanted.
+    pub async fn search(
+        &self,
+        app: &AppName,
+        prefix: &str,
+        after: Option<&ConnectionName>,
+        limit: usize,
+        wanted: Option<&Wanted<'_>>,
+    ) -> Result<Page, RepositoryError> {
         let page = self.store.list(app, prefix, after, limit).await?;
-        let mut listed = Page { next: page.next, ..Page::default() };
+        let last = page.connections.last().map(|(name, _)| name.clone());
+        let mut listed = Page { last, next: page.next, ..Page::default() };
+        listed.read = page.connections.len();
         for (name, stored) in page.connections {
             let key = ConnectionKey { app: app.clone(), connection: name };
-            listed.profiles.extend(self.listed(key, &stored));
+            listed.profiles.extend(self.listed(key, &stored, wanted));
         }
         Ok(listed)
     }
 
-    /// Those of these connections that exist, as they may be shown, in their order. Only profiles are read. A
-    /// damaged one is left out as in a list.
+    /// Those of these connections that exist and are wanted, as they may be shown, in their order. Only
+    /// profiles are read. A damaged one is left out as in a list.
     pub async fn profiles(
         &self,
         app: &AppName,
         names: Vec<ConnectionName>,
+        wanted: Option<&Wanted<'_>>,
     ) -> Result<Vec<(ConnectionName, Profile)>, RepositoryError> {
         let key = |connection| ConnectionKey { app: app.clone(), connection };
         let keys: Vec<ConnectionKey> = names.into_iter().map(key).collect();
         let found = self.store.profiles(&keys).await?;
         let mut profiles = Vec::with_capacity(keys.len());
         for (key, stored) in keys.into_iter().zip(found) {
-            profiles.extend(stored.and_then(|stored| self.listed(key, &stored)));
+            profiles.extend(stored.and_then(|stored| self.listed(key, &stored, wanted)));
         }
         Ok(profiles)
     }
 
-    /// A connection as a list shows it; `None` if it does not open.
-    fn listed(&self, key: ConnectionKey, stored: &StoredProfile) -> Option<(ConnectionName, Profile)> {
-        match self.open_profile(&key, stored.revision, &stored.profile) {
-            Ok(profile) => Some((key.connection, profile)),
+    /// A connection as a list shows it; `None` if it is not wanted or does not open.
+    fn listed(
+        &self,
+        key: ConnectionKey,
+        stored: &StoredProfile,
+        wanted: Option<&Wanted<'_>>,
+    ) -> Option<(ConnectionName, Profile)> {
+        match self.open_profile_if(&key, stored.revision, &stored.profile, wanted) {
+            Ok(profile) => Some((key.connection, profile?)),
             Err(error) => {
                 tracing::debug!(app = %key.app, connection = %key.connection, %error,
                     "a stored connection does not open and is left out of the list");
@@ -365,12 +385,30 @@ impl Repository {
         revision: Revision,
         sealed: &[u8],
     ) -> Result<Profile, RepositoryError> {
+        let profile = self.open_profile_if(key, revision, sealed, None)?;
+        Ok(profile.expect("every profile is wanted"))
+    }
+
+    /// Opens a profile; `None` if it is not wanted. Most of those are known by a glimpse.
+    fn open_profile_if(
+        &self,
+        key: &ConnectionKey,
+        revision: Revision,
+        sealed: &[u8],
+        wanted: Option<&Wanted<'_>>,
+    ) -> Result<Option<Profile>, RepositoryError> {
         let bytes = self.open_field(key, PROFILE, revision.generation, sealed)?;
-        let profile: Profile =
-            serde_json::from_slice(&bytes).map_err(|_| self.format_error(of(key), PROFILE))?;
+        let wrong = || self.format_error(of(key), PROFILE);
+        if let Some(is_wanted) = wanted {
+            let glimpse: Glimpse<'_> = serde_json::from_slice(&bytes).map_err(|_| wrong())?;
+            if !is_wanted(key, &glimpse) {
+                return Ok(None);
+            }
+        }
+        let profile: Profile = serde_json::from_slice(&bytes).map_err(|_| wrong())?;
         // The unsealed revision decides what a delete destroys.
         let same = profile.sign_in() == revision.sign_in;
-        if same { Ok(profile) } else { Err(self.format_error(of(key), PROFILE)) }
+        if same { Ok(Some(profile)) } else { Err(wrong()) }
     }
 
     fn open_field(
@@ -385,9 +423,16 @@ impl Repository {
     }
 }
 
+/// Says whether a connection is wanted.
+pub type Wanted<'a> = dyn Fn(&ConnectionKey, &Glimpse<'_>) -> bool + Sync + 'a;
+
 /// A page of connections as they may be shown.
 #[derive(Default)]
 pub struct Page {
+    /// How many were read for it.
+    pub read: usize,
+    /// The last that was read.
+    pub last: Option<ConnectionName>,
     /// Names and profiles, ordered by name.
     pub profiles: Vec<(ConnectionName, Profile)>,
     /// Where the next page starts; `None` on the last.

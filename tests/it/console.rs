@@ -16,8 +16,11 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use crate::attacks_rights::reconfigure;
+use crate::filling;
 use crate::http_client::{Answer, Browser, request, request_unix};
-use crate::world::{ALICE, BOB, CLIENT_SECRET, Plan, SYNC, World, attribute, free_port, hidden_fields, text};
+use crate::world::{
+    ALICE, BOB, CLIENT_SECRET, Kept, Plan, SYNC, World, attribute, free_port, hidden_fields, text,
+};
 
 const FORM: (&str, &str) = ("content-type", "application/x-www-form-urlencoded");
 const ADA: &str = "[admins.ada]\nauthenticate = [{ api_keys = \"ada.keys\" }]\n";
@@ -509,6 +512,80 @@ async fn a_page_is_kept_up_to_date_by_a_stream_that_ends_with_its_session() {
     console.press("/console", "Leave").await;
     stream.until("event: over").await;
     assert_eq!(scene.stranger().get(live).await.status, 401);
+}
+
+#[tokio::test]
+async fn a_stream_sends_a_region_when_it_changed_and_otherwise_the_time() {
+    let scene = Scene::start().await;
+    scene.world.connect("one", ALICE).await;
+    let mut console = scene.open().await;
+    let mut stream = Live::open(&scene, &console, "/console/live?page=connection&app=outlook&name=one").await;
+    stream.until("event: page").await;
+    let (_, of_first) = stream.seen.split_once("event: page").expect("a page");
+    assert!(of_first.contains("signed in, by mail-sync"), "{of_first}");
+    // Two looks later nothing was sent but the time.
+    stream.until("event: time").await;
+    stream.seen = stream.seen.replacen("event: time", "", 1);
+    stream.until("event: time").await;
+    assert_eq!(stream.seen.matches("event: page").count(), 1, "{}", stream.seen);
+    // A hand-out is something that happened.
+    stream.seen.clear();
+    assert_eq!(scene.world.token("one").await.status, 200);
+    stream.until("last handed out to mail-sync").await;
+    let page = console.page("/console/connection?app=outlook&name=one").await;
+    assert!(
+        page.contains("last handed out to mail-sync") && page.contains("audit who outlook one"),
+        "{page}"
+    );
+}
+
+/// Connections that a search has to read: more than it reads in a moment.
+const MANY: usize = 3_000;
+
+#[tokio::test]
+async fn a_search_goes_on_by_itself_until_all_was_read() {
+    let scene = Scene::with(Plan::default().kept(Kept::Redis)).await;
+    scene.world.connect("zz-last", BOB).await;
+    let redis = scene.world.redis.as_ref().expect("Redis");
+    filling::fill(redis, scene.world.folder.path(), MANY, filling::TENANT, &[]);
+    let mut console = scene.open().await;
+    // Without script, by its button: each answer goes on where the one before stopped.
+    let mut path = "/console/connections?text=BOB%40fabrikam".to_owned();
+    loop {
+        let page = console.page(&path).await;
+        if page.contains(">zz-last</a>") {
+            assert!(page.contains("All 3,001 were read."), "{page}");
+            break;
+        }
+        assert!(page.contains("None among the ") && page.contains("that were read so far."), "{page}");
+        let before = page.split("Search on").next().expect("a page");
+        path = attribute(before.rsplit("<p>").next().expect("a link"), "href");
+    }
+
+    // With script, in one stream, as the page says where.
+    let page = console.page("/console/connections?text=BOB%40fabrikam").await;
+    let live = match page.contains("data-search=") {
+        true => attribute(page.split("<section").nth(1).expect("a section"), "data-search"),
+        // (This machine reads them all in a moment. The stream begins at the beginning then.)
+        false => "/console/live?page=search&app=outlook&text=BOB%40fabrikam".to_owned(),
+    };
+    let mut stream = Live::open(&scene, &console, &live).await;
+    stream.until("event: done").await;
+    assert!(stream.seen.contains(">zz-last</a>"), "{}", stream.seen);
+    assert_eq!(stream.seen.matches(">zz-last</a>").count(), 1);
+    assert!(stream.seen.contains("All 3,001 were read."), "{}", stream.seen);
+
+    // One of this very name is there at once, whatever was read.
+    let page = console.page("/console/connections?text=zz-last").await;
+    assert!(page.contains(">zz-last</a>"), "{page}");
+    let page = console.page("/console/connections?text=zz-last&status=blocked").await;
+    assert!(!page.contains(">zz-last</a>"), "it is not blocked: {page}");
+
+    // The command follows it to its end.
+    let listed = scene.command(&["connections", "list", "outlook", "--text", "BOB@fabrikam", "--json"]);
+    let listed: Value = serde_json::from_slice(&listed.stdout).expect("JSON");
+    assert_eq!(listed[0]["connection"], "zz-last", "{listed}");
+    assert_eq!(listed.as_array().map(Vec::len), Some(1), "{listed}");
 }
 
 #[tokio::test]

@@ -150,7 +150,7 @@ impl AdminApi {
             text: given("text"),
             ..list_request(&self.broker, app, &call.query)?
         };
-        let page = self.broker.list_as_admin(app, &request).await.map_err(Problem::of)?;
+        let page = self.broker.list_as_admin(app, "", &request).await.map_err(Problem::of)?;
         ok(&page_shape(&self.broker, app, &page))
     }
 

@@ -147,7 +147,7 @@ impl LocalApi {
         let request = list_request(&self.broker, app, &call.query)?;
         let page = self.broker.list(&call.caller().policy, app, &request).await.map_err(Problem::of)?;
         // The request itself paid for the first one.
-        call.admitted.charge(page.pages_read.saturating_sub(1), self.clock.monotonic());
+        call.admitted.charge(page.pages_read().saturating_sub(1), self.clock.monotonic());
         Ok(json(StatusCode::OK, &page_shape(&self.broker, app, &page)))
     }
 

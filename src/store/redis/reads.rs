@@ -8,11 +8,12 @@ use crate::domain::id::{AppName, ConnectionKey, ConnectionName};
 use crate::store::record::{self, Beginning};
 use crate::store::{StoreError, StoredProfile, keyspace};
 
-/// How many records a list reads in one go. It bounds how long others wait behind them on the connection.
-pub(super) const LIST_CHUNK: usize = 100;
+/// How many records a list reads in one go: a page of the broker's, and the one that shows whether there are
+/// more. It bounds how long others wait behind them on the connection.
+pub(super) const LIST_CHUNK: usize = 101;
 /// How many records one pipeline reads, and how many bytes they may have in all. The answer to one command is
 /// bounded ([`super::meter`]), so these bound the memory that a lying server can take for one list.
-const READ_AT_ONCE: usize = 16;
+const READ_AT_ONCE: usize = 32;
 const LARGEST_CHUNK: usize = 16 * 1024 * 1024;
 /// How much of a record is read for its profile at first: most profiles have two or three KiB. A larger one
 /// is read again, and so is one that has grown meanwhile, at most so often.

@@ -1,10 +1,11 @@
-//! Connections by status, with search, page by page.
+//! Connections by status, with search, page by page: what the page shows. What it reads is in `searching`.
 
 use maud::{Markup, html};
 
-use super::layout::{Mood, connection_href, head, href, status_words, tag, when};
-use crate::broker::inspect::{STATUSES, Shown};
+use super::layout::{Mood, connection_href, head, href, number, status_words, tag, when};
+use crate::broker::inspect::{PAGE, STATUSES, Shown};
 use crate::domain::time::Timestamp;
+use crate::listener::Pairs;
 
 /// What was asked for, as the form has it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -20,17 +21,42 @@ pub(super) struct Asked {
 pub(super) struct Listed<'a> {
     pub(super) asked: &'a Asked,
     pub(super) apps: &'a [String],
+    /// The one whose name is the very text, if it is not among the others.
+    pub(super) namesake: Option<&'a Shown>,
     pub(super) connections: &'a [Shown],
-    /// Where it goes on.
-    pub(super) cursor: Option<&'a str>,
-    pub(super) is_first: bool,
+    pub(super) foot: &'a Foot<'a>,
     pub(super) now: Timestamp,
 }
 
+/// How far a search is, and how it goes on.
+pub(super) struct Foot<'a> {
+    pub(super) asked: &'a Asked,
+    /// Where it goes on; `None` if all was read.
+    pub(super) cursor: Option<String>,
+    /// Whether a stream goes on with it.
+    pub(super) goes_on: bool,
+    pub(super) is_first: bool,
+    /// How many are on the page.
+    pub(super) found: usize,
+    /// How many were read since the search began.
+    pub(super) read: usize,
+    /// About how many there are to read, if that is known.
+    pub(super) about: Option<u64>,
+}
+
 impl Asked {
-    fn href(&self, cursor: &str) -> String {
+    /// What a query asks for; without an app of this one.
+    pub(super) fn of(query: &Pairs, app: Option<String>) -> Self {
+        let text = |name: &str| query.value(name).unwrap_or_default().trim().to_owned();
+        let [named, status, name, text, tenant] = ["app", "status", "name", "text", "tenant"].map(text);
+        let app = if named.is_empty() { app.unwrap_or_default() } else { named };
+        Asked { app, status, name, text, tenant }
+    }
+
+    /// The address at which it goes on after so many; with an empty cursor its beginning.
+    fn href(&self, path: &str, cursor: &str, more: &[(&str, &str)]) -> String {
         let Asked { app, status, name, text, tenant } = self;
-        let pairs = [
+        let mut pairs = vec![
             ("app", app.as_str()),
             ("status", status),
             ("name", name),
@@ -38,17 +64,49 @@ impl Asked {
             ("tenant", tenant),
             ("cursor", cursor),
         ];
-        href("/console/connections", &pairs)
+        pairs.extend(more);
+        href(path, &pairs)
     }
 
-    fn is_filter(&self) -> bool {
-        [&self.status, &self.name, &self.text, &self.tenant].into_iter().any(|one| !one.is_empty())
+    /// Whether it asks for some of the connections that it reads, and not for all.
+    pub(super) fn is_filter(&self) -> bool {
+        [&self.status, &self.text, &self.tenant].into_iter().any(|one| !one.is_empty())
+    }
+}
+
+impl Foot<'_> {
+    /// The page on which it goes on.
+    fn on(&self, cursor: &str) -> String {
+        self.asked.href("/console/connections", cursor, &[("read", &self.read.to_string())])
+    }
+
+    /// The stream that goes on with it.
+    fn stream(&self) -> Option<String> {
+        let cursor = self.cursor.as_deref().filter(|_| self.goes_on)?;
+        let (found, read) = (self.found.to_string(), self.read.to_string());
+        let more = [("page", "search"), ("found", found.as_str()), ("read", read.as_str())];
+        Some(self.asked.href("/console/live", cursor, &more))
+    }
+
+    fn words(&self) -> String {
+        let read = number(self.read as u64);
+        let of = match self.about {
+            Some(about) if about >= self.read as u64 => format!(" of about {}", number(about)),
+            _ => String::new(),
+        };
+        match (&self.cursor, self.found) {
+            (Some(_), 0) => format!("None among the {read}{of} that were read so far."),
+            (Some(_), _) => format!("Read {read}{of} so far."),
+            (None, 0) if self.is_first => "No connection is like that.".to_owned(),
+            (None, 0) => "There are no more.".to_owned(),
+            (None, _) => format!("All {read} were read."),
+        }
     }
 }
 
 /// The page.
 pub(super) fn body(listed: &Listed<'_>) -> Markup {
-    let Listed { asked, apps, connections, cursor, is_first, now } = *listed;
+    let Listed { asked, apps, namesake, connections, foot: end, now } = *listed;
     html! {
         h1 { "Connections" }
         form.card.row role="search" action="/console/connections" {
@@ -67,28 +125,42 @@ pub(super) fn body(listed: &Listed<'_>) -> Markup {
             label { "Tenant" input type="text" name="tenant" value=(asked.tenant) autocomplete="off"; }
             button.main type="submit" { "Search" }
         }
-        section.card aria-label="Found" {
-            @if connections.is_empty() { p { (nothing(asked, cursor.is_some())) } }
-            @else { (table(connections, now)) }
-            @if let Some(cursor) = cursor {
-                p { a.button href=(asked.href(cursor)) {
-                    @if connections.is_empty() { "Search on" } @else { "Next page" }
-                } }
+        section.card aria-label="Found" data-search=[end.stream()] {
+            @if let Some(one) = namesake {
+                p { "Of this very name:" }
+                (table(std::slice::from_ref(one), now))
+                p { "Others that contain it:" }
             }
-            @if !is_first { p { a href=(asked.href("")) { "Back to the first page" } } }
+            div data-found { @if !connections.is_empty() { (table(connections, now)) } }
+            div data-foot role="status" { (foot(end)) }
+            @if !end.is_first { p { a href=(asked.href("/console/connections", "", &[])) {
+                "Back to the first page" } } }
         }
     }
 }
 
-fn nothing(asked: &Asked, goes_on: bool) -> &'static str {
-    match (goes_on, asked.is_filter()) {
-        (true, _) => "None among those that were read so far. There are more to read.",
-        (false, true) => "No connection is like that.",
-        (false, false) => "This app has no connections yet.",
+/// The end of the list: how far it is, and how it goes on.
+pub(super) fn foot(end: &Foot<'_>) -> Markup {
+    let is_empty_app = end.found == 0 && end.cursor.is_none() && end.is_first && end.asked.name.is_empty();
+    html! {
+        div data-next=[end.stream()] {
+            @if end.asked.is_filter() || end.found == 0 {
+                p.soft {
+                    @if is_empty_app && !end.asked.is_filter() { "This app has no connections yet." }
+                    @else { (end.words()) }
+                }
+            }
+            @if let Some(cursor) = &end.cursor {
+                p { a.button href=(end.on(cursor)) {
+                    @if end.found < PAGE && end.asked.is_filter() { "Search on" } @else { "Next page" }
+                } }
+            }
+        }
     }
 }
 
-fn table(connections: &[Shown], now: Timestamp) -> Markup {
+/// Connections, a row for each.
+pub(super) fn table(connections: &[Shown], now: Timestamp) -> Markup {
     html! {
         div.scroll { table.stack {
             (head(&["Connection", "Status", "Account", "Connected by", "Last refreshed"]))
@@ -120,23 +192,39 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_search_without_results_says_whether_it_is_over() {
+    fn a_search_says_how_far_it_is_and_how_it_goes_on() {
         let asked = Asked { text: "\"><script>".to_owned(), app: "outlook".to_owned(), ..Asked::default() };
-        let apps = ["outlook".to_owned()];
-        let listed = |cursor| Listed {
-            asked: &asked,
-            apps: &apps,
-            connections: &[],
-            cursor,
-            is_first: cursor.is_none(),
-            now: Timestamp::from_unix_seconds(1),
-        };
-        let over = body(&listed(None)).into_string();
-        assert!(over.contains("No connection is like that") && !over.contains("Search on"));
-        let on = body(&listed(Some("a+b"))).into_string();
-        assert!(on.contains("There are more to read") && on.contains("cursor=a%2Bb"), "{on}");
-        assert!(on.contains("text=%22%3E%3Cscript%3E") && !on.contains("<script>"), "{on}");
         let none = Asked { app: "outlook".to_owned(), ..Asked::default() };
-        assert_eq!(nothing(&none, false), "This app has no connections yet.");
+        let end = |asked, cursor: Option<&str>, found| Foot {
+            asked,
+            cursor: cursor.map(str::to_owned),
+            goes_on: cursor.is_some() && found < PAGE,
+            is_first: true,
+            found,
+            read: 120_000,
+            about: Some(1_000_000),
+        };
+        let text = |end: &Foot<'_>| foot(end).into_string();
+
+        let over = text(&end(&asked, None, 0));
+        assert!(over.contains("No connection is like that") && !over.contains("Search on"), "{over}");
+        assert!(!over.contains("data-next"), "{over}");
+        let later = text(&Foot { is_first: false, ..end(&asked, None, 0) });
+        assert!(later.contains("There are no more."), "{later}");
+        assert!(text(&end(&asked, None, 3)).contains("All 120,000 were read."));
+
+        let on = text(&end(&asked, Some("a+b"), 0));
+        assert!(on.contains("None among the 120,000 of about 1,000,000 that were read so far."), "{on}");
+        assert!(on.contains("Search on") && on.contains("cursor=a%2Bb&amp;read=120000"), "{on}");
+        assert!(on.contains("data-next=\"/console/live?") && on.contains("page=search&amp;found=0"), "{on}");
+        assert!(on.contains("text=%22%3E%3Cscript%3E") && !on.contains("<script>"), "{on}");
+        let unsure = text(&Foot { about: Some(7), ..end(&asked, Some("a"), 2) });
+        assert!(unsure.contains("Read 120,000 so far."), "the count is older: {unsure}");
+
+        let full = text(&end(&asked, Some("a"), PAGE));
+        assert!(full.contains("Next page") && !full.contains("data-next"), "{full}");
+        let list = text(&Foot { goes_on: false, ..end(&none, Some("a"), PAGE) });
+        assert!(list.contains("Next page") && !list.contains("120,000"), "{list}");
+        assert!(text(&end(&none, None, 0)).contains("This app has no connections yet."));
     }
 }

@@ -9,7 +9,9 @@
 //!    at this listener now.
 //! 4. Everything works without script. No page has a style, a script or a picture from elsewhere, or inline.
 //! 5. Nothing is put into a page unescaped; `maud` does that.
-//! 6. No page reads all connections: it asks the kept counts, one record, or for [`READ_FOR`].
+//! 6. No page waits until all connections are read: it asks the kept counts, one record, or for
+//!    [`READ_FOR`](crate::broker::inspect::READ_FOR). A search that goes on does so in a stream, a moment at
+//!    a time, within the limits of callers' walks.
 
 mod charts;
 mod connection;
@@ -20,6 +22,7 @@ mod layout;
 mod live;
 mod overview;
 mod pages;
+mod searching;
 mod sessions;
 
 use std::collections::VecDeque;
@@ -30,7 +33,6 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 use maud::{Markup, html};
 use parking_lot::Mutex;
 
-use self::connections::Asked as AskedConnections;
 use self::layout::{Tab, page, plain, refusal};
 use self::overview::{Between, Counted, Overview};
 use self::sessions::Met;
@@ -43,7 +45,6 @@ use crate::api::shapes::ExplainShape;
 use crate::api::to_its_end::Acts;
 use crate::api::upkeep::Traffic;
 use crate::broker::Refusal;
-use crate::broker::inspect::ListRequest;
 use crate::callers::{AuthenticationFailure, Credential};
 use crate::domain::auth_method::{AuthMethod, LiveAuthMethods};
 use crate::domain::id::{AppName, CallerName, ConnectionKey, ConnectionName};
@@ -53,9 +54,6 @@ use crate::domain::time::Timestamp;
 use crate::events::{About, Listener, NATIVE, Stranger, Who};
 use crate::listener::{Pairs, Peer, PeerCertificate, Request, RequestId, Response, response};
 
-/// How long a page of connections is read for. With the rest of the page that is well under a tenth of a
-/// second.
-const READ_FOR: Duration = Duration::from_millis(40);
 /// How far back the overview's figures reach.
 const LOOK_BACK: Duration = Duration::from_secs(600);
 /// Time between two looks that are kept.
@@ -361,44 +359,6 @@ impl Console {
             looks.push_back((now, traffic));
         }
         between
-    }
-
-    async fn connections_page(&self, query: &Pairs, now: Timestamp) -> Result<Markup, Problem> {
-        let apps = self.app_names();
-        let text = |name: &str| query.value(name).unwrap_or_default().trim().to_owned();
-        let mut asked = AskedConnections {
-            app: text("app"),
-            status: text("status"),
-            name: text("name"),
-            text: text("text"),
-            tenant: text("tenant"),
-        };
-        if asked.app.is_empty() {
-            asked.app = apps.first().cloned().unwrap_or_default();
-        }
-        let app = AppName::parse(&asked.app).map_err(|_| Problem::of(Refusal::AppNotFound))?;
-        let cursor = query.value("cursor").filter(|cursor| !cursor.is_empty());
-        let after = cursor.map(|cursor| self.api.broker.read_cursor(&app, cursor)).transpose();
-        let some = |text: &String| Some(text.clone()).filter(|text| !text.is_empty());
-        let sought = ListRequest {
-            status: some(&asked.status),
-            tenant: some(&asked.tenant),
-            text: some(&asked.text),
-            after: after.map_err(Problem::of)?,
-            ..ListRequest::default()
-        };
-        let broker = &self.api.broker;
-        let found =
-            broker.search_as_admin(&app, &asked.name, &sought, READ_FOR).await.map_err(Problem::of)?;
-        let next = found.next.as_ref().map(|next| self.api.broker.cursor(&app, next));
-        Ok(connections::body(&connections::Listed {
-            asked: &asked,
-            apps: &apps,
-            connections: &found.connections,
-            cursor: next.as_deref(),
-            is_first: cursor.is_none(),
-            now,
-        }))
     }
 
     async fn connection_page(

@@ -85,7 +85,8 @@ pub(super) fn region(view: &Overview) -> Markup {
             h2 { "What ends next" }
             (endings(&view.status.ends_next, view.now))
         }
-        p.soft { "tokenward " (view.status.version) ", as of " (view.now.rfc3339()) }
+        p.soft { "tokenward " (view.status.version) ", as of "
+            time data-as-of datetime=(view.now.rfc3339()) { (view.now.rfc3339()) } }
     }
 }
 
