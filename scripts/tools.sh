@@ -99,6 +99,7 @@ if [ "${1:-}" = deploy ]; then
   exit 0
 fi
 venv requirements venv
+venv requirements-telemetry telemetry
 if ! cmp -s tests/interop/package-lock.json "$interop/package-lock.installed" || [ ! -d "$interop/node/node_modules" ]; then
   echo "installing into $interop/node: tests/interop/package-lock.json"
   rm -rf "$interop/node" "$interop/package-lock.installed"

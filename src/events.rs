@@ -29,6 +29,7 @@ use crate::keyring::Replaced;
 use crate::lifecycle::Readiness;
 use crate::listener::{Origin, RequestId};
 use crate::refresh::{LeaseOutcome, Lookup, Observer, Swept};
+use crate::span::{self, Value};
 use crate::store::StoreError;
 use crate::store::observed::{OPERATIONS, Risk, StoreObserver};
 use crate::telemetry::audit::{Action, Audit, AuditEvent, Noted, Recorded, TokenWords};
@@ -219,7 +220,21 @@ impl Events {
             return Err(self.not_recorded(who, (caller, key), elapsed));
         }
         self.handles(&key.app, caller, who.dialect).served(elapsed);
+        self.show(Some(&key.app), caller, who.dialect, "ok");
         Ok(())
+    }
+
+    /// Says in the span of a request for a token what it was for, and how it ended. (The name of an app that
+    /// is not configured is the sender's text.)
+    fn show(&self, app: Option<&AppName>, caller: &CallerName, dialect: &'static str, outcome: &'static str) {
+        if !span::is_shown() {
+            return;
+        }
+        if let Some(app) = app.filter(|app| self.metrics.knows(app, caller)) {
+            span::set(span::key::APP, Value::App(app));
+        }
+        span::set(span::key::DIALECT, Value::Word(dialect));
+        span::set(span::key::OUTCOME, Value::Word(outcome));
     }
 
     /// Reports that a token is not handed out because no sink took its record.
@@ -269,6 +284,7 @@ impl Events {
         elapsed: Duration,
     ) {
         self.metrics.token_request(app, Some(caller), who.dialect, code, elapsed);
+        self.show(app, caller, who.dialect, code);
         self.request_refused(who, caller, (app, None), code).await;
     }
 
@@ -295,6 +311,7 @@ impl Events {
         elapsed: Duration,
     ) -> Option<AuditEvent> {
         self.metrics.token_request(Some(&key.app), Some(caller), who.dialect, code, elapsed);
+        self.show(Some(&key.app), caller, who.dialect, code);
         if !self.is_told(caller, Action::Refused, code) {
             return None;
         }
@@ -324,6 +341,7 @@ impl Events {
             return Err(refusal);
         }
         self.handles(out.app, out.caller, who.dialect).served(out.elapsed);
+        self.show(Some(out.app), out.caller, who.dialect, "ok");
         Ok(())
     }
 
@@ -352,6 +370,7 @@ impl Events {
         elapsed: Duration,
     ) -> Option<AuditEvent> {
         self.metrics.token_request(Some(app), Some(caller), who.dialect, code, elapsed);
+        self.show(Some(app), caller, who.dialect, code);
         if !self.is_told(caller, Action::Refused, code) {
             return None;
         }

@@ -1,11 +1,17 @@
-//! A single flight: work that one task does and many callers wait for. It knows tokio's `watch` and no room.
+//! A single flight: work that one task does and many callers wait for. It knows tokio's `watch` and `span`.
+
+use std::sync::Arc;
 
 use tokio::sync::watch;
+
+use crate::span::{self, Reference, Span};
 
 /// A flight, as its waiters see it.
 #[derive(Debug)]
 pub struct Flight<T> {
     landed: watch::Receiver<Option<T>>,
+    /// The span of its work.
+    shown: Option<Arc<Reference>>,
 }
 
 /// The other end of a flight, for the task that does the work. If it is dropped, the flight ends without an
@@ -19,7 +25,14 @@ impl<T: Clone> Flight<T> {
     /// Makes a flight with both its ends.
     pub fn new() -> (Flight<T>, Landing<T>) {
         let (land, landed) = watch::channel(None);
-        (Flight { landed }, Landing { land })
+        (Flight { landed, shown: None }, Landing { land })
+    }
+
+    /// Says which span shows its work. Those of its waiters are linked to it.
+    #[must_use]
+    pub fn shown_by(mut self, span: Option<&Span>) -> Self {
+        self.shown = span.map(|span| Arc::new(span.reference()));
+        self
     }
 
     /// Returns the flight under way in `current`. If there is none, a new one takes its place, and `start`
@@ -41,6 +54,9 @@ impl<T: Clone> Flight<T> {
 
     /// Waits for the outcome; `None` if the task was dropped before its end.
     pub async fn landed(mut self) -> Option<T> {
+        if let Some(shown) = &self.shown {
+            span::link(shown);
+        }
         self.landed.wait_for(Option::is_some).await.ok()?.clone()
     }
 }
@@ -54,7 +70,7 @@ impl<T> Landing<T> {
 
 impl<T> Clone for Flight<T> {
     fn clone(&self) -> Self {
-        Flight { landed: self.landed.clone() }
+        Flight { landed: self.landed.clone(), shown: self.shown.clone() }
     }
 }
 

@@ -21,6 +21,7 @@ pub mod public;
 pub mod refresh;
 pub mod repository;
 pub mod secret_file;
+pub mod span;
 pub mod store;
 pub mod system;
 pub mod telemetry;

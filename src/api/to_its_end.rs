@@ -6,6 +6,7 @@ use tokio::sync::{Semaphore, oneshot};
 
 use crate::domain::task::{BoxFuture, Tasks};
 use crate::listener::{AtOnce, Handler, PlainRequest, Refused, Request, RequestId, Response};
+use crate::span;
 
 /// Acts under way: more than any number of honest callers has, and few enough to be held where the store
 /// hangs.
@@ -70,7 +71,7 @@ impl<A: Acts> Handler for ToItsEnd<A> {
             let _ = sender.send(api.answer(request, asked).await);
             drop(place);
         };
-        self.tasks.spawn("what somebody asks for", Box::pin(act));
+        self.tasks.spawn("what somebody asks for", Box::pin(span::carried(act)));
         Box::pin(async { receiver.await.expect("the act did not panic") })
     }
 

@@ -128,11 +128,15 @@ fn authority(
     }
 }
 
-/// Logs the way by which each authority is reached.
+/// Logs the way by which each authority is reached, and the collector of traces.
 pub(super) fn log_ways_out(config: &Config) {
     for (app, settings) in &config.apps {
         let (authority, way) = (settings.authority.host(), config.outbound.way_to(&settings.authority));
         tracing::info!(app, authority, "the authority is reached {way}");
+    }
+    if let Some(traces) = &config.traces {
+        let (collector, way) = (traces.endpoint.host(), config.outbound.way_to(&traces.endpoint));
+        tracing::info!(collector, "the collector of traces is reached {way}");
     }
 }
 

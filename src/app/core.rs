@@ -37,6 +37,7 @@ impl Core {
             random: ports.random.clone(),
             tasks: process.tasks.clone(),
             observer: reporting.counters.clone(),
+            tracer: process.traces.tracer(),
         };
         let engine = Engine::new(engine_apps(&apps), deps, engine_settings(config));
         let knows = engine.clone();
@@ -99,7 +100,7 @@ pub(super) fn broker_settings(config: &Config) -> broker::Settings {
 }
 
 /// The machine's name, for operators to tell replicas apart.
-fn host_name() -> String {
+pub(super) fn host_name() -> String {
     let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
     name.trim().to_owned()
 }

@@ -128,6 +128,8 @@ fn read_by_a_reload(config: &Config) -> Vec<PathBuf> {
     let mut paths: Vec<PathBuf> =
         [&outbound.proxy_password_file, &outbound.proxy_ca_file].into_iter().flatten().cloned().collect();
     paths.extend(config.audit.signing_key.clone());
+    let traces = config.traces.iter().flat_map(|traces| [&traces.headers_file, &traces.ca_file]);
+    paths.extend(traces.flatten().cloned());
     paths.extend([&config.pages.logo, &config.pages.languages_dir].into_iter().flatten().cloned());
     for app in config.apps.values() {
         paths.extend(app.authority_ca.clone());

@@ -19,6 +19,7 @@ use crate::refresh::Engine;
 use crate::telemetry::audit::Signing;
 use crate::telemetry::logging::LevelHandle;
 use crate::telemetry::metrics::Metrics;
+use crate::telemetry::traces::Traces;
 
 /// Each part is swapped by itself. A request uses the apps, callers and credentials of the moment at which it
 /// began.
@@ -34,6 +35,7 @@ pub(super) struct InForce {
     events: Arc<Events>,
     signing: Arc<Signing>,
     metrics: Arc<Metrics>,
+    traces: Arc<Traces>,
 }
 
 impl InForce {
@@ -62,6 +64,7 @@ impl InForce {
             events,
             signing,
             metrics: process.metrics.clone(),
+            traces: process.traces.clone(),
         }
     }
 
@@ -90,7 +93,7 @@ impl InForce {
     /// Replaces the parts in force by `prepared`. `before` are the authorities beside which those were
     /// prepared.
     pub(super) fn take_up(&self, config: Config, prepared: Replaceable, before: &Authorities) {
-        let Replaceable { apps, listeners, issuers, callers, admins, look, signing_key, warnings: _ } =
+        let Replaceable { apps, listeners, issuers, callers, admins, look, signing_key, traces, .. } =
             prepared;
         // Apps before callers, so that nobody is granted an app that is not there yet. (A removed app is
         // therefore "not found" a moment before its rules are gone.)
@@ -111,6 +114,7 @@ impl InForce {
         self.broker.rights_changed();
         self.look.store(Arc::new(look));
         self.signing.replace(signing_key);
+        self.traces.replace(traces);
         if let Some(level) = &self.level {
             level.set(level_of(config.log.level));
         }

@@ -13,7 +13,9 @@ use crate::api::admin::Place;
 use crate::config::{ListenConfig, Listener};
 use crate::domain::auth_method::{AuthMethods, LiveAuthMethods};
 use crate::domain::time::Clock;
-use crate::listener::{Address, Bound, Limits, ListenerConfig, PassedSockets, Room, Tls, check_socket};
+use crate::listener::{
+    Address, Bound, Limits, ListenerConfig, PassedSockets, Room, Tls, Traced, check_socket,
+};
 use crate::secret_file::SecretReader;
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::series::MOST_PAGE;
@@ -239,8 +241,9 @@ pub(super) fn bind(
     let mut tls = live.tls.iter().cloned();
     let mut next = || tls.next().flatten();
     let passed = &mut passed;
-    let public = tcp("public", PUBLIC, config.public.address, next(), passed)?;
-    let ops = tcp("ops", OPS, config.ops.address, next(), passed)?;
+    // (Browsers are strangers, and do not choose what is traced.)
+    let public = tcp("public", PUBLIC, Traced::Anew, config.public.address, next(), passed)?;
+    let ops = tcp("ops", OPS, Traced::Not, config.ops.address, next(), passed)?;
     let local = every("local", LOCAL, &config.local, &mut next, passed)?;
     let admin = every("admin", ADMIN, &config.admin, &mut next, passed)?;
     passed.all_taken().map_err(StartError::new)?;
@@ -253,12 +256,13 @@ pub(super) fn bind(
 fn tcp(
     name: &'static str,
     limits: Limits,
+    traced: Traced,
     address: SocketAddr,
     tls: Option<Tls>,
     passed: &mut PassedSockets,
 ) -> Result<Bound, StartError> {
     let limits = if tls.is_some() { limits.with_tls() } else { limits };
-    open(ListenerConfig { tls, limits, ..ListenerConfig::new(name, Address::Tcp(address)) }, passed)
+    open(ListenerConfig { tls, limits, traced, ..ListenerConfig::new(name, Address::Tcp(address)) }, passed)
 }
 
 fn open(listener: ListenerConfig, passed: &mut PassedSockets) -> Result<Bound, StartError> {
@@ -302,8 +306,8 @@ fn internal(
         Listener::Unix { path, .. } => Address::Unix(path.clone()),
         Listener::Tcp { address, .. } => Address::Tcp(*address),
     };
-    let mut bound =
-        ListenerConfig { tls, limits, room: Some(Arc::clone(room)), ..ListenerConfig::new(name, address) };
+    let (room, traced) = (Some(Arc::clone(room)), Traced::Continued);
+    let mut bound = ListenerConfig { tls, limits, room, traced, ..ListenerConfig::new(name, address) };
     if let Listener::Unix { mode, .. } = listener {
         bound.unix_mode = *mode;
     }

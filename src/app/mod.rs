@@ -33,6 +33,7 @@ mod start_error;
 mod steps;
 mod stock;
 mod store;
+mod traces;
 mod upkeep;
 mod watch;
 
@@ -99,9 +100,11 @@ impl Daemon {
 
         let everything = reading::everything(&loaded, &files.by(&process))?;
         let Everything { keyring, store, replaceable } = everything;
-        let Replaceable { apps, listeners, issuers, callers, admins, look, signing_key, warnings } =
+        let Replaceable { apps, listeners, issuers, callers, admins, look, signing_key, traces, warnings } =
             replaceable;
         files.say(&warnings);
+        process.traces.start(process.trace_tasks.as_ref());
+        process.traces.replace(traces);
 
         let config = loaded.config;
         let reporting = Reporting::open(&config.audit, signing_key, &process)?;

@@ -18,6 +18,9 @@ use crate::keyring::Keyring;
 use crate::lifecycle::Signals;
 use crate::telemetry::audit::Action;
 
+/// How long the last spans are waited for at a stop.
+const LAST_SPANS: Duration = Duration::from_secs(2);
+
 /// What serves, what runs beside it, and what a stop needs.
 pub(super) struct Parts {
     pub(super) process: Process,
@@ -72,6 +75,17 @@ impl Parts {
         self.events.end().await;
     }
 
+    /// Has the last spans sent. A collector that does not answer costs little of the drain time.
+    async fn end_traces(&self) {
+        self.process.traces.end();
+        tokio::select! {
+            () = self.process.trace_tasks.close_and_wait() => {}
+            () = self.process.ports.clock.sleep(LAST_SPANS) => {
+                tracing::warn!("the collector does not answer, and the last spans are lost");
+            }
+        }
+    }
+
     /// Completes when no work is under way and every answer is stored. Requests and refreshes end first, then
     /// their unstored answers, then the store.
     async fn finish(&self) {
@@ -100,5 +114,6 @@ impl Parts {
         self.events.process(Action::Stopped).await;
         self.store.close();
         self.process.ports.store_tasks.close_and_wait().await;
+        self.end_traces().await;
     }
 }

@@ -10,6 +10,7 @@ use crate::lifecycle::{Readiness, Shutdown};
 use crate::listener::Surroundings;
 use crate::system::{SystemClock, SystemRandom, TokioTasks};
 use crate::telemetry::metrics::Metrics;
+use crate::telemetry::traces::Traces;
 
 /// The process's own.
 #[derive(Clone)]
@@ -19,6 +20,9 @@ pub(super) struct Process {
     pub(super) metrics: Arc<Metrics>,
     pub(super) shutdown: Shutdown,
     pub(super) readiness: Readiness,
+    pub(super) traces: Arc<Traces>,
+    /// The task that sends spans. A stop waits for it last.
+    pub(super) trace_tasks: Arc<TokioTasks>,
 }
 
 /// The ports that reading a configuration needs.
@@ -38,10 +42,13 @@ impl Process {
     /// Of this machine. Nothing runs yet.
     pub(super) fn new() -> Self {
         let ports = Ports::new(Arc::new(SystemClock::new()), Arc::new(SystemRandom::new()));
+        let metrics = Arc::new(Metrics::new(env!("CARGO_PKG_VERSION")));
         Process {
             tasks: ports.tasks.clone(),
+            traces: Arc::new(Traces::new(metrics.spans(), &ports.random, &ports.clock)),
+            trace_tasks: Arc::new(TokioTasks::new()),
             ports,
-            metrics: Arc::new(Metrics::new(env!("CARGO_PKG_VERSION"))),
+            metrics,
             shutdown: Shutdown::new(),
             readiness: Readiness::new(),
         }
@@ -55,6 +62,7 @@ impl Process {
             random: self.ports.random.clone(),
             shutdown: self.shutdown.clone(),
             metrics: self.metrics.clone(),
+            tracer: self.traces.tracer(),
         }
     }
 }

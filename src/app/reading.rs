@@ -37,6 +37,7 @@ use crate::public::Look;
 use crate::secret_file::SecretReader;
 use crate::telemetry::audit::SigningKey;
 use crate::telemetry::metrics::Metrics;
+use crate::telemetry::traces;
 
 /// The parts of a configuration that a reload replaces.
 pub(super) struct Replaceable {
@@ -49,6 +50,8 @@ pub(super) struct Replaceable {
     pub(super) look: Look,
     /// Signs the audit.
     pub(super) signing_key: Option<SigningKey>,
+    /// Where traces go, and which.
+    pub(super) traces: Option<traces::Settings>,
     pub(super) warnings: Vec<Mistake>,
 }
 
@@ -168,9 +171,10 @@ fn replaceable_with(
     let callers = callers::build(config, &apps, &issuers, keyring, by, findings);
     let look = pages::prepare(config, &secrets, findings);
     let signing_key = signing_key(config, &secrets, findings);
+    let traces = super::traces::prepare(config, &apps.outbound, by, findings);
     let (callers, admins) = callers?;
     let (listeners, warnings) = (listeners?, Vec::new());
-    Some(Replaceable { apps, listeners, issuers, callers, admins, look, signing_key, warnings })
+    Some(Replaceable { apps, listeners, issuers, callers, admins, look, signing_key, traces, warnings })
 }
 
 /// Reads the key that signs the audit.

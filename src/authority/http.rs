@@ -37,6 +37,9 @@ use crate::domain::time::Clock;
 pub(super) const METADATA_CAP: usize = 256 * 1024;
 /// Most bytes of a token answer: room for three tokens of the greatest length and some more.
 pub(super) const TOKEN_CAP: usize = 256 * 1024;
+/// Media types of what is sent.
+const FORM: &str = "application/x-www-form-urlencoded";
+const PROTOBUF: &str = "application/x-protobuf";
 /// Most bytes of an answer's head.
 const HEAD_CAP: usize = 32 * 1024;
 /// How long an unused connection is kept: shorter than servers keep theirs, so that a POST seldom meets a
@@ -213,12 +216,28 @@ impl HttpClient {
         form: Zeroizing<String>,
         limit: Duration,
     ) -> Result<HttpAnswer, HttpFailure> {
-        let sent = Sent::default();
+        let (form, sent) = (Some((Bytes::from_owner(form), FORM)), Sent::default());
         tokio::select! {
             biased;
-            done = self.send(Method::POST, url, headers, Some(form), TOKEN_CAP, &sent) => {
+            done = self.send(Method::POST, url, headers, form, TOKEN_CAP, &sent) => {
                 done?.without_redirect(url)
             }
+            () = self.clock.sleep(limit) => Err(self.too_late(url, limit, sent.is_set())),
+        }
+    }
+
+    /// Posts a message in protobuf, once.
+    pub(super) async fn post_protobuf(
+        &self,
+        url: &CheckedUrl,
+        headers: HeaderMap,
+        message: Bytes,
+        limit: Duration,
+    ) -> Result<HttpAnswer, HttpFailure> {
+        let (message, sent) = (Some((message, PROTOBUF)), Sent::default());
+        tokio::select! {
+            biased;
+            done = self.send(Method::POST, url, headers, message, METADATA_CAP, &sent) => done,
             () = self.clock.sleep(limit) => Err(self.too_late(url, limit, sent.is_set())),
         }
     }
@@ -228,23 +247,24 @@ impl HttpClient {
         method: Method,
         url: &CheckedUrl,
         headers: HeaderMap,
-        form: Option<Zeroizing<String>>,
+        body: Option<(Bytes, &'static str)>,
         cap: usize,
         sent: &Sent,
     ) -> Result<HttpAnswer, HttpFailure> {
         self.check_literal(url)?;
-        let has_form = form.is_some();
-        let mut request = Request::new(Outgoing::new(form, sent.clone()));
+        let (body, content_type) = body.unzip();
+        let mut request = Request::new(Outgoing { data: body, sent: sent.clone() });
         *request.method_mut() = method;
         *request.uri_mut() = url.uri().clone();
         *request.headers_mut() = headers;
         let headers = request.headers_mut();
-        headers.insert(ACCEPT, HeaderValue::from_static("application/json"));
+        let wanted = if content_type == Some(PROTOBUF) { PROTOBUF } else { "application/json" };
+        headers.insert(ACCEPT, HeaderValue::from_static(wanted));
         headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
         headers
             .insert(USER_AGENT, HeaderValue::from_static(concat!("tokenward/", env!("CARGO_PKG_VERSION"))));
-        if has_form {
-            headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/x-www-form-urlencoded"));
+        if let Some(content_type) = content_type {
+            headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
         }
 
         let failed = |error: &(dyn Error + 'static), sent: bool| HttpFailure {
@@ -374,12 +394,6 @@ impl Sent {
 struct Outgoing {
     data: Option<Bytes>,
     sent: Sent,
-}
-
-impl Outgoing {
-    fn new(form: Option<Zeroizing<String>>, sent: Sent) -> Self {
-        Outgoing { data: form.map(Bytes::from_owner), sent }
-    }
 }
 
 impl Body for Outgoing {

@@ -20,6 +20,7 @@ mod client;
 mod client_auth;
 mod client_credentials;
 mod clouds;
+mod collector;
 mod credential_set;
 mod discovery;
 #[cfg(test)]
@@ -57,6 +58,7 @@ pub use client_auth::{
 };
 pub use client_credentials::ClientCredentials;
 pub use clouds::{Provider, is_tenant_name};
+pub use collector::{CollectorAnswer, CollectorConfig, CollectorError, TraceCollector};
 pub use credential_set::{CredentialReport, CredentialSet, Member};
 pub use id_token::{Delegate, IdTokenFault, Subject, UserTokenKind};
 pub use issuer_keys::{IssuerKeys, IssuerKeysConfig, IssuerKeysError};

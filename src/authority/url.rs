@@ -42,6 +42,13 @@ pub enum UrlFault {
 impl CheckedUrl {
     /// Parses a URL. Plain `http` needs `allow_http` and a loopback host.
     pub(super) fn parse(text: &str, allow_http: bool) -> Result<Self, UrlFault> {
+        let url = Self::parse_plain_too(text)?;
+        let may_be_called = url.https || (allow_http && url.is_loopback());
+        if may_be_called { Ok(url) } else { Err(UrlFault::Scheme) }
+    }
+
+    /// Parses a URL, plain `http` to any host too.
+    pub(super) fn parse_plain_too(text: &str) -> Result<Self, UrlFault> {
         if text.len() > MAX_LENGTH || !text.bytes().all(|byte| byte.is_ascii_graphic()) || text.contains('\\')
         {
             return Err(UrlFault::Malformed);
@@ -71,17 +78,17 @@ impl CheckedUrl {
             }
             _ => default_port,
         };
-        let url = CheckedUrl { text: text.to_owned(), uri, host, port, https };
-        let plain_is_fine = allow_http && url.is_loopback();
-        if !https && !plain_is_fine {
-            return Err(UrlFault::Scheme);
-        }
-        Ok(url)
+        Ok(CheckedUrl { text: text.to_owned(), uri, host, port, https })
     }
 
     /// Returns the URL as given.
     pub(super) fn as_str(&self) -> &str {
         &self.text
+    }
+
+    /// Returns the URL as given, up to its query.
+    pub(super) fn without_query(&self) -> &str {
+        self.text.split_once('?').map_or(&self.text, |(before, _)| before)
     }
 
     /// Returns the URL for the HTTP client.

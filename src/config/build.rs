@@ -19,6 +19,7 @@ use super::rule;
 use super::scope_list::scopes;
 use super::sections::*;
 use super::spec::nearest;
+use super::traces::traces;
 use super::tree::{Entries, Value};
 use super::url::{HttpUrl, is_host_name, is_loopback_host, split_host_port};
 use crate::domain::account::is_for_personal_accounts;
@@ -60,6 +61,7 @@ pub(super) fn config(context: &Context, entries: &Entries, env: &BTreeMap<String
     let limits = root.section("limits").and_then(|section| limits(&section));
     let log = root.section("log").and_then(|section| log(&section));
     let audit = root.section("audit").and_then(|section| audit(&section));
+    let traces = root.section("traces").and_then(|section| traces(&section));
     Some(Config {
         store: store?,
         sealing: sealing?,
@@ -73,6 +75,7 @@ pub(super) fn config(context: &Context, entries: &Entries, env: &BTreeMap<String
         limits: limits?,
         log: log?,
         audit: audit?,
+        traces: traces?,
     })
 }
 

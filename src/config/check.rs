@@ -95,6 +95,7 @@ const SECRET_FILES: &[&str] = &[
     "password_file",
     "proxy_password_file",
     "token_file",
+    "headers_file",
     "credentials",
     "credentials_dir",
     "file",
@@ -173,6 +174,11 @@ fn check_kind(kind: &Kind, node: &mut Node, full: &str, out: &mut Vec<Finding>) 
             Some(number) if (min..=max).contains(&&*number) => None,
             _ => Some(format!("must be a whole number from {min} to {max}")),
         },
+        (Kind::Ratio, Value::Integer(Some(0 | 1))) => None,
+        (Kind::Ratio, Value::Float(number)) if (0.0..=1.0).contains(number) => None,
+        (Kind::Ratio, Value::Float(_) | Value::Integer(_)) => {
+            Some("must be a number from 0 to 1, such as 0.01".to_owned())
+        }
         (Kind::User, Value::Integer(number)) => match number {
             Some(number) if u32::try_from(*number).is_ok() => None,
             _ => Some("is not a user id".to_owned()),
@@ -245,6 +251,7 @@ impl Kind {
             Self::Address => "an address in quotes such as \"127.0.0.1:7070\"".to_owned(),
             Self::OneOf(words) => one_of(words),
             Self::Integer { min, max } => format!("a whole number from {min} to {max}"),
+            Self::Ratio => "a number from 0 to 1".to_owned(),
             Self::Bool => "true or false".to_owned(),
             Self::Duration { min, max } => format!("a duration from \"{min}\" to \"{max}\""),
             Self::Instant => "a date such as 2027-05-20T00:00:00Z".to_owned(),

@@ -194,6 +194,14 @@ impl<'a> Section<'a> {
         }
     }
 
+    pub(super) fn ratio(&self, key: &str) -> Option<f64> {
+        match self.node(key)?.value.value {
+            Value::Float(number) => Some(number),
+            Value::Integer(number) => u8::try_from(number?).ok().map(f64::from),
+            _ => None,
+        }
+    }
+
     pub(super) fn instant(&self, key: &str) -> Option<OffsetDateTime> {
         match &self.node(key)?.value.value {
             Value::Datetime(datetime) => instant(datetime),

@@ -82,6 +82,7 @@ pub fn changed_sections(running: &Config, new: &Config) -> Vec<String> {
         ("pages", running.pages != new.pages),
         ("limits", running.limits != new.limits),
         ("log", running.log != new.log),
+        ("traces", running.traces != new.traces),
     ]
     .into_iter()
     .filter(|(_, is_other)| *is_other)

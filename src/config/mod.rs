@@ -41,6 +41,7 @@ mod schema;
 mod scope_list;
 mod sections;
 mod spec;
+mod traces;
 mod tree;
 mod url;
 

@@ -177,6 +177,7 @@ impl Override<'_> {
         Ok(match kind {
             Kind::Bool => Value::Bool(text.parse().map_err(|_| wrong())?),
             Kind::Integer { .. } => Value::Integer(Some(text.parse().map_err(|_| wrong())?)),
+            Kind::Ratio => Value::Float(text.parse().map_err(|_| wrong())?),
             Kind::User if text.bytes().all(|b| b.is_ascii_digit()) => Value::Integer(text.parse().ok()),
             Kind::Instant => Value::Datetime(text.parse().map_err(|_| wrong())?),
             _ => Value::String(text.to_owned()),

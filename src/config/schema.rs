@@ -60,6 +60,7 @@ fn kind_schema(kind: &Kind) -> Json {
         Kind::Address => json!({ "type": "string", "pattern": "^.+:[0-9]{1,5}$" }),
         Kind::OneOf(words) => json!({ "enum": words }),
         Kind::Integer { min, max } => json!({ "type": "integer", "minimum": min, "maximum": max }),
+        Kind::Ratio => json!({ "type": "number", "minimum": 0, "maximum": 1 }),
         Kind::Bool => json!({ "type": "boolean" }),
         Kind::Duration { .. } => json!({ "type": "string", "pattern": "^([0-9]+(ms|[smhd]))+$" }),
         Kind::Instant => json!({ "type": "string", "pattern": "^[0-9]{4}-[0-9]{2}-[0-9]{2}" }),
@@ -83,6 +84,7 @@ fn to_json(node: &Node) -> Json {
     match &node.value {
         Value::String(text) => json!(text),
         Value::Integer(number) => json!(number),
+        Value::Float(number) => json!(number),
         Value::Bool(value) => json!(value),
         Value::List(items) => items.iter().map(to_json).collect(),
         Value::Table(entries) => entries
@@ -91,7 +93,7 @@ fn to_json(node: &Node) -> Json {
             .collect::<Map<_, _>>()
             .into(),
         Value::Datetime(datetime) => json!(datetime.to_string()),
-        Value::Float | Value::Wrong => Json::Null,
+        Value::Wrong => Json::Null,
     }
 }
 
@@ -154,9 +156,9 @@ configuration is checked and built before anything is replaced. A mistake change
 counted (`tokenward_config_reloads_total{outcome=\"failed\"}`) and printed by `tokenward reload`.
 
 Live: `[apps]` with their credentials, `[issuers]`, `[callers]`, `[admins]`, `[limits]`, `[pages]`,
-`store.serve_cached_for`, `listen.public.base_url`, the content of every certificate and key file, and
-`log.level`. API keys, federated assertions, sealing keys, and the password and certificates for Redis are
-checked by themselves and need no reload.
+`[traces]`, `store.serve_cached_for`, `listen.public.base_url`, the content of every certificate and key
+file, and `log.level`. API keys, federated assertions, sealing keys, and the password and certificates for
+Redis are checked by themselves and need no reload.
 
 A change of these waits for a restart, and holds nothing else up: the addresses of listeners, how many there
 are and whether they have TLS, `listen.issuer` and `log.format`. `tokenward reload` and `status` name what

@@ -49,6 +49,8 @@ pub struct Config {
     pub log: LogConfig,
     /// `[audit]`: the audit log's sinks.
     pub audit: AuditConfig,
+    /// `[traces]`: where traces are sent; `None` makes none.
+    pub traces: Option<TracesConfig>,
 }
 
 impl Config {
@@ -610,6 +612,21 @@ pub enum LogFormat {
     Json,
     /// Text for people.
     Text,
+}
+
+/// `[traces]`, with an endpoint.
+#[derive(Debug, Clone, PartialEq)]
+pub struct TracesConfig {
+    /// The collector's URL, with its path.
+    pub endpoint: HttpUrl,
+    /// The part of the traces beginning here that are sampled, from 0 to 1; default 0.01.
+    pub sample_ratio: f64,
+    /// File with header fields for the collector.
+    pub headers_file: Option<PathBuf>,
+    /// CA certificates to trust for the collector.
+    pub ca_file: Option<PathBuf>,
+    /// `service.name`; default tokenward.
+    pub service_name: String,
 }
 
 /// `[audit]`.

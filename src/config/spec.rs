@@ -38,6 +38,8 @@ pub(super) enum Kind {
     OneOf(&'static [&'static str]),
     /// A whole number within bounds.
     Integer { min: i64, max: i64 },
+    /// A number from 0 to 1, which may have a fraction.
+    Ratio,
     /// `true` or `false`.
     Bool,
     /// `"90s"`, `"5m"`, `"1h30m"`, within bounds.
@@ -81,6 +83,7 @@ pub(super) const SECRET_NAMES: &[&str] = &[
     "api_key",
     "client_assertion",
     "client_secret",
+    "headers",
     "key_value",
     "passphrase",
     "password",
@@ -129,6 +132,7 @@ pub(super) static ROOT: Table = Table {
         key("limits", Kind::Table(&LIMITS), SECTION, "Limits of time and size."),
         key("log", Kind::Table(&LOG), SECTION, "What is logged, on standard error."),
         key("audit", Kind::Table(&AUDIT), SECTION, "The audit log's sinks."),
+        key("traces", Kind::Table(&TRACES), SECTION, "Where traces are sent."),
     ],
 };
 
@@ -973,6 +977,43 @@ static AUDIT: Table = Table {
     ],
 };
 
+static TRACES: Table = Table {
+    doc: "Traces over OTLP. Without `endpoint` there are none. They have no token, code, secret, assertion, \
+        and no name of a user or of a connection. See [Traces](traces.md).",
+    keys: &[
+        key(
+            "endpoint",
+            Kind::Url,
+            Optional,
+            "Where the collector takes OTLP over HTTP, in protobuf; `/v1/traces` is added where no path is \
+             written. `http://` anywhere is allowed, but not together with `headers_file`, unless it is this \
+             machine. The way there is that of `[outbound]`.",
+        ),
+        key(
+            "sample_ratio",
+            Kind::Ratio,
+            Default("0.01"),
+            "The part of the traces beginning here that are sampled, from 0 to 1. A request to `local` or \
+             `admin` whose `traceparent` is sampled is sampled in any case, and one whose `traceparent` is \
+             not never.",
+        ),
+        key(
+            "headers_file",
+            Kind::Path,
+            Optional,
+            "A file with header fields for the collector, a secret: one `Name: value` in each line. It is \
+             watched and may be replaced while the daemon runs.",
+        ),
+        key(
+            "ca_file",
+            Kind::Path,
+            Optional,
+            "PEM certificates to trust for the collector, in place of the system's.",
+        ),
+        key("service_name", Kind::Text, Default(r#""tokenward""#), "`service.name` of every span."),
+    ],
+};
+
 impl Table {
     pub(super) fn key(&self, name: &str) -> Option<&'static Key> {
         // The table is static, but `self` is not known to be; the slice is.
@@ -1035,6 +1076,7 @@ pub(crate) fn path_keys() -> Vec<String> {
             | Kind::Address
             | Kind::OneOf(_)
             | Kind::Integer { .. }
+            | Kind::Ratio
             | Kind::Bool
             | Kind::Duration { .. }
             | Kind::Instant

@@ -20,7 +20,7 @@ pub(super) enum Value {
     String(String),
     /// `None` if it does not fit into 64 bits.
     Integer(Option<i64>),
-    Float,
+    Float(f64),
     Bool(bool),
     Datetime(Datetime),
     List(Vec<Node>),
@@ -46,7 +46,7 @@ impl Value {
         match self {
             Self::String(_) => "a string",
             Self::Integer(_) => "a number",
-            Self::Float => "a number with a fraction",
+            Self::Float(_) => "a number with a fraction",
             Self::Bool(_) => "true or false",
             Self::Datetime(_) => "a date",
             Self::List(_) => "a list",
@@ -102,7 +102,7 @@ fn convert(value: DeValue<'_>, place: &impl Fn(usize) -> Place) -> Value {
     match value {
         DeValue::String(text) => Value::String(text.into_owned()),
         DeValue::Integer(number) => Value::Integer(i64::from_str_radix(number.as_str(), number.radix()).ok()),
-        DeValue::Float(_) => Value::Float,
+        DeValue::Float(number) => Value::Float(number.as_str().parse().unwrap_or(f64::NAN)),
         DeValue::Boolean(value) => Value::Bool(value),
         DeValue::Datetime(value) => Value::Datetime(value),
         DeValue::Array(items) => Value::List(

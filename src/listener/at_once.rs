@@ -19,13 +19,13 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue};
 use httparse::{EMPTY_HEADER, Header, Status};
 use memchr::memchr_iter;
 
 use super::answer::AnswerBody;
 use super::client_certificate::ClientCertificate;
 use super::exchange::{Shared, finished, length_of};
+use super::fields::Fields;
 use super::head_values::is_host;
 use super::pulse::Pulse;
 use super::socket::Socket;
@@ -40,23 +40,6 @@ const LONGEST_TARGET: usize = 1024;
 pub(super) const MOST_LINES: usize = 32;
 /// Most bytes of one.
 pub(super) const LONGEST_HEAD: usize = 8 * 1024;
-
-/// The header fields of a request, by name.
-pub trait Fields {
-    /// The values of a field, in their order. `name` is in lower case.
-    fn values<'a>(&'a self, name: &'static str) -> impl Iterator<Item = &'a [u8]>;
-
-    /// Whether the field is there.
-    fn has(&self, name: &'static str) -> bool {
-        self.values(name).next().is_some()
-    }
-}
-
-impl Fields for HeaderMap {
-    fn values<'a>(&'a self, name: &'static str) -> impl Iterator<Item = &'a [u8]> {
-        self.get_all(name).iter().map(HeaderValue::as_bytes)
-    }
-}
 
 /// The head of a request without a body, as its text stands in the read buffer.
 pub struct PlainHead<'a> {
@@ -249,11 +232,20 @@ impl Lane {
             return false;
         }
         let request_id = RequestId::of(&head, &shared.ids);
+        // (What a trace shows is on the ordinary way.)
+        if shared.tracing.is_traced(&head, &request_id) {
+            pulse.keep_id(request_id);
+            return false;
+        }
         // (A handler that panics does so again on the ordinary way, where it is answered and told.)
         let request =
             PlainRequest { head: &head, peer: &self.peer, request_id: &request_id, memory: &mut self.memory };
         let answer = || shared.handler.at_once(request);
-        let Ok(Some(answer)) = catch_unwind(AssertUnwindSafe(answer)) else { return false };
+        let Ok(Some(answer)) = catch_unwind(AssertUnwindSafe(answer)) else {
+            // The same request comes again: with another id it might be traced after all.
+            pulse.keep_id(request_id);
+            return false;
+        };
         pulse.request_began_beside();
         self.under_way = Some(UnderWay { request_id, stage: Stage::Recorded(answer) });
         true

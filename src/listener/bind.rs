@@ -24,6 +24,7 @@ use super::room::{Room, SOCKET_BUFFER};
 use super::socket::Socket;
 use super::tcp::Tcp;
 use super::tls::HTTP_2;
+use super::traced::Tracing;
 use super::{Address, Handler, ListenerConfig, Origin, Peer, Surroundings, Tls, connection, http2};
 use crate::domain::backoff::Backoff;
 use crate::domain::random::Stock;
@@ -232,6 +233,11 @@ impl Bound {
         let ids = Stock::new(Arc::clone(&surroundings.random));
         let shared = Arc::new(Shared {
             name: self.config.name,
+            tracing: Tracing {
+                listener: self.config.name,
+                traced: self.config.traced,
+                tracer: surroundings.tracer.clone(),
+            },
             handler,
             limits: self.config.limits,
             surroundings,

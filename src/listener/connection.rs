@@ -330,7 +330,7 @@ async fn answer(
     let has_room = pulse.head_came(kept_of(&head.uri, &head.headers));
     pulse.answer_before_is_taken().await;
     pulse.request_began();
-    let exchange = Exchange::begin(shared, &mut head);
+    let exchange = Exchange::begin(shared, &mut head, pulse.take_id());
     let refused = (!has_room).then_some(Refused::Overloaded);
     let (keeper, room) = (Arc::clone(pulse) as _, pulse.room());
     let mut response =

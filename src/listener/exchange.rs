@@ -14,13 +14,16 @@ use super::body::{Body, Keeper};
 use super::client_certificate::{ClientCertificate, PeerCertificate};
 use super::date::Date;
 use super::room::Room;
+use super::traced::{self, Tracing};
 use super::{Handler, Limits, Pairs, Peer, Refused, Request, RequestId, Response, Surroundings};
 use crate::domain::random::Stock;
+use crate::span::{Span, within};
 use crate::telemetry::metrics::ListenerMetrics;
 
 /// State shared by all connections of a listener.
 pub(super) struct Shared {
     pub(super) name: &'static str,
+    pub(super) tracing: Tracing,
     pub(super) handler: Arc<dyn Handler>,
     pub(super) limits: Limits,
     pub(super) surroundings: Surroundings,
@@ -50,14 +53,17 @@ pub(super) struct Exchange<'a> {
     /// True if its body could not be read.
     broken: Arc<AtomicBool>,
     is_distrusted: AtomicBool,
+    /// For one that is traced.
+    span: Option<Box<Span>>,
 }
 
 impl<'a> Exchange<'a> {
-    /// Takes the target out of the head.
-    pub(super) fn begin(shared: &'a Shared, head: &mut Parts) -> Self {
-        let request_id = RequestId::of(&head.headers, &shared.ids);
+    /// Takes the target out of the head. `id` is the request's, if it has one already.
+    pub(super) fn begin(shared: &'a Shared, head: &mut Parts, id: Option<RequestId>) -> Self {
+        let request_id = id.unwrap_or_else(|| RequestId::of(&head.headers, &shared.ids));
+        let span = shared.tracing.begin(head, &request_id);
         let (broken, is_distrusted) = (Arc::default(), AtomicBool::new(false));
-        Exchange { shared, uri: std::mem::take(&mut head.uri), request_id, broken, is_distrusted }
+        Exchange { shared, uri: std::mem::take(&mut head.uri), request_id, broken, is_distrusted, span }
     }
 
     /// Has the handler answer, or refuses in its place.
@@ -67,6 +73,9 @@ impl<'a> Exchange<'a> {
         if let Some(certificate) = &certificate {
             peer.certificate = certificate.now(clock.as_ref());
             self.is_distrusted.store(peer.certificate == PeerCertificate::Distrusted, Ordering::Relaxed);
+        }
+        if let Some(span) = &self.span {
+            traced::comes_from(span, &peer);
         }
         if let Some(refused) = refused.or_else(|| self.too_much()) {
             return self.refuse(refused);
@@ -84,7 +93,13 @@ impl<'a> Exchange<'a> {
             body,
             streams,
         };
-        match catching(self.shared.handler.as_ref(), request).await {
+        let handled = catching(self.shared.handler.as_ref(), request);
+        let handled = match &self.span {
+            None => handled.await,
+            // (Boxed, so that the future of a request that is not traced stays small.)
+            Some(span) => Box::pin(within(Some(span), handled)).await,
+        };
+        match handled {
             Some(response) => response,
             None => {
                 self.shared.metrics.panicked();
@@ -120,6 +135,9 @@ impl<'a> Exchange<'a> {
 
     /// Counts the answer and adds the headers that every one has.
     pub(super) fn finished(&self, response: Response) -> Response {
+        if let Some(span) = &self.span {
+            traced::answered(span, response.status());
+        }
         finished(self.shared, response, &self.request_id)
     }
 }

@@ -310,7 +310,7 @@ async fn answer(
             Some(Refused::Malformed)
         }
     };
-    let exchange = Exchange::begin(shared, &mut head);
+    let exchange = Exchange::begin(shared, &mut head, None);
     let (keeper, room) = (Arc::clone(&account) as _, ledger.room());
     let asked = Asked { head, incoming, peer, certificate, keeper, room, refused };
     let mut response = exchange.respond(asked).await;

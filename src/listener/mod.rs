@@ -31,6 +31,7 @@ mod client_certificate;
 mod connection;
 mod date;
 mod exchange;
+mod fields;
 mod guard;
 mod head_values;
 mod http2;
@@ -48,6 +49,7 @@ mod socket;
 pub mod steps;
 mod tcp;
 mod tls;
+mod traced;
 mod wire;
 
 use std::fmt;
@@ -64,20 +66,23 @@ use crate::domain::random::{Random, random_bytes};
 use crate::domain::task::{BoxFuture, Tasks};
 use crate::domain::time::Clock;
 use crate::lifecycle::Shutdown;
+use crate::span::Tracer;
 use crate::telemetry::audit::{AuditEvent, Source};
 use crate::telemetry::metrics::Metrics;
 
 pub use answer::{AnswerBody, StreamPlace, Streams};
-pub use at_once::{AtOnce, Fields, Memory, PlainHead, PlainRequest};
+pub use at_once::{AtOnce, Memory, PlainHead, PlainRequest};
 pub use bind::{BindError, Bound, LocalAddress, check_socket};
 pub use body::{Body, BodyError};
 pub use client_certificate::PeerCertificate;
+pub use fields::Fields;
 pub use pairs::{BadPairs, MOST_PARAMETERS, Pairs};
 pub use passed::{PassedError, PassedSocket, PassedSockets};
 pub use path::{Dots, segments};
 pub use problem::{Problem, problem};
 pub use room::{IN_KERNEL, OWN_BYTES, PER_CONNECTION, Room};
 pub use tls::{ClientTrust, Tls, TlsError, TlsSettings, revocation_lists, tls_settings};
+pub use traced::Traced;
 
 /// Address of a listener.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -104,13 +109,15 @@ pub struct ListenerConfig {
     pub limits: Limits,
     /// A room shared with other listeners; `None` gives it one of its own, as large as its limits say.
     pub room: Option<Arc<Room>>,
+    /// Which of its requests are traced; none by default.
+    pub traced: Traced,
 }
 
 impl ListenerConfig {
     /// Makes settings for a plain listener with default limits.
     pub fn new(name: &'static str, address: Address) -> Self {
         let limits = Limits::DEFAULT;
-        ListenerConfig { name, address, unix_mode: 0o660, tls: None, limits, room: None }
+        ListenerConfig { name, address, unix_mode: 0o660, tls: None, limits, room: None, traced: Traced::Not }
     }
 }
 
@@ -205,6 +212,8 @@ pub struct Surroundings {
     pub shutdown: Shutdown,
     /// Counts events.
     pub metrics: Arc<Metrics>,
+    /// Begins the traces of requests.
+    pub tracer: Tracer,
 }
 
 impl fmt::Debug for Surroundings {
@@ -275,38 +284,13 @@ pub struct RequestId(Arc<str>);
 impl RequestId {
     /// Returns the request's own trace id if it is valid, otherwise a new id.
     pub fn of(headers: &impl Fields, random: &dyn Random) -> Self {
-        Self::from_traceparent(headers).unwrap_or_else(|| Self::new(random))
+        traced::parent(headers).map_or_else(|| Self::new(random), |parent| RequestId(parent.trace.into()))
     }
 
     /// Makes a new id.
     pub fn new(random: &dyn Random) -> Self {
         let mut digits = [0; 32];
         RequestId(hex_digits(&random_bytes::<16>(random), &mut digits).into())
-    }
-
-    /// Parses <https://www.w3.org/TR/trace-context/#traceparent-header>: version, trace id, parent id, flags.
-    /// A later version may add fields at the end.
-    fn from_traceparent(headers: &impl Fields) -> Option<Self> {
-        let mut values = headers.values("traceparent");
-        let (Some(value), None) = (values.next(), values.next()) else {
-            return None;
-        };
-        let mut fields = std::str::from_utf8(value).ok()?.split('-');
-        let (version, trace, parent, flags) =
-            (fields.next()?, fields.next()?, fields.next()?, fields.next()?);
-        let hex = |field: &str, length| {
-            field.len() == length && field.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
-        };
-        let zero = |field: &str| field.bytes().all(|byte| byte == b'0');
-        let valid = hex(version, 2)
-            && version != "ff"
-            && hex(trace, 32)
-            && !zero(trace)
-            && hex(parent, 16)
-            && !zero(parent)
-            && hex(flags, 2)
-            && (version != "00" || fields.next().is_none());
-        valid.then(|| RequestId(trace.into()))
     }
 
     /// Returns the id as text.

@@ -6,6 +6,9 @@ use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, AtomicUsize,
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use parking_lot::Mutex;
+
+use super::RequestId;
 use super::body::Keeper;
 use super::room::{OWN_BYTES, Reservation, Room};
 use crate::domain::time::Clock;
@@ -56,6 +59,8 @@ pub(super) struct Pulse {
     has_hyper: AtomicBool,
     /// True if hyper waits for a head that has not begun.
     waits_for_head: AtomicBool,
+    /// The id of the request that hyper gets next, where it was looked at before.
+    id: Mutex<Option<RequestId>>,
 }
 
 impl Pulse {
@@ -79,6 +84,7 @@ impl Pulse {
             was_beside: AtomicBool::new(false),
             has_hyper: AtomicBool::new(false),
             waits_for_head: AtomicBool::new(false),
+            id: Mutex::new(None),
         }
     }
 
@@ -127,6 +133,16 @@ impl Pulse {
     pub(super) fn request_began(&self) {
         self.came.store(false, Ordering::Relaxed);
         self.enter(Phase::Request);
+    }
+
+    /// Keeps the id of the request that hyper gets next.
+    pub(super) fn keep_id(&self, id: RequestId) {
+        *self.id.lock() = Some(id);
+    }
+
+    /// The id that was kept.
+    pub(super) fn take_id(&self) -> Option<RequestId> {
+        self.id.lock().take()
     }
 
     /// Records whether there is a hyper now.

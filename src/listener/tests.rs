@@ -11,6 +11,7 @@ use tokio_rustls::client::TlsStream;
 
 use super::*;
 use crate::domain::time::Timestamp;
+use crate::span::Tracer;
 use crate::system::{SystemClock, SystemRandom, TokioTasks};
 
 mod at_once;
@@ -94,6 +95,7 @@ fn serve(config: ListenerConfig) -> Served {
         random: Arc::new(SystemRandom::new()),
         shutdown: shutdown.clone(),
         metrics: Arc::clone(&metrics),
+        tracer: Tracer::off(),
     };
     bound.serve(Arc::clone(&probe) as Arc<dyn Handler>, surroundings);
     Served { address, probe, tasks, shutdown, metrics }

@@ -1,6 +1,8 @@
 //! The operators' endpoints: metrics and probes, on a listener of their own. They need no authentication and
 //! show nothing about any user.
 
+mod accept;
+
 use std::sync::Arc;
 
 use http::{HeaderValue, Method, StatusCode, header};
@@ -9,7 +11,7 @@ use crate::domain::task::BoxFuture;
 use crate::domain::time::Clock;
 use crate::lifecycle::Readiness;
 use crate::listener::{Handler, Request, Response, problem, response};
-use crate::telemetry::metrics::Metrics;
+use crate::telemetry::metrics::{Metrics, OPENMETRICS};
 
 const TEXT: &str = "text/plain; charset=utf-8";
 /// Content type of the text exposition format.
@@ -37,6 +39,9 @@ impl Ops {
     fn answer(&self, request: &Request) -> Response {
         type Answer = fn(&Ops) -> Response;
         let answer: Answer = match request.path.as_str() {
+            "/metrics" if accept::prefers_openmetrics(&request.headers) => {
+                |ops| response(StatusCode::OK, OPENMETRICS, ops.metrics.encode_openmetrics(ops.clock.now()))
+            }
             "/metrics" => |ops| response(StatusCode::OK, EXPOSITION, ops.metrics.encode(ops.clock.now())),
             "/livez" => |_| response(StatusCode::OK, TEXT, "live\n"),
             "/readyz" => Ops::ready,

@@ -49,6 +49,7 @@ use crate::domain::time::Clock;
 use crate::events::{Events, Listener, NATIVE, Stranger, Who};
 use crate::keyring::Keyring;
 use crate::listener::{Dots, Handler, Origin, Refused, Request, RequestId, Response, response, segments};
+use crate::span;
 
 /// How long a browser may keep the logo, in seconds.
 const LOGO_MAX_AGE: &str = "public, max-age=300";
@@ -95,12 +96,14 @@ impl PublicSite {
         let visit = self.visit(accepted, &request.request_id);
         let segments = segments(&request.path, Dots::Never);
         let words: Vec<&str> = segments.iter().flatten().map(AsRef::as_ref).collect();
-        let allow = match words[..] {
-            _ if request.path == "/" => "GET, HEAD, OPTIONS",
-            ["connect", _] | ["callback", _] => "GET, HEAD, OPTIONS, POST",
-            ["logo"] if visit.look.logo.is_some() => "GET, HEAD, OPTIONS",
+        let (route, allow) = match words[..] {
+            _ if request.path == "/" => ("/", "GET, HEAD, OPTIONS"),
+            ["connect", _] => ("/connect/{session}", "GET, HEAD, OPTIONS, POST"),
+            ["callback", _] => ("/callback/{app}", "GET, HEAD, OPTIONS, POST"),
+            ["logo"] if visit.look.logo.is_some() => ("/logo", "GET, HEAD, OPTIONS"),
             _ => return self.page(&visit, StatusCode::NOT_FOUND, &Page::not_found()),
         };
+        span::route(&request.method, route);
         if cookie::are_too_many(&request.headers) {
             return self.too_many_cookies(&visit);
         }

@@ -17,7 +17,7 @@ pub(super) use self::held::AppTokens;
 use super::answer::held_token;
 use super::breaker::Admission;
 use super::failure::Failure;
-use super::fly::wait;
+use super::fly::{REFRESH, tell_outcome, wait};
 use super::observer::Lookup;
 use super::permit::CallPermit;
 use super::plan::{self, ORDINARY_MIN_TTL, Step};
@@ -32,6 +32,7 @@ use crate::domain::cause::Cause;
 use crate::domain::id::{AppName, CallerName};
 use crate::domain::not_now::NotNow;
 use crate::domain::token::HeldToken;
+use crate::span::{self, Span, Value, key as attribute};
 
 /// Longest wait for the store's word on what other replicas were told. Without it the call is made.
 const THROTTLE_KNOWN_WITHIN: Duration = Duration::from_millis(500);
@@ -99,7 +100,7 @@ pub(super) async fn serve(
     let has_fallback = match step {
         Some(Step::Serve { renew, .. }) => {
             if renew {
-                start_renewal(ports, held, key, None);
+                start_renewal(ports, held, key, None, || span::begin(REFRESH));
             }
             return as_it_is(&known.token);
         }
@@ -118,7 +119,7 @@ pub(super) async fn serve(
             Err(_) => return as_it_is(&known.token),
         },
     };
-    let flight = start_renewal(ports, held, key, permit);
+    let flight = start_renewal(ports, held, key, permit, || span::begin(REFRESH));
     let outcome = wait(ports, flight, patience(has_fallback, settings.caller_wait)).await;
     // What lives now is served with its true life, and also when its renewal failed.
     match (held.living(key, ports.now()), outcome) {
@@ -141,27 +142,30 @@ pub(super) fn renew_ahead(ports: &Arc<Ports>, held: &Arc<AppTokens>) {
     }
     for key in held.due((ports.now(), ports.monotonic()), |app| registration(ports, app)) {
         let Ok(permit) = ports.take(Cause::Sweep, None, false) else { return };
-        start_renewal(ports, held, &key, Some(permit));
+        start_renewal(ports, held, &key, Some(permit), || ports.deps.tracer.root(REFRESH));
     }
 }
 
-/// Joins the renewal under way, or starts one. `permit` is spent when the authority is called.
+/// Joins the renewal under way, or starts one, with the span that `begin` begins. `permit` is spent when the
+/// authority is called.
 fn start_renewal(
     ports: &Arc<Ports>,
     held: &Arc<AppTokens>,
     key: &AppTokenKey,
     permit: Option<CallPermit>,
+    begin: impl FnOnce() -> Option<Span>,
 ) -> Flight {
     let mut start = None;
     let flight = held.join(key, (ports.now(), ports.monotonic()), |landing| start = Some(landing));
     let Some(landing) = start else { return flight };
+    let span = begin();
     let (ports, held, key) = (ports.clone(), held.clone(), key.clone());
     let task = {
         let ports = ports.clone();
         async move {
             let (registration, learnt) = (registration(&ports, &key.app), ports.revoked.learnt());
-            let got = renew(&ports, &key, permit.as_ref()).await;
-            landing.land(match got {
+            let got = span::within(span.as_ref(), renew(&ports, &key, permit.as_ref())).await;
+            let outcome = match got {
                 Ok(token) => {
                     // What an operator revoked meanwhile is not kept.
                     let is_revoked =
@@ -176,7 +180,12 @@ fn start_renewal(
                     warn(&key, &failure, failures);
                     Err(failure)
                 }
-            });
+            };
+            if let Some(span) = &span {
+                span.set(attribute::APP, Value::App(&key.app));
+                tell_outcome(span, &outcome);
+            }
+            landing.land(outcome);
         }
     };
     ports.spawn("get a token of the app itself", task);

@@ -30,6 +30,16 @@ impl Failure {
         }
     }
 
+    /// A word for it.
+    pub(super) fn word(&self) -> &'static str {
+        match self {
+            Failure::NotFound => "not_found",
+            Failure::Authority(failure) => failure.disposition.as_str(),
+            Failure::Repository(_) => "store",
+            Failure::NotNow(_) => "not_now",
+        }
+    }
+
     /// Whether the authority's refusal has no known meaning.
     pub(super) fn is_unclear(&self) -> bool {
         self.disposition() == Some(Disposition::Unclear)

@@ -24,6 +24,7 @@ use crate::domain::random::Random;
 use crate::domain::task::Tasks;
 use crate::domain::time::{Clock, Moment, Timestamp};
 use crate::repository::Repository;
+use crate::span::Tracer;
 
 /// The engine's settings.
 #[derive(Debug, Clone)]
@@ -82,6 +83,8 @@ pub struct Deps {
     pub tasks: Arc<dyn Tasks>,
     /// Receives events.
     pub observer: Arc<dyn Observer>,
+    /// Begins the traces of renewals that nobody asked for.
+    pub tracer: Tracer,
 }
 
 /// What every driver gets.

@@ -21,6 +21,7 @@ use crate::domain::not_now::NotNow;
 use crate::domain::time::{Moment, Timestamp};
 use crate::domain::token::HeldToken;
 use crate::domain::verdict::{AuthorityError, BlockReason, Disposition, ReauthReason};
+use crate::span;
 
 /// How long a caller waits for a renewal when there is a live token it could have instead.
 const PATIENCE_WITH_FALLBACK: Duration = Duration::from_secs(3);
@@ -303,8 +304,14 @@ impl Request {
             Err(wait) => return Err(Refused::TooManyForced(wait)),
         };
         self.renewals += 1;
-        let flight = go(ports, at, &want, way);
-        match (wait(ports, flight, patience).await, fallback) {
+        let waits = span::begin("wait for a refresh");
+        let flight = match &waits {
+            None => go(ports, at, &want, way),
+            Some(span) => span.enter(|| go(ports, at, &want, way)),
+        };
+        let landed = span::within(waits.as_ref(), wait(ports, flight, patience)).await;
+        drop(waits);
+        match (landed, fallback) {
             (Some(Ok(())), _) => {}
             // A challenge that could not be met concerns nobody else, so it is not tried twice.
             (Some(Err(failure)), None) if want.claims.is_some() => return Err(refused(&failure)),

@@ -23,7 +23,7 @@ use std::time::Duration;
 
 use tokio::sync::Notify;
 
-use super::fly::fly;
+use super::fly::{REFRESH, fly_as};
 use super::observer::Swept;
 use super::permit::CallPermit;
 use super::ports::Ports;
@@ -252,7 +252,8 @@ async fn sweep_shard(
         swept.begun += 1;
         let slot = slots.slot(&one.key, monotonic);
         let at = At { key: &one.key, slot: &slot, slots };
-        fly(ports, at, Work::Renewal, |ports, owned| async move {
+        let begin = || ports.deps.tracer.root(REFRESH);
+        fly_as(ports, at, Work::Renewal, begin, |ports, owned| async move {
             renew_due(&ports, owned.at(), one.used_at, permit).await
         });
     }

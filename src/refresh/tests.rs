@@ -162,6 +162,7 @@ impl Scene {
             random,
             tasks: tasks(PROCESS),
             observer: leases.clone(),
+            tracer: crate::span::Tracer::off(),
         };
         let apps = BTreeMap::from([(key.app.clone(), EngineApp { authority: Arc::new(asked) })]);
         let engine = Engine::new(apps, deps, Settings::default());

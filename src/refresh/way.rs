@@ -131,6 +131,7 @@ mod tests {
                 random,
                 tasks: begun.clone(),
                 observer: Arc::new(Nobody),
+                tracer: crate::span::Tracer::off(),
             };
             let engine = Engine::new(BTreeMap::new(), deps, Settings::default());
             let key = ConnectionKey {

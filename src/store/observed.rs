@@ -14,6 +14,7 @@ use super::{
 use crate::domain::connection::SignIn;
 use crate::domain::id::{AppName, ConnectionKey, ConnectionName};
 use crate::domain::time::{Clock, Timestamp};
+use crate::span::{self, Value};
 
 /// Every word by which an observer is told of an operation.
 pub const OPERATIONS: [&str; 25] = [
@@ -122,7 +123,16 @@ impl<S: Store> Observed<S> {
     ) -> Result<T, StoreError> {
         debug_assert!(OPERATIONS.contains(&operation), "{operation} is not in the list of operations");
         let start = self.clock.monotonic();
-        let answer = work.await;
+        let answer = match span::begin_operation("store", operation) {
+            None => work.await,
+            Some(span) => {
+                let answer = Box::pin(span::within(Some(&span), work)).await;
+                if answer.is_err() {
+                    span.fail(Value::Word("store"));
+                }
+                answer
+            }
+        };
         let elapsed = self.clock.monotonic().saturating_sub(start);
         self.observer.operation(operation, elapsed, answer.is_err());
         if let Err(error @ StoreError::Corrupt { .. }) = &answer {

@@ -10,13 +10,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use prometheus::process_collector::ProcessCollector;
+use prometheus::proto::MetricFamily;
 use prometheus::{IntCounter, Registry, TextEncoder};
 
 use self::catalogue::Catalogue;
 use self::declare::Register;
 use self::expiries::{Expiries, Expiring};
 pub use self::handles::{
-    AuditSinkMetrics, ConnectionRefusal, ListenerMetrics, Protocol, TokenRequestHandles,
+    AuditSinkMetrics, ConnectionRefusal, ListenerMetrics, Protocol, SpanMetrics, TokenRequestHandles,
+    Undelivered,
 };
 use crate::domain::cause::Cause;
 use crate::domain::connection::Status;
@@ -30,6 +32,9 @@ mod catalogue;
 mod declare;
 mod expiries;
 mod handles;
+mod openmetrics;
+
+pub use self::openmetrics::CONTENT_TYPE as OPENMETRICS;
 
 /// Result of a lookup in the token cache.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -122,15 +127,25 @@ impl Metrics {
         self.known.has(Label::App(app)) && self.known.has(Label::Caller(caller))
     }
 
-    /// Returns the page of metrics at this moment, as text.
+    /// Returns the page of metrics at this moment, in Prometheus' text format.
     pub fn encode(&self, now: Timestamp) -> String {
-        self.expiries.show(&self.all, now);
-        self.all.metrics_full.set(self.known.is_full().into());
         let mut text = String::with_capacity(32 * 1024);
         TextEncoder::new()
-            .encode_utf8(&self.registry.gather(), &mut text)
+            .encode_utf8(&self.gather(now), &mut text)
             .expect("writing to a string does not fail, and every family has a series");
         text
+    }
+
+    /// Returns the page of metrics at this moment, in OpenMetrics 1.0 and with exemplars.
+    pub fn encode_openmetrics(&self, now: Timestamp) -> String {
+        let families = self.gather(now);
+        openmetrics::text(&families, self.families.iter().flat_map(|family| family.exemplars()))
+    }
+
+    fn gather(&self, now: Timestamp) -> Vec<MetricFamily> {
+        self.expiries.show(&self.all, now);
+        self.all.metrics_full.set(self.known.is_full().into());
+        self.registry.gather()
     }
 
     /// Returns the requests for tokens and the requests to authorities since the start, summed up by outcome.
@@ -485,6 +500,11 @@ impl Metrics {
     /// A panic was caught while a request was handled.
     pub fn panicked(&self) {
         self.all.panics_total.inc();
+    }
+
+    /// Returns the metrics of spans, to be kept.
+    pub fn spans(&self) -> SpanMetrics {
+        SpanMetrics::new(&self.all)
     }
 
     /// Returns the metrics of one listener, to be kept.

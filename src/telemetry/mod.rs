@@ -9,3 +9,4 @@ pub mod metrics;
 pub mod sampler;
 pub mod series;
 pub mod session_mark;
+pub mod traces;

@@ -25,9 +25,13 @@ use prometheus::proto::MetricFamily;
 use prometheus::{IntCounter, Opts};
 
 pub use self::declared::{Declared, Metric};
+pub use self::exemplar::{Exemplar, Exemplars};
+pub use self::timing::Timing;
 use crate::domain::id::{AppName, CallerName};
 
 mod declared;
+mod exemplar;
+mod timing;
 
 /// Replaces a name that is not configured.
 pub const UNKNOWN: &str = "unknown";
@@ -244,6 +248,8 @@ impl<M> Inner<M> {
         const NUMBER: usize = 20;
         const MARKS: usize = 4;
         const BOUND: usize = 8;
+        /// ` # {trace_id="…"} 0.123456789012 1795392000.123`
+        const EXEMPLAR: usize = 14 + 32 + 2 * NUMBER;
         let escaped =
             |text: &str| text.bytes().map(|byte| 1 + usize::from(b"\\\"\n".contains(&byte))).sum::<usize>();
         let labels = self
@@ -256,8 +262,9 @@ impl<M> Inner<M> {
         if self.declared.buckets.is_empty() {
             return line;
         }
-        // Each bucket with its bound, the one without a bound, the sum and the count.
-        (self.declared.buckets.len() + 3) * (line + "_bucket".len() + "le".len() + BOUND + MARKS)
+        // Each bucket with its bound and its exemplar, the one without a bound, the sum and the count.
+        let bucket = line + "_bucket".len() + "le".len() + BOUND + MARKS;
+        (self.declared.buckets.len() + 3) * bucket + (self.declared.buckets.len() + 1) * EXEMPLAR
     }
 
     /// Returns the most bytes that these may take.
@@ -341,9 +348,15 @@ impl Family<IntCounter> {
 pub trait Ends: std::fmt::Debug + Send + Sync {
     /// Ends the series of names that are no longer configured.
     fn end_what_is_gone(&self);
+
+    /// The exemplars of its series.
+    fn exemplars(&self) -> Vec<OfSeries>;
 }
 
-impl<M: Send + Sync> Ends for Family<M> {
+/// The exemplars of one series, by the family's name and the values of its labels by their names.
+pub type OfSeries = ((&'static str, BTreeMap<&'static str, String>), Exemplars);
+
+impl<M: Metric> Ends for Family<M> {
     fn end_what_is_gone(&self) {
         let names = self.0.known.names.read();
         let mut series = self.0.series.write();
@@ -352,6 +365,15 @@ impl<M: Send + Sync> Ends for Family<M> {
             self.0.known.page.fetch_sub(if stays { 0 } else { one.bytes }, Ordering::AcqRel);
             stays
         });
+    }
+
+    fn exemplars(&self) -> Vec<OfSeries> {
+        let Declared { name, labels, .. } = self.0.declared;
+        let series = self.0.series.read();
+        let named = |values: &Values| labels.iter().copied().zip(values.iter().cloned()).collect();
+        let all = series.iter().map(|(values, one)| (values, one.metric.exemplars()));
+        let with_some = all.filter(|(_, exemplars)| !exemplars.is_empty());
+        with_some.map(|(values, exemplars)| ((name, named(values)), exemplars)).collect()
     }
 }
 

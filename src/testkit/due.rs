@@ -95,6 +95,7 @@ impl Scene {
                 random,
                 tasks: Arc::new(SimTasks::new(self.world.clone(), pid)),
                 observer: Arc::new(Nobody),
+                tracer: crate::span::Tracer::off(),
             },
             Settings { sweep_rate: RATE as f64, ..Settings::default() },
         );

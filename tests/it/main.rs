@@ -101,6 +101,7 @@ mod sweep;
 mod timing;
 mod token_exchange;
 mod token_hosts;
+mod traces;
 mod trouble;
 mod upstream_load;
 mod watch;

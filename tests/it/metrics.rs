@@ -69,7 +69,16 @@ async fn every_series_whose_labels_are_a_closed_set_is_there_at_0_from_the_start
     for kind in Owner::kinds().chain(["unreadable"]) {
         expect(format!("record_damage_total{{kind=\"{kind}\"}}"));
     }
-    for name in ["audit_lost_total", "audit_suppressed_total", "panics_total", "sweep_refreshes_total"] {
+    for reason in ["queue_full", "unreachable", "refused", "stopped"] {
+        expect(format!("spans_dropped_total{{reason=\"{reason}\"}}"));
+    }
+    for name in [
+        "audit_lost_total",
+        "audit_suppressed_total",
+        "panics_total",
+        "spans_exported_total",
+        "sweep_refreshes_total",
+    ] {
         expect(name.to_owned());
     }
     let missing: Vec<_> = expected.iter().filter(|one| !series.contains(one.as_str())).collect();

@@ -167,6 +167,20 @@ const KINDS: Table = &[
     ("[limits]\nlease = \"12s\"", "limits.lease: `lease` must be at least 5 s longer"),
     ("[log]\nlevel = \"warning\"", "level: must be \"error\", \"warn\", \"info\", \"debug\" or \"trace\""),
     ("[sealing]\nkeyring = \" \"", "keyring: must not be empty"),
+    (
+        "[traces]\nendpoint = \"http://127.0.0.1:4318\"\nsample_ratio = 1.5",
+        "3:16: traces.sample_ratio: must be a number from 0 to 1, such as 0.01",
+    ),
+    (
+        "[traces]\nendpoint = \"http://127.0.0.1:4318\"\nsample_ratio = \"1\"",
+        "sample_ratio: must be a number from 0 to 1, not a string",
+    ),
+    ("[traces]\nendpoint = \"collector:4318\"", "traces.endpoint: must be an absolute URL"),
+    ("[traces]\nendpoint = \"https://c.example/v1/traces?key=x\"", "endpoint: must not have a query"),
+    (
+        "[traces]\nendpoint = \"http://c.example:4318\"\nheaders_file = \"x\"",
+        "traces.headers_file: needs `https://` in `endpoint`",
+    ),
     ("[sealing]\nkeyring = \"a\\u0000b\"", "keyring: must not hold control characters"),
 ];
 
@@ -179,6 +193,7 @@ const SECRETS: Table = &[
     ("[store]\nkind = \"redis\"\nurl = \"rediss://r\"\npassword = \"hunter2\"", "`password_file`"),
     ("[store]\nkind = \"redis\"\nurl = \"rediss://u:hunter2@r\"", "`username` and `password_file`"),
     ("[callers.a]\nauthenticate = [{ unix_user = 1 }]\napi-key = \"hunter2\"", "`authenticate`"),
+    ("[traces]\nheaders = { authorization = \"hunter2\" }", "`headers_file`"),
     ("[callers.a]\nauthenticate = [{ api_keys = \"twk_hunter2\" }]", "is an API key"),
     ("[callers.a]\nauthenticate = [{ client_assertion = {} }]", "client_assertion.jwks_file: is required"),
     (

@@ -30,6 +30,7 @@ use crate::domain::task::{BoxFuture, Tasks};
 use crate::domain::time::Clock;
 use crate::events::{Events, Listener, NATIVE, Who};
 use crate::listener::{Body, Dots, Handler, Pairs, Peer, Refused, Request, RequestId, Response};
+use crate::span::{self, Value};
 
 /// The API's document. Its paths are written from the table.
 pub const OPENAPI: &str = include_str!("../openapi-admin.json");
@@ -106,7 +107,10 @@ impl AdminApi {
         let id = request.request_id.clone();
         match self.route(request, asked, &id).await {
             Ok(response) => response,
-            Err(problem) => problem.response(id.as_str()),
+            Err(problem) => {
+                span::set(span::key::CODE, Value::Word(problem.code));
+                problem.response(id.as_str())
+            }
         }
     }
 
@@ -118,6 +122,9 @@ impl AdminApi {
         id: &RequestId,
     ) -> Result<Response, Problem> {
         let Asked { found, query } = asked;
+        if let Ok(found) = &found {
+            span::route(&request.method, found.path);
+        }
         if let Err(BadUrl::Refused(problem)) = found {
             return Err(*problem);
         }

@@ -42,6 +42,7 @@ use crate::listener::{
     AtOnce, BadPairs, Body, Dots, Handler, Pairs, Peer, PlainRequest, Refused, Request, RequestId, Response,
     Streams,
 };
+use crate::span::{self, Value};
 
 /// The API's document. Its paths are written from the table.
 pub const OPENAPI: &str = include_str!("../openapi.json");
@@ -132,7 +133,10 @@ impl LocalApi {
         let form = dialect.form_for(&request.headers);
         match self.route(request, (asked, dialect), &id).await {
             Ok(response) => response,
-            Err(problem) => form.refusal(problem, id.as_str()),
+            Err(problem) => {
+                span::set(span::key::CODE, Value::Word(problem.code));
+                form.refusal(problem, id.as_str())
+            }
         }
     }
 
@@ -145,6 +149,9 @@ impl LocalApi {
         id: &RequestId,
     ) -> Result<Response, Problem> {
         let Asked { found, query } = asked;
+        if let Ok(found) = &found {
+            span::route(&request.method, found.path);
+        }
         if let Ok(found) = &found
             && let Some(answer) = found.open(self, &request.method, &request.path)
         {
@@ -182,6 +189,7 @@ impl LocalApi {
         };
         let who = who.proven_by(method);
         let name = caller.name.clone();
+        span::set(span::key::CALLER, Value::Caller(&name));
         match self.limiter.admit(caller, self.clock.monotonic()) {
             Ok(admitted) => {
                 if let Some(once) = &once {

@@ -132,6 +132,16 @@ fn rows() -> Vec<(&'static str, Said, String)> {
         ("pages.logo", LeftOut, "[pages]\nlogo = \"PLACE\"\n".to_owned()),
         ("pages.languages_dir/", LeftOut, "[pages]\nlanguages_dir = \"PLACE\"\n".to_owned()),
         ("audit.signing_key", Refused, "[audit]\nsigning_key = \"PLACE\"\n".to_owned()),
+        (
+            "traces.headers_file",
+            Refused,
+            "[traces]\nendpoint = \"https://127.0.0.1:1\"\nheaders_file = \"PLACE\"\n".to_owned(),
+        ),
+        (
+            "traces.ca_file",
+            Refused,
+            "[traces]\nendpoint = \"https://127.0.0.1:1\"\nca_file = \"PLACE\"\n".to_owned(),
+        ),
     ]
 }
 

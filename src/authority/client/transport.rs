@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use http::Method;
 use http::header::{HeaderMap, HeaderName, HeaderValue};
 use zeroize::Zeroizing;
 
@@ -19,6 +20,7 @@ use crate::authority::wire::{self, TokenError};
 use crate::domain::random::{Random, random_uuid};
 use crate::domain::time::Clock;
 use crate::domain::verdict::{AuthorityError, AuthorityFailure, Disposition};
+use crate::span::{self, Span, Value, key};
 
 /// Sends requests, and reports each.
 pub(super) struct Transport {
@@ -49,7 +51,10 @@ impl Transport {
         check: impl Fn(&[u8]) -> Result<T, String>,
     ) -> Result<T, AuthorityFailure> {
         let began = self.clock.monotonic();
-        let read = match self.http.get(url, HeaderMap::new(), limit).await {
+        let span = call_of(&Method::GET, endpoint, url);
+        let got = span::within(span.as_ref(), self.http.get(url, HeaderMap::new(), limit)).await;
+        tell_status(span.as_ref(), got.as_ref().ok());
+        let read = match got {
             Err(failure) => Err(from_transport(doing, failure, true)),
             Ok(answer) if answer.status != 200 => {
                 let after = self.retry_after(&answer);
@@ -64,6 +69,7 @@ impl Transport {
         };
         let outcome = read.as_ref().map_or_else(|failure| failure.disposition.as_str(), |_| "ok");
         self.request_ended(endpoint, began, outcome);
+        tell_outcome(span, outcome);
         if let Err(failure) = &read {
             tracing::warn!(doing, cause = failure.cause, "a document of the authority could not be used");
         }
@@ -85,7 +91,9 @@ impl Transport {
             headers.insert(HeaderName::from_static("client-request-id"), value);
         }
         let began = self.clock.monotonic();
-        let answered = self.http.post(endpoint, headers, form, limit).await;
+        let span = call_of(&Method::POST, Endpoint::Token, endpoint);
+        let answered = span::within(span.as_ref(), self.http.post(endpoint, headers, form, limit)).await;
+        tell_status(span.as_ref(), answered.as_ref().ok());
         // The authority counts the lives of tokens, so its clock is the one to follow.
         if let Ok(answer) = &answered
             && let Some(date) = answer.header("date").and_then(classify::http_date)
@@ -116,6 +124,7 @@ impl Transport {
             Err(failure) => failure.disposition.as_str(),
         };
         self.request_ended(Endpoint::Token, began, outcome);
+        tell_outcome(span, outcome);
         match result {
             Ok(answered) => {
                 tracing::debug!(doing, request_id, "the authority answered");
@@ -177,5 +186,31 @@ impl Transport {
 
     pub(super) fn observe(&self, event: AuthorityEvent<'_>) {
         self.observer.observe(event);
+    }
+}
+
+/// Begins the span of a request, in a sampled trace. (The authority is somebody else's, and is not told of
+/// the trace.)
+fn call_of(method: &Method, endpoint: Endpoint, url: &CheckedUrl) -> Option<Span> {
+    let span = span::begin_call(method)?;
+    span.set(key::ENDPOINT, Value::Word(endpoint.as_str()));
+    span.set("server.address", Value::Address(url.host()));
+    span.set("server.port", Value::Number(url.port().into()));
+    span.set("url.full", Value::Address(url.without_query()));
+    Some(span)
+}
+
+fn tell_status(span: Option<&Span>, answer: Option<&HttpAnswer>) {
+    if let (Some(span), Some(answer)) = (span, answer) {
+        span.set("http.response.status_code", Value::Number(answer.status.into()));
+    }
+}
+
+/// Ends the span of a request.
+fn tell_outcome(span: Option<Span>, outcome: &'static str) {
+    let Some(span) = span else { return };
+    span.set(key::OUTCOME, Value::Word(outcome));
+    if outcome != "ok" {
+        span.fail(Value::Word(outcome));
     }
 }

@@ -19,6 +19,7 @@ use crate::domain::random::random_token;
 use crate::domain::secret::ConfirmationCode;
 use crate::domain::task::BoxFuture;
 use crate::repository::{FiledUnder, Kind, SecretHash, Taken};
+use crate::span;
 
 /// How long a repeated callback waits for the first one: longer than a call to the authority takes.
 const REPEAT_WAIT: Duration = Duration::from_secs(15);
@@ -44,12 +45,14 @@ impl Broker {
     /// outcome and returns it.
     pub async fn finish(self: &Arc<Self>, callback: Callback<'_>, tell: Arc<Tell>) -> Finished {
         // Whatever is logged on the way has the request's id, at every level of the log.
-        let span = tracing::error_span!("callback", request_id = callback.request_id);
+        let (trace_id, span_id) = span::ids().unzip();
+        let span = tracing::error_span!("callback", request_id = callback.request_id, trace_id, span_id);
         match self.begun_by(callback).instrument(span.clone()).await {
             Err(finished) => tell(finished).await,
             Ok((name, work)) => {
                 let told = Arc::clone(&tell);
-                match self.to_the_end(name, async move { told(work.instrument(span).await).await }).await {
+                let work = span::carried(async move { told(work.instrument(span).await).await });
+                match self.to_the_end(name, work).await {
                     Some(finished) => finished,
                     None => tell(Finished::Refused(CallbackProblem::Unavailable)).await,
                 }

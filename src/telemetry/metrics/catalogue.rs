@@ -153,6 +153,11 @@ metrics! {
         http_connections_accepted_total: Counters["listener", "protocol"],
         /// Connections closed before a request came through, by reason.
         http_connections_refused_total: Counters["listener", "reason"],
+        /// Spans of traces that the collector took.
+        spans_exported_total: IntCounter,
+        /// Spans that were given up, by reason: queue_full, unreachable, refused or stopped. No request waits
+        /// for them.
+        spans_dropped_total: Counters["reason"],
         /// Panics caught while handling a request; each is a bug.
         panics_total: IntCounter,
     }

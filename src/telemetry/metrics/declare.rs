@@ -4,14 +4,14 @@
 use std::sync::Arc;
 
 use prometheus::core::Collector;
-use prometheus::{Gauge, Histogram, IntCounter, IntGauge, Opts, Registry};
+use prometheus::{Gauge, IntCounter, IntGauge, Opts, Registry};
 
-use crate::telemetry::series::{Declared, Ends, Family, Known, Metric};
+use crate::telemetry::series::{Declared, Ends, Family, Known, Metric, Timing};
 
 pub(super) type Counters = Family<IntCounter>;
 pub(super) type IntGauges = Family<IntGauge>;
 pub(super) type Gauges = Family<Gauge>;
-pub(super) type Histograms = Family<Histogram>;
+pub(super) type Histograms = Family<Timing>;
 
 /// Declares a struct of metrics. A type in the plural has labels.
 ///

@@ -2,18 +2,18 @@
 
 use std::time::Duration;
 
-use prometheus::{Histogram, IntCounter, IntGauge};
+use prometheus::{IntCounter, IntGauge};
 
 use super::catalogue::Catalogue;
 use super::declare::Counters;
 use crate::domain::id::{AppName, CallerName};
-use crate::telemetry::series::Label;
+use crate::telemetry::series::{Label, Timing};
 
 /// Counters of one (app, caller, dialect), looked up once so that a token from the cache costs two atomics.
 #[derive(Debug, Clone)]
 pub struct TokenRequestHandles {
     ok: IntCounter,
-    duration: Histogram,
+    duration: Timing,
 }
 
 impl TokenRequestHandles {
@@ -85,6 +85,61 @@ impl AuditSinkMetrics {
     /// The sink takes no records, or takes them again.
     pub fn failing(&self, is_failing: bool) {
         self.failing.set(i64::from(is_failing));
+    }
+}
+
+/// Counts of what becomes of spans.
+#[derive(Debug, Clone)]
+pub struct SpanMetrics {
+    exported: IntCounter,
+    dropped: Counters,
+}
+
+/// Why a span was not delivered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Undelivered {
+    /// The queue was full, for the collector is too slow or does not answer.
+    QueueFull,
+    /// The collector could not be reached, or had no room, for longer than is tried.
+    Unreachable,
+    /// The collector refused it.
+    Refused,
+    /// The process stopped, or `[traces]` was taken out, before it was delivered.
+    Stopped,
+}
+
+impl Undelivered {
+    const ALL: [Undelivered; 4] =
+        [Undelivered::QueueFull, Undelivered::Unreachable, Undelivered::Refused, Undelivered::Stopped];
+
+    /// Its name in metrics and logs.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Undelivered::QueueFull => "queue_full",
+            Undelivered::Unreachable => "unreachable",
+            Undelivered::Refused => "refused",
+            Undelivered::Stopped => "stopped",
+        }
+    }
+}
+
+impl SpanMetrics {
+    pub(super) fn new(all: &Catalogue) -> Self {
+        let (exported, dropped) = (all.spans_exported_total.clone(), all.spans_dropped_total.clone());
+        for why in Undelivered::ALL {
+            let _at_zero = dropped.with(&[Label::Word(why.as_str())]);
+        }
+        SpanMetrics { exported, dropped }
+    }
+
+    /// The collector took spans.
+    pub fn exported(&self, spans: u64) {
+        self.exported.inc_by(spans);
+    }
+
+    /// Spans were given up.
+    pub fn dropped(&self, why: Undelivered, spans: u64) {
+        self.dropped.with(&[Label::Word(why.as_str())]).inc_by(spans);
     }
 }
 

@@ -1,7 +1,9 @@
 //! What a metric is to us: its declaration, and a type of the `prometheus` crate.
 
 use prometheus::core::Collector;
-use prometheus::{Gauge, Histogram, HistogramOpts, IntCounter, IntGauge, Opts};
+use prometheus::{Gauge, IntCounter, IntGauge, Opts};
+
+use super::exemplar::Exemplars;
 
 /// A metric as its field in the catalogue declares it.
 #[derive(Debug, Clone, Copy)]
@@ -25,6 +27,11 @@ pub trait Metric: Collector + Clone + 'static {
 
     /// Makes one series.
     fn make(opts: Opts, buckets: &'static [f64]) -> prometheus::Result<Self>;
+
+    /// Its exemplars, if it is a histogram that has some.
+    fn exemplars(&self) -> Exemplars {
+        Exemplars::new()
+    }
 }
 
 impl Metric for IntCounter {
@@ -48,13 +55,5 @@ impl Metric for Gauge {
 
     fn make(opts: Opts, _: &'static [f64]) -> prometheus::Result<Self> {
         Gauge::with_opts(opts)
-    }
-}
-
-impl Metric for Histogram {
-    const KIND: &'static str = "histogram";
-
-    fn make(opts: Opts, buckets: &'static [f64]) -> prometheus::Result<Self> {
-        Histogram::with_opts(HistogramOpts::from(opts).buckets(buckets.to_vec()))
     }
 }

@@ -42,6 +42,7 @@ impl Cluster {
             random: random.clone(),
             tasks: tasks.clone(),
             observer: Arc::new(Nobody),
+            tracer: crate::span::Tracer::off(),
         };
         let engine = Engine::new(apps, deps, self.settings.clone());
         let parts = Parts {

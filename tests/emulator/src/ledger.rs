@@ -116,6 +116,8 @@ pub struct LedgerEntry {
     pub query_keys: Vec<String>,
     /// Names in the form, without values.
     pub form_keys: Vec<String>,
+    /// Names of the header fields, in lower case, without values.
+    pub header_keys: Vec<String>,
     /// The correlation id of the answer: the caller's `client-request-id`, if it sent one.
     pub correlation_id: String,
 }

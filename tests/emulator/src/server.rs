@@ -375,6 +375,7 @@ impl State {
             claims_sent: of_both("claims").is_some(),
             query_keys: request.query.keys(),
             form_keys: request.form.keys(),
+            header_keys: request.headers.keys().map(ToString::to_string).collect(),
             correlation_id: request.ids.correlation.clone(),
         };
         if endpoint == Endpoint::Token {

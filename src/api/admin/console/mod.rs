@@ -53,6 +53,7 @@ use crate::domain::task::BoxFuture;
 use crate::domain::time::Timestamp;
 use crate::events::{About, Listener, NATIVE, Stranger, Who};
 use crate::listener::{Pairs, Peer, PeerCertificate, Request, RequestId, Response, response};
+use crate::span;
 
 /// How far back the overview's figures reach.
 const LOOK_BACK: Duration = Duration::from_secs(600);
@@ -134,6 +135,7 @@ impl Console {
     async fn respond(&self, request: Request) -> Response {
         let Request { method, path, query, headers, peer, request_id, body, streams } = request;
         let is_tls = peer.tls;
+        span::route(&method, if path == "/console" { "/console" } else { "/console/{page}" });
         let (is_get, is_post) = (method == Method::GET, method == Method::POST);
         match path.as_str() {
             "/console/console.css" if is_get => return asset("text/css", include_str!("console.css")),
