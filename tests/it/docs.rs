@@ -313,7 +313,7 @@ fn configuration_key(span: &str) -> Option<String> {
         !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_-".contains(&byte))
     };
     let is_key = SECTIONS.contains(&parts[0])
-        && parts.iter().all(|part| is_word(part))
+        && parts.iter().all(is_word)
         && (is_section || parts.len() > 1 && !FILES.contains(parts.last()?));
     if !is_key {
         return None;
