@@ -8,6 +8,7 @@ use super::foresight::{Secret, Warnings};
 use super::jobs::{Ended, Work, ended};
 use crate::authority::CredentialReport;
 use crate::broker::Broker;
+use crate::domain::credential::CredentialState;
 use crate::domain::id::AppName;
 use crate::domain::time::{Clock, Timestamp};
 use crate::telemetry::metrics::Metrics;
@@ -67,6 +68,8 @@ fn show_credentials(
     let there: BTreeSet<Label> = credentials.iter().flat_map(labels).collect();
     metrics.rename(|names| names.credentials.clone_from(&there));
     for (app, reports) in credentials {
+        let is_replaced =
+            reports.iter().any(|one| one.standing.superseded_at.is_none() && one.standing.works(now));
         for one in reports {
             metrics.credential_expiry(app, &one.label, one.standing.expires_at);
             let is_unknown = one.kind == "secret"
@@ -74,7 +77,11 @@ fn show_credentials(
                 && one.standing.superseded_at.is_none()
                 && !one.standing.is_retired;
             metrics.credential_expiry_unknown(app, &one.label, is_unknown);
-            metrics.credential_state(app, &one.label, one.state, one.in_use);
+            // Rejected, replaced, and what replaced it works: nothing is left to mend, so no alert goes on.
+            let is_over =
+                is_replaced && one.standing.superseded_at.is_some() && one.state == CredentialState::Rejected;
+            let state = if is_over { CredentialState::Retired } else { one.state };
+            metrics.credential_state(app, &one.label, state, one.in_use);
             metrics.credential_used(app, &one.label, one.standing.used_at);
             let secret = Secret::ClientCredential(app.clone(), one.label.clone());
             let expires_at = one.standing.expires_at.filter(|_| !one.standing.is_retired);

@@ -314,7 +314,8 @@ async fn a_rejected_fallback_is_not_tried_in_users_requests() {
     write_secret(&scene.file(".2026-11.secret.swp"), "the-second-secret");
     std::fs::rename(scene.file(".2026-11.secret.swp"), scene.file("2026-11.secret")).expect("renamed");
     scene.credential_is("2026-11", "in_use").await;
-    scene.credential_is("2026-11~before", "rejected").await;
+    // Not `rejected`: nothing is left to mend, and no alert should go on for the quarter of an hour.
+    scene.credential_is("2026-11~before", "retired").await;
     // (Until then requests fail: nothing works.)
     drop(load.end().await);
     for name in scene.names.iter() {
