@@ -4,7 +4,7 @@
 CARGO ?= cargo
 # Most tests wait on sockets and clocks: more of them than cores may do so at once.
 export RUST_TEST_THREADS ?= 8
-.PHONY: quickstart build quick test check fmt lint structure docs deny bench bench-refresh bench-steps audit-stream scale image image-test dockerfile deploy-check tools providers schemas vault mail soak soak-short flood slow simulate sweep-load baseline model rotation rotation-rewrap revoke-load drill fuzz linear-work work policy timing azure-identity systemd kubernetes kubernetes-rules tour site release reproduce screenshots languages console-load
+.PHONY: quickstart build quick test check fmt lint structure docs deny bench bench-refresh bench-steps audit-stream scale image image-test dockerfile deploy-check tools providers schemas vault mail soak soak-short flood slow simulate sweep-load baseline model rotation rotation-rewrap revoke-load drill fuzz linear-work work policy timing azure-identity systemd kubernetes kubernetes-rules tour site release reproduce screenshots languages console-load alerts
 
 quickstart:
 	$(CARGO) run --example quickstart
@@ -31,7 +31,8 @@ lint:
 	$(CARGO) clippy --workspace --all-targets -- -D warnings
 	$(CARGO) clippy --features testkit --bench steps -- -D warnings
 
-# No circle among the files of src, no file and no line that is too long; first whether the checks find planted faults.
+# No circle among the files of src, no file and no line that is too long; first whether the checks find planted faults, those of
+# the alerts included (scripts/check-deploy.sh has that check).
 structure:
 	@cd scripts && python3 -m unittest -q test_checks
 	@scripts/check_circles.py
@@ -118,6 +119,12 @@ kubernetes:
 tour:
 	$(CARGO) build -p tokenward -p entra-emulator
 	scripts/check-tour.sh
+
+# Every alert of deploy/prometheus by its fault: a Prometheus with shorter times, two replicas, Redis, the emulator and callers
+# (docs/alerts.md). Root, and some twenty minutes; ALERTS="TokenwardDown …" for some of them.
+alerts:
+	$(CARGO) build -p tokenward -p entra-emulator
+	scripts/alerts.sh $(ALERTS)
 
 # The documentation site, in target/site, its links checked.
 site:

@@ -5,10 +5,13 @@ import tempfile
 import unittest
 from pathlib import Path
 
+import check_alerts
 import check_circles
 import check_lines
 import check_sizes
+from alert_faults import ROWS, Row
 from rust_source import Crate, tokens_of
+from scaled_rules import scaled
 
 GOOD = {
     "lib.rs": "pub mod one;\npub mod two;\n",
@@ -146,6 +149,39 @@ class Lines(unittest.TestCase):
         self.assertIn("FAIL  src/a.rs:2 is longer than 110 characters", lines)
         self.assertTrue(check_lines.report(found, documents | {"src/a.rs": "why", "src/b/": "why"})[1])
         self.assertFalse(check_lines.report({"src/a.rs": []}, {"src/a.rs": "why"})[1])
+
+
+class Alerts(unittest.TestCase):
+    def row(self, alert, **more):
+        return Row(alert, "it breaks", "it is mended", lambda world: iter(()), **more)
+
+    def test_each_alert_has_one_fault(self):
+        one, two = self.row("One"), self.row("Two", beside=frozenset({"One"}), why="it follows")
+        self.assertEqual(check_alerts.unmatched(["One", "Two"], [one, two]), [])
+        for alerts, rows, said in (
+            (["One", "Two", "Three"], [one, two], "Three: no row"),
+            (["One", "Two"], [one, two, self.row("Four")], "Four: a row"),
+            (["One", "Two"], [one, two, one], "One: 2 rows"),
+            (["Two"], [two], "Two: One may fire beside it"),
+            (["One", "Two"], [one, self.row("Two", beside=frozenset({"One"}))], "Two: what may fire beside it"),
+        ):
+            found = check_alerts.unmatched(alerts, rows)
+            self.assertEqual(len(found), 1, found)
+            self.assertTrue(found[0].startswith(said), found)
+
+    def test_rows_are_faults_then_repairs(self):
+        for row in ROWS:
+            self.assertTrue(row.fault and row.repair, row.alert)
+            self.assertNotIn("|", row.fault + row.repair + row.why, row.alert)
+
+    def test_rules_with_shorter_times(self):
+        rules = 'for: 5m\nexpr: rate(a{b="[1h]"}[15m] offset 1d) > 30 * 86400 # {{ $x }} for 5m'
+        self.assertEqual(
+            scaled(rules, 100),
+            'for: 3000ms\nexpr: rate(a{b="[36000ms]"}[9000ms] offset 864000ms) > 30 * 86400 # {{ $x }} for 5m')
+        text = Path(__file__).parent.parent.joinpath("deploy/prometheus/tokenward.rules.yml").read_text()
+        self.assertEqual(scaled(text, 1).count("ms"), scaled(text, 100).count("ms"))
+        self.assertNotRegex(scaled(text), r"(for:|offset) +[0-9]+[smhdwy]\b|\[[0-9]+[smhdwy]\]|\[[0-9a-z]+:")
 
 
 class Tokens(unittest.TestCase):

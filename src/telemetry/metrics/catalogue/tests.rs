@@ -35,7 +35,8 @@ const INTRODUCTION: &str = "\
 The `ops` listener shows these at `/metrics`, and memory, CPU time and open files of the process as
 `process_…`. A label that names an app, a caller, a credential or a key has its name in the configuration, or
 `unknown` for any other name. Alert rules are in [`deploy/prometheus`](../deploy/prometheus). The
-[runbook](../deploy/RUNBOOK.md) says what to do about each.
+[runbook](../deploy/RUNBOOK.md) says what to do about each, and [this page](alerts.md) by which fault each
+was made to fire.
 
 ## The dashboard
 
