@@ -1,4 +1,4 @@
-# The image: one static program with its SBOM, the CA certificates, a user and two empty directories. No shell, no package
+# The image: one static program with its SBOM, the CA certificates, a user and three empty directories. No shell, no package
 # manager, no root.
 #
 #   docker build -t tokenward:latest .

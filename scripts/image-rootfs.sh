@@ -1,7 +1,7 @@
 #!/bin/sh
 # Lays out the image's files: scripts/image-rootfs.sh PROGRAM DIRECTORY
 #   DIRECTORY/rootfs  what belongs to root and is never written: program, CA certificates, passwd, group, nsswitch, SBOM
-#   DIRECTORY/owned   what the image's user owns: the empty state and runtime directories
+#   DIRECTORY/owned   what the image's user owns: the empty directories for state, audit and sockets
 # The Dockerfile and scripts/image.sh both use it, so that both images are the same.
 set -eu
 
@@ -25,8 +25,8 @@ if [ ! -s "$certificates" ]; then
 fi
 
 umask 022
-mkdir -p "$root/etc/ssl/certs" "$root/etc/tokenward" "$owned/var/lib/tokenward" "$owned/run/tokenward"
-chmod 0700 "$owned/var/lib/tokenward"
+mkdir -p "$root/etc/ssl/certs" "$root/etc/tokenward" "$owned/var/lib/tokenward" "$owned/var/log/tokenward" "$owned/run/tokenward"
+chmod 0700 "$owned/var/lib/tokenward" "$owned/var/log/tokenward"
 # Symbols stay, so that a backtrace has names; line tables go, which is four fifths of the file.
 strip --strip-debug -o "$root/tokenward" "$program"
 chmod 0755 "$root/tokenward"

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Starts the image's program as the image's user on a read-only root, with nothing but a configuration, a state and a runtime
-# directory mounted, and waits for /livez to answer 200.
+# Starts the image's program as the image's user on a read-only root, with nothing but directories for configuration, state, audit
+# and sockets mounted, and waits for /livez to answer 200.
 #
 #   scripts/image-smoke.sh              # TAG=… to choose the image; needs root and buildah
 #   ROOTFS=DIR scripts/image-smoke.sh   # a directory that holds the image's files, in place of an image
@@ -32,7 +32,7 @@ clean_up() {
         kill -KILL "$daemon" 2>/dev/null || true
         wait "$daemon" 2>/dev/null || true
     fi
-    for place in etc/tokenward var/lib/tokenward run/tokenward ''; do
+    for place in etc/tokenward var/lib/tokenward var/log/tokenward run/tokenward ''; do
         umount "$work/root/$place" 2>/dev/null || true
     done
     if [ -n "$container" ]; then
@@ -73,13 +73,14 @@ if grep -q TOKENWARD_TEST_CLOCK "$image/tokenward"; then fail "the program's clo
 echo "ok    files and settings"
 
 # A configuration with its paths as the daemon will see them: `init` writes into /etc/tokenward of the image's own root.
-mkdir "$work/root" "$work/etc" "$work/state" "$work/run" "$work/empty"
-chown "$user:$user" "$work/etc" "$work/state" "$work/run"
+mkdir "$work/root" "$work/etc" "$work/state" "$work/audit" "$work/run" "$work/empty"
+chown "$user:$user" "$work/etc" "$work/state" "$work/audit" "$work/run"
 chmod 0755 "$work"
-chmod 0700 "$work/state"
+chmod 0700 "$work/state" "$work/audit"
 mount --bind "$image" "$work/root"
 mount -o remount,bind,ro "$work/root"
 mount --bind "$work/state" "$work/root/var/lib/tokenward"
+mount --bind "$work/audit" "$work/root/var/log/tokenward"
 mount --bind "$work/run" "$work/root/run/tokenward"
 mount --bind "$work/etc" "$work/root/etc/tokenward"
 as_user=("$(command -v chroot)" "--userspec=$user:$user" --groups="$user" "$work/root")
@@ -129,6 +130,7 @@ for _ in $(seq "${WAIT_SECONDS:-20}"); do
     done
 done
 [ "$status" = 200 ] || fail "/livez answered $status after ${WAIT_SECONDS:-20} s"
+[ -s "$work/audit/audit.jsonl" ] || fail "no audit record was written"
 echo "ok    live"
 
 # Who it is, and that it can write nowhere but where it should.
