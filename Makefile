@@ -97,9 +97,9 @@ languages:
 	mcs -out:target/first-service/First.exe $(MONO) examples/first-service/First.cs
 	$(CARGO) test --test it -- first_service:: --include-ignored
 
-# The pictures of users' pages in docs/pictures, made anew by a browser, a daemon and the emulator.
+# The pictures of users' pages and of the console in docs/pictures, made anew by a browser, a daemon and the emulator.
 screenshots: tools
-	$(CARGO) test --test it -- pages::the_pictures_are_made_anew --ignored
+	$(CARGO) test --test it -- the_pictures_are_made_anew --ignored
 
 deploy-check:
 	scripts/check-deploy.sh

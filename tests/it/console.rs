@@ -26,9 +26,9 @@ const FORM: (&str, &str) = ("content-type", "application/x-www-form-urlencoded")
 const ADA: &str = "[admins.ada]\nauthenticate = [{ api_keys = \"ada.keys\" }]\n";
 
 /// A world whose console a browser can open.
-struct Scene {
-    world: World,
-    base: String,
+pub(crate) struct Scene {
+    pub(crate) world: World,
+    pub(crate) base: String,
 }
 
 /// A browser at the console, with its session.
@@ -42,7 +42,7 @@ impl Scene {
         Scene::with(Plan::default()).await
     }
 
-    async fn with(plan: Plan) -> Scene {
+    pub(crate) async fn with(plan: Plan) -> Scene {
         let port = free_port();
         let listener = format!("[[listen.admin]]\naddress = \"127.0.0.1:{port}\"\n");
         let world = plan.sections(&listener).start().await;
@@ -50,7 +50,7 @@ impl Scene {
     }
 
     /// A link for the user who runs the daemon.
-    async fn link(&self) -> String {
+    pub(crate) async fn link(&self) -> String {
         let socket = self.world.folder.path().join("admin.sock");
         let made = request_unix(&socket, Method::POST, "/admin/v1/console-links", &[], "").await;
         first_url(&made.expect("an answer"))
@@ -73,7 +73,7 @@ impl Scene {
         Console { browser: Browser::default(), base: self.base.clone() }
     }
 
-    async fn status(&self, connection: &str) -> Option<String> {
+    pub(crate) async fn status(&self, connection: &str) -> Option<String> {
         let path = format!("/admin/v1/apps/outlook/connections/{connection}");
         let socket = self.world.folder.path().join("admin.sock");
         let shown = request_unix(&socket, Method::GET, &path, &[], "").await.expect("an answer");
@@ -137,7 +137,7 @@ fn first_url(made: &Answer) -> String {
     made.json()["urls"][0].as_str().expect("a URL").to_owned()
 }
 
-fn audited(world: &World, act: &str) -> Vec<Value> {
+pub(crate) fn audited(world: &World, act: &str) -> Vec<Value> {
     let file = world.folder.path().join("audit.jsonl");
     let lines = std::fs::read_to_string(file).expect("the audit");
     let records = lines.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());

@@ -1,8 +1,6 @@
 //! The pages for users in a real browser: a headless Chromium goes through every way in which a sign-in ends, in
 //! both languages, with axe-core beside it. The pictures of docs/ are made by the same means.
 
-use std::io::{BufRead as _, BufReader, Write as _};
-use std::process::{Child, ChildStdin, ChildStdout, Stdio};
 use std::time::Duration;
 
 use entra_emulator::{CallbackPatch, Endpoint, Fault, FaultRule};
@@ -11,9 +9,8 @@ use serde_json::{Value, json};
 
 use crate::attacks_connect::{account_of, confirm, session, state_of, up_to_callback};
 use crate::attacks_rights::operate;
+use crate::chromium::Chromium;
 use crate::http_client::{Browser, request};
-use crate::interop::node_folder;
-use crate::launcher::{command, repository};
 use crate::world::{ALICE, BOB, Plan, World, text};
 
 const LOGO: &str = r##"<svg xmlns="http://www.w3.org/2000/svg" width="168" height="40" viewBox="0 0 168 40">
@@ -24,69 +21,15 @@ font-weight="700" fill="#0f766e">Contoso</text></svg>"##;
 const PAGES: &str = "[pages]\nname = \"Contoso\"\nsupport = \"it-help@contoso.example\"\nlogo = \"logo.svg\"\n\
     languages_dir = \"languages\"\n";
 
-/// The Chromium of tests/interop/browser.
-struct Chromium {
-    child: Child,
-    input: ChildStdin,
-    output: BufReader<ChildStdout>,
-}
-
-impl Chromium {
-    fn start() -> Self {
-        let mut node = command("node");
-        node.arg(repository().join("tests/interop/browser/browser.mjs"))
-            .current_dir(node_folder())
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped());
-        let mut child = node.spawn().expect("node is missing: run `make tools`");
-        let input = child.stdin.take().expect("piped");
-        let output = BufReader::new(child.stdout.take().expect("piped"));
-        Chromium { child, input, output }
+/// Reads a page for users, after it was judged: by axe, by its size on this screen, and by what it must not
+/// show.
+fn judged(chromium: &mut Chromium, language: &str) -> Value {
+    let page = chromium.judged();
+    assert_eq!((text(&page, "language"), &page["small"]), (language, &json!([])));
+    for key in ["mail-sync", "user-4711", "outlook"] {
+        assert!(!text(&page, "words").contains(key), "{key} is a key of the configuration: {page}");
     }
-
-    /// Has it do one thing.
-    fn act(&mut self, command: Value) -> Value {
-        writeln!(self.input, "{command}").expect("it listens");
-        let mut line = String::new();
-        self.output.read_line(&mut line).expect("it answers");
-        let answer: Value = serde_json::from_str(&line).unwrap_or_else(|_| panic!("{command}: {line:?}"));
-        assert!(answer["error"].is_null(), "{command}: {}", answer["error"]);
-        answer["ok"].clone()
-    }
-
-    fn open(&mut self, look: &Value) {
-        self.act(json!({ "open": look }));
-    }
-
-    fn go(&mut self, url: &str) {
-        self.act(json!({ "go": url }));
-    }
-
-    fn click(&mut self, selector: &str) {
-        self.act(json!({ "click": { "selector": selector } }));
-    }
-
-    /// Reads the page, after it was judged: by axe, by its size on this screen, and by what it must not show.
-    fn page(&mut self, language: &str) -> Value {
-        let page = self.act(json!({ "read": true }));
-        let found = self.act(json!({ "axe": true }));
-        assert_eq!(found, json!([]), "{page}");
-        assert_eq!(
-            (text(&page, "language"), &page["wide"], &page["small"]),
-            (language, &json!(false), &json!([]))
-        );
-        for key in ["mail-sync", "user-4711", "outlook"] {
-            assert!(!text(&page, "words").contains(key), "{key} is a key of the configuration: {page}");
-        }
-        page
-    }
-}
-
-impl Drop for Chromium {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
+    page
 }
 
 async fn contoso() -> World {
@@ -206,17 +149,17 @@ async fn every_end_of_a_sign_in_in_a_browser_and_in_both_languages() {
             let link = session(&world, "user-4711", json!({ "change_account": true })).await;
             chromium.open(&look);
             chromium.go(text(&link, "connect_url"));
-            says(&chromium.page(said.language), said.connect);
+            says(&judged(&mut chromium, said.language), said.connect);
             chromium.click("form button");
-            says(&chromium.page(said.language), said.waiting);
+            says(&judged(&mut chromium, said.language), said.waiting);
             let account = account_of(&state_of(&world, &link).await);
             assert_eq!(confirm(&world, &link, account).await.status, 200);
             chromium.act(json!({ "until": said.connected }));
-            chromium.page(said.language);
+            judged(&mut chromium, said.language);
             // Another browser learns that it was used, and nothing else.
             chromium.open(&look);
             chromium.go(text(&link, "connect_url"));
-            let page = chromium.page(said.language);
+            let page = judged(&mut chromium, said.language);
             says(&page, said.used);
             assert!(!text(&page, "text").contains(ALICE), "{page}");
         }
@@ -228,7 +171,7 @@ async fn every_end_of_a_sign_in_in_a_browser_and_in_both_languages() {
             chromium.open(&look);
             chromium.go(text(&link, "connect_url"));
             chromium.click("form button");
-            let page = chromium.page(said.language);
+            let page = judged(&mut chromium, said.language);
             says(&page, said.declined);
             says(&page, said.reference);
             is_clean(&page, &link);
@@ -241,7 +184,7 @@ async fn every_end_of_a_sign_in_in_a_browser_and_in_both_languages() {
             chromium.open(&look);
             chromium.go(text(&link, "connect_url"));
             chromium.click("form button");
-            let page = chromium.page(said.language);
+            let page = judged(&mut chromium, said.language);
             says(&page, said.approval);
             says(&page, "AADSTS90095");
             is_clean(&page, &link);
@@ -259,14 +202,14 @@ async fn every_end_of_a_sign_in_in_a_browser_and_in_both_languages() {
             chromium.open(&look);
             chromium.go(text(&link, "connect_url"));
             chromium.click("form button");
-            let page = chromium.page(said.language);
+            let page = judged(&mut chromium, said.language);
             says(&page, said.another_account);
             says(&page, &format!("{} {BOB}", said.came_back));
             world.entra.sign_in_as(ALICE);
 
             // A link that nobody knows.
             chromium.go(&format!("{}/connect/AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA", world.base_url()));
-            let page = chromium.page(said.language);
+            let page = judged(&mut chromium, said.language);
             says(&page, said.gone);
             says(&page, "help@contoso.example");
         }
@@ -278,7 +221,7 @@ async fn every_end_of_a_sign_in_in_a_browser_and_in_both_languages() {
         chromium.click("form button");
         world.pass(Duration::from_secs(660));
         chromium.act(json!({ "until": said.over }));
-        is_clean(&chromium.page(said.language), &link);
+        is_clean(&judged(&mut chromium, said.language), &link);
     }
 }
 
@@ -383,19 +326,11 @@ async fn a_page_that_waits_asks_again_and_stops_with_the_confirmations_time() {
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "it writes docs/pictures"]
 async fn the_pictures_are_made_anew() {
-    let folder = repository().join("docs/pictures");
-    std::fs::create_dir_all(&folder).expect("a folder");
     let mut chromium = Chromium::start();
     let world = contoso().await;
     world.entra.sign_in_as(ALICE);
     let phone = |dark: bool, language: &str| json!({ "language": language, "dark": dark, "width": 375, "height": 720 });
     let desk = |dark: bool| json!({ "dark": dark, "width": 1280, "height": 800 });
-    let take = |chromium: &mut Chromium, name: &str| {
-        let path = folder.join(format!("{name}.png"));
-        chromium.act(json!({ "picture": path }));
-        let bytes = std::fs::metadata(&path).expect("a picture").len();
-        assert!(bytes < 40_000, "{name}: {bytes} bytes");
-    };
     for (name, look) in [
         ("connect-phone", phone(false, "en")),
         ("connect-desktop-dark", desk(true)),
@@ -404,30 +339,30 @@ async fn the_pictures_are_made_anew() {
         let link = session(&world, name, Value::Null).await;
         chromium.open(&look);
         chromium.go(text(&link, "connect_url"));
-        take(&mut chromium, name);
+        chromium.picture(name);
     }
     let link = session(&world, "user-4711", Value::Null).await;
     chromium.open(&desk(false));
     chromium.go(text(&link, "connect_url"));
     chromium.click("form button");
-    take(&mut chromium, "waiting-desktop");
+    chromium.picture("waiting-desktop");
     let account = account_of(&state_of(&world, &link).await);
     let alice = account["account"].clone();
     assert_eq!(confirm(&world, &link, account).await.status, 200);
     chromium.act(json!({ "until": "Your account is connected" }));
-    take(&mut chromium, "connected-desktop");
+    chromium.picture("connected-desktop");
     refuse_at_the_authority(&world, "access_denied", Some("AADSTS90095: x"));
     let link = session(&world, "approval", Value::Null).await;
     chromium.open(&phone(false, "en"));
     chromium.go(text(&link, "connect_url"));
     chromium.click("form button");
-    take(&mut chromium, "approval-phone");
+    chromium.picture("approval-phone");
     world.entra.sign_in_as(BOB);
     let link = session(&world, "another", json!({ "account": alice })).await;
     chromium.open(&phone(true, "en"));
     chromium.go(text(&link, "connect_url"));
     chromium.click("form button");
-    take(&mut chromium, "another-account-phone-dark");
+    chromium.picture("another-account-phone-dark");
 }
 
 /// A file of a language says it in that language; where none does, the app's own sentence is shown.

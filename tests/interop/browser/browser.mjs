@@ -42,6 +42,8 @@ const send = (method, params = {}, sessionId = undefined) => new Promise((resolv
 const pause = (milliseconds) => new Promise((resolve) => setTimeout(resolve, milliseconds));
 
 let page;
+// What does not fit makes a phone's `innerWidth` larger, so that says nothing.
+let screen_width;
 const evaluate = async (expression) => {
   const { result, exceptionDetails } =
     await send("Runtime.evaluate", { expression, awaitPromise: true, returnByValue: true }, page);
@@ -66,6 +68,23 @@ const look = async (at) => {
     }
   }
 };
+
+const KEYS = { Tab: [9], Enter: [13, "\r"], Space: [32, " "], Escape: [27], ArrowDown: [40], ArrowUp: [38] };
+const press = async (name) => {
+  const [code, text] = KEYS[name];
+  const common = { key: name === "Space" ? " " : name, code: name, windowsVirtualKeyCode: code };
+  await send("Input.dispatchKeyEvent", { type: text ? "keyDown" : "rawKeyDown", text, ...common }, page);
+  await send("Input.dispatchKeyEvent", { type: "keyUp", ...common }, page);
+};
+// What has the focus, unless it is seen to have it: on the screen, with an outline.
+const unseen_focus = `(() => {
+  const one = document.activeElement;
+  if (!one || one === document.body) return "";
+  const { outlineStyle, outlineWidth } = getComputedStyle(one);
+  const { left, right, top, bottom } = one.getBoundingClientRect();
+  const is_there = right > Math.max(left, 0) && bottom > Math.max(top, 0) && left < innerWidth && top < innerHeight;
+  return is_there && outlineStyle !== "none" && parseFloat(outlineWidth) > 0 ? "" : one.outerHTML;
+})()`;
 
 // Writes a PNG of Chromium's (8 bits a channel, not interlaced) with a palette of its 256 commonest colours; another
 // colour becomes the nearest of these. It needs no program, and makes a page a third as large.
@@ -132,6 +151,7 @@ const commands = {
     const { userAgent } = await send("Browser.getVersion");
     await send("Emulation.setUserAgentOverride", { userAgent, acceptLanguage: language }, page);
     const mobile = width < 500;
+    screen_width = width;
     await send("Emulation.setDeviceMetricsOverride", { width, height, deviceScaleFactor: 1, mobile }, page);
     const features = [{ name: "prefers-color-scheme", value: dark ? "dark" : "light" }];
     await send("Emulation.setEmulatedMedia", { features }, page);
@@ -162,22 +182,31 @@ const commands = {
     }
     if (!stays) await loaded(before);
   },
-  // Presses Tab until a selector's element has the focus, then Enter.
-  async keys(selector) {
-    const press = async (key, code, text) => {
-      const common = { key, code: key, windowsVirtualKeyCode: code };
-      await send("Input.dispatchKeyEvent", { type: "keyDown", text, ...common }, page);
-      await send("Input.dispatchKeyEvent", { type: "keyUp", ...common }, page);
-    };
-    for (let times = 0; times < 20; times += 1) {
-      await press("Tab", 9);
+  // Presses Tab until a selector's element has the focus, and then a key, Enter if none is named. Whatever has the focus on
+  // the way must be seen to have it. `within` is how often Tab is pressed at most; `stays` if no page comes.
+  async keys(asked) {
+    const { selector, then = "Enter", within = 60, stays = false } = typeof asked === "string" ? { selector: asked } : asked;
+    for (let times = 0; times < within; times += 1) {
+      await press("Tab");
+      const unseen = await evaluate(unseen_focus);
+      if (unseen) throw new Error(`it is not seen to have the focus: ${unseen}`);
       if (await evaluate(`document.activeElement.matches(${JSON.stringify(selector)})`)) {
         const before = loads;
-        await press("Enter", 13, "\r");
-        return loaded(before);
+        if (then) await press(then);
+        return then && !stays ? loaded(before) : undefined;
       }
     }
     throw new Error(`${selector} is not reached by Tab`);
+  },
+  // Presses one key where the focus is.
+  async press({ key, stays = false }) {
+    const before = loads;
+    await press(key);
+    if (!stays) await loaded(before);
+  },
+  // Writes where the focus is.
+  async write(text) {
+    await send("Input.insertText", { text }, page);
   },
   // Waits until the page says these words, however often it is loaded meanwhile.
   async until(words) {
@@ -193,7 +222,7 @@ const commands = {
       words: (() => { const copy = document.body.cloneNode(true); copy.querySelectorAll("code, script")
         .forEach((one) => one.remove()); return copy.textContent })(),
       language: document.documentElement.lang, direction: getComputedStyle(document.body).direction,
-      wide: document.documentElement.scrollWidth > innerWidth,
+      wide: document.documentElement.scrollWidth > ${screen_width},
       small: [...document.querySelectorAll("button, a")].filter((one) => !one.hidden)
         .filter((one) => one.getBoundingClientRect().height < 44).map((one) => one.textContent) })`));
   },

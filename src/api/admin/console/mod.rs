@@ -356,7 +356,8 @@ impl Console {
     fn look(&self, now: Timestamp, traffic: Traffic) -> Option<Between> {
         let mut looks = self.looks.lock();
         looks.retain(|(at, _)| *at <= now && now.since(*at) <= LOOK_BACK);
-        let between = looks.front().and_then(|(at, before)| Between::of(*at, before, &traffic));
+        let first = looks.front().filter(|(at, _)| now.since(*at) >= LOOK_EVERY);
+        let between = first.and_then(|(at, before)| Between::of(*at, before, &traffic));
         if looks.back().is_none_or(|(at, _)| now.since(*at) >= LOOK_EVERY) {
             looks.push_back((now, traffic));
         }

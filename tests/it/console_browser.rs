@@ -1,0 +1,322 @@
+//! The operators' console in a real browser: everything with the keyboard alone, everything with script switched
+//! off on a phone, and every page judged by axe-core and by its width. The pictures of docs/console.md are made by
+//! the same means.
+
+use std::time::Duration;
+
+use entra_emulator::{RevokeKind, User};
+use http::Method;
+use serde_json::{Value, json};
+
+use crate::attacks_rights::{operate, pause};
+use crate::chromium::Chromium;
+use crate::console::{Scene, audited};
+use crate::world::{ALICE, BOB, CLIENT_ID, CLIENT_SECRET, Plan, text, write_secret};
+
+const CREDENTIALS: &str = "credentials_dir = \"credentials\"\nhome_tenant = \"contoso.example\"\n";
+const NEXT_SECRET: &str = "the-next-secret";
+const PHONE: (u32, u32) = (375, 720);
+const DESK: (u32, u32) = (1280, 800);
+
+/// Every page that can be opened by its address.
+const PAGES: [(&str, &str); 7] = [
+    ("overview", "/console"),
+    ("connections", "/console/connections?app=outlook"),
+    ("connection", "/console/connection?app=outlook&name=team-a%2Fone"),
+    ("apps", "/console/apps"),
+    ("callers", "/console/callers"),
+    ("keys", "/console/keys"),
+    ("revoke", "/console/revoke"),
+];
+
+fn look((width, height): (u32, u32), dark: bool, script: bool) -> Value {
+    json!({ "width": width, "height": height, "dark": dark, "script": script })
+}
+
+/// A daemon with some connections, and an app that has two credentials.
+async fn scene() -> Scene {
+    let plan = Plan::default()
+        .credentials("")
+        .app_lines(CREDENTIALS)
+        .file("credentials/2026-11@2026-12-20.secret", CLIENT_SECRET);
+    let scene = Scene::with(plan).await;
+    scene.world.entra.add_secret(CLIENT_ID, NEXT_SECRET, Duration::ZERO, None).expect("room for one more");
+    let next = scene.world.folder.path().join("credentials/2027-05@2027-08-20.secret");
+    write_secret(&next, NEXT_SECRET);
+    scene
+        .world
+        .until("the next secret is proven", async || {
+            let shown = operate(&scene.world, Method::GET, "/admin/v1/credentials", Value::Null).await.json();
+            let all = shown["apps"][0]["credentials"].as_array().cloned().unwrap_or_default();
+            all.iter().any(|one| one["id"] == "2027-05" && !one["accepted_at"].is_null())
+        })
+        .await;
+    for (name, user) in [("team-a/one", ALICE), ("team-a/two", BOB), ("zoe", ALICE)] {
+        scene.world.connect(name, user).await;
+    }
+    scene
+}
+
+/// An operator at a browser, with the keyboard alone or with a finger.
+struct Hands {
+    chromium: Chromium,
+    base: String,
+    has_keyboard: bool,
+}
+
+impl Hands {
+    /// Presses a button or follows a link, and returns the page that comes.
+    fn press(&mut self, selector: &str) -> Value {
+        match self.has_keyboard {
+            true => _ = self.chromium.act(json!({ "keys": { "selector": selector } })),
+            false => self.chromium.click(selector),
+        }
+        self.page()
+    }
+
+    /// Opens what is folded up, or ticks a box.
+    fn touch(&mut self, selector: &str) {
+        match self.has_keyboard {
+            true => {
+                self.chromium
+                    .act(json!({ "keys": { "selector": selector, "then": "Space", "stays": true } }));
+            }
+            false => self.chromium.touch(selector),
+        }
+    }
+
+    /// Goes to a field without leaving anything there.
+    fn reach(&mut self, selector: &str) {
+        match self.has_keyboard {
+            true => _ = self.chromium.act(json!({ "keys": { "selector": selector, "then": null } })),
+            false => self.chromium.touch(selector),
+        }
+    }
+
+    fn write(&mut self, selector: &str, words: &str) {
+        self.reach(selector);
+        self.chromium.act(json!({ "write": words }));
+    }
+
+    /// Chooses the entry after the one that is chosen.
+    fn choose_next(&mut self, selector: &str) {
+        if self.has_keyboard {
+            self.reach(selector);
+            self.chromium.act(json!({ "press": { "key": "ArrowDown", "stays": true } }));
+        } else {
+            // (A list that is opened by a finger is the system's, out of the page's reach.)
+            let choice = format!("document.querySelector('{selector}').selectedIndex += 1");
+            self.chromium.act(json!({ "evaluate": choice }));
+        }
+    }
+
+    /// The page, judged. axe is a script: where there is none, only the width is.
+    fn page(&mut self) -> Value {
+        if self.has_keyboard {
+            return self.chromium.judged();
+        }
+        let page = self.chromium.read();
+        assert_eq!(page["wide"], json!(false), "it can be scrolled sideways: {page}");
+        page
+    }
+
+    fn go(&mut self, path: &str) -> Value {
+        let url = format!("{}{path}", self.base);
+        self.chromium.go(&url);
+        self.page()
+    }
+}
+
+fn says(page: &Value, words: &str) {
+    assert!(text(page, "text").contains(words), "not {words}: {page}");
+}
+
+/// From the link to the last act, as an operator goes.
+async fn everything(scene: &Scene, hands: &mut Hands) {
+    let link = scene.link().await;
+    hands.chromium.go(&link);
+    says(&hands.page(), "This link opens the console once");
+    let overview = hands.press("form button");
+    says(&overview, "Are callers served?");
+    if hands.has_keyboard {
+        // The first key leads past the navigation.
+        hands.chromium.act(json!({ "keys": { "selector": ".skip", "within": 1, "stays": true } }));
+        hands.chromium.act(json!({ "keys": { "selector": "main *", "within": 1, "then": null } }));
+        hands.go("/console");
+    }
+
+    // Search, and one connection with its timeline.
+    hands.press("nav a[href='/console/connections']");
+    hands.write("input[name=text]", "team-a/");
+    let found = hands.press("form[role=search] button");
+    says(&found, "team-a/two");
+    assert!(!text(&found, "text").contains("zoe"), "{found}");
+    let one = hands.press("a[href*='name=team-a%2Fone']");
+    for words in ["Timeline", "signed in, by mail-sync", "The connection works. Nothing to do.", ALICE] {
+        says(&one, words);
+    }
+
+    // The acts on it.
+    let act = |name: &str| format!("form:has(input[value={name}]) button");
+    says(&hands.press(&act("pause")), "It is paused");
+    assert_eq!(scene.status("team-a%2Fone").await.as_deref(), Some("paused"));
+    says(&hands.press(&act("resume")), "It is resumed");
+    assert_eq!(scene.status("team-a%2Fone").await.as_deref(), Some("active"));
+    says(&hands.press(&act("refresh")), "A refresh has begun");
+    says(&hands.press(&act("reconnect")), "A reconnect link");
+    hands.press("main p:last-child a");
+    hands.touch("summary");
+    hands.touch("input[name=sure]");
+    says(&hands.press(&act("delete")), "It is deleted");
+    assert_eq!(scene.status("team-a%2Fone").await, None);
+
+    // Credentials: prove, promote, retire.
+    hands.press("nav a[href='/console/apps']");
+    says(&hands.press("form:has(input[value=verify]) button"), "accepted");
+    hands.press("main p:last-child a");
+    let of = |id: &str, act: &str| format!("form:has(input[value='{id}']):has(input[value={act}])");
+    says(&hands.press(&format!("{} button", of("2027-05", "promote"))), "It is preferred");
+    hands.touch("tr:has(input[value='2026-11']) summary");
+    hands.touch(&format!("{} input[name=sure]", of("2026-11", "retire")));
+    says(&hands.press(&format!("{} button", of("2026-11", "retire"))), "It is out of service");
+
+    for path in ["/console/callers", "/console/keys"] {
+        hands.press(&format!("nav a[href='{path}']"));
+    }
+
+    // The kill switch counts first.
+    hands.press("nav a[href='/console/revoke']");
+    hands.choose_next("select[name=app]");
+    let counted = hands.press("main form button");
+    says(&counted, "2 connections");
+    assert_eq!(scene.status("zoe").await.as_deref(), Some("active"), "counting changes nothing");
+    hands.touch("input[name=sure]");
+    says(&hands.press("button.risk"), "Revoked");
+    scene.world.until("they are gone", async || scene.status("zoe").await.is_none()).await;
+
+    says(&hands.press("form[action='/console/leave'] button"), "You have left the console");
+    says(&hands.go("/console"), "Who are you?");
+    for act in ["pause", "resume", "refresh", "delete", "credential_promote", "credential_retire", "revoke"] {
+        assert_eq!(audited(&scene.world, act).len(), 1, "{act}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn everything_is_done_with_the_keyboard_alone() {
+    let scene = scene().await;
+    let mut chromium = Chromium::start();
+    chromium.open(&look(DESK, false, true));
+    let mut hands = Hands { chromium, base: scene.base.clone(), has_keyboard: true };
+    everything(&scene, &mut hands).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn everything_is_done_without_script_on_a_phone() {
+    let scene = scene().await;
+    let mut chromium = Chromium::start();
+    chromium.open(&look(PHONE, false, false));
+    let mut hands = Hands { chromium, base: scene.base.clone(), has_keyboard: false };
+    everything(&scene, &mut hands).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_page_can_be_read_by_everybody_on_every_screen() {
+    let scene = scene().await;
+    trouble(&scene).await;
+    let mut chromium = Chromium::start();
+    for (screen, dark) in [(PHONE, false), (PHONE, true), (DESK, true)] {
+        chromium.open(&look(screen, dark, true));
+        let link = scene.link().await;
+        chromium.go(&link);
+        chromium.judged();
+        chromium.click("form button");
+        for (_, path) in PAGES {
+            chromium.go(&format!("{}{path}", scene.base));
+            chromium.judged();
+        }
+        for path in ["/console/nowhere", "/console/connection?app=outlook&name=nobody"] {
+            chromium.go(&format!("{}{path}", scene.base));
+            says(&chromium.judged(), "That was not done");
+        }
+    }
+
+    // A page follows the daemon by itself.
+    chromium.go(&format!("{}/console/connection?app=outlook&name=team-a%2Ftwo", scene.base));
+    assert_eq!(pause(&scene.world, "team-a/two", true).await.status, 200);
+    chromium.until("An operator paused the connection");
+}
+
+/// Something of everything that a page may have to show.
+async fn trouble(scene: &Scene) {
+    scene
+        .world
+        .connect("team-b/a-very-long-name-of-a-connection-that-has-no-place-to-break-0123456789", BOB)
+        .await;
+    assert_eq!(pause(&scene.world, "zoe", true).await.status, 200);
+    let config = scene.world.folder.path().join("tokenward.toml");
+    let before = std::fs::read_to_string(&config).expect("the configuration");
+    std::fs::write(&config, format!("{before}\n[no-such-section]\n")).expect("written");
+    operate(&scene.world, Method::POST, "/admin/v1/reload", Value::Null).await;
+}
+
+/// A daemon as an operator may meet it on a day with some trouble.
+async fn a_working_day() -> Scene {
+    const CAROL: &str = "carol@contoso.example";
+    const DAVE: &str = "dave@contoso.example";
+    let scene = scene().await;
+    let world = &scene.world;
+    for user in [CAROL, DAVE] {
+        world.entra.add_user(User::work(user));
+    }
+    for (name, user) in [("support/inbox", DAVE), ("team-b/carol", CAROL), ("team-b/dave", DAVE)] {
+        world.connect(name, user).await;
+    }
+    let connections = ["team-a/one", "team-a/two", "zoe", "support/inbox", "team-b/carol", "team-b/dave"];
+    for hours in [30, 20, 3] {
+        world.pass(Duration::from_secs(hours * 3600));
+        for name in connections {
+            assert_eq!(world.token(name).await.status, 200);
+        }
+    }
+    world.entra.revoke_user(BOB, RevokeKind::ConditionalAccess).expect("known");
+    world.entra.revoke_user(CAROL, RevokeKind::GrantRevoked).expect("known");
+    world.outlive_tokens();
+    for name in ["team-a/one", "zoe", "support/inbox", "team-b/dave"] {
+        assert_eq!(world.token(name).await.status, 200);
+    }
+    for name in ["team-a/two", "team-b/carol"] {
+        assert_eq!(world.token(name).await.status, 409);
+    }
+    assert_eq!(pause(world, "zoe", true).await.status, 200);
+    scene
+}
+
+/// `make screenshots`.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "it writes docs/pictures"]
+async fn the_pictures_are_made_anew() {
+    let scene = a_working_day().await;
+    let mut chromium = Chromium::start();
+    for (screen, size) in [(PHONE, "phone"), (DESK, "desktop")] {
+        for (dark, light) in [(false, ""), (true, "-dark")] {
+            chromium.open(&look(screen, dark, true));
+            let link = scene.link().await;
+            chromium.go(&link);
+            chromium.click("form button");
+            // Some requests, so that there is something to tell.
+            for name in ["team-a/one", "team-a/one", "support/inbox", "team-b/dave", "team-b/carol", "zoe"] {
+                scene.world.token(name).await;
+            }
+            for (name, path) in PAGES {
+                let path = path.replace("team-a%2Fone", "team-b%2Fcarol");
+                chromium.go(&format!("{}{path}", scene.base));
+                if name == "revoke" {
+                    chromium
+                        .act(json!({ "evaluate": "document.querySelector('[name=app]').selectedIndex = 1" }));
+                    chromium.click("main form button");
+                }
+                chromium.picture(&format!("console-{name}-{size}{light}"));
+            }
+        }
+    }
+}
