@@ -29,15 +29,18 @@ pub enum Confirmation {
 }
 
 impl Broker {
-    /// Confirms a session on its starter's word. The work continues even if the caller leaves.
+    /// Confirms a session on its starter's word. The work continues even if the caller leaves. A session that
+    /// this ends keeps `request_id`.
     pub async fn confirm(
         self: &Arc<Self>,
         caller: &CallerPolicy,
         id: &SessionId,
         confirmation: Confirmation,
+        request_id: &str,
     ) -> Result<(ConnectionKey, Account), Refusal> {
         let (broker, caller, id) = (Arc::clone(self), caller.clone(), id.clone());
-        let work = async move { broker.confirm_to_the_end(&caller, &id, confirmation).await };
+        let request_id = request_id.to_owned();
+        let work = async move { broker.confirm_to_the_end(&caller, &id, confirmation, &request_id).await };
         let outcome = self.to_the_end("confirm a connect session", work).await;
         outcome.unwrap_or(Err(Refusal::StoreUnavailable))
     }
@@ -47,6 +50,7 @@ impl Broker {
         caller: &CallerPolicy,
         id: &SessionId,
         confirmation: Confirmation,
+        request_id: &str,
     ) -> Result<(ConnectionKey, Account), Refusal> {
         let rejected = |problem: &str| Refusal::ConfirmationRejected { problem: problem.to_owned() };
         for _ in 0..SWAP_TRIES {
@@ -86,7 +90,7 @@ impl Broker {
                 let mut after = session.clone();
                 let waiting = code_hash.clone();
                 after.state = if over {
-                    SessionState::failed(FailureReason::AccessDenied)
+                    SessionState::failed(FailureReason::AccessDenied).noted(request_id, self.deps.clock.now())
                 } else {
                     let code_hash = code_hash.clone();
                     SessionState::AwaitingConfirmation { account, code_hash, wrong_codes, until }

@@ -6,15 +6,13 @@ use std::collections::BTreeSet;
 
 use super::session::{ConnectSession, SessionState};
 use super::{Broker, Refusal};
-use crate::domain::id::{AppName, CallerName, ConnectionKey, ConnectionName};
+use crate::domain::id::{AppName, CallerName, ConnectionKey, ConnectionName, SessionId};
 use crate::domain::reference::Reference;
 use crate::domain::time::Timestamp;
 use crate::repository::{FiledUnder, Kind, SecretHash};
 
 /// Most records read for one page.
 const MOST_READ_FOR_A_PAGE: usize = 100;
-/// Digits of its hash by which log and audit name a session ([`crate::telemetry::session_mark`]).
-const MARK: usize = 16;
 /// All states of a session.
 pub const STATES: [&str; 5] = ["pending", "awaiting_confirmation", "connected", "failed", "expired"];
 
@@ -119,7 +117,7 @@ impl Broker {
             Ok(taken) => Ok(taken.map(|taken| {
                 let session = taken.value;
                 ShownSession {
-                    mark: hash.chars().take(MARK).collect(),
+                    mark: hash.chars().take(SessionId::MARK_DIGITS).collect(),
                     state: self.stands(&session),
                     key: session.key(),
                     caller: session.created_by,

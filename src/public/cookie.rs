@@ -1,14 +1,12 @@
 //! The cookie that binds a session to the browser that began it.
 
-use http::{HeaderMap, HeaderValue, header};
+use http::{HeaderMap, HeaderValue};
 
 use crate::domain::digest::sha256_hex;
+use crate::listener::{cookie, cookies};
 
 /// Longest life of a connect session; the binding is worthless after it.
 const MAX_AGE: u32 = 86_400;
-
-/// Most cookies that are read. Browsers keep fewer for one domain (Chrome and Firefox 180).
-const MOST_COOKIES: usize = 256;
 
 /// Each session has its own cookie, so that two in one browser do not disturb each other. `__Host-` keeps
 /// other hosts of the domain from setting it; it needs https.
@@ -27,33 +25,12 @@ pub(super) fn set(base_url: &str, session: &str, binding: &str) -> HeaderValue {
 
 /// Returns the binding that this browser has for a session.
 pub(super) fn binding(headers: &HeaderMap, base_url: &str, session: &str) -> Option<String> {
-    let wanted = name(base_url, session);
-    let mut found = cookies(headers).filter(|(name, _)| *name == wanted);
-    match (found.next(), found.next()) {
-        (Some((_, value)), None) => Some(value.to_owned()),
-        _ => None,
-    }
+    cookie(headers, &name(base_url, session)).map(str::to_owned)
 }
 
 /// Returns true if the browser sent any cookie of ours.
 pub(super) fn any(headers: &HeaderMap) -> bool {
     cookies(headers).any(|(name, _)| name.trim_start_matches("__Host-").starts_with("tokenward-"))
-}
-
-/// Returns true if the browser sent more cookies than are read.
-pub(super) fn are_too_many(headers: &HeaderMap) -> bool {
-    let fields = headers.get_all(header::COOKIE).iter();
-    let separators = |value: &HeaderValue| value.as_bytes().iter().filter(|byte| **byte == b';').count();
-    fields.map(|value| separators(value) + 1).sum::<usize>() > MOST_COOKIES
-}
-
-fn cookies(headers: &HeaderMap) -> impl Iterator<Item = (&str, &str)> {
-    headers
-        .get_all(header::COOKIE)
-        .iter()
-        .filter_map(|value| value.to_str().ok())
-        .flat_map(|value| value.split(';'))
-        .filter_map(|pair| pair.trim().split_once('='))
 }
 
 /// Returns true if a form was sent from our own page. Browsers show that in `Sec-Fetch-Site`; older ones in
@@ -71,6 +48,7 @@ pub(super) fn is_same_site(headers: &HeaderMap, base_url: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use http::header;
 
     #[test]
     fn a_binding_is_read_back_and_only_for_its_session() {
@@ -85,19 +63,6 @@ mod tests {
         // A second cookie of the same name was planted.
         headers.append(header::COOKIE, HeaderValue::from_str(pair).expect("header"));
         assert_eq!(binding(&headers, "https://tokens.contoso.com", "s1"), None);
-    }
-
-    #[test]
-    fn as_many_cookies_as_a_browser_keeps_are_read_and_no_more() {
-        let with = |count: usize| {
-            let mut headers = HeaderMap::new();
-            let half = |count: usize| HeaderValue::from_str(&vec!["a=b"; count].join("; ")).expect("header");
-            headers.append(header::COOKIE, half(count / 2));
-            headers.append(header::COOKIE, half(count - count / 2));
-            are_too_many(&headers)
-        };
-        assert_eq!((with(MOST_COOKIES), with(MOST_COOKIES + 1)), (false, true));
-        assert!(!are_too_many(&HeaderMap::new()));
     }
 
     #[test]

@@ -48,7 +48,9 @@ use crate::domain::task::BoxFuture;
 use crate::domain::time::Clock;
 use crate::events::{Events, Listener, NATIVE, Stranger, Who};
 use crate::keyring::Keyring;
-use crate::listener::{Dots, Handler, Origin, Refused, Request, RequestId, Response, response, segments};
+use crate::listener::{
+    Dots, Handler, Origin, Refused, Request, RequestId, Response, are_too_many_cookies, response, segments,
+};
 use crate::span;
 
 /// How long a browser may keep the logo, in seconds.
@@ -104,7 +106,7 @@ impl PublicSite {
             _ => return self.page(&visit, StatusCode::NOT_FOUND, &Page::not_found()),
         };
         span::route(&request.method, route);
-        if cookie::are_too_many(&request.headers) {
+        if are_too_many_cookies(&request.headers) {
             return self.too_many_cookies(&visit);
         }
         // A page loads it, and it changes nothing.

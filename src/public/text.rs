@@ -361,6 +361,27 @@ mod tests {
         }
     }
 
+    /// A text that no page says is one that people translate for nothing.
+    #[test]
+    fn every_text_is_said_somewhere() {
+        let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("src/public");
+        let files = std::fs::read_dir(folder).expect("the room").map(|entry| entry.expect("a file").path());
+        let is_code = |path: &std::path::PathBuf| path.extension().is_some_and(|end| end == "rs");
+        let code: String = files
+            .filter(|path| is_code(path) && !path.ends_with("text.rs"))
+            .map(|path| std::fs::read_to_string(path).expect("the file"))
+            .map(|file| file.split("#[cfg(test)]").next().unwrap_or_default().to_owned())
+            .collect();
+        let said: std::collections::BTreeSet<&str> = code
+            .split("Text::")
+            .skip(1)
+            .filter_map(|rest| rest.split(|c: char| !c.is_ascii_alphanumeric()).next())
+            .collect();
+        let names = Text::ALL.iter().map(|(text, _)| format!("{text:?}"));
+        let left: Vec<String> = names.filter(|name| !said.contains(name.as_str())).collect();
+        assert_eq!(left, [""; 0], "no page says these");
+    }
+
     #[test]
     fn a_file_may_lack_texts_and_has_no_others() {
         let read_it = |file: &str| read("fr", file, Some(&english()));

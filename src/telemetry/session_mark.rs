@@ -8,10 +8,6 @@ use serde::Serialize;
 use crate::domain::digest::sha256_hex;
 use crate::domain::id::SessionId;
 
-/// Digits of the hash that are shown: in one of thirty million cases, two of a million sessions have the
-/// same.
-const SHOWN: usize = 16;
-
 /// The first 16 hex digits of the SHA-256 of a session's id: `printf %s "$id" | sha256sum | cut -c1-16`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(transparent)]
@@ -21,7 +17,7 @@ impl SessionMark {
     /// Returns the mark of a session.
     pub fn of(id: &SessionId) -> Self {
         let mut hex = sha256_hex(id.expose().as_bytes());
-        hex.truncate(SHOWN);
+        hex.truncate(SessionId::MARK_DIGITS);
         SessionMark(hex)
     }
 

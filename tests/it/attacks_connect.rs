@@ -16,6 +16,7 @@ use tokenward::keyring::seal::Place;
 use tokenward::system::{SystemClock, SystemRandom};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
+use crate::attacks_rights::operate;
 use crate::http_client::{Answer, Browser, request};
 use crate::world::{
     ALICE, BOB, CLIENT_ID, CLIENT_SECRET, Kept, PATIENCE, Plan, World, attribute, hidden_fields, text,
@@ -546,11 +547,21 @@ async fn five_wrong_confirmations_end_the_session_and_its_grant() {
                     json!({ "account": { "tid": state["account"]["tid"], "oid": oid } })
                 }
             };
+            let mut last = String::new();
             for _ in 0..5 {
-                assert_eq!(confirm(&world, &session, wrong.clone()).await.status, 409);
+                let refused = confirm(&world, &session, wrong.clone()).await;
+                assert_eq!(refused.status, 409);
+                last = refused.headers["x-request-id"].to_str().expect("text").to_owned();
             }
             let over = state_of(&world, &session).await;
             assert_eq!((text(&over, "state"), text(&over, "reason")), ("failed", "access_denied"));
+            // An operator finds it by the request that ended it.
+            let path = format!("/admin/v1/sessions?reference={last}");
+            let found = operate(&world, Method::GET, &path, Value::Null).await.json();
+            let [found] = found["sessions"].as_array().expect("a list").as_slice() else {
+                panic!("{found}");
+            };
+            assert_eq!((text(found, "connection"), text(found, "request_id")), ("alice", last.as_str()));
             assert_eq!(confirm(&world, &session, right).await.status, 409);
             assert_eq!(world.token("alice").await.status, 404);
         }

@@ -227,7 +227,8 @@ impl LocalApi {
         }
         let (caller, who) = (call.admitted.caller(), call.who);
         let confirmation = body::confirmation(body::read(call.body).await?)?;
-        match self.broker.confirm(&caller.policy, session, confirmation).await {
+        let request_id = who.request_id.as_str();
+        match self.broker.confirm(&caller.policy, session, confirmation, request_id).await {
             Ok((key, account)) => {
                 self.events.confirmed(who, &caller.name, &key, &account, session).await;
                 Ok(json(StatusCode::OK, &Confirmed { state: "connected", account: (&account).into() }))

@@ -3,9 +3,7 @@
 use http::{HeaderMap, HeaderValue, header};
 
 use crate::domain::digest::sha256_hex;
-
-/// Most cookies that are read. Browsers keep fewer for one domain (Chrome and Firefox 180).
-const MOST_COOKIES: usize = 256;
+use crate::listener;
 
 /// The cookie's name. `__Host-` keeps other hosts of the domain from setting it; it needs https. Browsers
 /// send a cookie to every port of its host, so the name tells daemons of one host apart.
@@ -32,16 +30,9 @@ fn cookie_value(headers: &HeaderMap, is_tls: bool, cookie: &str, life: &str) -> 
     HeaderValue::from_str(&text).expect("names and cookies are of the URL-safe alphabet")
 }
 
-/// Returns the cookie of this browser's session. Two of one name are none: somebody planted one.
+/// Returns the cookie of this browser's session.
 pub(super) fn cookie(headers: &HeaderMap, is_tls: bool) -> Option<String> {
-    let wanted = name(headers, is_tls);
-    let fields = headers.get_all(header::COOKIE).iter().filter_map(|value| value.to_str().ok());
-    let pairs = fields.flat_map(|value| value.split(';')).take(MOST_COOKIES);
-    let mut found = pairs.filter_map(|pair| pair.trim().split_once('=')).filter(|(name, _)| *name == wanted);
-    match (found.next(), found.next()) {
-        (Some((_, value)), None) => Some(value.to_owned()),
-        _ => None,
-    }
+    listener::cookie(headers, &name(headers, is_tls)).map(str::to_owned)
 }
 
 /// Returns true if a form was sent from a page of this very listener: `Sec-Fetch-Site` says so, and `Origin`
