@@ -80,6 +80,14 @@ pub(super) fn sealing_key(bytes: Bytes) -> Result<String, Problem> {
     Ok(key)
 }
 
+/// Reads the connection that a link is wanted for.
+pub(super) fn link_wanted(bytes: Bytes) -> Result<ConnectionKey, Problem> {
+    let wire::LinkWanted { app, connection } = parse(&bytes)?;
+    let app = AppName::parse(&app).map_err(|error| Problem::invalid("app", error.to_string()))?;
+    let connection = ConnectionName::stored(&connection).map_err(Problem::no_connection)?;
+    Ok(ConnectionKey { app, connection })
+}
+
 /// What is to be revoked, and how.
 pub(super) struct AskedRevocation {
     pub(super) revocation: Revocation,

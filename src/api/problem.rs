@@ -1,11 +1,13 @@
 //! Every refusal as an RFC 9457 problem document. Status, code and `Retry-After` are
 //! [`Refusal::outside`]'s; the words are in `words`.
 
+mod codes;
 mod words;
 
 use http::{HeaderMap, HeaderValue, StatusCode, header};
 use serde::Serialize;
 
+pub use self::codes::{CODES, meaning};
 use self::words::Words;
 use crate::broker::{Outside, Refusal};
 use crate::callers::AuthenticationFailure;

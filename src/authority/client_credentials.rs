@@ -25,6 +25,10 @@ pub trait ClientCredentials: Send + Sync {
     /// Checks that `host` is where this app's secrets are to go, for an operator who confirms it. `Err` says
     /// what is wrong.
     async fn check_token_host(&self, host: &str) -> Result<(), String>;
+
+    /// Returns the host of the app's token endpoint if a credential is held back from it, because it belongs
+    /// to another.
+    fn unconfirmed_host(&self) -> Option<String>;
 }
 
 #[async_trait]
@@ -43,5 +47,9 @@ impl ClientCredentials for OpenIdAuthority {
 
     async fn check_token_host(&self, host: &str) -> Result<(), String> {
         self.is_token_host(host).await
+    }
+
+    fn unconfirmed_host(&self) -> Option<String> {
+        OpenIdAuthority::unconfirmed_host(self)
     }
 }

@@ -13,7 +13,7 @@ use crate::domain::scope::ScopeNaming;
 use crate::domain::time::Timestamp;
 use crate::domain::verdict::{BlockReason, ReauthReason};
 use crate::policy::{CallerPolicy, Decision, Lookup, Provisional};
-use crate::refresh::{Held, ShutTenant};
+use crate::refresh::{Held, OpenBreaker};
 use crate::repository::{RepositoryError, Wanted};
 
 /// Most connections read for one page of a caller's: a filter that matches few must not become a scan of all.
@@ -190,8 +190,8 @@ impl Broker {
     }
 
     /// Returns the tenants for which this replica does not call an authority now.
-    pub fn shut_tenants(&self) -> Vec<ShutTenant> {
-        self.deps.engine.shut_tenants()
+    pub fn open_breakers(&self) -> Vec<OpenBreaker> {
+        self.deps.engine.open_breakers()
     }
 
     /// Returns a page of an app's connections that the caller may know of.

@@ -1,6 +1,8 @@
 //! Confirmed token hosts: those to which an app's secrets may be sent. The store has them, so that restarts
 //! and replicas agree.
 
+use std::collections::BTreeMap;
+
 use super::{Broker, KEPT_FOR_GOOD, Refusal};
 use crate::domain::id::AppName;
 use crate::domain::token_hosts::TokenHosts;
@@ -20,6 +22,14 @@ impl Broker {
             repository.swap_pending(kind, id, read.as_ref(), &known, now, KEPT_FOR_GOOD).await?;
         }
         Ok(())
+    }
+
+    /// Apps whose credentials are held back from a token host that nobody has confirmed, with that host.
+    pub fn unconfirmed_hosts(&self) -> BTreeMap<AppName, String> {
+        let apps = self.apps();
+        let held =
+            apps.iter().filter_map(|(name, app)| Some((name.clone(), app.credentials.unconfirmed_host()?)));
+        held.collect()
     }
 
     /// Confirms `host` for an app's secrets, by an operator's word. It is stored before it counts.

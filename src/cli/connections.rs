@@ -13,7 +13,7 @@ use super::described::describe;
 use super::explain::explain;
 use super::output::{shown, table};
 use super::{ConfigPath, Failure, World, block_on};
-use crate::api::admin::wire::{Apps, Pause};
+use crate::api::admin::wire::{Apps, LinkWanted, Pause, ReconnectLink};
 use crate::domain::id::AppName;
 use crate::domain::verdict::{BlockReason, ReauthReason};
 
@@ -115,6 +115,17 @@ pub(super) enum Command {
         #[command(flatten)]
         reach: ReachArgs,
     },
+    /// Make a link with which a connection's user signs in again, by the rules of its caller
+    #[command(after_help = "Example:\n  tokenward connections reconnect-link outlook user-4711")]
+    ReconnectLink {
+        #[command(flatten)]
+        connection: ConnectionArgs,
+        /// Print {connect_url, expires_at}
+        #[arg(long)]
+        json: bool,
+        #[command(flatten)]
+        reach: ReachArgs,
+    },
     /// Delete a connection and destroy its grant; the user has to connect again
     #[command(after_help = "Example:\n  tokenward connections delete outlook user-4711")]
     Delete {
@@ -210,6 +221,10 @@ pub(super) fn run(command: &Command, config: &ConfigPath, world: &mut World) -> 
                 }
             }
         }
+        Command::ReconnectLink { connection, json, reach } => {
+            let client = reach.admin(config, world)?;
+            block_on(reconnect_link(&client, connection, *json, world))
+        }
         Command::Delete { connection, yes, json, reach } => {
             let client = reach.admin(config, world)?;
             block_on(delete(&client, connection, *yes, *json, world))
@@ -276,6 +291,27 @@ async fn refresh(
          it."
     );
     Ok(Tried { shape: begun, said, failure: None })
+}
+
+async fn reconnect_link(
+    client: &Client,
+    key: &ConnectionArgs,
+    json: bool,
+    world: &mut World,
+) -> Result<(), Failure> {
+    let wanted = LinkWanted { app: key.app.to_string(), connection: key.connection.to_string() };
+    let answer =
+        client.ask(Method::POST, "/admin/v1/reconnect-links", Some(&body(&wanted)), DEADLINE).await?;
+    if json {
+        return world.output.json(&answer);
+    }
+    let link: ReconnectLink = read(&answer)?;
+    world.output.data(&shown(&link.connect_url))?;
+    world.output.say(&format!(
+        "Send it to the user. It works once, for the account that the connection has, until {}.",
+        shown(&link.expires_at)
+    ));
+    Ok(())
 }
 
 fn set_paused(

@@ -130,7 +130,7 @@ pub(super) enum Ended {
 
 /// A part of an app's users for whom its authority is not called now.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ShutTenant {
+pub struct OpenBreaker {
     /// The app.
     pub app: AppName,
     /// The tenant; empty if it is not known, `None` for all of them.
@@ -139,7 +139,7 @@ pub struct ShutTenant {
     pub why: String,
 }
 
-/// Most tenants that are shown as shut.
+/// Most open breakers that are shown.
 const MOST_SHOWN: usize = 100;
 
 /// All breakers and bulkheads.
@@ -206,11 +206,11 @@ impl Parts {
 
 impl Breakers {
     /// The tenants whose breakers are open, and whole apps; some of them, where they are many.
-    pub(super) fn shut(&self) -> Vec<ShutTenant> {
+    pub(super) fn open_ones(&self) -> Vec<OpenBreaker> {
         let parts = self.parts();
         let open = |(part, breaker): (&Part, &Breaker)| {
             let (app, tenant) = part.clone();
-            Some(ShutTenant { app, tenant, why: breaker.open.as_ref()?.why.to_string() })
+            Some(OpenBreaker { app, tenant, why: breaker.open.as_ref()?.why.to_string() })
         };
         parts.known.iter().filter_map(open).take(MOST_SHOWN).collect()
     }
@@ -498,8 +498,8 @@ mod tests {
         }
         assert!(!scene.goes("t", 1));
         assert!(scene.goes("other", 1), "another tenant's is another breaker");
-        let shut = ShutTenant { app: app(), tenant: Some("t".to_owned()), why: scene.why.to_string() };
-        assert_eq!(scene.breakers.shut(), [shut]);
+        let open = OpenBreaker { app: app(), tenant: Some("t".to_owned()), why: scene.why.to_string() };
+        assert_eq!(scene.breakers.open_ones(), [open]);
         assert!(scene.goes("t", 2), "a probe");
         assert!(!scene.goes("t", 2), "one at a time");
         scene.ended("t", 2, Ended::Failed);

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::app_token::{self, AppTokenKey, AppTokens, NoAppToken, ServedAppToken};
-use super::breaker::ShutTenant;
+use super::breaker::OpenBreaker;
 use super::census::Changes;
 use super::failure::Failure;
 use super::fly::wait;
@@ -153,8 +153,8 @@ impl Engine {
     }
 
     /// The tenants for which an authority is not called now, by this replica.
-    pub fn shut_tenants(&self) -> Vec<ShutTenant> {
-        self.ports.breakers.shut()
+    pub fn open_breakers(&self) -> Vec<OpenBreaker> {
+        self.ports.breakers.open_ones()
     }
 
     /// Tries a connection's grant now, whatever its verdict's time, because a cause outside may be gone.

@@ -82,7 +82,7 @@ mod way;
 
 pub(crate) use answer::held_token;
 pub use app_token::{AppTokenKey, NoAppToken, ServedAppToken};
-pub use breaker::ShutTenant;
+pub use breaker::OpenBreaker;
 pub use census::Changes;
 pub use claims::{Claims, ClaimsProblem};
 #[cfg(test)]

@@ -25,6 +25,8 @@ async fn a_path_of_the_admin_api_takes_its_own_methods_and_no_others() {
         ("/admin/v1/store/adopt", "POST"),
         ("/admin/v1/console-links", "POST"),
         ("/admin/v1/revocations", "POST"),
+        ("/admin/v1/reconnect-links", "POST"),
+        ("/admin/v1/admin-consent-links", "POST"),
         ("/admin/v1/apps", "GET"),
         ("/admin/v1/credentials", "GET"),
         ("/admin/v1/apps/outlook/credentials/verify", "POST"),
@@ -153,6 +155,13 @@ async fn the_admin_listener_serves_its_document_and_every_answer_fits_it() {
     ask("GET", &of_connection, connection, Value::Null, 200).await;
     ask("GET", &format!("{of_connection}/explain"), &explain, Value::Null, 200).await;
     ask("POST", &of_connection, connection, Value::Null, 202).await;
+    for path in ["/admin/v1/reconnect-links", "/admin/v1/admin-consent-links"] {
+        let wanted = |connection: &str| json!({ "app": "outlook", "connection": connection });
+        plain("POST", path, wanted("team-b/alice"), 201).await;
+        plain("POST", path, wanted("nobody"), 404).await;
+        plain("POST", path, wanted("a b"), 400).await;
+        plain("POST", path, json!({ "app": "outlook" }), 400).await;
+    }
     ask("PATCH", &of_connection, connection, json!({ "paused": true }), 200).await;
     ask("POST", &of_connection, connection, Value::Null, 409).await;
     ask("DELETE", &of_connection, connection, Value::Null, 204).await;

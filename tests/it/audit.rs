@@ -717,6 +717,8 @@ async fn operators_acts(world: &World) {
         plain("/admin/v1/reload", Value::Null),
         plain("/admin/v1/store/adopt", Value::Null),
         plain("/admin/v1/console-links", Value::Null),
+        plain("/admin/v1/reconnect-links", json!({ "app": "outlook", "connection": "two" })),
+        plain("/admin/v1/admin-consent-links", json!({ "app": "outlook", "connection": "nobody" })),
         plain("/admin/v1/keyring/rewrap", Value::Null),
         plain("/admin/v1/keyring/promote", json!({ "key": "2026-11-23-d1166f" })),
         plain("/admin/v1/keyring/retire", json!({ "key": "2026-11-23-d1166f" })),

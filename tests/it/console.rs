@@ -7,7 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use entra_emulator::User;
 use http::Method;
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokenward::callers::key_file;
 use tokenward::domain::id::CallerName;
 use tokenward::domain::time::Clock;
@@ -15,11 +15,12 @@ use tokenward::system::{SystemClock, SystemRandom};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use crate::attacks_rights::reconfigure;
+use crate::attacks_rights::{operate, reconfigure};
 use crate::filling;
 use crate::http_client::{Answer, Browser, request, request_unix};
+use crate::token_hosts::{another, host};
 use crate::world::{
-    ALICE, BOB, CLIENT_SECRET, Kept, Plan, SYNC, World, attribute, free_port, hidden_fields, text,
+    ALICE, BOB, CLIENT_SECRET, Kept, PERSONAL, Plan, SYNC, World, attribute, free_port, hidden_fields, text,
 };
 
 const FORM: (&str, &str) = ("content-type", "application/x-www-form-urlencoded");
@@ -283,6 +284,8 @@ async fn no_act_is_done_without_the_sessions_own_form() {
         ("/console/apps", "Retire it"),
         ("/console/apps", "Prove all of them"),
         ("/console/revoke", "Count what it would end"),
+        ("/console", "Read them again now"),
+        ("/console/keys", "Rewrap now"),
         ("/console", "Leave"),
     ];
     for (path, words) in acts {
@@ -316,7 +319,16 @@ async fn no_act_is_done_without_the_sessions_own_form() {
         assert_eq!(scene.stranger().send(&action, &fields, Some(&base)).await.status, 401, "{words}");
     }
     assert_eq!(scene.status("one").await.as_deref(), Some("active"));
-    for act in ["pause", "delete", "refresh", "reconnect_link", "credential_promote", "credential_verify"] {
+    for act in [
+        "pause",
+        "delete",
+        "refresh",
+        "reconnect_link",
+        "credential_promote",
+        "credential_verify",
+        "reload",
+        "keyring_rewrap",
+    ] {
         assert_eq!(audited(&scene.world, act).len(), 0, "{act}");
     }
     // What cannot be undone needs its tick, too.
@@ -371,6 +383,11 @@ async fn an_operator_does_everything_without_script() {
     let link = link.split('"').next().expect("its end").to_owned();
     let invitation = Browser::default().get(&link).await.expect("a page");
     assert_eq!(invitation.status, 200, "{link}");
+    let recorded = audited(&scene.world, "reconnect_link");
+    assert_eq!(recorded.len(), 1, "{recorded:?}");
+    assert_eq!((text(&recorded[0], "outcome"), text(&recorded[0], "connection")), ("ok", "team-a/one"));
+    let secret = link.rsplit('/').next().expect("a secret");
+    assert!(!recorded[0].to_string().contains(secret), "{recorded:?}");
 
     assert!(console.press(one, "Pause").await.text().contains("It is paused"));
     assert_eq!(scene.status("team-a%2Fone").await.as_deref(), Some("paused"));
@@ -417,6 +434,102 @@ async fn an_operator_does_everything_without_script() {
 }
 
 #[tokio::test]
+async fn a_link_for_a_user_or_an_administrator_is_made_by_the_rules_of_the_connections_caller() {
+    let scene = Scene::start().await;
+    let world = &scene.world;
+    for (name, user) in [("one", BOB), ("private", PERSONAL)] {
+        world.connect(name, user).await;
+    }
+    let make = async |path: &str, connection: &str| {
+        let body = json!({ "app": "outlook", "connection": connection });
+        operate(world, Method::POST, &format!("/admin/v1/{path}"), body).await
+    };
+    let made = make("reconnect-links", "one").await;
+    assert_eq!(made.status, 201, "{}", made.text());
+    let link = text(&made.json(), "connect_url").to_owned();
+    assert_eq!(Browser::default().get(&link).await.expect("a page").status, 200);
+    let made = make("admin-consent-links", "one").await;
+    assert_eq!(made.status, 201, "{}", made.text());
+    let tenant = "22222222-0000-4000-8000-00000000000b";
+    let made = made.json();
+    assert!(text(&made, "admin_consent_url").contains(tenant), "{made}");
+    for act in ["reconnect_link", "admin_consent_link"] {
+        let recorded = audited(world, act);
+        assert_eq!(recorded.len(), 1, "{recorded:?}");
+        assert_eq!((text(&recorded[0], "outcome"), text(&recorded[0], "connection")), ("ok", "one"));
+        assert!(text(&recorded[0]["detail"], "admin").starts_with("uid:"), "{recorded:?}");
+    }
+
+    // The command asks for the same.
+    let printed = scene.command(&["connections", "reconnect-link", "outlook", "one"]);
+    assert_eq!(String::from_utf8_lossy(&printed.stdout).trim(), link, "a link that is open is given again");
+    assert_eq!(audited(world, "reconnect_link").len(), 2);
+
+    // A personal account has no administrator.
+    let none = make("admin-consent-links", "private").await;
+    assert_eq!((none.status.as_u16(), text(&none.json(), "parameter")), (400, "connection"));
+
+    // The rules are those of now.
+    reconfigure(world, "connect     = true", "connect     = false").await;
+    for path in ["reconnect-links", "admin-consent-links"] {
+        let refused = make(path, "one").await;
+        assert_eq!(refused.status, 403, "{path}: {}", refused.text());
+    }
+    let recorded = audited(world, "reconnect_link");
+    assert_eq!(text(&recorded[2], "outcome"), "caller_forbidden", "{recorded:?}");
+}
+
+#[tokio::test]
+async fn an_operator_reloads_rewraps_and_confirms_a_token_host() {
+    let scene = Scene::start().await;
+    let world = &scene.world;
+    // (From now on the credential belongs to a host.)
+    world.connect("alice", ALICE).await;
+    let mut console = scene.open().await;
+    let again = console.press("/console", "Read them again now").await.text();
+    assert!(again.contains("read again, and in force"), "{again}");
+    let begun = console.press("/console/keys", "Rewrap now").await.text();
+    assert!(begun.contains("Rewrapping has begun"), "{begun}");
+    for act in ["reload", "keyring_rewrap"] {
+        assert_eq!(audited(world, act).len(), 1, "{act}");
+    }
+
+    // Another authority: its host is confirmed with a tick, and for this app alone.
+    assert!(!console.page("/console/apps").await.contains("Confirm the host"));
+    let other = another(world).await;
+    reconfigure(world, &world.entra.authority("common"), &other.authority("common")).await;
+    let page = console.page("/console/apps").await;
+    assert!(page.contains(&host(&other)) && page.contains("Confirm the host"), "{page}");
+    let (action, fields) = console.form("/console/apps", "Confirm the host").await;
+    let base = scene.base.clone();
+    let unsure = console.send(&action, &fields.replace("&sure=yes", ""), Some(&base)).await;
+    assert_eq!(unsure.status, 400);
+    let confirmed = console.press("/console/apps", "Confirm the host").await.text();
+    assert!(confirmed.contains("The host is confirmed"), "{confirmed}");
+    assert!(!confirmed.contains("Confirm the host"), "{confirmed}");
+    let recorded = audited(world, "token_host_confirm");
+    assert_eq!(recorded.len(), 1, "{recorded:?}");
+    assert_eq!(text(&recorded[0]["detail"], "host"), host(&other));
+
+    // What is wrong with a configuration is said, and each code that callers were refused with.
+    let config = world.folder.path().join("tokenward.toml");
+    let before = std::fs::read_to_string(&config).expect("the configuration");
+    std::fs::write(&config, format!("{before}\n[nothing]\n")).expect("written");
+    let refused = console.press("/console", "Read them again now").await.text();
+    assert!(refused.contains("refused: what was before") && refused.contains("nothing"), "{refused}");
+    console.page("/console").await;
+    assert_eq!(world.token("nobody").await.status, 404);
+    world
+        .until("the overview has it", async || {
+            let page = scene.open().await.page("/console").await;
+            page.contains("Recent refusals") && page.contains("/console/codes#connection_not_found")
+        })
+        .await;
+    let codes = console.page("/console/codes").await;
+    assert!(codes.contains("id=\"connection_not_found\""), "{codes}");
+}
+
+#[tokio::test]
 async fn what_a_page_shows_of_others_is_escaped_and_no_page_takes_anything_from_elsewhere() {
     const EVIL: &str = "<script>alert(1)</script>\"'&@contoso.example";
     let scene = Scene::start().await;
@@ -438,6 +551,7 @@ async fn what_a_page_shows_of_others_is_escaped_and_no_page_takes_anything_from_
         "/console/apps",
         "/console/callers",
         "/console/keys",
+        "/console/codes",
         &format!("/console/revoke?app={evil}&tenant={evil}"),
         &format!("/console/{evil}"),
         &format!("/console/enter/{evil}"),

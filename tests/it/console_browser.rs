@@ -7,11 +7,15 @@ use std::time::Duration;
 use entra_emulator::{RevokeKind, User};
 use http::Method;
 use serde_json::{Value, json};
+use tokenward::callers::key_file;
+use tokenward::domain::id::CallerName;
+use tokenward::domain::time::Clock;
+use tokenward::system::{SystemClock, SystemRandom};
 
 use crate::attacks_rights::{operate, pause};
 use crate::chromium::Chromium;
 use crate::console::{Scene, audited};
-use crate::world::{ALICE, BOB, CLIENT_ID, CLIENT_SECRET, Plan, text, write_secret};
+use crate::world::{ALICE, BOB, CLIENT_ID, CLIENT_SECRET, Plan, READER, SYNC, text, write_secret};
 
 const CREDENTIALS: &str = "credentials_dir = \"credentials\"\nhome_tenant = \"contoso.example\"\n";
 const NEXT_SECRET: &str = "the-next-secret";
@@ -230,7 +234,7 @@ async fn every_page_can_be_read_by_everybody_on_every_screen() {
         chromium.go(&link);
         chromium.judged();
         chromium.click("form button");
-        for (_, path) in PAGES {
+        for path in PAGES.into_iter().map(|(_, path)| path).chain(["/console/codes"]) {
             chromium.go(&format!("{}{path}", scene.base));
             chromium.judged();
         }
@@ -272,7 +276,14 @@ async fn a_working_day() -> Scene {
         world.connect(name, user).await;
     }
     let connections = ["team-a/one", "team-a/two", "zoe", "support/inbox", "team-b/carol", "team-b/dave"];
-    for hours in [30, 20, 3] {
+    // Each caller's key ends soon, and has its successor.
+    for name in [SYNC, READER] {
+        let caller = CallerName::parse(name).expect("a name");
+        let file = world.folder.path().join(format!("{name}.keys"));
+        let (random, now) = (SystemRandom::new(), SystemClock::new().now());
+        key_file::add(&file, &caller, &random, now, Duration::from_secs(330 * 86_400)).expect("a key");
+    }
+    for hours in [11, 6, 3] {
         world.pass(Duration::from_secs(hours * 3600));
         for name in connections {
             assert_eq!(world.token(name).await.status, 200);

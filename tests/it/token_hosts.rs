@@ -12,7 +12,7 @@ use crate::http_client::{Answer, request};
 use crate::world::{ALICE, CLIENT_ID, CLIENT_SECRET, Kept, Plan, Process, World, text, write_secret};
 
 /// Another authority that would take everything, as somebody's who wants it does.
-async fn another(world: &World) -> Emulator {
+pub(crate) async fn another(world: &World) -> Emulator {
     let callback = format!("http://localhost:{}/callback/outlook", world.public_port);
     let app = App::new(CLIENT_ID).secret(CLIENT_SECRET).secret("another-secret").redirect_uri(&callback);
     let other = Emulator::builder().app(app).user(User::work(ALICE)).start().await.expect("it starts");
@@ -20,7 +20,7 @@ async fn another(world: &World) -> Emulator {
     other
 }
 
-fn host(authority: &Emulator) -> String {
+pub(crate) fn host(authority: &Emulator) -> String {
     let url = authority.authority("common");
     url.trim_start_matches("http://").split('/').next().unwrap_or_default().to_owned()
 }

@@ -1,15 +1,20 @@
 //! What operators may do, each act with its record. The admin API and the console call the same functions, so
-//! that neither forgets to write it down. (A reconnect link is the console's alone.)
+//! that neither forgets to write it down.
+
+use std::sync::Arc;
 
 use super::AdminApi;
 use crate::api::code_of;
 use crate::api::problem::Problem;
 use crate::api::upkeep::Reloaded;
 use crate::broker::Refusal;
+use crate::broker::admin_consent::StartedConsent;
 use crate::broker::connect::StartedSession;
 use crate::broker::credentials::Verified;
+use crate::broker::inspect::Shown;
 use crate::broker::pause::PausedWhat;
 use crate::broker::revoke::Meant;
+use crate::callers::Caller;
 use crate::domain::choice::Choice;
 use crate::domain::id::{AppName, CallerName, ConnectionKey};
 use crate::domain::revocation::Revocation;
@@ -66,23 +71,44 @@ impl Acting<'_> {
     /// Makes a link with which the connection's user signs in again: for the caller that connected it, by
     /// that caller's rules as they are now, and for the account that the connection has.
     pub(super) async fn reconnect_link(&self, key: &ConnectionKey) -> Result<StartedSession, Problem> {
-        let outcome = self.start_for_connector(key).await;
-        self.on_connection("reconnect_link", key, outcome).await
+        let start = async {
+            let connected = self.connected(key).await?;
+            let right = self.api.broker.may_connect(&connected.by.policy, key).await?;
+            self.api.broker.invite(&right).await
+        };
+        self.on_connection("reconnect_link", key, start.await).await
     }
 
-    async fn start_for_connector(&self, key: &ConnectionKey) -> Result<StartedSession, Refusal> {
-        let broker = &self.api.broker;
-        let shown = broker.show_as_admin(key).await?;
+    /// Makes a link with which an administrator of the connection's tenant approves the app: for the caller
+    /// that connected it, by that caller's rules as they are now.
+    pub(super) async fn admin_consent_link(&self, key: &ConnectionKey) -> Result<StartedConsent, Problem> {
+        let start = async {
+            let connected = self.connected(key).await?;
+            let account = connected.shown.profile.account();
+            let Some(tenant) = account.tid.clone().filter(|_| !account.is_personal()) else {
+                let problem = "is of an account that belongs to no tenant, so it has no administrator";
+                return Err(Refusal::InvalidRequest { parameter: "connection", problem: problem.to_owned() });
+            };
+            let permit = connected.by.policy.can_connect_to(&key.app)?;
+            self.api.broker.start_admin_consent(permit, Some(tenant), None).await
+        };
+        self.on_connection("admin_consent_link", key, start.await).await
+    }
+
+    /// A connection, with the caller that connected it.
+    async fn connected(&self, key: &ConnectionKey) -> Result<Connected, Refusal> {
+        let shown = self.api.broker.show_as_admin(key).await?;
         let name = shown.profile.connected_by();
         let caller = CallerName::parse(name).ok().and_then(|name| self.api.callers.load().named(&name));
-        let caller = caller.ok_or_else(|| Refusal::Forbidden {
-            problem: format!(
-                "the caller `{name}`, which connected it, is not in the configuration any more; start the \
-                 session as a caller that may connect it"
-            ),
-        })?;
-        let right = broker.may_connect(&caller.policy, key).await?;
-        broker.invite(&right).await
+        match caller {
+            Some(by) => Ok(Connected { shown, by }),
+            None => Err(Refusal::Forbidden {
+                problem: format!(
+                    "the caller `{name}`, which connected it, is not in the configuration any more; start \
+                     the session as a caller that may connect it"
+                ),
+            }),
+        }
     }
 
     /// Proves one credential of an app, or all.
@@ -107,6 +133,20 @@ impl Acting<'_> {
         Ok(())
     }
 
+    /// Lets an app's secrets and grants go to its new token host.
+    pub(super) async fn confirm_token_host(&self, app: &AppName, host: &str) -> Result<(), Problem> {
+        let outcome = self.api.broker.confirm_token_host(app, host).await;
+        let about = About { app: Some(app.as_str()), host: Some(host), ..About::default() };
+        self.api.events.operated(self.who, self.admin, "token_host_confirm", code_of(&outcome), about).await;
+        outcome.map_err(Problem::of)
+    }
+
+    /// Has the records of other sealing keys rewrapped with the primary.
+    pub(super) async fn rewrap(&self) {
+        self.api.broker.ask_for_rewrap();
+        self.api.events.keyring_act(self.who, self.admin, ("keyring_rewrap", None), "ok").await;
+    }
+
     async fn on_connection<T>(
         &self,
         act: &'static str,
@@ -116,6 +156,11 @@ impl Acting<'_> {
         self.api.events.admin_act(self.who, self.admin, act, key, code_of(&outcome)).await;
         outcome.map_err(|refusal| about(refusal, key))
     }
+}
+
+struct Connected {
+    shown: Shown,
+    by: Arc<Caller>,
 }
 
 /// What an operator is told of a refusal that is about this connection.

@@ -51,6 +51,17 @@ pub(super) const CONSOLE_LINK: &str = r#"
 {"expires_at": "2026-11-23T10:22:23Z",
 "urls": ["http://127.0.0.1:7071/console/enter/8Yk0b1m3Qm2u5s9xw7Jt4oDqfS6cVvA1hXzNnR0LgEI"]}"#;
 
+pub(super) const LINK_WANTED: &str = r#"{"app": "outlook", "connection": "user-4711"}"#;
+
+pub(super) const RECONNECT_LINK: &str = r#"
+{"connect_url": "https://tokens.contoso.com/connect/6Dk0b1m3Qm2u5s9xw7Jt4oDqfS6cVvA1hXzNnR0LgEI",
+"expires_at": "2026-11-23T11:21:23Z"}"#;
+
+pub(super) const ADMIN_CONSENT_LINK: &str = r#"
+{"admin_consent_url":
+"https://login.microsoftonline.com/34e60b8e-a5b5-43c9-a67e-a85b7dd8768b/v2.0/adminconsent?client_id=…",
+"expires_at": "2026-11-23T11:21:23Z"}"#;
+
 pub(super) const ADOPTED: &str = r#"{"adopted": true}"#;
 
 pub(super) const REVOCATION: &[Example] = &[

@@ -5,9 +5,9 @@ use serde::Serialize;
 
 use super::acts::{Acting, about};
 use super::wire::{
-    Adopted, ApiKey, ApiKeys, AppCredentials, Apps, ConsoleLink, CredentialChosen, Credentials, Ending, Job,
-    Keyring, PolicyDecision, Refreshing, Reload, Revoked, Rewrapping, SealingKeyVerdict, Status, Store,
-    TokenHost, Verified, VerifiedCredential, rule_key,
+    AdminConsentLink, Adopted, ApiKey, ApiKeys, AppCredentials, Apps, ConsoleLink, CredentialChosen,
+    Credentials, Ending, Job, Keyring, PolicyDecision, ReconnectLink, Refreshing, Reload, Revoked,
+    Rewrapping, SealingKeyVerdict, Status, Store, TokenHost, Verified, VerifiedCredential, rule_key,
 };
 use super::{AdminApi, Call, Operator, shapes};
 use crate::api::body::{self, AskedRevocation};
@@ -68,7 +68,7 @@ impl AdminApi {
         let (ends_at, urls) = self.consoles.link(&operator, self.clock.now());
         let outcome = if urls.is_empty() { "refused" } else { "ok" };
         self.events.operated(call.who, call.admin, "console_link", outcome, About::default()).await;
-        Ok(problem::json(StatusCode::CREATED, &ConsoleLink { expires_at: ends_at.rfc3339(), urls }))
+        created(&ConsoleLink { expires_at: ends_at.rfc3339(), urls })
     }
 
     /// `POST /admin/v1/store/adopt`
@@ -213,6 +213,25 @@ impl AdminApi {
         Ok(no_content())
     }
 
+    /// `POST /admin/v1/reconnect-links`
+    pub(super) async fn reconnect_link(&self, call: Call<'_>) -> Answer {
+        let act = self.act(&call);
+        let key = body::link_wanted(body::read(call.body).await?)?;
+        let started = act.reconnect_link(&key).await?;
+        created(&ReconnectLink { connect_url: started.connect_url, expires_at: started.expires_at.rfc3339() })
+    }
+
+    /// `POST /admin/v1/admin-consent-links`
+    pub(super) async fn admin_consent_link(&self, call: Call<'_>) -> Answer {
+        let act = self.act(&call);
+        let key = body::link_wanted(body::read(call.body).await?)?;
+        let started = act.admin_consent_link(&key).await?;
+        created(&AdminConsentLink {
+            admin_consent_url: started.admin_consent_url,
+            expires_at: started.expires_at.rfc3339(),
+        })
+    }
+
     /// A connection. Where there is none and its name is paused, the refusal says so.
     pub(super) async fn shown(&self, key: &ConnectionKey) -> Result<Shown, Problem> {
         match self.broker.show_as_admin(key).await {
@@ -246,10 +265,7 @@ impl AdminApi {
 
     /// `POST …/token-host/{host}/confirm`
     pub(super) async fn confirm_token_host(&self, call: Call<'_>, app: &AppName, host: &str) -> Answer {
-        let outcome = self.broker.confirm_token_host(app, host).await;
-        let about = About { app: Some(app.as_str()), host: Some(host), ..About::default() };
-        self.events.operated(call.who, call.admin, "token_host_confirm", code_of(&outcome), about).await;
-        outcome.map_err(Problem::of)?;
+        self.act(&call).confirm_token_host(app, host).await?;
         ok(&TokenHost { host: host.to_owned() })
     }
 
@@ -271,8 +287,7 @@ impl AdminApi {
 
     /// `POST /admin/v1/keyring/rewrap`
     pub(super) async fn rewrap(&self, call: Call<'_>) -> Answer {
-        self.broker.ask_for_rewrap();
-        self.events.keyring_act(call.who, call.admin, ("keyring_rewrap", None), "ok").await;
+        self.act(&call).rewrap().await;
         accepted(&Rewrapping { rewrapping: true })
     }
 
@@ -313,6 +328,10 @@ fn revoked(Meant { connections, complete }: Meant, at: Option<Timestamp>) -> Rev
 
 fn ok<T: Serialize>(body: &T) -> Answer {
     Ok(problem::json(StatusCode::OK, body))
+}
+
+fn created<T: Serialize>(body: &T) -> Answer {
+    Ok(problem::json(StatusCode::CREATED, body))
 }
 
 fn accepted<T: Serialize>(body: &T) -> Answer {

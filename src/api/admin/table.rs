@@ -7,6 +7,23 @@ use crate::api::document;
 use crate::api::routes::{Effect, Permission, Route, Run};
 use crate::domain::choice::Choice;
 
+/// What the routes that make a link in a caller's name have in common.
+const FOR_A_LINK: Doc = Doc {
+    tag: "connections",
+    description: "A session of the caller that connected it, by the rules of that caller as they are now. A \
+     link for the user is for the account that the connection has; an open one is given again.",
+    answer: (201, "The link."),
+    body: Body::Required(Content::one("LinkWanted", examples::LINK_WANTED)),
+    problems: &[
+        (403, "Forbidden"),
+        (404, "ConnectionNotFound"),
+        (409, "Paused"),
+        (429, "RateLimited"),
+        (503, "LinkUnavailable"),
+    ],
+    ..Doc::PLAIN
+};
+
 /// Every route of the admin API, in the order of its document.
 pub(super) const TABLE: &[Route<AdminApi>] = &[
     Route {
@@ -230,6 +247,32 @@ pub(super) const TABLE: &[Route<AdminApi>] = &[
             answer: (204, "It is gone."),
             problems: &[(404, "ConnectionNotFound")],
             ..Doc::PLAIN
+        },
+    },
+    Route {
+        method: "POST",
+        path: "/admin/v1/reconnect-links",
+        handler: Run::Plain(|api, call| Box::pin(api.reconnect_link(call))),
+        permission: Permission::Operates,
+        effect: Effect::Acts,
+        doc: Doc {
+            id: "makeReconnectLink",
+            summary: "Make a link with which a connection's user signs in again",
+            content: Some(Content::one("ReconnectLink", examples::RECONNECT_LINK)),
+            ..FOR_A_LINK
+        },
+    },
+    Route {
+        method: "POST",
+        path: "/admin/v1/admin-consent-links",
+        handler: Run::Plain(|api, call| Box::pin(api.admin_consent_link(call))),
+        permission: Permission::Operates,
+        effect: Effect::Acts,
+        doc: Doc {
+            id: "makeAdminConsentLink",
+            summary: "Make a link with which an administrator approves the app in a connection's tenant",
+            content: Some(Content::one("AdminConsentLink", examples::ADMIN_CONSENT_LINK)),
+            ..FOR_A_LINK
         },
     },
     Route {

@@ -102,6 +102,9 @@ fn the_types_of_the_wire_have_the_members_of_the_examples() {
     in_order::<wire::Adopted>(examples::ADOPTED);
     in_order::<wire::Apps>(examples::APPS);
     in_order::<wire::ConsoleLink>(examples::CONSOLE_LINK);
+    in_order::<wire::LinkWanted>(examples::LINK_WANTED);
+    in_order::<wire::ReconnectLink>(examples::RECONNECT_LINK);
+    in_order::<wire::AdminConsentLink>(examples::ADMIN_CONSENT_LINK);
     in_order::<wire::Refreshing>(examples::REFRESHING);
     in_order::<wire::Credentials>(examples::CREDENTIALS);
     in_order::<wire::CredentialChosen>(examples::CREDENTIAL_CHOSEN);

@@ -107,6 +107,36 @@ pub struct ConsoleLink {
     pub urls: Vec<String>,
 }
 
+/// The request of `POST /admin/v1/reconnect-links` and `/admin/v1/admin-consent-links`
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LinkWanted {
+    /// The connection's app.
+    pub app: String,
+    /// The connection.
+    pub connection: String,
+}
+
+/// `POST /admin/v1/reconnect-links`
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ReconnectLink {
+    /// The link for the connection's user.
+    pub connect_url: String,
+    /// When it ends.
+    pub expires_at: String,
+}
+
+/// `POST /admin/v1/admin-consent-links`
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct AdminConsentLink {
+    /// The link for an administrator of the connection's tenant.
+    pub admin_consent_url: String,
+    /// Until when the administrator's way back counts.
+    pub expires_at: String,
+}
+
 /// `GET /admin/v1/credentials`
 #[derive(Debug, Default, Serialize, Deserialize)]
 #[serde(default)]

@@ -67,6 +67,10 @@ impl ClientCredentials for NoCredentials {
     async fn check_token_host(&self, _: &str) -> Result<(), String> {
         Ok(())
     }
+
+    fn unconfirmed_host(&self) -> Option<String> {
+        None
+    }
 }
 
 /// There are no callers' rules: callers ask the engine here, and not the use cases.

@@ -66,7 +66,11 @@ pub(super) fn countdown(at: Option<Timestamp>, now: Timestamp) -> Markup {
     const YEAR: u64 = 365 * 86_400;
     let left = at.map(|at| at.since(now).as_secs().min(YEAR));
     #[expect(clippy::cast_precision_loss, reason = "a picture")]
-    let width = left.map_or(0.0, |left| 160.0 * left as f64 / YEAR as f64);
+    let width = left.map_or(0.0, |left| match left {
+        0 => 0.0,
+        // Whatever is left is seen.
+        left => (160.0 * left as f64 / YEAR as f64).max(3.0),
+    });
     html! {
         svg.countdown viewBox="0 0 160 8" aria-hidden="true" preserveAspectRatio="none" {
             rect.track width="160" height="8" rx="4" {}

@@ -5,6 +5,7 @@ use maud::{Markup, html};
 use super::charts::{Point, timeline};
 use super::layout::{Mood, csrf, head, status_words, tag, when};
 use super::sessions::Met;
+use crate::broker::admin_consent::StartedConsent;
 use crate::broker::connect::StartedSession;
 use crate::broker::inspect::Shown;
 use crate::domain::connection::{Attempt, Status};
@@ -155,8 +156,15 @@ pub(super) fn acts(met: &Met, key: &ConnectionKey, status: Status) -> Markup {
             div.acts {
                 @if is_paused { (plain("resume", "Resume", "main")) }
                 @else {
-                    (plain("refresh", "Refresh now", "main"))
-                    (plain("reconnect", "Make a reconnect link", ""))
+                    @let (refresh, reconnect) = match status {
+                        Status::NeedsReauthorization { .. } => ("", "main"),
+                        _ => ("main", ""),
+                    };
+                    (plain("refresh", "Refresh now", refresh))
+                    (plain("reconnect", "Make a reconnect link", reconnect))
+                    @if matches!(status, Status::Blocked { .. }) {
+                        (plain("admin_consent", "Make an administrator's link", ""))
+                    }
                     (plain("pause", "Pause", ""))
                 }
                 details {
@@ -196,6 +204,20 @@ pub(super) fn link(back: &str, started: &StartedSession, now: Timestamp) -> Mark
             p { "Send it to the user. It works once, for the account that the connection has, and ends "
                 (when(started.expires_at, now)) "." }
             p { label { "Link" input id="link" type="text" readonly value=(started.connect_url); } }
+            p { button type="button" hidden data-copy="link" { "Copy" } }
+            p { a href=(back) { "Back to the connection" } }
+        }
+    }
+}
+
+/// The page after a link for an administrator was made.
+pub(super) fn admin_link(back: &str, started: &StartedConsent, now: Timestamp) -> Markup {
+    html! {
+        h1 { "An administrator's link" }
+        section.card {
+            p { "Send it to an administrator of the user's tenant. Whoever opens it approves the app there "
+                "for everyone. It ends " (when(started.expires_at, now)) "." }
+            p { label { "Link" input id="link" type="text" readonly value=(started.admin_consent_url); } }
             p { button type="button" hidden data-copy="link" { "Copy" } }
             p { a href=(back) { "Back to the connection" } }
         }

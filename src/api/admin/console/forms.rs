@@ -88,6 +88,15 @@ impl Console {
             "/console/connection" => self.act_on_connection(visit, form).await,
             "/console/apps" => self.act_on_credential(visit, form).await,
             "/console/revoke" => self.act_on_many(visit, form).await,
+            "/console/keys" => {
+                self.acting(visit).rewrap().await;
+                Ok(redirect("/console/keys?done=rewrapping"))
+            }
+            "/console/reload" => {
+                let reload = self.acting(visit).reload().await.into();
+                let body = pages::reloaded(&reload);
+                Ok(html(StatusCode::OK, &page(visit.met, Tab::Overview, "Read again", &body)))
+            }
             _ => Err(Problem::no_such_path()),
         }
     }
@@ -105,6 +114,12 @@ impl Console {
                 let started = acting.reconnect_link(&key).await?;
                 let body = connection::link(&back, &started, self.api.clock.now());
                 let page = page(visit.met, Tab::Connections, "A reconnect link", &body);
+                return Ok(html(StatusCode::OK, &page));
+            }
+            "admin_consent" => {
+                let started = acting.admin_consent_link(&key).await?;
+                let body = connection::admin_link(&back, &started, self.api.clock.now());
+                let page = page(visit.met, Tab::Connections, "An administrator's link", &body);
                 return Ok(html(StatusCode::OK, &page));
             }
             "delete" => {
@@ -133,6 +148,10 @@ impl Console {
             "retire" => {
                 sure(form)?;
                 acting.choose(&app, label, Choice::Retire).await.map(|()| "retired")?
+            }
+            "confirm_host" => {
+                sure(form)?;
+                acting.confirm_token_host(&app, value("host")).await.map(|()| "confirmed")?
             }
             "verify" => {
                 let heard = acting.verify(&app, Some(label).filter(|label| !label.is_empty())).await?;

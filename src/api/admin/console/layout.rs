@@ -7,6 +7,7 @@ use maud::{DOCTYPE, Markup, html};
 
 use super::sessions::Met;
 use crate::api::problem::Problem;
+use crate::domain::expiry;
 use crate::domain::time::Timestamp;
 
 const DAY: u64 = 86_400;
@@ -67,14 +68,13 @@ impl Mood {
         }
     }
 
-    /// The mood of something that ends then.
+    /// The mood of something that ends then: by the days at which it is warned of.
     pub(super) fn of_end(at: Option<Timestamp>, now: Timestamp) -> Self {
-        match at {
+        match at.map(|at| expiry::warning(at, now)) {
             None => Mood::Warn,
-            Some(at) if at <= now => Mood::Bad,
-            Some(at) if at.since(now).as_secs() < 7 * DAY => Mood::Bad,
-            Some(at) if at.since(now).as_secs() < 30 * DAY => Mood::Warn,
-            Some(_) => Mood::Ok,
+            Some(Some(days)) if days <= 7 => Mood::Bad,
+            Some(Some(_)) => Mood::Warn,
+            Some(None) => Mood::Ok,
         }
     }
 }
@@ -217,9 +217,14 @@ pub(super) fn refusal(problem: &Problem) -> Markup {
         div.note.bad role="alert" {
             p { strong { (problem.detail) } }
             @if !problem.hint.is_empty() { p { (problem.hint) } }
-            p { small { "Code " code { (problem.code) } } }
+            p { small { "Code " (code_link(problem.code)) } }
         }
     }
+}
+
+/// A code, with the way to what it means.
+pub(super) fn code_link(code: &str) -> Markup {
+    html! { a href={ "/console/codes#" (code) } { code { (code) } } }
 }
 
 /// An address with a query, escaped.
@@ -268,10 +273,10 @@ mod tests {
         for (at, mood) in [
             (None, Mood::Warn),
             (Some(now), Mood::Bad),
-            (day(6), Mood::Bad),
-            (day(7), Mood::Warn),
-            (day(29), Mood::Warn),
-            (day(30), Mood::Ok),
+            (day(7), Mood::Bad),
+            (day(8), Mood::Warn),
+            (day(30), Mood::Warn),
+            (day(31), Mood::Ok),
         ] {
             assert_eq!(Mood::of_end(at, now), mood, "{at:?}");
         }

@@ -13,7 +13,8 @@ use super::layout::plain;
 use super::overview::Overview;
 use super::searching::Search;
 use super::sessions::Met;
-use super::{Console, connection, connection_key, guarded, html, overview};
+use super::{Console, connection, connection_key, guarded, html, overview, pages};
+use crate::api::admin::wire::Keyring;
 use crate::domain::time::Timestamp;
 use crate::listener::{AnswerBody, Pairs, Peer, Response, StreamPlace, Streams, response};
 
@@ -53,6 +54,7 @@ struct Sent {
 enum Facts {
     Overview(Box<Overview>),
     Connection(Box<Known>),
+    Keys(Box<Keyring>),
 }
 
 impl Facts {
@@ -67,6 +69,7 @@ impl Facts {
                 known.now = at;
                 connection::region(known).into_string()
             }
+            Facts::Keys(keyring) => pages::keys(keyring, at).into_string(),
         }
     }
 }
@@ -150,6 +153,10 @@ async fn see(console: &Console, query: &[u8], now: Timestamp) -> Seen {
     let Ok(query) = Pairs::read(query) else { return Seen::Gone };
     match query.value("page") {
         Some("overview") => Seen::Facts(Facts::Overview(Box::new(console.overview(now).await))),
+        Some("keys") => match console.keys().await {
+            Ok(keyring) => Seen::Facts(Facts::Keys(Box::new(keyring))),
+            Err(_) => Seen::Nothing,
+        },
         Some("connection") => {
             let value = |name: &str| query.value(name).unwrap_or_default();
             let Ok(key) = connection_key(value("app"), value("name")) else { return Seen::Gone };
@@ -215,7 +222,7 @@ mod tests {
                 status: Status::default(),
                 counts: Counted::NotYet,
                 traffic: None,
-                shut: Vec::new(),
+                open_breakers: Vec::new(),
                 now: at(0),
             };
             view.status.last_reload = accepted.map(|seconds| Reload {

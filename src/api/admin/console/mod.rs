@@ -296,7 +296,7 @@ impl Console {
         let value = |name: &str| query.value(name).unwrap_or_default();
         let (met, now) = (visit.met, self.api.clock.now());
         let (tab, title, body) = match path {
-            "/console" => (Tab::Overview, "Overview".to_owned(), self.overview_page(now).await),
+            "/console" => (Tab::Overview, "Overview".to_owned(), self.overview_page(met, now).await),
             "/console/connections" => {
                 (Tab::Connections, "Connections".to_owned(), self.connections_page(&query, now).await?)
             }
@@ -307,7 +307,8 @@ impl Console {
             }
             "/console/apps" => {
                 let apps = self.api.app_credentials().await;
-                let body = html! { (done(value("done"))) (pages::apps(met, &apps, now)) };
+                let unconfirmed = self.api.broker.unconfirmed_hosts();
+                let body = html! { (done(value("done"))) (pages::apps(met, &apps, &unconfirmed, now)) };
                 (Tab::Apps, "Apps".to_owned(), body)
             }
             "/console/callers" => {
@@ -315,10 +316,15 @@ impl Console {
                 (Tab::Callers, "Callers".to_owned(), pages::callers(&self.caller_names(), &keys, now))
             }
             "/console/keys" => {
-                let shown = self.api.broker.show_keyring().await.map_err(Problem::of)?;
-                let keyring = Keyring::new(&shown, self.api.broker.left_to_rewrap());
-                (Tab::Keys, "Sealing keys".to_owned(), pages::keys(&keyring, now))
+                let body = html! {
+                    h1 { "Sealing keys" }
+                    (done(value("done")))
+                    div data-live="/console/live?page=keys" { (pages::keys(&self.keys().await?, now)) }
+                    (pages::rewrap(met))
+                };
+                (Tab::Keys, "Sealing keys".to_owned(), body)
             }
+            "/console/codes" => (Tab::Overview, "Codes".to_owned(), pages::codes()),
             "/console/revoke" => {
                 let target = forms::target(&query);
                 let body = pages::revoke(met, &target, &self.app_names(), &self.caller_names());
@@ -329,12 +335,19 @@ impl Console {
         Ok(html(StatusCode::OK, &page(met, tab, &title, &body)))
     }
 
-    async fn overview_page(&self, now: Timestamp) -> Markup {
+    async fn overview_page(&self, met: &Met, now: Timestamp) -> Markup {
         let view = self.overview(now).await;
         html! {
             h1 { "Overview" }
             div data-live="/console/live?page=overview" { (overview::region(&view)) }
+            (pages::reload(met, view.status.last_reload.as_ref(), now))
         }
+    }
+
+    /// The part of the page of sealing keys that follows the daemon.
+    async fn keys(&self) -> Result<Keyring, Problem> {
+        let shown = self.api.broker.show_keyring().await.map_err(Problem::of)?;
+        Ok(Keyring::new(&shown, self.api.broker.left_to_rewrap()))
     }
 
     async fn overview(&self, now: Timestamp) -> Overview {
@@ -348,8 +361,8 @@ impl Console {
             },
         };
         let traffic = self.look(now, self.api.upkeep.traffic());
-        let shut = self.api.broker.shut_tenants();
-        Overview { status: self.api.status_now().await, counts, traffic, shut, now }
+        let open_breakers = self.api.broker.open_breakers();
+        Overview { status: self.api.status_now().await, counts, traffic, open_breakers, now }
     }
 
     /// Keeps a look at the counters, and returns what happened since the oldest that is kept.
@@ -467,6 +480,8 @@ fn done(said: &str) -> Markup {
         "resumed" => "It is resumed.",
         "refreshing" => "A refresh has begun. The timeline shows how it ends.",
         "promoted" => "It is preferred. Every replica follows within seconds.",
+        "confirmed" => "The host is confirmed. Every replica follows within seconds.",
+        "rewrapping" => "Rewrapping has begun. The numbers show how far it is.",
         "retired" => "It is out of service. Remove its file, and then the credential at the authority.",
         _ => return html! {},
     };

@@ -1,26 +1,31 @@
 //! The first page: are callers served, is Microsoft answering, what ends next, and the store.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use maud::{Markup, html};
 
 use super::charts::{Share, stacked};
-use super::layout::{Mood, ends, head, href, number, status_words, tag, the_last, when_text};
+use super::layout::{Mood, code_link, ends, head, href, number, status_words, tag, the_last, when_text};
 use crate::api::admin::wire::{ClientCredential, Ending, Status};
+use crate::api::problem::meaning;
 use crate::api::upkeep::Traffic;
 use crate::broker::inspect::{Counts, STATUSES};
 use crate::domain::time::Timestamp;
-use crate::refresh::ShutTenant;
+use crate::domain::verdict::Disposition;
+use crate::refresh::OpenBreaker;
 
-/// Outcomes that say that the authority did not answer, or not as it should.
-const SILENT: [&str; 2] = ["unavailable", "outcome_unknown"];
+/// What says that the authority did not answer, or not as it should.
+const SILENT: [Disposition; 2] = [Disposition::RetryAfter(None), Disposition::OutcomeUnknown];
+/// Who was answered so lately needs no further call to be told that the authority answers.
+const LATELY: Duration = Duration::from_secs(600);
 
 /// What the page shows.
 pub(super) struct Overview {
     pub(super) status: Status,
     pub(super) counts: Counted,
     pub(super) traffic: Option<Between>,
-    pub(super) shut: Vec<ShutTenant>,
+    pub(super) open_breakers: Vec<OpenBreaker>,
     pub(super) now: Timestamp,
 }
 
@@ -79,10 +84,11 @@ pub(super) fn region(view: &Overview) -> Markup {
             }
         }
         (connections(view))
-        (trouble(&view.shut))
+        (refusals(view))
+        (trouble(&view.open_breakers))
         (notes(&view.status, view.now))
         section.card {
-            h2 { "What ends next" }
+            h2 { "Secrets that end" }
             (endings(&view.status.ends_next, view.now))
         }
         p.soft { "tokenward " (view.status.version) ", as of "
@@ -103,9 +109,6 @@ fn callers(view: &Overview) -> Card {
         @if let Some(traffic) = &view.traffic {
             p { strong { (number(traffic.served)) } " tokens served, " strong { (number(refused)) }
                 " requests refused in " (the_last(traffic.since, view.now)) "." }
-            @if refused > 0 {
-                p.soft { @for (code, count) in &traffic.refused { code { (code) } " " (number(*count)) " " } }
-            }
         } @else {
             p.soft { "Figures follow with the next look." }
         }
@@ -122,14 +125,17 @@ fn microsoft(view: &Overview) -> Card {
         .collect();
     let calls = view.traffic.as_ref().map(|traffic| &traffic.authority);
     let total: u64 = calls.iter().flat_map(|calls| calls.values()).sum();
-    let silent: u64 = calls.iter().flat_map(|calls| SILENT.iter().filter_map(|word| calls.get(*word))).sum();
-    let app_rejected = calls.and_then(|calls| calls.get("app_rejected")).copied().unwrap_or(0);
+    let came_to = |one: Disposition| calls.and_then(|calls| calls.get(one.as_str())).copied().unwrap_or(0);
+    let silent: u64 = SILENT.into_iter().map(came_to).sum();
+    let app_rejected = came_to(Disposition::Misconfigured);
+    let is_lately = accepted.and_then(Timestamp::parse_rfc3339).is_some_and(|at| view.now.since(at) < LATELY);
     let (mood, answer) = match (rejected.is_empty(), total, silent) {
         (false, ..) => (Mood::Bad, "it rejects a credential".to_owned()),
         (true, 1.., silent) if silent * 2 >= total => (Mood::Bad, "it mostly does not answer".to_owned()),
         (true, 1.., 1..) => (Mood::Warn, "some calls get no answer".to_owned()),
         (true, 1.., 0) if app_rejected > 0 => (Mood::Bad, "it rejects the app".to_owned()),
         (true, 1.., 0) => (Mood::Ok, "yes".to_owned()),
+        (true, 0, _) if is_lately => (Mood::Ok, "yes".to_owned()),
         (true, 0, _) if accepted.is_some() => (Mood::Ok, "nothing was asked of late".to_owned()),
         (true, 0, _) => (Mood::Calm, "not asked yet".to_owned()),
     };
@@ -214,16 +220,36 @@ fn by_app(counts: &Counts) -> Vec<(&str, Vec<Share<'static>>)> {
     apps.into_iter().map(|app| (app, STATUSES.map(|status| share(app, status)).into())).collect()
 }
 
-/// The tenants for which the authority is not called.
-fn trouble(shut: &[ShutTenant]) -> Markup {
+/// What callers were refused lately, and what that means.
+fn refusals(view: &Overview) -> Markup {
+    let refused = view.traffic.as_ref().map(|traffic| &traffic.refused).filter(|refused| !refused.is_empty());
     html! {
-        @if !shut.is_empty() { section.card {
+        @if let Some(refused) = refused { section.card {
+            h2 { "Recent refusals" }
+            div.scroll { table.stack {
+                (head(&["Code", "Requests", "What it means"]))
+                tbody { @for (code, count) in refused { tr {
+                    td.name data-label="Code" { (code_link(code)) }
+                    td data-label="Requests" { (number(*count)) }
+                    td.name data-label="What it means" {
+                        (meaning(code).unwrap_or("A dialect's own word; the audit stream has the request."))
+                    }
+                } } }
+            } }
+        } }
+    }
+}
+
+/// The tenants for which the authority is not called.
+fn trouble(open_breakers: &[OpenBreaker]) -> Markup {
+    html! {
+        @if !open_breakers.is_empty() { section.card {
             h2 { "Tenants with trouble" }
             p.soft { "The authority failed for them, or asked to wait. A call tries again from time to "
                 "time, and tokens that live are served." }
             div.scroll { table.stack {
                 (head(&["App", "Tenant", "Why"]))
-                tbody { @for one in shut { tr {
+                tbody { @for one in open_breakers { tr {
                     td.name data-label="App" { (one.app) }
                     td.name data-label="Tenant" { @match one.tenant.as_deref() {
                         None => (tag(Mood::Bad, "all of them")),
@@ -299,7 +325,7 @@ mod tests {
         let (then, now) = (Timestamp::from_unix_seconds(1_000), Timestamp::from_unix_seconds(1_060));
         let between = Between::of(then, &Traffic::default(), &traffic(&[("ok", 7)], authority));
         let status = Status { version: "0.1.0".to_owned(), ..Status::default() };
-        Overview { status, counts: Counted::NotYet, traffic: between, shut: Vec::new(), now }
+        Overview { status, counts: Counted::NotYet, traffic: between, open_breakers: Vec::new(), now }
     }
 
     #[test]
@@ -356,12 +382,13 @@ mod tests {
         let mut troubled = view(&[]);
         assert!(!region(&troubled).into_string().contains("Tenants with trouble"));
         let app = crate::domain::id::AppName::parse("outlook").expect("a name");
-        let shut = |tenant: Option<&str>, why: &str| ShutTenant {
+        let open = |tenant: Option<&str>, why: &str| OpenBreaker {
             app: app.clone(),
             tenant: tenant.map(str::to_owned),
             why: why.to_owned(),
         };
-        troubled.shut = vec![shut(None, "the app is rejected"), shut(Some("a-tenant"), "<b>503</b>")];
+        troubled.open_breakers =
+            vec![open(None, "the app is rejected"), open(Some("a-tenant"), "<b>503</b>")];
         let text = region(&troubled).into_string();
         for part in ["all of them", "the app is rejected", "tenant=a-tenant", "&lt;b&gt;503"] {
             assert!(text.contains(part), "{part} in {text}");

@@ -4,32 +4,59 @@ use std::collections::BTreeMap;
 
 use maud::{Markup, html};
 
-use super::charts::countdown;
+use super::charts::{Share, countdown, stacked};
 use super::layout::{Mood, csrf, ends, head, number, tag, when, when_text};
 use super::sessions::Met;
-use crate::api::admin::wire::{AppCredentials, ClientCredential, Keyring, SealingKey};
+use crate::api::admin::wire::{AppCredentials, ClientCredential, Keyring, Reload, SealingKey};
+use crate::api::problem::CODES;
 use crate::broker::revoke::Meant;
 use crate::callers::KeyUse;
+use crate::domain::id::AppName;
 use crate::domain::time::Timestamp;
 
 fn instant(text: Option<&str>) -> Option<Timestamp> {
     text.and_then(Timestamp::parse_rfc3339)
 }
 
-/// Every app with its client credentials.
-pub(super) fn apps(met: &Met, apps: &[AppCredentials], now: Timestamp) -> Markup {
+/// Every app with its client credentials, and the token hosts that await an operator's word.
+pub(super) fn apps(
+    met: &Met,
+    apps: &[AppCredentials],
+    unconfirmed: &BTreeMap<AppName, String>,
+    now: Timestamp,
+) -> Markup {
     html! {
         h1 { "Apps and their credentials" }
         @if apps.is_empty() { p { "No app is configured." } }
         @for app in apps {
             section.card {
                 h2 { (app.app) }
+                @for (_, host) in unconfirmed.iter().filter(|(name, _)| name.as_str() == app.app) {
+                    (unconfirmed_host(met, &app.app, host))
+                }
                 div.scroll { table.stack {
                     (head(&["Credential", "State", "Ends", "Last used", "Acts"]))
                     tbody { @for one in &app.credentials { (credential(met, &app.app, one, now)) } }
                 } }
                 (one_act(met, &app.app, "", "verify", "Prove all of them", ""))
             }
+        }
+    }
+}
+
+/// An app whose authority leads to another host than before.
+fn unconfirmed_host(met: &Met, app: &str, host: &str) -> Markup {
+    html! {
+        form.note.warn method="post" action="/console/apps" {
+            (csrf(met))
+            input type="hidden" name="app" value=(app);
+            input type="hidden" name="host" value=(host);
+            input type="hidden" name="act" value="confirm_host";
+            p { "The authority leads to " strong { (host) } ", and the credential belongs to another host: "
+                "no secret is sent there before you say so." }
+            label.check { input type="checkbox" name="sure" value="yes" required;
+                span { "Yes, this is the app's authority" } }
+            button.small type="submit" { "Confirm the host" }
         }
     }
 }
@@ -46,7 +73,7 @@ fn credential(met: &Met, app: &str, one: &ClientCredential, now: Timestamp) -> M
         tr {
             td.name data-label="Credential" { div { strong { (one.id) } br; small { (one.kind) } } }
             td data-label="State" { div {
-                (tag(mood, &one.state))
+                (tag(mood, &one.state.replace('_', " ")))
                 @if one.in_use && one.state != "in_use" { " " (tag(Mood::Calm, "tried first")) }
                 @if let Some(no) = &one.rejection { br; small { (no.cause)
                     @for number in &no.error_codes { " " code { "AADSTS" (number) } } } }
@@ -152,16 +179,80 @@ pub(super) fn callers(names: &[String], keys: &[KeyUse], now: Timestamp) -> Mark
     }
 }
 
-/// The sealing keys and the replicas.
+/// The act on all records.
+pub(super) fn rewrap(met: &Met) -> Markup {
+    html! {
+        form.card method="post" action="/console/keys" {
+            h2 { "Rewrap" }
+            p { "Seals every record anew that another key than the primary sealed. Nobody waits for it, and "
+                "it may be asked for at any time." }
+            (csrf(met))
+            button type="submit" { "Rewrap now" }
+        }
+    }
+}
+
+/// The act on configuration and secrets.
+pub(super) fn reload(met: &Met, last: Option<&Reload>, now: Timestamp) -> Markup {
+    html! {
+        form.card method="post" action="/console/reload" {
+            h2 { "Configuration and secrets" }
+            p { "They are read again when their files change. "
+                @if let Some(last) = last {
+                    "The last time was " (when_text(Some(&last.at), now, "")) ", asked for by "
+                    (last.asked_by) "."
+                } }
+            (csrf(met))
+            button type="submit" { "Read them again now" }
+        }
+    }
+}
+
+/// How that ended.
+pub(super) fn reloaded(reload: &Reload) -> Markup {
+    let listed = |title: &str, lines: &[String]| {
+        html! { @if !lines.is_empty() { h2 { (title) } ul { @for line in lines { li { (line) } } } } }
+    };
+    html! {
+        h1 { "Configuration and secrets" }
+        section.card role="status" {
+            p.big { @match reload.outcome.as_str() {
+                "ok" => (tag(Mood::Ok, "read again, and in force")),
+                _ => (tag(Mood::Bad, "refused: what was before is in force")),
+            } }
+            @if reload.outcome == "ok" && reload.changed.is_empty() {
+                p { "No section differs from before." }
+            }
+            (listed("Sections that differ", &reload.changed))
+            (listed("What is wrong", &reload.problems))
+            (listed("Not fetched anew", &reload.not_fetched))
+            (listed("Not sent to a new host", &reload.held_back))
+            p { a href="/console" { "Back to the overview" } }
+        }
+    }
+}
+
+/// The sealing keys and the replicas: the part that follows the daemon.
 pub(super) fn keys(keyring: &Keyring, now: Timestamp) -> Markup {
     let rewrap = &keyring.rewrap;
+    let sealed_by = |is_primary: bool| {
+        let keys = keyring.keys.iter().filter(|key| key.primary == is_primary);
+        keys.filter_map(|key| key.records).sum()
+    };
+    let sealed = [(Mood::Ok, "sealed with the primary", true), (Mood::Warn, "with others", false)];
+    let sealed = sealed.map(|(mood, label, is_primary)| Share {
+        mood,
+        label,
+        count: sealed_by(is_primary),
+        href: "/console/keys".to_owned(),
+    });
     html! {
-        h1 { "Sealing keys" }
         section.card {
             div.scroll { table.stack {
                 (head(&["Key", "Role", "Made", "Records", "Who can open"]))
                 tbody { @for key in &keyring.keys { (sealing_key(key, now)) } }
             } }
+            (stacked(&sealed))
             p { strong { (number(rewrap.left)) } " records are still to be rewrapped."
                 @if rewrap.running { " This replica is at it." }
                 @if let Some(why) = &rewrap.waits_for { " It waits: " (why) } }
@@ -205,6 +296,21 @@ fn sealing_key(key: &SealingKey, now: Timestamp) -> Markup {
                 @if !key.not_opened_by.is_empty() { br; small { "not " (key.not_opened_by.join(", ")) } }
             } }
         }
+    }
+}
+
+/// Every code of a refusal.
+pub(super) fn codes() -> Markup {
+    html! {
+        h1 { "What the codes mean" }
+        p.soft { "Callers branch on them, and audit and metrics have them: docs/audit.md, Codes." }
+        section.card { div.scroll { table.stack {
+            (head(&["Code", "What it means"]))
+            tbody { @for (code, means) in CODES { tr id=(code) {
+                td.name data-label="Code" { code { (code) } }
+                td.name data-label="What it means" { (means) }
+            } } }
+        } } }
     }
 }
 
@@ -258,8 +364,10 @@ pub(super) fn would_revoke(met: &Met, target: &Target, meant: Meant) -> Markup {
                 input type="hidden" name="caller" value=(target.caller);
                 label.check { input type="checkbox" name="sure" value="yes" required;
                     span { "Yes, end " (counted(meant)) " now" } }
-                button.risk type="submit" { "Revoke" }
-                " " a.button href="/console/revoke" { "Change nothing" }
+                div.acts.flat {
+                    button.risk type="submit" { "Revoke" }
+                    a.button href="/console/revoke" { "Change nothing" }
+                }
             }
         }
     }
@@ -330,9 +438,20 @@ mod tests {
             rejection,
             ..ClientCredential::default()
         };
-        let page = apps(&met(), &[AppCredentials { app: "outlook".to_owned(), credentials: vec![one] }], now);
+        let unconfirmed = [("outlook", "login.new.example"), ("other", "not.shown.example")];
+        let unconfirmed =
+            unconfirmed.map(|(app, host)| (AppName::parse(app).expect("a name"), host.to_owned()));
+        let unconfirmed = BTreeMap::from(unconfirmed);
+        let page = apps(
+            &met(),
+            &[AppCredentials { app: "outlook".to_owned(), credentials: vec![one] }],
+            &unconfirmed,
+            now,
+        );
         assert_forms_are_safe(&page);
-        for part in ["AADSTS7000222", "in 5 days", "tag bad", "&lt;b&gt;expired", "tried first"] {
+        for part in
+            ["AADSTS7000222", "in 5 days", "tag bad", "&lt;b&gt;expired", "tried first", "login.new.example"]
+        {
             assert!(page.0.contains(part), "{part} in {}", page.0);
         }
     }
