@@ -47,6 +47,9 @@ def become_systemd(work: pathlib.Path, repository: pathlib.Path) -> None:
     (root / "mnt/repository").mkdir(parents=True)
     mount("--bind", "-o", "ro", str(repository), str(root / "mnt/repository"))
     mount("-t", "proc", "proc", str(root / "proc"))
+    # What is set below /proc/sys is the whole machine's: systemd must not change it.
+    mount("--bind", str(root / "proc/sys"), str(root / "proc/sys"))
+    mount("-o", "remount,bind,ro", str(root / "proc/sys"))
     mount("-t", "sysfs", "-o", "ro", "sysfs", str(root / "sys"))
     mount("-t", "tmpfs", "tmpfs", str(root / "sys/fs/cgroup"))
     mount("-t", "cgroup2", "cgroup2", str(root / "sys/fs/cgroup"))
