@@ -167,7 +167,10 @@ async fn everything(scene: &Scene, hands: &mut Hands) {
     says(&hands.press(&act("resume")), "It is resumed");
     assert_eq!(scene.status("team-a%2Fone").await.as_deref(), Some("active"));
     says(&hands.press(&act("refresh")), "A refresh has begun");
-    says(&hands.press(&act("reconnect")), "A reconnect link");
+    let linked = hands.press(&act("reconnect"));
+    says(&linked, "A reconnect link");
+    // What only a script does is offered where there is one.
+    assert_eq!(text(&linked, "text").contains("\nCopy"), hands.has_keyboard, "{linked}");
     hands.press("main p:last-child a");
     hands.touch("summary");
     hands.touch("input[name=sure]");

@@ -13,8 +13,8 @@ pub(super) struct Share<'a> {
     pub(super) mood: Mood,
     pub(super) label: &'a str,
     pub(super) count: u64,
-    /// Where the part is listed.
-    pub(super) href: String,
+    /// Where the part is listed, if it is anywhere.
+    pub(super) href: Option<String>,
 }
 
 /// The width of a bar, in units of the picture.
@@ -55,9 +55,16 @@ pub(super) fn stacked(shares: &[Share<'_>]) -> Markup {
                 }
             }
         }
-        ul.legend { @for share in shares { li { a href=(share.href) {
-            span class={ "dot " (share.mood.class()) } {} (share.label) " " strong { (number(share.count)) }
-        } } } }
+        ul.legend { @for share in shares {
+            @let words = html! {
+                span class={ "dot " (share.mood.class()) } {}
+                (share.label) " " strong { (number(share.count)) }
+            };
+            li { @match &share.href {
+                Some(href) => a href=(href) { (words) },
+                None => span { (words) },
+            } }
+        } }
     }
 }
 

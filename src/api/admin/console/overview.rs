@@ -214,7 +214,7 @@ fn by_app(counts: &Counts) -> Vec<(&str, Vec<Share<'static>>)> {
             mood: Mood::of_status(status),
             label: status_words(status),
             count: count.map_or(0, |(_, count)| *count),
-            href: href("/console/connections", &[("app", app), ("status", status)]),
+            href: Some(href("/console/connections", &[("app", app), ("status", status)])),
         }
     };
     apps.into_iter().map(|app| (app, STATUSES.map(|status| share(app, status)).into())).collect()

@@ -244,7 +244,7 @@ pub(super) fn keys(keyring: &Keyring, now: Timestamp) -> Markup {
         mood,
         label,
         count: sealed_by(is_primary),
-        href: "/console/keys".to_owned(),
+        href: None,
     });
     html! {
         section.card {
