@@ -570,8 +570,8 @@ mod tests {
             assert_eq!(said(Guard::new(ANOTHER).read(&scene.at("etc/conf"), 10)), "read");
             give(name, 0);
         }
-        // In a sticky folder, another user's link may lead anywhere later. (With `fs.protected_symlinks`, as most
-        // systems have it, the kernel follows none before we are asked.)
+        // In a sticky folder, another user's link may lead anywhere later. (With `fs.protected_symlinks`, as
+        // most systems have it, the kernel follows none before we are asked.)
         symlink("conf", scene.at("etc/link")).expect("a link");
         give("etc/link", ANOTHER);
         assert_eq!(said(guard().read(&scene.at("etc/link"), 10)), "read");
