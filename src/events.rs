@@ -1085,7 +1085,8 @@ impl Observer for Counters {
     }
 
     fn swept(&self, swept: Swept) {
-        self.metrics.swept(swept.shards, swept.begun, swept.waiting > 0, self.clock.now());
+        let made_at = (swept.unknown == 0).then(|| self.clock.now());
+        self.metrics.swept(swept.shards, swept.begun, swept.waiting > 0, made_at);
     }
 
     fn budgeted(&self, cause: Cause, is_begun: bool) {

@@ -56,4 +56,7 @@ pub struct Swept {
     pub begun: u32,
     /// Due connections that wait for a budget.
     pub waiting: u32,
+    /// Shards of which nobody knows whose they are: the store did not say when it was last asked. So the
+    /// round looked for less than it should, and does not count as made.
+    pub unknown: u32,
 }

@@ -65,14 +65,23 @@ enum Whose {
     Tenant(Option<String>),
 }
 
+/// Who has the lease of a shard, as far as the store said.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Lease {
+    Ours,
+    Anothers,
+    /// The store did not answer.
+    Unknown,
+}
+
 /// What the sweep remembers between rounds; losing it costs nothing.
 pub(super) struct Sweep {
     nonce: LeaseNonce,
     /// Monotonic: since when every budget fills.
     begun: Duration,
     nudged: Notify,
-    /// By shard: when it was last asked for, and whether it is ours.
-    asked: Mutex<BTreeMap<u8, (Duration, bool)>>,
+    /// By shard: when it was last asked for, and whose it is.
+    asked: Mutex<BTreeMap<u8, (Duration, Lease)>>,
     budgets: Arc<Mutex<BTreeMap<(u8, Whose), TokenBucket>>>,
     /// The shard whose turn is first.
     first: AtomicU8,
@@ -142,11 +151,12 @@ pub(super) async fn once(ports: &Arc<Ports>, slots: &Arc<Slots>, sweep: &Sweep) 
     let looks = (0..SWEEP_SHARDS).map(|shard| async move { (shard, due_of_ours(ports, sweep, shard).await) });
     for (shard, looked) in four_at_a_time(looks).await {
         match looked {
-            Ok(Some(found)) => {
+            Ok((Lease::Ours, found)) => {
                 swept.shards += 1;
                 due.insert(shard, found);
             }
-            Ok(None) => {}
+            Ok((Lease::Anothers, _)) => {}
+            Ok((Lease::Unknown, _)) => swept.unknown += 1,
             // One shard's failure is not the others'.
             Err(error) => failed = failed.or(Some(error)),
         }
@@ -194,31 +204,38 @@ async fn one_by_one<F: Future>(left: &Mutex<VecDeque<F>>) -> Vec<F::Output> {
     done
 }
 
-/// The due connections of a shard; none if another replica has the shard.
-async fn due_of_ours(ports: &Ports, sweep: &Sweep, shard: u8) -> Result<Option<Vec<Due>>, StoreError> {
-    if !is_ours(ports, sweep, shard).await? {
-        return Ok(None);
-    }
-    ports.repository().due(shard, ports.now(), BATCH).await.map(Some)
+/// Whose a shard is, and its due connections if it is ours.
+async fn due_of_ours(ports: &Ports, sweep: &Sweep, shard: u8) -> Result<(Lease, Vec<Due>), StoreError> {
+    let lease = lease_of(ports, sweep, shard).await?;
+    let due = match lease {
+        Lease::Ours => ports.repository().due(shard, ports.now(), BATCH).await?,
+        Lease::Anothers | Lease::Unknown => Vec::new(),
+    };
+    Ok((lease, due))
 }
 
-/// Whether this replica has the shard's lease; it takes a free one.
-async fn is_ours(ports: &Ports, sweep: &Sweep, shard: u8) -> Result<bool, StoreError> {
+/// Who has the shard's lease; this replica takes a free one. A store that did not answer is left alone for
+/// as long as one that did.
+async fn lease_of(ports: &Ports, sweep: &Sweep, shard: u8) -> Result<Lease, StoreError> {
     let repository = ports.repository();
     if !repository.is_shared() {
-        return Ok(true);
+        return Ok(Lease::Ours);
     }
     let now = ports.monotonic();
     let asked = sweep.asked.lock().get(&shard).copied();
-    if let Some((at, ours)) = asked
+    if let Some((at, lease)) = asked
         && now.saturating_sub(at) < SHARD_AGAIN
     {
-        return Ok(ours);
+        return Ok(lease);
     }
-    let lease = repository.take_lease(LeaseOf::Sweep(shard), sweep.nonce, SHARD_LEASE).await;
-    let ours = matches!(lease, Ok(LeaseAnswer::Mine { .. }));
-    sweep.asked.lock().insert(shard, (now, ours));
-    lease.map(|_| ours)
+    let answer = repository.take_lease(LeaseOf::Sweep(shard), sweep.nonce, SHARD_LEASE).await;
+    let lease = match &answer {
+        Ok(LeaseAnswer::Mine { .. }) => Lease::Ours,
+        Ok(_) => Lease::Anothers,
+        Err(_) => Lease::Unknown,
+    };
+    sweep.asked.lock().insert(shard, (now, lease));
+    answer.map(|_| lease)
 }
 
 /// Begins renewals of a shard's due connections, one for each permit; unused permits are given back.

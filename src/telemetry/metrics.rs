@@ -268,12 +268,14 @@ impl Metrics {
         self.all.store_reachable.set(reachable.into());
     }
 
-    /// A round of the sweep was made.
-    pub fn swept(&self, shards: u32, begun: u32, waiting: bool, now: Timestamp) {
+    /// A round of the sweep ended; `made_at` is `None` if it did not see everything.
+    pub fn swept(&self, shards: u32, begun: u32, waiting: bool, made_at: Option<Timestamp>) {
         self.all.sweep_shards.set(shards.into());
         self.all.sweep_refreshes_total.inc_by(begun.into());
         self.all.sweep_waiting.set(waiting.into());
-        self.all.sweep_last_success_timestamp_seconds.set(now.unix_millis() as f64 / 1000.0);
+        if let Some(at) = made_at {
+            self.all.sweep_last_success_timestamp_seconds.set(at.unix_millis() as f64 / 1000.0);
+        }
     }
 
     /// A verdict of the authority changed a connection.

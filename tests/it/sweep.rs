@@ -2,6 +2,9 @@
 
 use std::time::Duration;
 
+use tokenward::domain::time::Clock;
+use tokenward::system::SystemClock;
+
 use crate::world::{ALICE, Kept, Plan, World, until};
 
 async fn sweeping(kept: Kept, life: Duration) -> World {
@@ -58,4 +61,27 @@ async fn replicas_share_the_work_and_do_none_of_it_twice() {
         assert_eq!(world.token_at(daemon, name).await.status, 200);
     }
     assert_eq!(world.token_calls("refresh_token"), 24, "{}", others[0].log());
+}
+
+/// The seconds since the last round that counts as made.
+async fn since_last_round(world: &World) -> f64 {
+    let metrics = world.metrics().await;
+    let name = "tokenward_sweep_last_success_timestamp_seconds ";
+    let at = metrics.lines().find_map(|line| line.strip_prefix(name)).expect("it is there from the start");
+    let at: f64 = at.parse().expect("a number");
+    SystemClock::new().now().unix_millis() as f64 / 1000.0 - at
+}
+
+/// Leases of the work are asked for every few seconds, and a round is made every second. Those in between say nothing
+/// either while the store is away, so that an alert sees that nothing is searched for.
+#[tokio::test]
+async fn no_round_counts_while_the_store_is_away() {
+    let mut world = sweeping(Kept::Redis, Duration::from_secs(3600)).await;
+    let has_all = "tokenward_sweep_shards 16";
+    world.until(has_all, async || world.metrics().await.contains(has_all)).await;
+    world.until("a round was made", async || since_last_round(&world).await < 5.0).await;
+    world.redis.as_mut().expect("it is kept in Redis").stop();
+    world.until("no round is made", async || since_last_round(&world).await > 15.0).await;
+    world.redis.as_mut().expect("it is kept in Redis").restart();
+    world.until("rounds are made again", async || since_last_round(&world).await < 5.0).await;
 }
