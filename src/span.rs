@@ -27,7 +27,8 @@ use opentelemetry::trace::{
 use opentelemetry::{Context, InstrumentationScope, KeyValue};
 use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::trace::{
-    IdGenerator, Sampler, SamplingDecision, SdkTracer, SdkTracerProvider, ShouldSample, SpanProcessor,
+    IdGenerator, Sampler, SamplingDecision, SdkTracer, SdkTracerProvider, ShouldSample, SpanLimits,
+    SpanProcessor,
 };
 
 use crate::domain::id::{AppName, CallerName};
@@ -143,6 +144,8 @@ impl Tracer {
             .with_id_generator(ids.clone())
             .with_span_processor(processor)
             .with_resource(Resource::builder_empty().build())
+            // (By default they come from the environment.)
+            .with_span_limits(SpanLimits::default())
             .build();
         let scope = InstrumentationScope::builder("tokenward").with_version(env!("CARGO_PKG_VERSION"));
         let tracer = provider.tracer_with_scope(scope.build());
@@ -199,6 +202,7 @@ impl Source {
     /// The trace's id and the context of the span before, if it is sampled.
     fn samples(&self, origin: Origin<'_>) -> Option<(TraceId, Context)> {
         let (trace, parent) = match origin {
+            Origin::Continued(parent, _) if !parent.is_sampled => return None,
             Origin::Continued(parent, state) => {
                 let trace = TraceId::from_hex(parent.trace).ok()?;
                 let span = SpanId::from_hex(parent.span).ok()?;

@@ -57,6 +57,21 @@ impl<'a> Findings<'a> {
         }
     }
 
+    /// Prepares something that the daemon can do without: what is wrong with its files is a warning, and ends
+    /// in `meanwhile`. A start, or a reload that brings a new secret, must not wait for it.
+    pub(super) fn optional<T>(
+        &mut self,
+        meanwhile: &str,
+        prepare: impl FnOnce(&mut Self) -> Option<T>,
+    ) -> Option<T> {
+        let before = self.mistakes.len();
+        let made = prepare(self);
+        let odd = self.mistakes.split_off(before).into_iter();
+        self.warnings
+            .extend(odd.map(|one| Mistake { problem: format!("{}; {meanwhile}", one.problem), ..one }));
+        made
+    }
+
     /// Something that an operator should look at.
     pub(super) fn warning(&mut self, key: &str, problem: impl std::fmt::Display) {
         self.warnings.push(self.places.mistake(key, problem.to_string()));

@@ -246,7 +246,7 @@ pub(super) fn bind(
     let ops = tcp("ops", OPS, Traced::Not, config.ops.address, next(), passed)?;
     let local = every("local", LOCAL, &config.local, &mut next, passed)?;
     let admin = every("admin", ADMIN, &config.admin, &mut next, passed)?;
-    passed.all_taken().map_err(StartError::new)?;
+    log_left(passed);
     let mut accept = live.accept.iter().cloned();
     let local = local.into_iter().zip(accept.by_ref()).collect();
     let admin = admin.into_iter().zip(accept).collect();
@@ -265,6 +265,13 @@ fn tcp(
     open(ListenerConfig { tls, limits, traced, ..ListenerConfig::new(name, Address::Tcp(address)) }, passed)
 }
 
+/// A passed socket that nobody takes is left out: it must not keep callers of the others from being served.
+fn log_left(passed: &PassedSockets) {
+    for error in passed.left() {
+        tracing::error!(%error, "a passed socket is left out");
+    }
+}
+
 fn open(listener: ListenerConfig, passed: &mut PassedSockets) -> Result<Bound, StartError> {
     let bound = match passed.take(&listener.address) {
         Some(socket) => {
@@ -273,7 +280,11 @@ fn open(listener: ListenerConfig, passed: &mut PassedSockets) -> Result<Bound, S
         }
         None => Bound::bind(listener),
     };
-    bound.map_err(|error| StartError::chain(&error))
+    bound.map_err(|error| {
+        // (A socket at almost the same address may be why this one is taken.)
+        log_left(passed);
+        StartError::chain(&error)
+    })
 }
 
 /// Limits of the listeners of one kind. They share one room, however many they are.

@@ -20,8 +20,11 @@ use crate::telemetry::traces::{Answer, Collector, Settings};
 
 /// The longest exchange with the collector.
 const TIMEOUT: Duration = Duration::from_secs(10);
+/// What a warning about the collector's files ends in.
+const UNTIL_THEN: &str = "no traces are sent until that is mended";
 
-/// Reads what `[traces]` names. `None` if there is no endpoint, or a mistake was found.
+/// Reads what `[traces]` names. `None` if there is no endpoint, or something is wrong: with a file
+/// that is a warning.
 pub(super) fn prepare(
     config: &Config,
     outbound: &Arc<Outbound>,
@@ -30,14 +33,17 @@ pub(super) fn prepare(
 ) -> Option<Settings> {
     let traces = config.traces.as_ref()?;
     let secrets = by.environment.secrets();
-    let headers = match &traces.headers_file {
-        Some(path) => read_headers(path, &secrets, findings)?,
-        None => HeaderMap::new(),
-    };
-    let roots = match &traces.ca_file {
-        Some(path) => Roots::Only(public_file::certificates("traces.ca_file", path, &secrets, findings)?),
-        None => Roots::System,
-    };
+    let (headers, roots) = findings.optional(UNTIL_THEN, |findings| {
+        let headers = match &traces.headers_file {
+            Some(path) => read_headers(path, &secrets, findings)?,
+            None => HeaderMap::new(),
+        };
+        let roots = match &traces.ca_file {
+            Some(path) => Roots::Only(public_file::certificates("traces.ca_file", path, &secrets, findings)?),
+            None => Roots::System,
+        };
+        Some((headers, roots))
+    })?;
     let wanted = CollectorConfig {
         url: traces.endpoint.as_str().to_owned(),
         headers,
@@ -47,7 +53,9 @@ pub(super) fn prepare(
     };
     let collector = TraceCollector::new(wanted, by.ports.clock.clone()).map_err(|error| match &error {
         CollectorError::Url(_) => findings.value("traces.endpoint", error, None),
-        CollectorError::Roots(_) => findings.file("traces.ca_file", error),
+        CollectorError::Roots(_) => {
+            findings.warning("traces.ca_file", format_args!("{error}; {UNTIL_THEN}"));
+        }
     });
     Some(Settings {
         ratio: traces.sample_ratio,

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use http::header::HeaderMap;
 
 use super::classify;
-use super::http::HttpClient;
+use super::http::{HttpClient, HttpFailure};
 use super::roots::{Roots, RootsFault};
 use super::url::{CheckedUrl, UrlFault};
 use super::way_out::Outbound;
@@ -77,7 +77,14 @@ impl TraceCollector {
     /// Why no answer came.
     pub async fn post(&self, message: Bytes) -> Result<CollectorAnswer, String> {
         let answer = self.http.post_protobuf(&self.url, self.headers.clone(), message, self.timeout).await;
-        let answer = answer.map_err(|failure| failure.cause)?;
+        let answer = match answer {
+            Ok(answer) => answer,
+            // The status says enough, whatever came after it: what was taken is not sent again.
+            Err(HttpFailure { status: Some(status), .. }) => {
+                return Ok(CollectorAnswer { status, retry_after: None, body: Vec::new() });
+            }
+            Err(failure) => return Err(failure.cause),
+        };
         let retry_after = answer.header("retry-after");
         let retry_after = retry_after.and_then(|value| classify::retry_after(value, self.clock.now()));
         Ok(CollectorAnswer { status: answer.status, retry_after, body: answer.body.to_vec() })

@@ -1,6 +1,7 @@
 //! Searches for connections. A caller's read only the parts of an app that its rules name, a limited number
 //! of records at a time, and only a limited number of walks run at a time. A caller's own connections
-//! therefore bound the work that it can cause, and nobody's walks delay everybody's.
+//! therefore bound the work that it can cause. No caller's walks, and no operator's search that goes on,
+//! delay everybody's.
 
 use parking_lot::Mutex;
 use std::collections::{BTreeMap, VecDeque};
@@ -15,7 +16,7 @@ use crate::domain::id::{AppName, CallerName, ConnectionName};
 use crate::policy::{CallerPolicy, Lookup};
 use crate::repository::{Repository, RepositoryError, Wanted};
 
-/// Most walks under way of one caller or operator, and of all.
+/// Most walks under way of one caller or of all operators together, and of all.
 const MOST_OF_ONE: usize = 2;
 const MOST_OF_ALL: usize = 8;
 /// How long a walk waits for a place: other walks take milliseconds.
@@ -112,20 +113,14 @@ impl Search {
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Walker {
     Caller(CallerName),
-    Operator(String),
-}
-
-impl Walker {
-    /// An operator of this name.
-    pub(super) fn operator(name: &str) -> Self {
-        Walker::Operator(name.to_owned())
-    }
+    /// All operators together: their searches go on for long, and callers' must not wait for them.
+    Operators,
 }
 
 /// The walks under way.
 pub(super) struct Walks {
     all: Arc<Semaphore>,
-    /// There are at most as many entries as callers and operators in the configuration.
+    /// There are at most as many entries as callers in the configuration, and one.
     of_one: Mutex<BTreeMap<Walker, Arc<Semaphore>>>,
 }
 

@@ -287,10 +287,11 @@ async fn refresh(
         return Ok(Tried { shape, said: String::new(), failure: Some(failure) });
     }
     let said = format!(
-        "The grant of {name} is tried now; `tokenward connections explain {app} {name}` says what comes of \
-         it."
+        "The grant of {name} is tried now; `tokenward connections explain {app} {name}{option}` says what \
+         comes of it."
     );
-    Ok(Tried { shape: begun, said, failure: None })
+    let shape = if no_wait { begun } else { client.get(&path(key, None)).await? };
+    Ok(Tried { shape, said, failure: None })
 }
 
 async fn reconnect_link(

@@ -113,7 +113,7 @@ async fn rotate(
     };
     let Some(before) = before else {
         if !args.keep {
-            world.output.say("No other credential is in service: there is nothing to retire.");
+            world.output.say("There is nothing to retire.");
         }
         return Ok(done);
     };
@@ -189,27 +189,36 @@ async fn add(
     };
     let content = credential_file::content(from, world)?;
     let new = NewFile { folder, id, expires: args.expires.as_deref() };
-    let Some(path) = new.write(&content, world)? else {
+    let written = new.write(&content, world)?;
+    if written.is_none() {
         world.output.say(&format!("{id} is in {} already.", folder.display()));
-        return Ok(None);
-    };
-    let taken_up = async {
-        let answer = client.ask(Method::POST, "/admin/v1/reload", None, DEADLINE).await?;
-        let Reload { outcome, problems, .. } = read(&answer)?;
-        if outcome == "ok" {
-            return Ok(());
+        if is_there {
+            return Ok(None);
         }
-        let problems: Vec<String> = problems.iter().map(|one| shown(one)).collect();
-        Err(Failure::failed(format!("the daemon does not take it up:\n{}", problems.join("\n"))))
+    }
+    // Without an answer the daemon may have it, and use nothing else soon: the file stays.
+    let unknown = |failure: Failure| {
+        failure.hint(format!(
+            "the file of {id} is in {}, and whether the daemon took it up is not known: run the command \
+             again",
+            folder.display()
+        ))
     };
-    if let Err(failure) = taken_up.await {
-        // Left there, it would keep every later reload from being taken up.
+    let answer = client.ask(Method::POST, "/admin/v1/reload", None, DEADLINE).await;
+    let answer = answer.map_err(|problem| unknown(problem.into()))?;
+    let Reload { outcome, problems, .. } = read(&answer).map_err(unknown)?;
+    if outcome != "ok" {
+        let problems: Vec<String> = problems.iter().map(|one| shown(one)).collect();
+        let failure = Failure::failed(format!("the daemon does not take it up:\n{}", problems.join("\n")));
+        // Left there, our own would keep every later reload from being taken up.
+        let Some(path) = written else { return Err(failure) };
         let removed = match std::fs::remove_file(&path) {
             Ok(()) => format!("{} is removed again, and nothing was changed", path.display()),
             Err(error) => format!("remove {} by hand: {error}", path.display()),
         };
         return Err(failure.hint(removed));
     }
+    let Some(path) = written else { return Ok(None) };
     world.output.say(&format!("Added {}.", path.display()));
     if path.extension().is_some_and(|kind| kind == "secret") && args.expires.is_none() {
         world.output.say("warning: without --expires nobody is warned before it ends");
@@ -271,10 +280,12 @@ async fn prefer(client: &Client, args: &Args, world: &mut World) -> Result<bool,
     let mut is_promoted = false;
     loop {
         // (It is refused as long as the last answer was a rejection.)
-        match act(client, app, id, "promote").await {
-            Ok(()) => is_promoted = true,
-            Err(failure) if world.clock.monotonic() >= give_up => return Err(failure),
-            Err(_) => {}
+        if !is_promoted {
+            match act(client, app, id, "promote").await {
+                Ok(()) => is_promoted = true,
+                Err(failure) if world.clock.monotonic() >= give_up => return Err(failure),
+                Err(_) => {}
+            }
         }
         if is_promoted && is_in_use(&credentials_of(client, app).await?, id) {
             world.output.say(&format!("{id} is preferred and in use, on every replica within seconds."));

@@ -39,7 +39,11 @@ pub fn leave_for_a_restart(running: &Config, new: &mut Config) -> Vec<&'static s
         [("listen.local", &old.local, &mut listen.local), ("listen.admin", &old.admin, &mut listen.admin)]
     {
         if sockets(old) != sockets(listeners) {
-            listeners.clone_from(old);
+            // (What belongs to no socket, such as what a listener accepts, is the new one's.)
+            let new = std::mem::take(listeners);
+            let same =
+                |one: &Listener| new.iter().find(|new| socket(new) == socket(one)).unwrap_or(one).clone();
+            *listeners = old.iter().map(same).collect();
             left.push(name);
         }
     }
@@ -63,13 +67,14 @@ enum Socket<'a> {
 
 /// Returns what cannot change about listeners: their addresses, and which of them have TLS.
 fn sockets(listeners: &[Listener]) -> Vec<Socket<'_>> {
-    listeners
-        .iter()
-        .map(|listener| match listener {
-            Listener::Unix { path, mode, .. } => Socket::Unix(path, *mode),
-            Listener::Tcp { address, tls, .. } => Socket::Tcp(*address, tls.is_some()),
-        })
-        .collect()
+    listeners.iter().map(socket).collect()
+}
+
+fn socket(listener: &Listener) -> Socket<'_> {
+    match listener {
+        Listener::Unix { path, mode, .. } => Socket::Unix(path, *mode),
+        Listener::Tcp { address, tls, .. } => Socket::Tcp(*address, tls.is_some()),
+    }
 }
 
 /// Returns the names of the sections that differ, for the log line of a reload. It does not compare the

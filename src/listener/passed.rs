@@ -20,7 +20,11 @@ const MOST: usize = 64;
 
 /// The sockets that were passed and that no listener has yet.
 #[derive(Debug, Default)]
-pub struct PassedSockets(Vec<Passed>);
+pub struct PassedSockets {
+    sockets: Vec<Passed>,
+    /// What the unit calls those that are no sockets of ours.
+    odd: Vec<String>,
+}
 
 #[derive(Debug)]
 struct Passed {
@@ -38,7 +42,7 @@ pub enum PassedSocket {
     Tcp(TcpListener, SocketAddr),
 }
 
-/// Reason why the passed sockets cannot be taken over.
+/// Reason why a passed socket, or all of them, cannot be taken over.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PassedError {
     /// `LISTEN_FDS` is no number, or too large.
@@ -50,7 +54,7 @@ pub enum PassedError {
          `ListenStream=` and no `Accept=yes`"
     )]
     NotListening(String),
-    /// No listener is configured at these addresses.
+    /// No listener is configured at this address.
     #[error(
         "the service manager passes a socket at {0}, where no listener is configured, so nobody would be \
          answered there: configure a listener with this very address, or take it out of the socket unit"
@@ -63,7 +67,7 @@ impl PassedSockets {
     /// inherited by a child. Call it once, before the process opens descriptors that it keeps.
     ///
     /// # Errors
-    /// What was passed is not what `variables` say, or is no socket that listens.
+    /// What was passed is not what `variables` say.
     pub fn of_process(variables: &BTreeMap<String, String>) -> Result<Self, PassedError> {
         let Some(count) = variables.get("LISTEN_FDS") else { return Ok(PassedSockets::default()) };
         if variables.get("LISTEN_PID") != Some(&std::process::id().to_string()) {
@@ -76,37 +80,34 @@ impl PassedSockets {
             variables.get("LISTEN_FDNAMES").map_or(Vec::new(), |it| it.split(':').collect());
         // It also removes the variables.
         let mut all = ListenFd::from_env();
-        let mut passed = Vec::new();
+        let mut passed = PassedSockets::default();
         for at in 0..all.len() {
             let name = names.get(at).map_or_else(|| format!("socket {at}"), |name| String::from(*name));
             match listening(&mut all, at) {
-                Some(socket) => passed.push(Passed { name, socket }),
-                None => return Err(PassedError::NotListening(name)),
+                Some(socket) => passed.sockets.push(Passed { name, socket }),
+                None => passed.odd.push(name),
             }
         }
-        Ok(PassedSockets(passed))
+        Ok(passed)
     }
 
     /// Takes the socket at that address, if there is one.
     pub fn take(&mut self, address: &Address) -> Option<PassedSocket> {
-        let at = self.0.iter().position(|passed| match (&passed.socket, address) {
+        let at = self.sockets.iter().position(|passed| match (&passed.socket, address) {
             (PassedSocket::Unix(_, path), Address::Unix(configured)) => is_same_place(path, configured),
             (PassedSocket::Tcp(_, passed), Address::Tcp(configured)) => {
                 (passed.ip(), passed.port()) == (configured.ip(), configured.port())
             }
             (PassedSocket::Unix(..), Address::Tcp(_)) | (PassedSocket::Tcp(..), Address::Unix(_)) => false,
         });
-        at.map(|at| self.0.remove(at).socket)
+        at.map(|at| self.sockets.remove(at).socket)
     }
 
-    /// Checks that a listener has taken each of them.
-    ///
-    /// # Errors
-    /// The addresses of those that none has taken.
-    pub fn all_taken(&self) -> Result<(), PassedError> {
-        let left: Vec<_> =
-            self.0.iter().map(|Passed { name, socket }| format!("{socket} (`{name}`)")).collect();
-        if left.is_empty() { Ok(()) } else { Err(PassedError::Unused(left.join(" and at "))) }
+    /// Returns what is wrong with those that no listener has taken.
+    pub fn left(&self) -> impl Iterator<Item = PassedError> {
+        let odd = self.odd.iter().map(|name| PassedError::NotListening(name.clone()));
+        let unused = |Passed { name, socket }: &Passed| PassedError::Unused(format!("{socket} (`{name}`)"));
+        odd.chain(self.sockets.iter().map(unused))
     }
 }
 

@@ -225,11 +225,12 @@ impl Exporter {
         }
         let (shared, mut message) = (Arc::clone(&self.shared), None);
         for tried in 1..=TRIES {
+            // (Before the way is read, so that no change of it is missed.)
+            let changed = shared.changed.notified();
             let Some(way) = shared.way.load_full() else {
                 batch.clear();
                 return shared.metrics.dropped(Undelivered::Stopped, spans);
             };
-            let changed = shared.changed.notified();
             let message = message.get_or_insert_with(|| message_of(std::mem::take(batch), &way.resource));
             let wait = match judge(way.collector.post(message.clone()).await) {
                 Judgement::Taken { rejected, remark } => {

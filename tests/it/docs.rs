@@ -299,9 +299,9 @@ fn configuration_keys() -> BTreeSet<String> {
 /// The key of `limits.caller_wait`, of `[apps.outlook] client_id` or of `[callers.mail-sync]`, with NAME for
 /// what the operator names; none for another text.
 fn configuration_key(span: &str) -> Option<String> {
-    const SECTIONS: [&str; 12] = [
+    const SECTIONS: [&str; 13] = [
         "store", "sealing", "listen", "outbound", "apps", "issuers", "callers", "admins", "pages", "limits",
-        "log", "audit",
+        "log", "audit", "traces",
     ];
     const FILES: [&str; 6] = ["md", "rs", "log", "pub", "logrotate", "jsonl"];
     let mut words = span.split(' ');

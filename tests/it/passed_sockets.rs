@@ -173,41 +173,38 @@ async fn sockets_for_another_process_are_not_taken() {
 }
 
 #[tokio::test]
-async fn what_no_listener_can_take_is_an_error_that_names_it() {
-    let world = stopped_world().await;
+async fn what_no_listener_can_take_is_left_out_and_named() {
+    let mut world = stopped_world().await;
     let manager = Manager::of(&world);
-    let folder = world.folder.path();
+    let folder = world.folder.path().to_owned();
     let tcp = || -> OwnedFd { manager.tcp.try_clone().expect("a copy").into() };
     let unix = || -> OwnedFd { manager.unix.try_clone().expect("a copy").into() };
 
-    // (The daemon opens the TCP listener itself.)
-    let variables = std::fs::read_to_string(folder.join("environment")).expect("written");
-    let another = "TOKENWARD__LISTEN__LOCAL__0__ADDRESS=127.0.0.1:0\n";
-    std::fs::write(folder.join("environment"), another).expect("write");
+    let odd = "passes `other.socket`, which is no socket that listens";
+    let datagrams = UnixDatagram::bind(folder.join("datagrams")).expect("bound");
+    let file = std::fs::File::open("/dev/null").expect("open");
+    // As with `Accept=yes`.
+    let connection = std::net::TcpStream::connect(manager.address).expect("connected");
     let stranger = TcpListener::bind("127.0.0.1:0").expect("bound");
     let at = stranger.local_addr().expect("an address");
-    let said = refused(folder, passing(PASS, unix(), stranger.into()));
-    assert!(said.contains(&format!("a socket at {at} (`other.socket`), where no listener")), "{said}");
+    let unused = format!("a socket at {at} (`other.socket`), where no listener");
+    // (The daemon opens the TCP listener itself.)
+    let another = "TOKENWARD__LISTEN__LOCAL__0__ADDRESS=127.0.0.1:0\n";
+    std::fs::write(folder.join("environment"), another).expect("write");
+    let passed: [(OwnedFd, &str); 4] =
+        [(stranger.into(), &unused), (datagrams.into(), odd), (file.into(), odd), (connection.into(), odd)];
+    for (socket, said) in passed {
+        world.daemon = Process::launch_by(passing(PASS, unix(), socket), &folder).await;
+        world.daemon.until_logged(said).await;
+        assert_eq!(manager.unix().await.expect("an answer").status, 200, "{said}");
+        assert_eq!(world.daemon.terminate(), Some(0), "{}", world.daemon.log());
+    }
 
-    std::fs::write(folder.join("environment"), variables).expect("write");
-    let datagrams = UnixDatagram::bind(folder.join("datagrams")).expect("bound");
-    let said = refused(folder, passing(PASS, datagrams.into(), tcp()));
-    assert!(said.contains("passes `tokenward.socket`, which is no socket that listens"), "{said}");
-
-    let file = std::fs::File::open("/dev/null").expect("open");
-    let said = refused(folder, passing(PASS, unix(), file.into()));
-    assert!(said.contains("passes `other.socket`, which is no socket that listens"), "{said}");
-
-    // A connection, as with `Accept=yes`.
-    let connection = std::net::TcpStream::connect(manager.address).expect("connected");
-    let said = refused(folder, passing(PASS, unix(), connection.into()));
-    assert!(said.contains("passes `other.socket`, which is no socket that listens"), "{said}");
-
-    let said = refused(folder, passing(&PASS.replace("FDS=2", "FDS=many"), unix(), tcp()));
+    let said = refused(&folder, passing(&PASS.replace("FDS=2", "FDS=many"), unix(), tcp()));
     assert!(said.contains("LISTEN_FDS is `many`"), "{said}");
 
     std::fs::remove_file(&manager.path).expect("removed");
-    let said = refused(folder, manager.pass());
+    let said = refused(&folder, manager.pass());
     assert!(said.contains(&*manager.path.to_string_lossy()) && said.contains("its file is gone"), "{said}");
 }
 

@@ -456,12 +456,12 @@ async fn the_collector_s_secret_is_replaced_while_the_daemon_runs() {
     };
     assert_eq!(secrets(), ["Bearer canary-old-collector-secret"]);
     collector.posted(|posted| assert_eq!(posted[0].headers["x-scope-orgid"], "7"));
-    // A file that is wrong changes nothing; the next one is taken up.
+    // A file that is wrong holds no reload up; the next one is taken up.
     let file = world.folder.path().join("collector-headers");
     write_secret(&file, "canary-without-a-name");
     world.daemon.until_logged("traces.headers_file").await;
     write_secret(&file, "Authorization: Bearer canary-new-collector-secret\n");
-    let reloaded = "tokenward_config_reloads_total{outcome=\"ok\"} 1";
+    let reloaded = "tokenward_config_reloads_total{outcome=\"ok\"} 2";
     world.until("the reload", async || world.metrics().await.contains(reloaded)).await;
     assert_eq!(token_in(&world, OTHER, true, "nobody").await.status, 404);
     collector.until_trace(OTHER).await;

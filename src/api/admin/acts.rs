@@ -89,6 +89,8 @@ impl Acting<'_> {
                 let problem = "is of an account that belongs to no tenant, so it has no administrator";
                 return Err(Refusal::InvalidRequest { parameter: "connection", problem: problem.to_owned() });
             };
+            // (Approval counts for the whole app, but it is asked for because of this connection.)
+            let _right = self.api.broker.may_connect(&connected.by.policy, key).await?;
             let permit = connected.by.policy.can_connect_to(&key.app)?;
             self.api.broker.start_admin_consent(permit, Some(tenant), None).await
         };

@@ -134,12 +134,12 @@ fn rows() -> Vec<(&'static str, Said, String)> {
         ("audit.signing_key", Refused, "[audit]\nsigning_key = \"PLACE\"\n".to_owned()),
         (
             "traces.headers_file",
-            Refused,
+            LeftOut,
             "[traces]\nendpoint = \"https://127.0.0.1:1\"\nheaders_file = \"PLACE\"\n".to_owned(),
         ),
         (
             "traces.ca_file",
-            Refused,
+            LeftOut,
             "[traces]\nendpoint = \"https://127.0.0.1:1\"\nca_file = \"PLACE\"\n".to_owned(),
         ),
     ]

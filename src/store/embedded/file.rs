@@ -164,7 +164,7 @@ pub(super) fn is_large(length: u64) -> bool {
 }
 
 /// How often, and after which pause each time, a start tries again while another process has the file.
-const READER_TRIES: u32 = 20;
+const READER_TRIES: u32 = 100;
 const READER_PAUSE: Duration = Duration::from_millis(50);
 
 /// Opens a file that must exist and be whole. In a file that is not [large](is_large) every page's checksum

@@ -359,10 +359,11 @@ async fn a_reader_changes_nothing_and_a_start_waits_for_it() {
     drop(reader);
     assert!(content() == before, "nothing was written");
     let reader = read().expect("opens");
-    let starting = {
-        let directory = config.directory.clone();
-        std::thread::spawn(move || open(&directory).map(drop))
-    };
-    drop(reader);
-    starting.join().expect("it ends").expect("it opens once the reader is gone");
+    // (However late it is dropped, nothing else ends the start's wait.)
+    let reading = std::thread::spawn(move || {
+        std::thread::sleep(Duration::from_millis(200));
+        drop(reader);
+    });
+    open(&config.directory).map(drop).expect("it opens once the reader is gone");
+    reading.join().expect("it ends");
 }

@@ -118,8 +118,8 @@ impl Stream {
         }
         let text = match (self.session().await, &mut self.follows) {
             (None, _) => None,
-            (Some(met), Follows::Search(search)) => {
-                let more = search.go_on(&self.console, &met.operator.name).await;
+            (Some(_), Follows::Search(search)) => {
+                let more = search.go_on(&self.console).await;
                 self.is_over = search.is_over();
                 let done = if self.is_over { event("done", "") } else { String::new() };
                 Some(event("more", &more.into_string()) + &done)

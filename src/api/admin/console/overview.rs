@@ -1,10 +1,10 @@
 //! The first page: are callers served, is Microsoft answering, what ends next, and the store.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
 
 use maud::{Markup, html};
 
+use super::LOOK_BACK;
 use super::charts::{Share, stacked};
 use super::layout::{Mood, code_link, ends, head, href, number, status_words, tag, the_last, when_text};
 use crate::api::admin::wire::{ClientCredential, Ending, Status};
@@ -17,8 +17,6 @@ use crate::refresh::OpenBreaker;
 
 /// What says that the authority did not answer, or not as it should.
 const SILENT: [Disposition; 2] = [Disposition::RetryAfter(None), Disposition::OutcomeUnknown];
-/// Who was answered so lately needs no further call to be told that the authority answers.
-const LATELY: Duration = Duration::from_secs(600);
 
 /// What the page shows.
 pub(super) struct Overview {
@@ -128,7 +126,8 @@ fn microsoft(view: &Overview) -> Card {
     let came_to = |one: Disposition| calls.and_then(|calls| calls.get(one.as_str())).copied().unwrap_or(0);
     let silent: u64 = SILENT.into_iter().map(came_to).sum();
     let app_rejected = came_to(Disposition::Misconfigured);
-    let is_lately = accepted.and_then(Timestamp::parse_rfc3339).is_some_and(|at| view.now.since(at) < LATELY);
+    let is_lately =
+        accepted.and_then(Timestamp::parse_rfc3339).is_some_and(|at| view.now.since(at) < LOOK_BACK);
     let (mood, answer) = match (rejected.is_empty(), total, silent) {
         (false, ..) => (Mood::Bad, "it rejects a credential".to_owned()),
         (true, 1.., silent) if silent * 2 >= total => (Mood::Bad, "it mostly does not answer".to_owned()),

@@ -78,7 +78,8 @@ impl Console {
 impl Search {
     /// The connection whose name is the very text, which no search has to wait for.
     async fn namesake(&self, console: &Console) -> Result<Option<Shown>, Problem> {
-        let Some(name) = self.sought.text.as_deref().filter(|_| self.is_first) else { return Ok(None) };
+        let is_sought = |text: &&str| self.is_first && text.starts_with(&self.asked.name);
+        let Some(name) = self.sought.text.as_deref().filter(is_sought) else { return Ok(None) };
         let Ok(name) = ConnectionName::stored(name) else { return Ok(None) };
         let but_for_text = ListRequest { text: None, ..self.sought.clone() };
         console.api.broker.find_as_admin(&self.app, name, &but_for_text).await.map_err(Problem::of)
@@ -87,8 +88,9 @@ impl Search {
     /// Reads for a moment, and returns what it found.
     async fn read_on(&mut self, console: &Console) -> Result<Vec<Shown>, Refusal> {
         let page = console.api.broker.list_as_admin(&self.app, &self.asked.name, &self.sought).await?;
-        self.read += page.read;
-        self.found += page.connections.len();
+        // (Where an earlier page ended comes with the request, so that it may be any number.)
+        self.read = self.read.saturating_add(page.read);
+        self.found = self.found.saturating_add(page.connections.len());
         self.is_over = page.next.is_none();
         self.sought.after = page.next;
         Ok(page.connections)
@@ -131,20 +133,24 @@ impl Search {
 
     /// Goes on until something is found or for half a second, and returns how far it is and what it found.
     /// Each of its reads needs a place among all walks over connections.
-    pub(super) async fn go_on(&mut self, console: &Console, operator: &str) -> Markup {
+    pub(super) async fn go_on(&mut self, console: &Console) -> Markup {
         let clock = &console.api.clock;
         let began = clock.monotonic();
         self.learn_about(console).await;
         let mut found = Vec::new();
         let mut is_stuck = false;
         while self.goes_on() && found.is_empty() && clock.monotonic().saturating_sub(began) < TOLD_EVERY {
-            let read = match console.api.broker.walk_as_admin(operator).await {
+            let read = match console.api.broker.walk_as_admin().await {
                 Ok(_place) => self.read_on(console).await,
                 // (Too many walk: it tries again.)
                 Err(_) => Ok(Vec::new()),
             };
             match read {
-                Ok(some) => found = some,
+                Ok(some) => {
+                    found = some;
+                    // The page began with it.
+                    found.retain(|one| Some(one.key.connection.as_str()) != self.sought.text.as_deref());
+                }
                 Err(_) => {
                     is_stuck = true;
                     break;
