@@ -209,7 +209,7 @@ fn attribute(page: &str, name: &str) -> Option<String> {
 
 fn row_of(row: &str, mut took: Vec<Duration>) {
     took.sort_unstable();
-    let at = |part: usize| took[(took.len() * part / 100).min(took.len() - 1)].as_secs_f64() * 1e3;
+    let at = |part: usize| took[(took.len() * part).div_ceil(100).max(1) - 1].as_secs_f64() * 1e3;
     println!("| {row} | {:.1} | {:.1} | {:.1} |", at(50), at(99), at(100));
 }
 

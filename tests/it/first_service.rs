@@ -19,7 +19,7 @@ use crate::world::{ALICE, BOB, Plan, World, write_secret};
 const GUIDE: &str = "docs/first-service.md";
 /// What Microsoft Graph's stand-in has in every mailbox.
 const SUBJECTS: &str = "Welcome to the mailbox\nMinutes of Tuesday's meeting\nYour invoice\n";
-/// The programs give a call 20 seconds, and curl begins one again within a minute.
+/// The programs give a call 20 seconds, and curl tries five times.
 const UNTIL_GIVEN_UP: Duration = Duration::from_secs(180);
 
 /// A language: its name in the guide's block, its file, and how it is run.
