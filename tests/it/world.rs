@@ -44,7 +44,7 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(90);
 /// The longest life that the emulator gives an access token by itself.
 const LONGEST_TOKEN_SECONDS: u64 = 5400;
 /// Time between two checks of a condition.
-const LOOK: Duration = Duration::from_millis(10);
+pub(crate) const LOOK: Duration = Duration::from_millis(10);
 /// The clock file that a world's daemons follow, in the folder of each.
 const CLOCK: &str = "clock";
 
