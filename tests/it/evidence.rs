@@ -250,7 +250,12 @@ async fn strangers_neither_fill_the_audit_nor_hold_up_who_has_rights() {
             world.access_token("user-1").await;
         }
     };
+    let begun = std::time::Instant::now();
     let ((), (), (), limited, ()) = tokio::join!(no_key, bad_key, bogus_callback, eager, canary);
+    // The limits go by time, so a slow machine may have more of them told one by one: of strangers ten, and
+    // one every six seconds; of a caller's refusals ten in each second that was begun.
+    let took = begun.elapsed().as_secs();
+    let (of_strangers, of_a_caller) = (10 + took / 6 + 1, 10 * (took + 2));
 
     // Each is told, by itself or in a sum.
     let told = |member: &str, word: &str| {
@@ -262,12 +267,12 @@ async fn strangers_neither_fill_the_audit_nor_hold_up_who_has_rights() {
         })
     };
     let kinds = [
-        ("reason", "missing", EACH),
-        ("reason", "malformed", EACH),
-        ("reason", "unknown_state", EACH),
-        ("outcome", "rate_limited", limited),
+        ("reason", "missing", EACH, of_strangers),
+        ("reason", "malformed", EACH, of_strangers),
+        ("reason", "unknown_state", EACH, of_strangers),
+        ("outcome", "rate_limited", limited, of_a_caller),
     ];
-    for (member, word, times) in kinds {
+    for (member, word, times, most) in kinds {
         world
             .until(&format!("{times} times {word} are told"), async || {
                 let (alone, summed) = told(member, word);
@@ -275,7 +280,7 @@ async fn strangers_neither_fill_the_audit_nor_hold_up_who_has_rights() {
             })
             .await;
         let (alone, summed) = told(member, word);
-        assert!(summed > 0 && alone < times / 2, "{word}: {alone} are told one by one, {summed} in sums");
+        assert!(0 < alone && alone <= most, "{word}: {alone} one by one in {took} s, {summed} in sums");
     }
     // And a sum says where they came from.
     let lines = sink.lines();
@@ -292,7 +297,7 @@ async fn strangers_neither_fill_the_audit_nor_hold_up_who_has_rights() {
         let series = format!("tokenward_strangers_refused_total{{reason=\"{reason}\"}}");
         assert_eq!(value(&metrics, &series), EACH, "{reason}");
     }
-    let sums: u64 = kinds.iter().map(|(member, word, _)| told(member, word).1).sum();
+    let sums: u64 = kinds.iter().map(|(member, word, ..)| told(member, word).1).sum();
     assert_eq!(value(&metrics, "tokenward_audit_suppressed_total"), sums);
     // The log is as short.
     let said = world.daemon.log().matches("a request without a known credential was refused").count() as u64;
