@@ -19,16 +19,23 @@ use crate::world::{ALICE, BOB, Kept, Plan, Process, World, alone, text, until};
 const QUICK: &str = "[limits]\nauthority_timeout = \"2s\"\nlease = \"7s\"\n";
 const LEASE: Duration = Duration::from_secs(7);
 
+/// Callers and authority calls that wait for as long as a busy machine may take.
+const PATIENT: &str = "[limits]\nauthority_timeout = \"60s\"\ncaller_wait = \"60s\"\nlease = \"2m\"\n";
+
 /// 2,000 callers on 3 replicas at one expired token: the authority sees one refresh, and everyone gets its
-/// token.
-async fn crowd(mode: Mode, delay: Duration) {
+/// token. It answers when each of the others has asked for the lease so often.
+async fn crowd(mode: Mode, asked: u64) {
     let _alone = alone().await;
-    let world = Arc::new(Plan::default().kept(Kept::Redis).mode(mode).start().await);
+    let world = Arc::new(Plan::default().kept(Kept::Redis).mode(mode).sections(PATIENT).start().await);
     let others = Arc::new([world.replica("second").await, world.replica("third").await]);
     world.connect("crowd", ALICE).await;
+    let mut before = Vec::new();
+    for daemon in [&world.daemon, &others[0], &others[1]] {
+        before.push((daemon, lease_requests(daemon).await));
+    }
     world.outlive_tokens();
     world.entra.clear_ledger();
-    world.entra.faults().inject(FaultRule::new(Endpoint::Token, Fault::Delay(delay)));
+    world.entra.faults().inject(FaultRule::new(Endpoint::Token, Fault::HoldAnswer).once());
     let callers: Vec<_> = (0..2000)
         .map(|number: usize| {
             let (world, others) = (world.clone(), others.clone());
@@ -43,6 +50,16 @@ async fn crowd(mode: Mode, delay: Duration) {
             })
         })
         .collect();
+    world.until_called("refresh_token", 1).await;
+    let wait = async || {
+        let mut waiting = 0;
+        for (daemon, before) in &before {
+            waiting += usize::from(lease_requests(daemon).await >= before + asked);
+        }
+        waiting >= 2
+    };
+    world.until("the others wait for the lease", wait).await;
+    world.entra.faults().release();
     let mut tokens = BTreeSet::new();
     for caller in callers {
         tokens.insert(caller.await.expect("a token"));
@@ -51,14 +68,24 @@ async fn crowd(mode: Mode, delay: Duration) {
     assert_eq!(world.token_calls("refresh_token"), 1);
 }
 
-#[tokio::test]
-async fn two_thousand_callers_on_three_replicas_make_one_refresh() {
-    crowd(Mode::Strict, Duration::from_millis(300)).await;
+/// How often a replica has asked the store for a lease.
+async fn lease_requests(daemon: &Process) -> u64 {
+    let shown = request(Method::GET, &format!("{}/metrics", daemon.ops), &[], "").await.expect("metrics");
+    let series = "tokenward_store_operation_duration_seconds_count{operation=\"take_lease\"} ";
+    let text = shown.text();
+    let count = text.lines().find_map(|line| line.strip_prefix(series)).unwrap_or("0");
+    count.parse().expect("a number")
 }
 
 #[tokio::test]
+async fn two_thousand_callers_on_three_replicas_make_one_refresh() {
+    crowd(Mode::Strict, 1).await;
+}
+
+/// The others wait for it again and again, a second each time.
+#[tokio::test]
 async fn they_do_with_a_slow_authority_too() {
-    crowd(Mode::Entra, Duration::from_secs(3)).await;
+    crowd(Mode::Entra, 4).await;
 }
 
 /// On a Cluster it is as on one Redis: connected, refreshed once for all, followed through the death of
