@@ -1,8 +1,10 @@
 //! `tokenward credentials rotate`: one command replaces a client credential, and is run again after whatever
 //! stopped it.
 
-use std::io::Write as _;
+use std::io::{Read as _, Write as _};
+use std::net::Shutdown;
 use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::process::{Output, Stdio};
 use std::time::Duration;
 
@@ -41,6 +43,62 @@ fn files(world: &World) -> Vec<String> {
         folder.map(|entry| entry.expect("an entry").file_name().into_string().expect("UTF-8")).collect();
     names.sort();
     names
+}
+
+/// A way to the daemon on which the answer to one request is lost: the daemon gives it, and nobody hears it.
+fn way_that_loses(world: &World, lost: &'static str) -> String {
+    let [relay, daemon] = ["relay.sock", "admin.sock"].map(|name| world.folder.path().join(name));
+    let listener = UnixListener::bind(&relay).expect("a socket");
+    std::thread::spawn(move || {
+        for caller in listener.incoming() {
+            let mut caller = caller.expect("a connection");
+            let mut daemon = UnixStream::connect(&daemon).expect("the daemon listens");
+            let mut begin = [0; 16 * 1024];
+            let read = caller.read(&mut begin).expect("a request");
+            daemon.write_all(&begin[..read]).expect("taken");
+            if begin.starts_with(lost.as_bytes()) {
+                assert!(daemon.read(&mut begin).expect("an answer") > 0);
+                continue;
+            }
+            let (mut from, mut to) = (caller.try_clone().expect("two"), daemon.try_clone().expect("two"));
+            std::thread::spawn(move || {
+                let _ = std::io::copy(&mut from, &mut to);
+                let _ = to.shutdown(Shutdown::Write);
+            });
+            let _ = std::io::copy(&mut daemon, &mut caller);
+        }
+    });
+    format!("unix:{}", relay.display())
+}
+
+/// The connection dies after the daemon has taken the file up: it stays, since the daemon may use nothing else
+/// soon, and the command says so.
+#[tokio::test]
+async fn a_file_that_the_daemon_may_have_stays_when_its_answer_is_lost() {
+    let world = with_a_secret().await;
+    world.entra.add_secret(CLIENT_ID, SECOND, Duration::ZERO, None).expect("room for one more");
+    let new = world.folder.path().join("new-secret");
+    write_secret(&new, SECOND);
+    let all = ["2027-05", "--from", new.to_str().expect("UTF-8")];
+    let way = way_that_loses(&world, "POST /admin/v1/reload ");
+    let lost = rotate(&world, &[&all[..], &["--endpoint", &way]].concat());
+    assert_eq!(lost.status.code(), Some(1), "{}", err(&lost));
+    for part in ["broke off", "whether the daemon took it up is not known: run the command again"] {
+        assert!(err(&lost).contains(part), "{part}: {}", err(&lost));
+    }
+    for part in ["removed", "nothing was changed"] {
+        assert!(!err(&lost).contains(part), "{part}: {}", err(&lost));
+    }
+    assert!(!err(&lost).contains(SECOND) && out(&lost).is_empty(), "{}", out(&lost));
+    assert_eq!(files(&world), ["2026-11.secret", "2027-05.secret"]);
+    world.until("the daemon has it", async || !state(&world, "2027-05").is_empty()).await;
+    assert_ne!(state(&world, "2026-11"), "retired");
+
+    // The same command goes on where it was.
+    let done = rotate(&world, &all);
+    assert_eq!(done.status.code(), Some(0), "{}", err(&done));
+    assert!(err(&done).contains("2027-05 is in ") && err(&done).contains("already"), "{}", err(&done));
+    assert_eq!((state(&world, "2027-05"), state(&world, "2026-11")), ("in_use".into(), "retired".into()));
 }
 
 #[tokio::test]
