@@ -116,6 +116,7 @@ fn members<T: PartialEq>(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::domain::auth_method::{AuthMethod, AuthMethods};
 
     #[test]
     fn names_what_cannot_change_live() {
@@ -150,5 +151,37 @@ mod tests {
         let left = leave_for_a_restart(&running, &mut new);
         assert_eq!(left, ["listen.public", "listen.issuer", "listen.local", "listen.admin", "listen.ops"]);
         assert!(new == wanted, "sockets as they run, and the other limit");
+    }
+
+    #[test]
+    fn what_a_listener_accepts_counts_beside_one_that_waits_for_a_restart() {
+        let at = |port, accept| Listener::Tcp {
+            address: SocketAddr::from(([127, 0, 0, 1], port)),
+            tls: None,
+            accept,
+        };
+        let unix = |accept| Listener::Unix { path: "/run/local.sock".into(), mode: 0o666, accept };
+        let keys: AuthMethods = [AuthMethod::ApiKeys].into_iter().collect();
+        let all = AuthMethods::all();
+        let mut running = Config::default();
+        running.listen.local = vec![unix(all), at(1, all), at(2, all)];
+        let left = |listeners: Vec<Listener>| {
+            let mut new = running.clone();
+            new.listen.local = listeners;
+            let left = leave_for_a_restart(&running, &mut new);
+            (left, changed_sections(&running, &new), new.listen.local)
+        };
+        // One more, before and behind those that stay, and one less: each that stays has its new settings.
+        let (wait, live) = (vec!["listen.local"], vec!["listen".to_owned()]);
+        let as_wanted = vec![unix(keys), at(1, keys), at(2, all)];
+        let added = left(vec![at(3, all), unix(keys), at(1, keys), at(2, all), at(4, keys)]);
+        assert_eq!(added, (wait.clone(), live.clone(), as_wanted));
+        let fewer = left(vec![at(1, keys), unix(keys)]);
+        assert_eq!(fewer, (wait.clone(), live.clone(), vec![unix(keys), at(1, keys), at(2, all)]));
+        // What waits is not told as changed.
+        let one_more = left(vec![unix(all), at(1, all), at(2, all), at(3, keys)]);
+        assert_eq!(one_more, (wait, vec![], running.listen.local.clone()));
+        let nothing_waits = left(vec![unix(all), at(1, keys), at(2, all)]);
+        assert_eq!(nothing_waits, (vec![], live, vec![unix(all), at(1, keys), at(2, all)]));
     }
 }

@@ -16,7 +16,7 @@ use http::Method;
 use serde_json::{Value, json};
 
 use crate::attacks_api::sha256;
-use crate::http_client::{Browser, request};
+use crate::http_client::{Browser, request, request_unix};
 use crate::redis_server::RedisServer;
 use crate::world::{
     ALICE, CLIENT_ID, CLIENT_SECRET, Kept, LOOK, PATIENCE, Plan, Process, World, text, until, write_secret,
@@ -490,6 +490,46 @@ async fn a_listener_that_waits_for_a_restart_holds_no_other_change_up() {
     let reloaded = world.printed(&["reload", "--json"]);
     assert_eq!(reloaded["needs_restart"], json!([]), "it was put back: {reloaded}");
     assert_eq!(reader().await, 200);
+}
+
+/// What a listener accepts is in force at once, and told so, beside a listener that waits for a restart.
+#[tokio::test]
+async fn what_a_listener_accepts_changes_beside_one_that_was_added() {
+    const KEYS: &str = "[[listen.local]]\nunix = \"keys.sock\"\naccept = [\"api_keys\"]\n";
+    let world = Plan::default().sections(KEYS).start().await;
+    world.connect("team-b/alice", ALICE).await;
+    let at = async |socket: &str| {
+        let bearer = format!("Bearer {}", world.key);
+        let path = "/v1/apps/outlook/connections/team-b%2Falice/token";
+        let socket = world.folder.path().join(socket);
+        let asked = request_unix(&socket, Method::GET, path, &[("authorization", &bearer)], "").await;
+        asked.expect("an answer").status.as_u16()
+    };
+    assert_eq!((at("local.sock").await, at("keys.sock").await), (200, 200));
+    let config = world.folder.path().join("tokenward.toml");
+    let good = std::fs::read_to_string(&config).expect("read");
+    let more = "[[listen.local]]\nunix = \"more.sock\"\n[[listen.local]]\nunix = \"keys.sock\"\naccept = \
+                [\"unix_user\"]\n";
+    std::fs::write(&config, good.replace(KEYS, more)).expect("written");
+    let reloaded = world.printed(&["reload", "--json"]);
+    assert_eq!(
+        (&reloaded["outcome"], &reloaded["needs_restart"], &reloaded["changed"]),
+        (&json!("ok"), &json!(["listen.local"]), &json!(["listen"])),
+        "{reloaded}"
+    );
+    assert_eq!((at("local.sock").await, at("keys.sock").await), (200, 401));
+    assert!(!world.folder.path().join("more.sock").exists());
+    // With the added one alone, nothing else is told to have changed.
+    let more = format!("[[listen.local]]\nunix = \"more.sock\"\n{KEYS}");
+    std::fs::write(&config, good.replace(KEYS, &more)).expect("written");
+    assert_eq!(world.printed(&["reload", "--json"])["changed"], json!(["listen"]), "accepted as before");
+    assert_eq!(at("keys.sock").await, 200);
+    let again = world.printed(&["reload", "--json"]);
+    assert_eq!(
+        (&again["needs_restart"], &again["changed"]),
+        (&json!(["listen.local"]), &json!(["nothing but the content of files"])),
+        "{again}"
+    );
 }
 
 /// The outage that everybody has had: the only secret expires. Nobody is signed out, and a new file is the
