@@ -8,11 +8,12 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
 
 use http::Method;
 
-use crate::http_client::{Answer, Failure, exchange};
-use crate::world::{ALICE, Plan, Process, World};
+use crate::http_client::{Answer, Failure, exchange, request, request_unix};
+use crate::world::{ALICE, Kept, Plan, Process, World};
 
 const TOKEN: &str = "/v1/apps/outlook/connections/team-b/one/token";
 /// What a shell does before it becomes the daemon: its standard input and output are the sockets.
@@ -107,6 +108,39 @@ async fn what_comes_while_no_daemon_runs_is_answered_by_the_next() {
         let left = std::fs::metadata(&manager.path).expect("the file is the service manager's");
         assert_eq!((left.ino(), left.mode() & 0o777), (socket_file, 0o642), "nothing of it has changed");
     }
+}
+
+/// A store that takes connections and answers nothing holds callers and browsers up for two seconds, and
+/// operators and probes not at all. What is asked needs no store, so nothing else is waited for.
+#[tokio::test]
+async fn a_silent_store_holds_a_start_up_for_two_seconds() {
+    let mut world = Plan::default().kept(Kept::Redis).start().await;
+    assert_eq!(world.daemon.terminate(), Some(0), "{}", world.daemon.log());
+    world.redis.as_ref().expect("Redis").pause();
+    let begun = Instant::now();
+    world.daemon = Process::launch(world.folder.path()).await;
+    let get = async |url: String| request(Method::GET, &url, &[], "").await.expect("an answer").status;
+    let callers = async {
+        let seen = get(format!("{}/v1/openapi.json", world.daemon.local)).await;
+        (seen.as_u16(), begun.elapsed())
+    };
+    let browsers = async { (get(format!("{}/", world.daemon.public)).await.as_u16(), begun.elapsed()) };
+    let others = async {
+        let ready = get(format!("{}/readyz", world.daemon.ops)).await.as_u16();
+        let socket = world.folder.path().join("admin.sock");
+        let keys = request_unix(&socket, Method::GET, "/admin/v1/apps", &[], "").await;
+        (ready, keys.expect("an answer").status.as_u16(), begun.elapsed())
+    };
+    let ((of_callers, callers_at), (of_browsers, browsers_at), (ready, of_operators, others_at)) =
+        tokio::join!(callers, browsers, others);
+    eprintln!("others {others_at:?}, callers {callers_at:?}, browsers {browsers_at:?}");
+    assert_eq!((ready, of_operators), (503, 200), "{}", world.daemon.log());
+    assert_eq!((of_callers, of_browsers), (401, 200), "{}", world.daemon.log());
+    // (From before its start. A slow machine may be later.)
+    let wait = Duration::from_secs(2);
+    assert!(callers_at >= wait && browsers_at >= wait, "{callers_at:?} {browsers_at:?}");
+    world.redis.as_ref().expect("Redis").resume();
+    world.daemon.until_ready().await;
 }
 
 /// (The clients go on while this test waits for the daemon's end.)
