@@ -17,7 +17,7 @@ use self::collector::{CLIENT, Collector, INTERNAL, Mood, SERVER, attributes};
 use crate::canaries::Searcher;
 use crate::http_client::{Answer, request};
 use crate::launcher::{command, installed, repository};
-use crate::world::{ALICE, BOB, CLIENT_SECRET, Plan, SYNC, World, free_port, write_secret};
+use crate::world::{ALICE, BOB, CLIENT_SECRET, Plan, Process, SYNC, World, free_port, write_secret};
 
 const TRACE: &str = "0af7651916cd43dd8448eb211c80319c";
 const OTHER: &str = "1bf7651916cd43dd8448eb211c80319d";
@@ -472,6 +472,84 @@ async fn the_collector_s_secret_is_replaced_while_the_daemon_runs() {
     assert_eq!(secrets().last().map(String::as_str), Some("Bearer canary-new-collector-secret"));
     let said = format!("{}{}", world.daemon.log(), world.metrics().await);
     assert!(!said.contains("canary"), "{said}");
+}
+
+/// What is optional stops no start: it is told, and mended while the daemon runs.
+#[tokio::test]
+async fn a_start_without_the_collector_s_files_serves_and_says_so() {
+    let collector = Collector::start().await;
+    for (key, file) in [("headers_file", "collector-headers"), ("ca_file", "collector-ca.pem")] {
+        let section = collector.section(&format!("sample_ratio = 1\n{key} = \"{file}\""));
+        let world = Plan::default().sections(&section).start().await;
+        let told = |text: &str| {
+            let [named, until_then] = [format!("traces.{key}"), "no traces are sent until".to_owned()];
+            text.lines().any(|line| line.contains(&named) && line.contains(&until_then))
+        };
+        assert!(told(&world.daemon.log()), "{}", world.daemon.log());
+        let checked = world.asked(&["check"]);
+        let said = String::from_utf8_lossy(&checked.stderr).into_owned();
+        assert!(checked.status.success() && told(&said), "{said}");
+        world.connect("one", ALICE).await;
+        assert_eq!(token_in(&world, TRACE, true, "one").await.status, 200);
+        assert_eq!(figure(&world.metrics().await, "tokenward_spans_exported_total"), 0);
+        if key == "headers_file" {
+            write_secret(&world.folder.path().join(file), "Authorization: Bearer canary\n");
+            let reloaded = "tokenward_config_reloads_total{outcome=\"ok\"} 1";
+            world.until("the reload", async || world.metrics().await.contains(reloaded)).await;
+            assert_eq!(token_in(&world, OTHER, true, "one").await.status, 200);
+            collector.until_trace(OTHER).await;
+        }
+        assert!(collector.trace(TRACE).is_empty(), "from before it was mended");
+    }
+}
+
+/// The configuration is all that counts: not what OpenTelemetry's own programs read.
+#[tokio::test]
+async fn nothing_is_read_from_the_variables_of_opentelemetry() {
+    let (collector, other) = (Collector::start().await, Collector::start().await);
+    let mut world = Plan::default().sections(&collector.section("sample_ratio = 0")).start().await;
+    world.connect("one", ALICE).await;
+    assert_eq!(token_in(&world, TRACE, true, "one").await.status, 200);
+    let plain = collector.until_trace(TRACE).await;
+    assert_eq!(world.daemon.terminate(), Some(0), "{}", world.daemon.log());
+    let variables = format!(
+        "OTEL_SDK_DISABLED=true\nOTEL_SERVICE_NAME=another\nOTEL_TRACES_SAMPLER=always_on\n\
+         OTEL_TRACES_EXPORTER=none\nOTEL_PROPAGATORS=none\nOTEL_RESOURCE_ATTRIBUTES=canary=otel\n\
+         OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT=1\nOTEL_ATTRIBUTE_COUNT_LIMIT=1\n\
+         OTEL_SPAN_LINK_COUNT_LIMIT=0\nOTEL_BSP_MAX_QUEUE_SIZE=1\nOTEL_BSP_SCHEDULE_DELAY=600000\n\
+         OTEL_EXPORTER_OTLP_ENDPOINT=http://127.0.0.1:{port}\n\
+         OTEL_EXPORTER_OTLP_TRACES_ENDPOINT=http://127.0.0.1:{port}/v1/traces\n\
+         OTEL_EXPORTER_OTLP_HEADERS=x-canary=otel\nOTEL_EXPORTER_OTLP_COMPRESSION=gzip\n",
+        port = other.port
+    );
+    std::fs::write(world.folder.path().join("environment"), variables).expect("written");
+    world.daemon = Process::start(world.folder.path()).await;
+    // (A request that nobody samples comes first, so that its spans would be there.)
+    assert_eq!(world.token("one").await.status, 200);
+    assert_eq!(token_in(&world, OTHER, true, "one").await.status, 200);
+    let spans = collector.until_trace(OTHER).await;
+    let server = |spans: &[Span]| {
+        let span = one(spans, &format!("GET {ROUTE}")).clone();
+        (span.kind, span.trace_state, attributes(&span.attributes))
+    };
+    assert_eq!(server(&spans), server(&plain));
+    assert!(
+        collector
+            .spans()
+            .iter()
+            .all(|span| { [TRACE, OTHER].contains(&hex::encode(&span.trace_id).as_str()) })
+    );
+    collector.posted(|posted| {
+        let resources = posted.iter().flat_map(|one| &one.message.resource_spans);
+        for resource in resources.filter_map(|of| of.resource.as_ref()) {
+            let named = attributes(&resource.attributes);
+            assert_eq!(named["service.name"], "tokenward");
+            assert!(!named.contains_key("canary"), "{named:?}");
+        }
+        assert!(posted.iter().all(|one| one.headers.get("x-canary").is_none()));
+        assert!(posted.iter().all(|one| one.headers.get("content-encoding").is_none()));
+    });
+    other.posted(|posted| assert!(posted.is_empty()));
 }
 
 #[tokio::test]
