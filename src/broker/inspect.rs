@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-pub use super::search::WalkPermit;
 use super::search::{Search, Walker};
 use super::{Broker, Refusal};
 use crate::domain::connection::{Attempt, Glimpse, Profile, Status};
@@ -212,12 +211,16 @@ impl Broker {
 
     /// Returns a page of what an operator looks for among the connections whose names begin so. It begins no
     /// read after [`READ_FOR`]: where few match, the page may be short and even empty without being the last.
+    ///
+    /// # Errors
+    /// Too many walks of operators are under way, among others.
     pub async fn list_as_admin(
         &self,
         app: &AppName,
         prefix: &str,
         request: &ListRequest,
     ) -> Result<ShownPage, Refusal> {
+        let _place = self.before_long(self.walks.permit(&Walker::Operators)).await?;
         let lookups = vec![Lookup::Prefix(prefix.to_owned())];
         let limit = ReadLimit::Until(self.deps.clock.monotonic().saturating_add(READ_FOR));
         self.list_where(app, lookups, request, None, limit).await
@@ -233,11 +236,6 @@ impl Broker {
         let (lookups, limit) = (vec![Lookup::Exact(name)], ReadLimit::Records(1));
         let found = self.list_where(app, lookups, request, None, limit).await?;
         Ok(found.connections.into_iter().next())
-    }
-
-    /// Waits until an operator may walk over connections: with the limits of callers' walks.
-    pub async fn walk_as_admin(&self) -> Result<WalkPermit, Refusal> {
-        self.before_long(self.walks.permit(&Walker::Operators)).await
     }
 
     async fn list_where(

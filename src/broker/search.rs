@@ -125,7 +125,7 @@ pub(super) struct Walks {
 }
 
 /// Permission to walk, given back when dropped.
-pub struct WalkPermit {
+pub(super) struct WalkPermit {
     _of_one: OwnedSemaphorePermit,
     _of_all: OwnedSemaphorePermit,
 }

@@ -28,6 +28,10 @@ use crate::secret_file::SecretReader;
 
 /// Time for a request; longer than the daemon lets a caller wait for a refresh.
 pub(super) const DEADLINE: Duration = Duration::from_secs(40);
+/// How often a page of a list is asked for, and the longest pause in seconds, when the daemon asks to come
+/// again: a list of a hundred pages is not begun anew because of one.
+const MOST_TRIES: u32 = 30;
+const LONGEST_PAUSE: u64 = 10;
 /// Largest answer; a page of connections is far smaller.
 const LARGEST_ANSWER: usize = 16 * 1024 * 1024;
 /// Characters escaped in a path segment or a query value (all but those of RFC 3986 §2.3).
@@ -396,7 +400,7 @@ impl Client {
         let mut progress = Progress::new(&*world.clock, "pages", None);
         for pages in 1_u64.. {
             let query: Vec<_> = filter.iter().copied().chain([("cursor", cursor.as_deref())]).collect();
-            let mut page = self.get(&target(path, &query)).await?;
+            let mut page = self.get_before_long(&target(path, &query), world).await?;
             if let Some(Value::Array(found)) = page.get_mut(member).map(Value::take) {
                 all.extend(found);
             }
@@ -411,6 +415,21 @@ impl Client {
             progress.show(pages, &*world.clock, &mut world.output);
         }
         Ok(())
+    }
+
+    /// Sends a GET, and again when the daemon says so because others' requests come first.
+    async fn get_before_long(&self, target: &str, world: &World) -> Result<Value, ClientError> {
+        let mut tries = 0;
+        loop {
+            tries += 1;
+            let pause = match self.get(target).await {
+                Err(ClientError::Refused(problem)) if problem.status == 429 && tries < MOST_TRIES => {
+                    problem.retry_after.unwrap_or(1).min(LONGEST_PAUSE)
+                }
+                answer => return answer,
+            };
+            world.clock.sleep(Duration::from_secs(pause)).await;
+        }
     }
 
     async fn exchange<S>(

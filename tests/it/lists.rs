@@ -1,5 +1,7 @@
 //! What lists, and other requests that read many connections, read and reveal: only what the caller may see.
 
+use std::io::{Read as _, Write as _};
+use std::os::unix::net::UnixListener;
 use std::time::Instant;
 
 use entra_emulator::User;
@@ -9,7 +11,7 @@ use tokio::task::JoinSet;
 
 use crate::attacks_connect::{parameter, press};
 use crate::attacks_rights::{TEAM_A, harness, reconfigure, with_harness};
-use crate::http_client::{Answer, Browser};
+use crate::http_client::{Answer, Browser, request, request_unix};
 use crate::world::{ALICE, BOB, Kept, Plan, World, text};
 
 const BOBS_TENANT: &str = "22222222-0000-4000-8000-00000000000b";
@@ -17,6 +19,7 @@ const BOBS_TENANT: &str = "22222222-0000-4000-8000-00000000000b";
 const NOBODYS_TENANT: &str = "33333333-0000-4000-8000-00000000000c";
 const NOBODY: &str = "00000000-0000-4000-8000-0000000000ff";
 const LIST: &str = "/v1/apps/outlook/connections";
+const ADMIN_LIST: &str = "/admin/v1/apps/outlook/connections";
 const EVERYTHING: &str = "connections = [\"*\"]\nbulk = true\nscopes = [\"*\"]\nconnect = true";
 
 /// How often Redis has been asked these.
@@ -91,7 +94,7 @@ async fn a_caller_that_walks_more_than_it_may_is_told_to_come_again() {
         let bearer = format!("Bearer {}", if of_another { &world.key } else { &key });
         lists.spawn(async move {
             let headers = [("authorization", bearer.as_str())];
-            let answer = crate::http_client::request(Method::GET, &url, &headers, String::new()).await;
+            let answer = request(Method::GET, &url, &headers, String::new()).await;
             (of_another, answer.expect("an answer"))
         });
     }
@@ -113,6 +116,78 @@ async fn a_caller_that_walks_more_than_it_may_is_told_to_come_again() {
     world.until("it is served again", async || get(&world, &key, LIST).await.status == 200).await;
     let listed = get(&world, &key, LIST).await.json();
     assert_eq!(listed["connections"][0]["connection"], "bob", "{listed}");
+}
+
+/// Operators' lists have two places for all of them, and leave callers theirs.
+#[tokio::test]
+async fn operators_that_walk_more_than_they_may_are_told_to_come_again() {
+    let world = Plan::default().kept(Kept::Redis).start().await;
+    world.connect("bob", BOB).await;
+    let redis = world.redis.as_ref().expect("Redis");
+    redis.pause();
+    let mut lists = JoinSet::new();
+    for number in 0..10 {
+        let socket = world.folder.path().join("admin.sock");
+        let (url, bearer) = (format!("{}{LIST}", world.daemon.local), format!("Bearer {}", world.key));
+        lists.spawn(async move {
+            let answer = match number {
+                9 => request(Method::GET, &url, &[("authorization", bearer.as_str())], "").await,
+                _ => request_unix(&socket, Method::GET, &format!("{ADMIN_LIST}?text=b"), &[], "").await,
+            };
+            (number == 9, answer.expect("an answer"))
+        });
+    }
+    let mut refused = 0;
+    while let Some(answer) = lists.join_next().await {
+        let (of_a_caller, answer) = answer.expect("a list");
+        let problem = answer.json();
+        if answer.status == 429 {
+            assert!(!of_a_caller, "callers have places of their own: {problem}");
+            assert_eq!((&problem["code"], &problem["retry_after"]), (&json!("rate_limited"), &json!(1)));
+            refused += 1;
+        } else {
+            assert_eq!((answer.status.as_u16(), text(&problem, "code")), (503, "store_unavailable"));
+        }
+    }
+    assert!(refused >= 5, "{refused} of nine were told to come again");
+    redis.resume();
+    let socket = world.folder.path().join("admin.sock");
+    let list = async || {
+        let path = format!("{ADMIN_LIST}?text=BOB");
+        request_unix(&socket, Method::GET, &path, &[], "").await.expect("an answer")
+    };
+    world.until("it is served again", async || list().await.status == 200).await;
+    let listed = list().await.json();
+    assert_eq!(listed["connections"][0]["connection"], "bob", "{listed}");
+}
+
+#[tokio::test]
+async fn a_command_comes_again_for_a_page_that_found_no_place() {
+    const PLACELESS: &str = r#"{"status":429,"code":"rate_limited","title":"Too many","retry_after":0}"#;
+    const PAGE: &str = r#"{"connections":[],"next_cursor":"c"}"#;
+    const LAST: &str = r#"{"connections":[]}"#;
+    let world = Plan::default().start().await;
+    let socket = world.folder.path().join("busy.sock");
+    let busy = UnixListener::bind(&socket).expect("a socket");
+    let daemon = std::thread::spawn(move || {
+        let answers = [("200", PAGE), ("429", PLACELESS), ("429", PLACELESS), ("200", LAST)];
+        answers.map(|(status, body)| {
+            let (mut caller, _) = busy.accept().expect("a connection");
+            let mut head = [0; 4096];
+            let read = caller.read(&mut head).expect("a request");
+            let answer = format!("HTTP/1.1 {status} X\r\ncontent-length: {}\r\n\r\n{body}", body.len());
+            caller.write_all(answer.as_bytes()).expect("written");
+            let head = String::from_utf8_lossy(&head[..read]).into_owned();
+            head.lines().next().unwrap_or_default().to_owned()
+        })
+    });
+    let endpoint = format!("unix:{}", socket.display());
+    let list = ["connections", "list", "outlook", "--text", "b", "--json", "--endpoint", &endpoint];
+    let ended = world.asked(&list);
+    assert_eq!(ended.status.code(), Some(0), "{}", String::from_utf8_lossy(&ended.stderr));
+    let asked = daemon.join().expect("each was asked for");
+    assert!(!asked[0].contains("cursor="), "{asked:?}");
+    assert!(asked[1].contains("cursor=c") && asked[1..].iter().all(|one| *one == asked[1]), "{asked:?}");
 }
 
 #[tokio::test]

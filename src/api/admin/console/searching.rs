@@ -85,7 +85,7 @@ impl Search {
         console.api.broker.find_as_admin(&self.app, name, &but_for_text).await.map_err(Problem::of)
     }
 
-    /// Reads for a moment, and returns what it found.
+    /// Reads for a moment, in a place among operators' walks over connections, and returns what it found.
     async fn read_on(&mut self, console: &Console) -> Result<Vec<Shown>, Refusal> {
         let page = console.api.broker.list_as_admin(&self.app, &self.asked.name, &self.sought).await?;
         // (Where an earlier page ended comes with the request, so that it may be any number.)
@@ -132,7 +132,6 @@ impl Search {
     }
 
     /// Goes on until something is found or for half a second, and returns how far it is and what it found.
-    /// Each of its reads needs a place among all walks over connections.
     pub(super) async fn go_on(&mut self, console: &Console) -> Markup {
         let clock = &console.api.clock;
         let began = clock.monotonic();
@@ -140,17 +139,14 @@ impl Search {
         let mut found = Vec::new();
         let mut is_stuck = false;
         while self.goes_on() && found.is_empty() && clock.monotonic().saturating_sub(began) < TOLD_EVERY {
-            let read = match console.api.broker.walk_as_admin().await {
-                Ok(_place) => self.read_on(console).await,
-                // (Too many walk: it tries again.)
-                Err(_) => Ok(Vec::new()),
-            };
-            match read {
+            match self.read_on(console).await {
                 Ok(some) => {
                     found = some;
                     // The page began with it.
                     found.retain(|one| Some(one.key.connection.as_str()) != self.sought.text.as_deref());
                 }
+                // (It tries again.)
+                Err(Refusal::TooManyWalks { .. }) => {}
                 Err(_) => {
                     is_stuck = true;
                     break;
