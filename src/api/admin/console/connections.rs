@@ -221,6 +221,24 @@ mod tests {
         let unsure = text(&Foot { about: Some(7), ..end(&asked, Some("a"), 2) });
         assert!(unsure.contains("Read 120,000 so far."), "the count is older: {unsure}");
 
+        // The page names the same stream as its foot, and none where the search is over.
+        let whole = |end: &Foot<'_>| {
+            let listed = Listed {
+                asked: &asked,
+                apps: &["outlook".to_owned()],
+                namesake: None,
+                connections: &[],
+                foot: end,
+                now: Timestamp::from_unix_seconds(1_800_000_000),
+            };
+            body(&listed).into_string()
+        };
+        let stream = on.split("data-next=").nth(1).and_then(|rest| rest.split('"').nth(1)).expect("a stream");
+        let page = whole(&end(&asked, Some("a+b"), 0));
+        assert!(page.contains(&format!("data-search=\"{stream}\"")), "{page}");
+        let page = whole(&end(&asked, None, 0));
+        assert!(!page.contains("data-search"), "{page}");
+
         let full = text(&end(&asked, Some("a"), PAGE));
         assert!(full.contains("Next page") && !full.contains("data-next"), "{full}");
         let list = text(&Foot { goes_on: false, ..end(&none, Some("a"), PAGE) });
