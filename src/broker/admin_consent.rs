@@ -6,6 +6,7 @@
 use std::sync::Arc;
 
 use super::connect::{READABLE_AFTER_END, SWAP_TRIES};
+use super::invitations::Link;
 use super::session::{AuthorizeState, ConsentSession, ConsentState, Purpose};
 use super::sign_in::{CallbackOutcome, CallbackProblem, Finished};
 use super::{App, Broker, FailureReason, Refusal, SessionFailure};
@@ -28,13 +29,67 @@ pub struct StartedConsent {
     pub expires_at: Timestamp,
 }
 
+/// What an administrator approves for everyone.
+fn to_approve(app: &App) -> ScopeSet {
+    app.scopes.iter().filter(|scope| !scope.is_openid()).cloned().collect()
+}
+
+/// A link that an operator was given, with the `state` in it.
+#[derive(Clone)]
+pub(super) struct GivenLink {
+    started: StartedConsent,
+    state: String,
+}
+
+impl Link for GivenLink {
+    fn expires_at(&self) -> Timestamp {
+        self.started.expires_at
+    }
+}
+
 impl Broker {
+    /// Returns a link for an administrator of a tenant, for an operator who asks in the place of a caller. It
+    /// is the link given before while that is young and unused and would be made so now, so that an operator
+    /// who presses again takes no more of the caller's sessions.
+    pub async fn admin_consent_link(
+        &self,
+        caller: &CallerPolicy,
+        app: &AppName,
+        tenant: String,
+    ) -> Result<StartedConsent, Refusal> {
+        let (permit, known) = (caller.can_connect_to(app)?, self.app(app)?);
+        let key = (app.clone(), tenant.clone());
+        if let Some(given) = self.consent_links.given(permit.caller(), &key)
+            && given.started.expires_at.since(self.deps.clock.now()) > self.settings().connect_session_ttl / 2
+            && self.admin_consent_state(caller, &given.started.id).await == Ok(ConsentState::Pending)
+            && self.admin_consent_url(&known, Some(tenant.clone()), to_approve(&known), given.state).await?
+                == Some(given.started.admin_consent_url.clone())
+        {
+            return Ok(given.started);
+        }
+        let state = random_token(self.deps.random.as_ref());
+        let started = self.start_consent(permit, Some(tenant), None, state.clone()).await?;
+        let given = GivenLink { started: started.clone(), state };
+        self.consent_links.give(permit.caller(), key, given, self.deps.clock.now());
+        Ok(started)
+    }
+
     /// Starts an admin consent session.
     pub async fn start_admin_consent(
         &self,
         permit: AppPermit<'_>,
         tenant: Option<String>,
         return_url: Option<String>,
+    ) -> Result<StartedConsent, Refusal> {
+        self.start_consent(permit, tenant, return_url, random_token(self.deps.random.as_ref())).await
+    }
+
+    async fn start_consent(
+        &self,
+        permit: AppPermit<'_>,
+        tenant: Option<String>,
+        return_url: Option<String>,
+        state: String,
     ) -> Result<StartedConsent, Refusal> {
         let (app, caller) = (permit.app(), permit.caller());
         let known = self.app(app)?;
@@ -48,7 +103,7 @@ impl Broker {
         {
             return Err(Refusal::invalid("return_url", format!("is not among apps.{app}.return_urls")));
         }
-        let scopes: ScopeSet = known.scopes.iter().filter(|scope| !scope.is_openid()).cloned().collect();
+        let scopes = to_approve(&known);
         let now = self.deps.clock.now();
         let expires_at = now.plus(self.settings().connect_session_ttl);
         let session = ConsentSession {
@@ -61,7 +116,6 @@ impl Broker {
             return_url,
             state: ConsentState::Pending,
         };
-        let state = random_token(self.deps.random.as_ref());
         let url = self.admin_consent_url(&known, tenant, scopes, state.clone()).await?;
         let admin_consent_url = url.ok_or_else(|| {
             Refusal::invalid("app", "this app's authority has no page for an administrator's consent")
@@ -88,9 +142,8 @@ impl Broker {
 
     /// Makes an administrator's link without a session, for an error page.
     pub(super) async fn consent_link(&self, app: &App) -> Option<String> {
-        let scopes = app.scopes.iter().filter(|scope| !scope.is_openid()).cloned().collect();
         let state = random_token(self.deps.random.as_ref());
-        self.admin_consent_url(app, None, scopes, state).await.ok().flatten()
+        self.admin_consent_url(app, None, to_approve(app), state).await.ok().flatten()
     }
 
     async fn admin_consent_url(

@@ -4,6 +4,7 @@
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use super::invitations::Link;
 use super::rights::Right;
 use super::session::ConnectSession;
 use super::sign_in::{CannotBegin, return_to};
@@ -92,6 +93,12 @@ pub struct SessionView {
     pub way_back: Option<String>,
     /// For its browser: a link for an administrator, if their approval is needed.
     pub admin_consent_url: Option<String>,
+}
+
+impl Link for StartedSession {
+    fn expires_at(&self) -> Timestamp {
+        self.expires_at
+    }
 }
 
 impl Broker {

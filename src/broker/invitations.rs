@@ -1,49 +1,51 @@
-//! Links given beside a refusal, kept so that a caller which asks again gets the same one.
+//! Links that were given, kept so that whoever asks again gets the same one: a caller beside its refusal, and
+//! an operator.
 
 use parking_lot::{Mutex, MutexGuard};
 use std::collections::BTreeMap;
 
-use super::connect::StartedSession;
-use crate::domain::id::{CallerName, ConnectionKey};
+use crate::domain::id::CallerName;
 use crate::domain::time::Timestamp;
 
 /// Most links of one caller. Beyond that it gets new links for some connections; another limit bounds how
 /// many are open.
 const MOST_OF_A_CALLER: usize = 1000;
 
-type OfACaller = BTreeMap<ConnectionKey, StartedSession>;
+/// A link that ends.
+pub(super) trait Link: Clone {
+    fn expires_at(&self) -> Timestamp;
+}
 
-/// By caller, so that no caller can push out another's.
-#[derive(Default)]
-pub(super) struct Invitations(Mutex<BTreeMap<CallerName, OfACaller>>);
+/// By caller, so that no caller can push out another's, and then by what a link is for.
+pub(super) struct Invitations<K, L>(Mutex<BTreeMap<CallerName, BTreeMap<K, L>>>);
 
-impl Invitations {
-    pub(super) fn given(&self, caller: &CallerName, key: &ConnectionKey) -> Option<StartedSession> {
+impl<K, L> Default for Invitations<K, L> {
+    fn default() -> Self {
+        Invitations(Mutex::default())
+    }
+}
+
+impl<K: Ord + Clone, L: Link> Invitations<K, L> {
+    pub(super) fn given(&self, caller: &CallerName, key: &K) -> Option<L> {
         self.all().get(caller)?.get(key).cloned()
     }
 
     /// Remembers a link. If the caller has too many, ended ones are forgotten, or else the one that ends
     /// first.
-    pub(super) fn give(
-        &self,
-        caller: &CallerName,
-        key: ConnectionKey,
-        started: StartedSession,
-        now: Timestamp,
-    ) {
+    pub(super) fn give(&self, caller: &CallerName, key: K, link: L, now: Timestamp) {
         let mut all = self.all();
         let given = all.entry(caller.clone()).or_default();
         if given.len() >= MOST_OF_A_CALLER && !given.contains_key(&key) {
-            given.retain(|_, given| given.expires_at > now);
+            given.retain(|_, given| given.expires_at() > now);
         }
         if given.len() >= MOST_OF_A_CALLER && !given.contains_key(&key) {
-            let first = given.iter().min_by_key(|(_, given)| given.expires_at).map(|(key, _)| key.clone());
+            let first = given.iter().min_by_key(|(_, given)| given.expires_at()).map(|(key, _)| key.clone());
             first.map(|first| given.remove(&first));
         }
-        given.insert(key, started);
+        given.insert(key, link);
     }
 
-    fn all(&self) -> MutexGuard<'_, BTreeMap<CallerName, OfACaller>> {
+    fn all(&self) -> MutexGuard<'_, BTreeMap<CallerName, BTreeMap<K, L>>> {
         self.0.lock()
     }
 }
@@ -53,7 +55,8 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::domain::id::{AppName, ConnectionName, SessionId};
+    use crate::broker::connect::StartedSession;
+    use crate::domain::id::{AppName, ConnectionKey, ConnectionName, SessionId};
 
     fn caller(name: &str) -> CallerName {
         CallerName::parse(name).expect("a name")

@@ -147,7 +147,9 @@ pub struct Broker {
     settings: ArcSwap<Settings>,
     session_waits: session_waits::SessionWaits,
     /// Links given beside a refusal, by caller.
-    invitations: invitations::Invitations,
+    invitations: invitations::Invitations<ConnectionKey, connect::StartedSession>,
+    /// Administrators' links that operators were given, by the caller that they are made for.
+    consent_links: invitations::Invitations<(AppName, String), admin_consent::GivenLink>,
     /// True once waits for sessions must end at once.
     stopping: AtomicBool,
     at_their_limit: quota::AtTheirLimit,
@@ -173,6 +175,7 @@ impl Broker {
             settings: ArcSwap::from_pointee(settings),
             session_waits: session_waits::SessionWaits::default(),
             invitations: invitations::Invitations::default(),
+            consent_links: invitations::Invitations::default(),
             stopping: AtomicBool::new(false),
             at_their_limit: quota::AtTheirLimit::default(),
             replicas: replicas::Known::default(),

@@ -15,6 +15,7 @@ use tokenward::system::{SystemClock, SystemRandom};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
+use crate::attacks_connect::parameter;
 use crate::attacks_rights::{operate, reconfigure};
 use crate::filling;
 use crate::http_client::{Answer, Browser, request, request_unix};
@@ -433,6 +434,11 @@ async fn an_operator_does_everything_without_script() {
     }
 }
 
+/// The page of a connection.
+const ONE: &str = "/console/connection?app=outlook&name=one";
+/// The names in the rule of a caller that may do everything.
+const ALL_NAMES: &str = "connections = [\"*\"]\nbulk        = true";
+
 #[tokio::test]
 async fn a_link_for_a_user_or_an_administrator_is_made_by_the_rules_of_the_connections_caller() {
     let scene = Scene::start().await;
@@ -465,18 +471,60 @@ async fn a_link_for_a_user_or_an_administrator_is_made_by_the_rules_of_the_conne
     assert_eq!(String::from_utf8_lossy(&printed.stdout).trim(), link, "a link that is open is given again");
     assert_eq!(audited(world, "reconnect_link").len(), 2);
 
+    // So is an administrator's, for whichever connection of the tenant, also by the console.
+    let of_admin = text(&made, "admin_consent_url");
+    world.connect("another", BOB).await;
+    let again = make("admin-consent-links", "another").await.json();
+    assert_eq!(again, made);
+    let mut console = scene.open().await;
+    let (action, fields) = console.form(ONE, "Pause").await;
+    let fields = fields.replace("act=pause", "act=admin_consent");
+    let page = console.send(&action, &fields, Some(&scene.base)).await.text();
+    let state = parameter(of_admin, "state");
+    assert!(page.contains("administrator") && page.contains(&state), "{page}");
+    // One that was used is over, and so is one that is half as old as it may get.
+    let redirect = format!("{}/callback/outlook?error=access_denied&state={state}", world.base_url());
+    Browser::default().get(&redirect).await.expect("a page");
+    let second = make("admin-consent-links", "one").await.json();
+    assert_ne!(second, made);
+    world.pass(Duration::from_secs(31 * 60));
+    let third = make("admin-consent-links", "one").await.json();
+    assert_ne!(third, second);
+    assert_eq!(make("admin-consent-links", "one").await.json(), third);
+    let recorded = audited(world, "admin_consent_link");
+    assert!(recorded.len() == 6 && recorded.iter().all(|one| one["outcome"] == "ok"), "{recorded:?}");
+
     // A personal account has no administrator.
     let none = make("admin-consent-links", "private").await;
     assert_eq!((none.status.as_u16(), text(&none.json(), "parameter")), (400, "connection"));
 
-    // The rules are those of now.
+    // Nobody signs in while the connection is paused, and so nobody is asked to approve that.
+    let mut console = scene.open().await;
+    console.press(ONE, "Pause").await;
+    for path in ["reconnect-links", "admin-consent-links"] {
+        let refused = make(path, "one").await;
+        assert_eq!((refused.status.as_u16(), text(&refused.json(), "code")), (409, "connection_paused"));
+    }
+    console.press(ONE, "Resume").await;
+    assert_eq!(make("admin-consent-links", "one").await.json(), third);
+
+    // The rules are those of now: of a narrower one that leaves this connection out, and of one that connects
+    // nothing any more.
+    reconfigure(world, ALL_NAMES, "connections = [\"team-*\"]").await;
+    world.connect("team-one", BOB).await;
+    for path in ["reconnect-links", "admin-consent-links"] {
+        let refused = make(path, "one").await;
+        assert!([403, 404].contains(&refused.status.as_u16()), "{path}: {}", refused.text());
+        assert_eq!(make(path, "team-one").await.status, 201, "{path}");
+    }
+    reconfigure(world, "connections = [\"team-*\"]", ALL_NAMES).await;
     reconfigure(world, "connect     = true", "connect     = false").await;
     for path in ["reconnect-links", "admin-consent-links"] {
         let refused = make(path, "one").await;
         assert_eq!(refused.status, 403, "{path}: {}", refused.text());
     }
     let recorded = audited(world, "reconnect_link");
-    assert_eq!(text(&recorded[2], "outcome"), "caller_forbidden", "{recorded:?}");
+    assert_eq!(text(recorded.last().expect("the last"), "outcome"), "caller_forbidden", "{recorded:?}");
 }
 
 #[tokio::test]

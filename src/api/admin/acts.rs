@@ -91,8 +91,7 @@ impl Acting<'_> {
             };
             // (Approval counts for the whole app, but it is asked for because of this connection.)
             let _right = self.api.broker.may_connect(&connected.by.policy, key).await?;
-            let permit = connected.by.policy.can_connect_to(&key.app)?;
-            self.api.broker.start_admin_consent(permit, Some(tenant), None).await
+            self.api.broker.admin_consent_link(&connected.by.policy, &key.app, tenant).await
         };
         self.on_connection("admin_consent_link", key, start.await).await
     }
