@@ -4,15 +4,19 @@
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use entra_emulator::{ChallengeStyle, Endpoint, Fault, FaultRule, RevokeKind};
 use futures_util::future::join_all;
+use http::Method;
 use parking_lot::Mutex;
+use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, copy};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::timeout;
 
+use crate::attacks_rights::reconfigure;
+use crate::http_client::Answer;
 use crate::launcher::{command, installed, repository};
 use crate::world::{ALICE, BOB, Plan, World, write_secret};
 
@@ -66,6 +70,10 @@ fn built(name: &str) -> PathBuf {
 struct Way {
     address: String,
     asked: Arc<Mutex<String>>,
+    /// What the next connection is answered, in place of the daemon's answer to it.
+    next: Arc<Mutex<Option<Answer>>>,
+    /// When each connection came.
+    came: Arc<Mutex<Vec<Instant>>>,
 }
 
 impl Way {
@@ -74,9 +82,19 @@ impl Way {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("bound");
         let address = format!("http://{}", listener.local_addr().expect("an address"));
         let asked: Arc<Mutex<String>> = Arc::default();
-        let kept = Arc::clone(&asked);
+        let (next, came): (Arc<Mutex<Option<Answer>>>, Arc<Mutex<Vec<Instant>>>) = Default::default();
+        let (kept, given, instants) = (Arc::clone(&asked), Arc::clone(&next), Arc::clone(&came));
         tokio::spawn(async move {
-            while let Ok((client, _)) = listener.accept().await {
+            while let Ok((mut client, _)) = listener.accept().await {
+                instants.lock().push(Instant::now());
+                let given = given.lock().take();
+                if let Some(answer) = given {
+                    let mut head = [0; 4096];
+                    let read = client.read(&mut head).await.expect("a request");
+                    kept.lock().push_str(&String::from_utf8_lossy(&head[..read]));
+                    client.write_all(&as_it_came(&answer)).await.expect("written");
+                    continue;
+                }
                 let server = TcpStream::connect(&daemon).await.expect("connected");
                 let (mut from, mut to_client) = client.into_split();
                 let (mut answers, mut to) = server.into_split();
@@ -91,8 +109,17 @@ impl Way {
                 });
             }
         });
-        Way { address, asked }
+        Way { address, asked, next, came }
     }
+}
+
+/// An answer of the daemon, on a connection that ends with it.
+fn as_it_came(answer: &Answer) -> Vec<u8> {
+    let mut text = format!("HTTP/1.1 {}\r\nconnection: close\r\n", answer.status);
+    for (name, value) in &answer.headers {
+        text.push_str(&format!("{name}: {}\r\n", value.to_str().expect("text")));
+    }
+    [text.as_bytes(), b"\r\n", &answer.body].concat()
 }
 
 impl Language {
@@ -164,6 +191,33 @@ impl Language {
         world.outlive_tokens();
         is_refused("bob", &["reauthorization_required", "/connect/"]).await;
         is_refused("nobody", &["connection_not_found", "/connect/"]).await;
+
+        // The caller's rule does not give what is asked for: the program ends, and asks no more.
+        let path = "/v1/apps/outlook/connections/team-b%2Fbob/token?scope=Calendars.Read";
+        world.connect("team-b/bob", BOB).await;
+        let forbidden = world.api_as(&world.reader_key, Method::GET, path, Value::Null).await;
+        assert_eq!(forbidden.status, 403, "{}", forbidden.text());
+        *way.next.lock() = Some(forbidden);
+        let before = way.came.lock().len();
+        is_refused("team-b/bob", &["caller_forbidden"]).await;
+        assert_eq!(way.came.lock().len() - before, 1, "{name} asked again");
+
+        // The caller asks too often: the program waits as it is told, and asks again.
+        reconfigure(&world, "[callers.mail-sync]\n", "[callers.mail-sync]\nrate_limit = 1\n").await;
+        let too_often = loop {
+            let answer = world.token("team-a/alice").await;
+            if answer.status == 429 {
+                break answer;
+            }
+        };
+        let seconds = too_often.headers["retry-after"].to_str().expect("text").parse().expect("a number");
+        *way.next.lock() = Some(too_often);
+        let first = way.came.lock().len();
+        reads("a caller that asks too often").await;
+        let came = way.came.lock().clone();
+        // (A clock of a program may be coarse.)
+        let waited = came[first + 1] - came[first] + Duration::from_millis(20);
+        assert!(waited >= Duration::from_secs(seconds), "{name} waited {waited:?} of {seconds} s");
 
         // A key that was replaced is read anew; a wrong one is said to be wrong.
         write_secret(&key, "twk_nobody");
