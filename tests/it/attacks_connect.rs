@@ -490,10 +490,10 @@ async fn another_account_than_the_pinned_one_leaves_nothing_behind() {
     }
 }
 
-/// The keys in which the shared store has something of a sign-in: all but leases, due times and what a replica
-/// says of itself, which come and go at times of their own.
+/// The keys in which the shared store has something of a sign-in: all but leases, due times, token hosts and
+/// what a replica says of itself, which come and go at times of their own.
 fn sign_in_keys(world: &World) -> BTreeSet<String> {
-    const OF_REPLICAS: [&str; 8] = [
+    const OF_REPLICAS: [&str; 9] = [
         "counted:{",
         "due:{",
         "used:{",
@@ -502,6 +502,7 @@ fn sign_in_keys(world: &World) -> BTreeSet<String> {
         "pending:{replicas:",
         "pending:{counts:",
         "pending:{credential-choices:",
+        "pending:{token-hosts:",
     ];
     let keys = world.redis.as_ref().map_or_else(String::new, |redis| redis.cli(&["KEYS", "tokenward:*"]));
     let is_one = |key: &&str| {
