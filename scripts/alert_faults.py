@@ -258,6 +258,14 @@ def strangers(world) -> Iterator[None]:
     yield
 
 
+@row("TokenwardSpansDropped", "`[traces]` names an address where no collector listens", "it names none")
+def spans_dropped(world) -> Iterator[None]:
+    world.configure(extra='[traces]\nendpoint = "http://127.0.0.1:4318"\nsample_ratio = 1\n')
+    yield
+    world.configure(extra="")
+    yield
+
+
 @row("TokenwardStoreAtRisk", "`CONFIG SET maxmemory-policy allkeys-lru` at Redis", "it is `noeviction` again")
 def at_risk(world) -> Iterator[None]:
     world.redis("CONFIG", "SET", "maxmemory-policy", "allkeys-lru")
