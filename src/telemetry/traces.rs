@@ -194,7 +194,11 @@ impl Exporter {
         while !stop.is_cancelled() {
             tokio::select! {
                 () = stop.cancelled() => {}
-                _ = self.waiting.recv_many(&mut batch, MOST_OF_BATCH) => self.gather(&mut batch).await,
+                more = self.waiting.recv_many(&mut batch, MOST_OF_BATCH) => match more {
+                    // Nobody is left who could begin a span.
+                    0 => return,
+                    _ => self.gather(&mut batch).await,
+                }
             }
             self.deliver(&mut batch).await;
         }
@@ -212,7 +216,7 @@ impl Exporter {
             tokio::select! {
                 () = &mut is_over => return,
                 () = self.shared.stop.cancelled() => return,
-                _ = self.waiting.recv_many(batch, room) => {}
+                more = self.waiting.recv_many(batch, room) => if more == 0 { return },
             }
         }
     }

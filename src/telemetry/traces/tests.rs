@@ -167,3 +167,17 @@ async fn a_batch_on_its_way_follows_to_another_collector() {
     assert_eq!((down.posted.lock().len(), other.spans()), (1, 1));
     assert_eq!(scene.figure("exported_total"), 1);
 }
+
+/// (Without an end: as of a start that failed halfway.)
+#[tokio::test]
+async fn the_task_ends_with_the_last_who_could_begin_a_span_and_sends_what_waits() {
+    let (scene, collector) = (Scene::new(), Arc::new(Fake::default()));
+    scene.send_to(&collector);
+    scene.spans(3);
+    scene.traces.start(&scene.tasks);
+    let Scene { metrics: _, traces, tasks } = scene;
+    drop(traces);
+    let ends = tokio::time::timeout(Duration::from_secs(60), tasks.close_and_wait());
+    ends.await.expect("it looks no more at a queue that nobody fills");
+    assert_eq!(collector.spans(), 3);
+}
