@@ -15,7 +15,8 @@ pub struct Reloaded {
     pub asked_by: &'static str,
     /// The sections that are others now, or why it was refused: one line each.
     pub result: Result<Vec<String>, Vec<String>>,
-    /// The sections that wait for a restart: sockets, and the form of the log. The rest is in force.
+    /// The sections that wait for a restart: sockets, and the form of the log. Of a refused reload: those of
+    /// the one before.
     pub needs_restart: Vec<&'static str>,
     /// Authorities' documents that could not be fetched anew, one line each; nothing else depends on that.
     pub not_fetched: Vec<String>,

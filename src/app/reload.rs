@@ -133,7 +133,8 @@ impl Reloader {
 
     async fn reload_now(self: &Arc<Self>, asked_by: &'static str) -> Reloaded {
         let _turn = self.turn.lock().await;
-        let mut needs_restart = Vec::new();
+        // (A refused reload changes nothing, so what waits still does.)
+        let mut needs_restart = self.last().map(|last| last.needs_restart).unwrap_or_default();
         let result = self.prepare_in_time().await.map(|prepared| {
             let (changed, left) = self.take_up(prepared);
             needs_restart = left;

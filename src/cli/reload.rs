@@ -39,6 +39,9 @@ pub(super) fn run(args: &Args, config: &ConfigPath, world: &mut World) -> Result
             world.output.say(&problem);
         }
         world.output.say("Refused, and nothing was changed.");
+        if let Some(left) = needs_restart(&reload) {
+            world.output.say(&left);
+        }
         Err(Failure::silent(Exit::Failed))
     })
 }
@@ -47,9 +50,8 @@ pub(super) fn run(args: &Args, config: &ConfigPath, world: &mut World) -> Result
 pub(super) fn needs_restart(reload: &Reload) -> Option<String> {
     let sections: Vec<String> = reload.needs_restart.iter().map(|one| shown(one)).collect();
     (!sections.is_empty()).then(|| {
-        format!(
-            "Needs a restart: {} (until then the daemon listens as before; the rest is in force).",
-            sections.join(", ")
-        )
+        let rest = if reload.outcome == "ok" { "; the rest is in force" } else { "" };
+        let sections = sections.join(", ");
+        format!("Needs a restart: {sections} (until then the daemon listens as before{rest}).")
     })
 }

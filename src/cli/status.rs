@@ -114,6 +114,7 @@ fn screen(status: &Status, live: bool) -> String {
                 shown(&reload.asked_by)
             ));
             lines.extend(list(&reload.problems).into_iter().map(|problem| format!("  {problem}")));
+            lines.extend(needs_restart(reload));
         }
     }
     lines.extend(store_lost(status));

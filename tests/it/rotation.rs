@@ -486,6 +486,19 @@ async fn a_listener_that_waits_for_a_restart_holds_no_other_change_up() {
         "{reloaded}"
     );
     assert_eq!(reader().await, 404);
+
+    // A reload that is refused changes nothing, so the listener waits as before.
+    written(&format!("{more}\n[callers.x]\nauthenticate = []\n"));
+    let refused = world.asked(&["reload"]);
+    assert_eq!(refused.status.code(), Some(1));
+    let status = world.said(&["status"]);
+    for said in [String::from_utf8_lossy(&refused.stderr).into_owned(), status] {
+        assert!(
+            said.contains("Needs a restart: listen.admin (until then the daemon listens as before)."),
+            "{said}"
+        );
+    }
+
     written(&good);
     let reloaded = world.printed(&["reload", "--json"]);
     assert_eq!(reloaded["needs_restart"], json!([]), "it was put back: {reloaded}");

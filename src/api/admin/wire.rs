@@ -87,7 +87,8 @@ pub struct Reload {
     pub changed: Vec<String>,
     /// Apps whose secrets are not sent because their token host changed.
     pub held_back: Vec<String>,
-    /// The sections that wait for a restart, such as `listen.admin`; the rest is in force.
+    /// The sections that wait for a restart, such as `listen.admin`; also those that a refused reload left
+    /// waiting.
     pub needs_restart: Vec<String>,
     /// Authorities' documents that could not be fetched again.
     pub not_fetched: Vec<String>,
