@@ -13,7 +13,7 @@ use http::Method;
 use serde::Serialize;
 
 use super::args::{app_name, duration};
-use super::client::{Client, DEADLINE, ReachArgs, read, target};
+use super::client::{Client, ClientError, DEADLINE, ReachArgs, read, target};
 use super::credential_file::{self, NewFile};
 use super::output::shown;
 use super::{ConfigPath, Failure, World, block_on};
@@ -117,8 +117,8 @@ async fn rotate(
         }
         return Ok(done);
     };
-    act(client, app, &before, "retire").await.map_err(|failure| {
-        failure.hint(format!(
+    act(client, app, &before, "retire").await.map_err(|refused| {
+        Failure::from(refused).hint(format!(
             "the new one is in use, and {before} stays in service; run the command again once that is mended"
         ))
     })?;
@@ -279,12 +279,12 @@ async fn prefer(client: &Client, args: &Args, world: &mut World) -> Result<bool,
     let give_up = world.clock.monotonic().saturating_add(PREFERRED_WITHIN);
     let mut is_promoted = false;
     loop {
-        // (It is refused as long as the last answer was a rejection.)
         if !is_promoted {
             match act(client, app, id, "promote").await {
                 Ok(()) => is_promoted = true,
-                Err(failure) if world.clock.monotonic() >= give_up => return Err(failure),
-                Err(_) => {}
+                Err(refused)
+                    if world.clock.monotonic() < give_up && may_heal(client, app, id, &refused).await => {}
+                Err(refused) => return Err(refused.into()),
             }
         }
         if is_promoted && is_in_use(&credentials_of(client, app).await?, id) {
@@ -301,6 +301,20 @@ async fn prefer(client: &Client, args: &Args, world: &mut World) -> Result<bool,
     }
 }
 
+/// Whether a promotion that was refused may succeed by itself: the daemon could not be asked, or does not
+/// know yet that the authority takes the credential, which it is asked about again.
+async fn may_heal(client: &Client, app: &AppName, id: &str, refused: &ClientError) -> bool {
+    match refused {
+        ClientError::Refused(problem) if problem.code == "invalid_request" => {
+            let there = credentials_of(client, app).await;
+            there.is_ok_and(|all| {
+                all.iter().any(|one| one.id == id && matches!(&*one.state, "new" | "rejected"))
+            })
+        }
+        other => other.is_passing(),
+    }
+}
+
 fn is_in_use(all: &[ClientCredential], id: &str) -> bool {
     all.iter().any(|one| one.id == id && one.in_use && one.state != "rejected")
 }
@@ -312,7 +326,7 @@ async fn credentials_of(client: &Client, app: &AppName) -> Result<Vec<ClientCred
     Ok(of_app.credentials)
 }
 
-async fn act(client: &Client, app: &AppName, id: &str, act: &str) -> Result<(), Failure> {
+async fn act(client: &Client, app: &AppName, id: &str, act: &str) -> Result<(), ClientError> {
     let path = target(&["admin", "v1", "apps", app.as_str(), "credentials", id, act], &[]);
     client.ask(Method::POST, &path, None, DEADLINE).await?;
     Ok(())
@@ -331,4 +345,88 @@ fn left(before: &str, settings: &AppConfig) -> Vec<String> {
         ),
         format!("after that, remove {before} at the authority"),
     ]
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::VecDeque;
+
+    use clap::Parser as _;
+    use serde_json::json;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::net::UnixListener;
+
+    use super::*;
+    use crate::cli::testing::world;
+
+    #[derive(clap::Parser)]
+    struct Parsed {
+        #[command(flatten)]
+        args: Args,
+    }
+
+    /// Answers requests for a promotion with these, and shows the credential in this state.
+    async fn daemon(listener: UnixListener, state: Option<&str>, mut promotions: VecDeque<(u16, &str)>) {
+        loop {
+            let (mut stream, _) = listener.accept().await.expect("a connection");
+            let mut head = Vec::new();
+            while !head.ends_with(b"\r\n\r\n") {
+                head.push(stream.read_u8().await.expect("a head"));
+            }
+            let head = String::from_utf8(head).expect("text");
+            let path = head.split(' ').nth(1).expect("a path");
+            let (status, body) = match path.rsplit('/').next() {
+                Some("promote") => {
+                    let (status, code) = promotions.pop_front().expect("it is not asked once more");
+                    (status, json!({ "code": code, "detail": "d", "id": "b" }))
+                }
+                Some("verify") => {
+                    (200, json!({ "credentials": [{ "id": "b", "outcome": "accepted", "asked": true }] }))
+                }
+                _ => {
+                    let in_use = promotions.is_empty();
+                    let shown = |state| if in_use { "in_use" } else { state };
+                    let one = |state| json!({ "id": "b", "state": shown(state), "in_use": in_use });
+                    let all: Vec<_> = state.into_iter().map(one).collect();
+                    (200, json!({ "apps": [{ "app": "outlook", "credentials": all }] }))
+                }
+            };
+            let body = body.to_string();
+            let head =
+                format!("HTTP/1.1 {status} X\r\ncontent-length: {}\r\nconnection: close\r\n\r\n", body.len());
+            stream.write_all(format!("{head}{body}").as_bytes()).await.expect("sent");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_promotion_is_asked_for_again_only_where_waiting_may_help() {
+        for (state, promotions, is_promoted) in [
+            // It heals: the daemon was away, or the authority's last answer was a no.
+            (Some("new"), vec![(503, "store_unavailable"), (429, "rate_limited"), (200, "")], true),
+            (Some("new"), vec![(400, "invalid_request"), (200, "")], true),
+            (Some("rejected"), vec![(400, "invalid_request"), (200, "")], true),
+            // It does not.
+            (Some("expired"), vec![(400, "invalid_request"), (200, "")], false),
+            (None, vec![(400, "invalid_request"), (200, "")], false),
+            (Some("new"), vec![(403, "caller_not_allowed"), (200, "")], false),
+            (Some("new"), vec![(404, "app_not_found"), (200, "")], false),
+        ] {
+            let folder = tempfile::tempdir().expect("a folder");
+            let socket = folder.path().join("admin.sock");
+            let endpoint = format!("unix:{}", socket.display());
+            let arguments = ["x", "outlook", "b", "--endpoint", &endpoint];
+            let Parsed { args } = Parsed::try_parse_from(arguments).expect("arguments");
+            let (mut world, said) = world();
+            let config = ConfigPath::new(None, &world.env);
+            let client = args.reach.admin(&config, &mut world).expect("a client");
+            let case = format!("{state:?} {promotions:?}");
+            let listener = UnixListener::bind(&socket).expect("a socket");
+            let answers = daemon(listener, state, promotions.into());
+            let ended = tokio::select! {
+                ended = prefer(&client, &args, &mut world) => ended,
+                () = answers => unreachable!("it goes on"),
+            };
+            assert_eq!(ended.is_ok(), is_promoted, "{case}: {}", said.err());
+        }
+    }
 }

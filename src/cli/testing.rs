@@ -77,6 +77,22 @@ pub(super) struct Scene {
     seed: Mutex<u64>,
 }
 
+/// A world of this clock, with an empty environment and no input.
+pub(super) fn world() -> (World, Captured) {
+    let (output, captured) = Captured::output("");
+    (in_the_world(1, &[], output), captured)
+}
+
+fn in_the_world(seed: u64, env: &[(&str, &str)], output: Output) -> World {
+    World {
+        env: env.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect(),
+        clock: Arc::new(FixedClock(NOW)),
+        random: Arc::new(SeededRandom::new(seed)),
+        output,
+        serve: |_, _, _| Ok(ExitCode::from(42)),
+    }
+}
+
 /// A command's exit code and output.
 pub(super) struct Ended {
     pub(super) code: u8,
@@ -126,13 +142,7 @@ impl Scene {
             *seed += 1;
             *seed
         };
-        let world = World {
-            env: env.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect(),
-            clock: Arc::new(FixedClock(NOW)),
-            random: Arc::new(SeededRandom::new(seed)),
-            output,
-            serve: |_, _, _| Ok(ExitCode::from(42)),
-        };
+        let world = in_the_world(seed, env, output);
         let args = std::iter::once("tokenward").chain(args.iter().copied()).map(OsString::from);
         let code = run(args, world);
         let codes = [0, 1, 2, 42];
