@@ -114,7 +114,7 @@ impl InForce {
         self.broker.rights_changed();
         self.look.store(Arc::new(look));
         self.signing.replace(signing_key);
-        self.traces.replace(traces);
+        traces.take_up(&self.traces);
         if let Some(level) = &self.level {
             level.set(level_of(config.log.level));
         }

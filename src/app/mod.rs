@@ -104,7 +104,7 @@ impl Daemon {
             replaceable;
         files.say(&warnings);
         process.traces.start(process.trace_tasks.as_ref());
-        process.traces.replace(traces);
+        traces.take_up(&process.traces);
 
         let config = loaded.config;
         let reporting = Reporting::open(&config.audit, signing_key, &process)?;

@@ -22,7 +22,7 @@ pub use super::findings::{Checked, Refused};
 use super::issuers::{self, InstalledIssuers};
 use super::listeners::{self, PreparedListeners};
 use super::process::Ports;
-use super::{callers, pages, store};
+use super::{callers, pages, store, traces};
 use crate::broker::App;
 use crate::callers::Callers;
 use crate::config::{AuditSink, Config, Loaded, Mistake};
@@ -37,7 +37,6 @@ use crate::public::Look;
 use crate::secret_file::SecretReader;
 use crate::telemetry::audit::SigningKey;
 use crate::telemetry::metrics::Metrics;
-use crate::telemetry::traces;
 
 /// The parts of a configuration that a reload replaces.
 pub(super) struct Replaceable {
@@ -51,7 +50,7 @@ pub(super) struct Replaceable {
     /// Signs the audit.
     pub(super) signing_key: Option<SigningKey>,
     /// Where traces go, and which.
-    pub(super) traces: Option<traces::Settings>,
+    pub(super) traces: traces::Prepared,
     pub(super) warnings: Vec<Mistake>,
 }
 
@@ -171,7 +170,7 @@ fn replaceable_with(
     let callers = callers::build(config, &apps, &issuers, keyring, by, findings);
     let look = pages::prepare(config, &secrets, findings);
     let signing_key = signing_key(config, &secrets, findings);
-    let traces = super::traces::prepare(config, &apps.outbound, by, findings);
+    let traces = traces::prepare(config, &apps.outbound, by, findings);
     let (callers, admins) = callers?;
     let (listeners, warnings) = (listeners?, Vec::new());
     Some(Replaceable { apps, listeners, issuers, callers, admins, look, signing_key, traces, warnings })

@@ -1,37 +1,69 @@
 //! The collector of traces: the way there, and the header fields that it wants.
 
-use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HOST, TRANSFER_ENCODING};
+use http::header::{
+    ACCEPT, ACCEPT_ENCODING, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HOST, TRANSFER_ENCODING, USER_AGENT,
+};
 use http::{HeaderMap, HeaderName, HeaderValue};
 
 use super::core::host_name;
 use super::findings::{By, Findings};
 use super::reading::public_file;
 use crate::authority::{CollectorConfig, CollectorError, Outbound, Roots, TraceCollector};
-use crate::config::Config;
+use crate::config::{Config, TracesConfig};
 use crate::domain::task::BoxFuture;
 use crate::secret_file::SecretReader;
-use crate::telemetry::traces::{Answer, Collector, Settings};
+use crate::telemetry::traces::{Answer, Collector, Settings, Traces};
 
 /// The longest exchange with the collector.
 const TIMEOUT: Duration = Duration::from_secs(10);
 /// What a warning about the collector's files ends in.
-const UNTIL_THEN: &str = "no traces are sent until that is mended";
+const UNTIL_THEN: &str = "until that is mended, a reload leaves traces as they were, and a start sends none";
 
-/// Reads what `[traces]` names. `None` if there is no endpoint, or something is wrong: with a file
-/// that is a warning.
+/// What a reading of `[traces]` comes to.
+pub(super) enum Prepared {
+    /// There is no endpoint.
+    Off,
+    /// Traces are sent.
+    On(Settings),
+    /// Something is wrong: with a file that is a warning, and what is in force stays.
+    Unclear,
+}
+
+impl Prepared {
+    /// Puts it in force.
+    pub(super) fn take_up(self, traces: &Traces) {
+        match self {
+            Prepared::Off => traces.replace(None),
+            Prepared::On(settings) => traces.replace(Some(settings)),
+            Prepared::Unclear => {}
+        }
+    }
+}
+
+/// Reads what `[traces]` names.
 pub(super) fn prepare(
     config: &Config,
     outbound: &Arc<Outbound>,
     by: &By<'_>,
     findings: &mut Findings<'_>,
+) -> Prepared {
+    match &config.traces {
+        None => Prepared::Off,
+        Some(traces) => settings(traces, outbound, by, findings).map_or(Prepared::Unclear, Prepared::On),
+    }
+}
+
+fn settings(
+    traces: &TracesConfig,
+    outbound: &Arc<Outbound>,
+    by: &By<'_>,
+    findings: &mut Findings<'_>,
 ) -> Option<Settings> {
-    let traces = config.traces.as_ref()?;
     let secrets = by.environment.secrets();
     let (headers, roots) = findings.optional(UNTIL_THEN, |findings| {
         let headers = match &traces.headers_file {
@@ -75,9 +107,16 @@ fn read_headers(path: &Path, secrets: &SecretReader, findings: &mut Findings<'_>
 
 /// Reads header fields. The messages never repeat a value.
 fn headers(text: &str) -> Result<HeaderMap, String> {
-    let ours: BTreeSet<&str> = [&CONTENT_TYPE, &CONTENT_LENGTH, &HOST, &CONNECTION, &TRANSFER_ENCODING]
-        .map(HeaderName::as_str)
-        .into();
+    let ours = [
+        ACCEPT,
+        ACCEPT_ENCODING,
+        CONNECTION,
+        CONTENT_LENGTH,
+        CONTENT_TYPE,
+        HOST,
+        TRANSFER_ENCODING,
+        USER_AGENT,
+    ];
     let mut headers = HeaderMap::new();
     for (number, line) in text.lines().enumerate() {
         let (number, line) = (number + 1, line.trim());
@@ -88,7 +127,7 @@ fn headers(text: &str) -> Result<HeaderMap, String> {
             line.split_once(':').ok_or_else(|| format!("has no `Name: value` in line {number}"))?;
         let name: HeaderName =
             name.trim().parse().map_err(|_| format!("has no field's name in line {number}"))?;
-        if ours.contains(name.as_str()) {
+        if ours.contains(&name) {
             return Err(format!("names {name} in line {number}, which tokenward sets itself"));
         }
         let value = HeaderValue::from_str(value.trim());
@@ -137,6 +176,9 @@ mod tests {
             ": canary",
             "x: canary\u{1}",
             "Host: canary",
+            "Accept: canary",
+            "accept-encoding: canary",
+            "User-Agent: canary",
             "content-type: canary",
             "x: canary\nX: canary",
         ] {

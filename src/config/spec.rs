@@ -1001,8 +1001,9 @@ static TRACES: Table = Table {
             "headers_file",
             Kind::Path,
             Optional,
-            "A file with header fields for the collector, a secret: one `Name: value` in each line. It is \
-             watched and may be replaced while the daemon runs.",
+            "A file with header fields for the collector, a secret: one `Name: value` in each line, but \
+             none that tokenward sets itself, such as `User-Agent` and `Accept`. It is watched and may be \
+             replaced while the daemon runs.",
         ),
         key(
             "ca_file",

@@ -462,11 +462,26 @@ async fn the_collector_s_secret_is_replaced_while_the_daemon_runs() {
     collector.posted(|posted| assert_eq!(posted[0].headers["x-scope-orgid"], "7"));
     // A file that is wrong holds no reload up; the next one is taken up.
     let file = world.folder.path().join("collector-headers");
-    write_secret(&file, "canary-without-a-name");
-    world.daemon.until_logged("traces.headers_file").await;
+    let until_reloaded = async |times: u32| {
+        let reloaded = format!("tokenward_config_reloads_total{{outcome=\"ok\"}} {times}\n");
+        world.until("the reload", async || world.metrics().await.contains(&reloaded)).await;
+    };
+    for (times, (wrong, trace)) in [
+        ("canary-without-a-name", "2cf7651916cd43dd8448eb211c80319e"),
+        ("User-Agent: canary\n", "3df7651916cd43dd8448eb211c80319f"),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        write_secret(&file, wrong);
+        until_reloaded(u32::try_from(times).expect("small") + 1).await;
+        assert!(world.daemon.log().contains("a reload leaves traces as they were"));
+        assert_eq!(token_in(&world, trace, true, "nobody").await.status, 404);
+        collector.until_trace(trace).await;
+        assert_eq!(secrets().last().map(String::as_str), Some("Bearer canary-old-collector-secret"));
+    }
     write_secret(&file, "Authorization: Bearer canary-new-collector-secret\n");
-    let reloaded = "tokenward_config_reloads_total{outcome=\"ok\"} 2";
-    world.until("the reload", async || world.metrics().await.contains(reloaded)).await;
+    until_reloaded(3).await;
     assert_eq!(token_in(&world, OTHER, true, "nobody").await.status, 404);
     collector.until_trace(OTHER).await;
     assert_eq!(secrets().last().map(String::as_str), Some("Bearer canary-new-collector-secret"));
