@@ -7,7 +7,8 @@
 //! 1. Outside of a sampled trace nothing here has an effect, and each call costs a look at one value of the
 //!    thread. Every span that exists is sampled: it is decided before it is made.
 //! 2. What a span says is a word of the code, a number, or a name that was checked ([`Value`]): there is no
-//!    variant for other text. So no secret and no name of a user can get into one.
+//!    variant for other text. So no secret and no name of a user can get into one, unless the sender of a
+//!    continued trace writes them into its `tracestate`, which belongs to each span of the trace.
 //! 3. Log lines of work in a trace have the ids of its first span in this process (`span.trace_id`,
 //!    `span.span_id`).
 

@@ -363,7 +363,7 @@ async fn a_browser_s_traceparent_is_not_continued() {
     let world = Plan::default().sections(&collector.section("sample_ratio = 0")).start().await;
     let traceparent = format!("00-{OTHER}-{PARENT}-01");
     let ask = async || {
-        let headers = [("traceparent", traceparent.as_str())];
+        let headers = [("traceparent", traceparent.as_str()), ("tracestate", "a=canary")];
         request(Method::GET, &format!("{}/", world.daemon.public), &headers, "").await.expect("an answer")
     };
     assert_eq!(ask().await.headers["x-request-id"], OTHER);
@@ -382,6 +382,7 @@ async fn a_browser_s_traceparent_is_not_continued() {
     let spans = collector.until("a page", |spans| spans.iter().any(|span| span.name == "GET /")).await;
     let page = one(&spans, "GET /");
     assert!(hex::encode(&page.trace_id) != OTHER && page.parent_span_id.is_empty());
+    assert_eq!(page.trace_state, "");
     assert_eq!(attributes(&page.attributes)["tokenward.request_id"], OTHER);
 }
 
