@@ -169,9 +169,25 @@ pub struct HandOutShape {
     last_at: String,
 }
 
+/// To whom something is explained.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reader {
+    /// A caller, which starts connect sessions.
+    Caller,
+    /// An operator, who makes a link for the user.
+    Operator,
+}
+
 impl ExplainShape {
     /// What is known of a connection, and what to do now.
-    pub fn new(shown: &Shown, attempts: &[Attempt]) -> Self {
+    pub fn new(shown: &Shown, attempts: &[Attempt], reader: Reader) -> Self {
+        let (sign_in, send) = match reader {
+            Reader::Caller => (
+                "start a connect session",
+                "Start a connect session for this connection and send the user its connect_url.",
+            ),
+            Reader::Operator => ("make a reconnect link", "Make a reconnect link and send it to the user."),
+        };
         let advice = match (shown.profile.status().as_str(), shown.profile.status().reason()) {
             ("active", _) => match attempts.last() {
                 Some(last) if last.outcome == "unclear" => "The connection is active; the authority refuses \
@@ -179,12 +195,12 @@ impl ExplainShape {
                  will count as ended by itself once that is certain, and the user may sign in again now. If \
                  none works, the operator must look at the app's registration and its client credential."
                     .to_owned(),
-                Some(last) if last.outcome == DAMAGED => "The stored grant cannot be used: it is damaged, \
-                 was tampered with, or its sealing key is missing (the attempt says which). The token that \
-                 is held is served to its end. The operator must find out why (`deploy/RUNBOOK.md`, \
-                 TokenwardRecordDamaged) and restore the key or the record; where neither can be had, the \
-                 user signs in again: start a connect session."
-                    .to_owned(),
+                Some(last) if last.outcome == DAMAGED => format!(
+                    "The stored grant cannot be used: it is damaged, was tampered with, or its sealing key \
+                     is missing (the attempt says which). The token that is held is served to its end. The \
+                     operator must find out why (`deploy/RUNBOOK.md`, TokenwardRecordDamaged) and restore \
+                     the key or the record; where neither can be had, the user signs in again: {sign_in}."
+                ),
                 Some(last) if last.outcome != "ok" => format!(
                     "The connection is active; the last try failed for a reason that is not the user's ({}). \
                      Nothing to do for the user; tokenward tries again by itself.",
@@ -193,8 +209,7 @@ impl ExplainShape {
                 _ => "The connection works. Nothing to do.".to_owned(),
             },
             ("needs_reauthorization", reason) => format!(
-                "The user must sign in again ({}). Start a connect session for this connection and send the \
-                 user its connect_url.{}",
+                "The user must sign in again ({}). {send}{}",
                 reason.unwrap_or("no reason given"),
                 if shown.profile.grant_destroyed() {
                     " The stored grant is dead and will not be tried again."

@@ -116,7 +116,7 @@ fn next(key: &StoredConnectionArgs, seen: &Value, option: &str) -> Option<String
     let run = |command: String| Some(format!("Run: tokenward {command}{option}"));
     match (text(seen, "status"), text(seen, "reason")) {
         ("paused", _) => run(format!("connections resume {app} {connection}")),
-        ("needs_reauthorization", _) => run(format!("connect {app} {connection}")),
+        ("needs_reauthorization", _) => run(format!("connections reconnect-link {app} {connection}")),
         ("blocked", "admin_consent_required" | "app_not_in_tenant") => {
             let tenant = Some(text(&seen["account"], "tid")).filter(|tenant| !tenant.is_empty());
             let of = tenant.map(|tenant| format!(" --tenant {}", shell_text(tenant))).unwrap_or_default();
@@ -186,7 +186,7 @@ mod tests {
             (
                 json!({ "status": "needs_reauthorization", "reason": "grant_expired" }),
                 "Callers are served until 2026-11-23T01:00:00Z",
-                "Run: tokenward connect outlook user-1 --config t.toml",
+                "Run: tokenward connections reconnect-link outlook user-1 --config t.toml",
             ),
             (
                 json!({ "reason": "admin_consent_required", "served_until": null }),

@@ -5,6 +5,7 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use entra_emulator::{CallbackPatch, Endpoint, Fault, FaultRule, RevokeKind};
+use http::Method;
 use serde_json::{Value, json};
 
 use crate::attacks_connect::{session, up_to_callback};
@@ -201,8 +202,12 @@ async fn an_explanation_says_until_when_callers_are_served_and_what_to_run() {
     let until = format!("Callers are served until {}, ", text(&held, "served_until"));
     assert!(dead.contains(&until), "{until}: {dead}");
     let config = world.folder.path().join("tokenward.toml");
-    let command = format!("Run: tokenward connect outlook team-b/alice --config {}", config.display());
-    assert!(dead.trim_end().ends_with(&command) && dead.contains("AADSTS"), "{dead}");
+    let command = "Run: tokenward connections reconnect-link outlook team-b/alice --config";
+    assert!(dead.trim_end().ends_with(&format!("{command} {}", config.display())), "{dead}");
+    assert!(dead.contains("AADSTS") && dead.contains("Make a reconnect link and send it to"), "{dead}");
+    let path = "/v1/apps/outlook/connections/team-b%2Falice/explain";
+    let of_caller = world.api(Method::GET, path, Value::Null).await.json();
+    assert!(text(&of_caller, "advice").contains("Start a connect session"), "{of_caller}");
     assert_eq!(world.token("team-b/alice").await.status, 200, "as it said");
 
     world.outlive_tokens();

@@ -12,7 +12,7 @@ use super::wire::{
 use super::{AdminApi, Call, Operator, shapes};
 use crate::api::body::{self, AskedRevocation};
 use crate::api::problem::{self, Problem};
-use crate::api::shapes::{ConnectionShape, ExplainShape, SessionPageShape};
+use crate::api::shapes::{ConnectionShape, ExplainShape, Reader, SessionPageShape};
 use crate::api::{code_of, list_request, no_content, page_shape};
 use crate::broker::Refusal;
 use crate::broker::inspect::{ListRequest, Shown};
@@ -186,7 +186,7 @@ impl AdminApi {
     /// `GET …/connections/{connection}/explain`
     pub(super) async fn explain(&self, _: Call<'_>, key: &ConnectionKey) -> Answer {
         let shown = self.shown(key).await?;
-        let explained = ExplainShape::new(&shown, &self.broker.attempts(&shown));
+        let explained = ExplainShape::new(&shown, &self.broker.attempts(&shown), Reader::Operator);
         ok(&explained.with_hand_outs(&self.broker.hand_outs(&shown)))
     }
 

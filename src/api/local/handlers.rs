@@ -9,7 +9,7 @@ use super::token_answer::TokenAnswer;
 use super::with_token::{PLACE, with_token};
 use super::{Call, LocalApi, entity_tag};
 use crate::api::problem::{Problem, json};
-use crate::api::shapes::{AccountShape, ConnectionShape, ExplainShape, SessionShape};
+use crate::api::shapes::{AccountShape, ConnectionShape, ExplainShape, Reader, SessionShape};
 use crate::api::token_body::{OfUser, TokenBody, min_ttl};
 use crate::api::{body, code_of, list_request, no_content, page_shape};
 use crate::broker::app_tokens::AppToken;
@@ -123,7 +123,7 @@ impl LocalApi {
     /// `GET …/connections/{connection}/explain`
     pub(super) async fn explain(&self, call: Call<'_>, key: &ConnectionKey) -> Result<Response, Problem> {
         let shown = self.shown(&call, key).await?;
-        Ok(json(StatusCode::OK, &ExplainShape::new(&shown, &self.broker.attempts(&shown))))
+        Ok(json(StatusCode::OK, &ExplainShape::new(&shown, &self.broker.attempts(&shown), Reader::Caller)))
     }
 
     async fn shown(&self, call: &Call<'_>, key: &ConnectionKey) -> Result<Shown, Problem> {

@@ -41,7 +41,7 @@ use super::AdminApi;
 use super::acts::Acting;
 use super::wire::Keyring;
 use crate::api::problem::Problem;
-use crate::api::shapes::ExplainShape;
+use crate::api::shapes::{ExplainShape, Reader};
 use crate::api::to_its_end::Acts;
 use crate::api::upkeep::Traffic;
 use crate::broker::Refusal;
@@ -414,7 +414,7 @@ impl Console {
         let shown = self.api.shown(key).await?;
         let attempts = self.api.broker.attempts(&shown);
         let hand_outs = self.api.broker.hand_outs(&shown);
-        let advice = ExplainShape::new(&shown, &attempts).into_advice();
+        let advice = ExplainShape::new(&shown, &attempts, Reader::Operator).into_advice();
         Ok(connection::Known { shown, attempts, hand_outs, advice, now })
     }
 
