@@ -1,6 +1,7 @@
 #!/bin/sh
-# Installs tokenward on a machine with systemd: program, man pages, completions, units, the audit's rotation, runbook, the user
-# `tokenward` and its directories. Safe to run again: it replaces program and units, and touches no configuration, key or store.
+# Installs tokenward on a machine with systemd: program, man pages, completions, units, the audit's rotation, runbook and the user
+# `tokenward`. Safe to run again: it replaces program and units, and touches no configuration, key or store. `tokenward init` makes
+# those.
 #
 #   sudo scripts/install.sh                 # BINARY=… to choose the program, DESTDIR=… for packaging (then no user is made)
 set -eu
@@ -50,10 +51,6 @@ fi
 if ! getent passwd tokenward >/dev/null; then
     useradd --system --user-group --no-create-home --home-dir /var/lib/tokenward --shell /usr/sbin/nologin tokenward
 fi
-install -d -m 0755 /etc/tokenward
-for directory in keyring credentials callers; do
-    install -d -m 0700 -o tokenward -g tokenward "/etc/tokenward/$directory"
-done
 # For `tokenward check` before the first start; systemd moves it to where it keeps those of a dynamic user.
 if [ ! -e /var/log/tokenward ]; then
     install -d -m 0700 -o tokenward -g tokenward /var/log/tokenward
@@ -65,10 +62,11 @@ fi
 if [ ! -e /etc/tokenward/tokenward.toml ]; then
     cat <<'NEXT'
 Installed. Next:
-  1. /etc/tokenward/tokenward.toml           config/embedded.toml is a beginning; docs/app-registration.md says what goes in
-  2. runuser -u tokenward -- tokenward keyring add
-  3. /etc/tokenward/credentials/…            the app's secret or certificate, owner tokenward, mode 0600
-  4. tokenward check                         also prints the redirect URI to register
+  1. tokenward init /etc/tokenward --base-url https://tokens.contoso.com --home-tenant contoso.com
+     It makes configuration, sealing key and a first caller, and says what to register (docs/app-registration.md).
+  2. /etc/tokenward/credentials/outlook/…           the app's secret or certificate, mode 0600
+  3. chown -R tokenward:tokenward /etc/tokenward    the daemon runs as that user
+  4. tokenward check
   5. systemctl enable --now tokenward
 NEXT
 fi

@@ -122,7 +122,7 @@ pub(super) fn run(args: &Args, world: &mut World) -> Result<(), Failure> {
             world.output.data(&format!("  {}. {step}", at + 1))?;
         }
     }
-    if uid == 0 {
+    if uid == 0 && !layout.system {
         world.output.say(&format!(
             "note: everything in {} belongs to root now. If the daemon runs as another user: chown -R USER: \
              {}",
@@ -165,10 +165,18 @@ fn next_steps(
             secret.display(),
             layout.credentials.join("main.pem").display()
         ),
-        format!(
-            "Run `tokenward serve --config {config}` and, beside it, `tokenward connect {APP} me --config \
-             {config}`."
-        ),
+        if layout.system {
+            format!(
+                "Run `chown -R tokenward:tokenward {SYSTEM_DIRECTORY}`, since the packaged daemon runs as \
+                 that user, then `tokenward check`, `systemctl enable --now tokenward` and `tokenward \
+                 connect {APP} me`."
+            )
+        } else {
+            format!(
+                "Run `tokenward serve --config {config}` and, beside it, `tokenward connect {APP} me \
+                 --config {config}`."
+            )
+        },
     ]
 }
 
@@ -606,6 +614,15 @@ mod tests {
         assert_eq!(system.apps[APP].client_id, "a\"b");
         assert_eq!(system.apps[APP].home_tenant.as_deref(), Some("contoso.com"));
         assert_eq!(system.apps[APP].scopes, ["offline_access", "openid", "Mail.Read"]);
+        let last = |directory: &str| {
+            let layout = Layout::new(Path::new(directory)).expect("a layout");
+            next_steps(&args(directory), &layout, "t/tokenward.toml", "", false)[2].clone()
+        };
+        let step = last("/etc/tokenward");
+        for part in ["chown -R tokenward:tokenward /etc/tokenward", "systemctl enable --now tokenward"] {
+            assert!(step.contains(part), "{step}");
+        }
+        assert!(last("t").contains("tokenward serve"));
         let relative = render("./t");
         assert_eq!(relative.sealing.keyring, Path::new("t/keyring"));
     }
