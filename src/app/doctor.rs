@@ -9,4 +9,5 @@ pub mod finding;
 pub mod judge;
 mod of_app;
 mod of_store;
+mod of_traces;
 pub mod probe;

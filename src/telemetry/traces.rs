@@ -61,6 +61,27 @@ pub trait Collector: Send + Sync {
     fn post(&self, message: Bytes) -> BoxFuture<'_, Result<Answer, String>>;
 }
 
+/// How a collector answers a message without spans.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Probed {
+    /// It takes it.
+    Taken,
+    /// It does not, and would take no spans either, for this reason.
+    Refused(String),
+    /// It does not now, for this reason, and may later.
+    NotNow(String),
+}
+
+/// Posts a message without spans.
+pub async fn probe(collector: &dyn Collector) -> Probed {
+    // (No bytes are such a message.)
+    match judge(collector.post(Bytes::new()).await) {
+        Judgement::Taken { .. } => Probed::Taken,
+        Judgement::Refused(why) => Probed::Refused(why),
+        Judgement::Again { why, .. } => Probed::NotNow(why),
+    }
+}
+
 /// Where spans go, and which.
 pub struct Settings {
     /// The part of the traces that begin here which is sampled, from 0 to 1.

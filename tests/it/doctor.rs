@@ -15,6 +15,7 @@ use tokenward::system::{SystemClock, SystemRandom};
 
 use crate::redis_server::{RedisCluster, RedisServer};
 use crate::setup::config_text::ConfigText;
+use crate::traces::collector::{Collector, Mood};
 use crate::world::{ALICE, BOB, CLIENT_ID, CLIENT_SECRET, Kept, Plan, free_port, text, write_secret};
 
 const HOME: &str = "contoso.example";
@@ -32,6 +33,8 @@ struct Clinic {
     scopes: &'static str,
     base_url: String,
     secret: String,
+    /// More sections of the configuration.
+    sections: String,
 }
 
 /// The parts of the registration that tests differ in.
@@ -78,6 +81,7 @@ impl Clinic {
             scopes: SCOPES,
             base_url,
             secret: CLIENT_SECRET.to_owned(),
+            sections: String::new(),
         }
     }
 
@@ -97,6 +101,7 @@ impl Clinic {
             scopes: self.scopes,
             app: &app,
             credentials: Some(&credentials),
+            sections: &self.sections,
             ..ConfigText::default()
         }
         .text()
@@ -262,6 +267,33 @@ async fn each_mistake_is_named_with_its_fix_and_nothing_else_is() {
     let examined = clinic.examine();
     examined.is_only("error", "base_url_not_https", "give `listen.public.base_url` the https address");
     assert_eq!(examined.code, Some(2));
+}
+
+/// (On two threads: the collector answers while the command runs.)
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_collector_of_traces_is_asked_as_the_daemon_would() {
+    let (mut clinic, collector) = (good().await, Collector::start().await);
+    clinic.sections = collector.section("headers_file = \"collector-headers\"");
+    write_secret(&clinic.path("collector-headers"), "X-Scope-OrgID: 7\n");
+    let examined = clinic.examine();
+    assert_eq!(examined.codes(), BTreeSet::new(), "{:#}", examined.report);
+    assert!(examined.page.contains("takes spans"), "{}", examined.page);
+    collector.posted(|posted| {
+        assert!(posted.iter().all(|one| one.body.is_empty() && one.headers["x-scope-orgid"] == "7"));
+    });
+    assert!(collector.spans().is_empty());
+
+    collector.is(Mood::Status(401));
+    let examined = clinic.examine();
+    examined.is_only("warning", "collector_refuses", "`traces.headers_file` to what it asks for");
+    assert!(examined.page.contains("status 401") && examined.code == Some(0), "{}", examined.page);
+    collector.is(Mood::Status(503));
+    clinic.examine().is_only("warning", "collector_unreachable", "see whether it runs");
+    drop(collector);
+    clinic.sections = format!("[traces]\nendpoint = \"http://127.0.0.1:{}\"\n", free_port());
+    let examined = clinic.examine();
+    examined.is_only("warning", "collector_unreachable", "see whether it runs");
+    assert!(examined.page.contains("refused"), "{}", examined.page);
 }
 
 /// Each primary of a Cluster is looked at, and the record of token hosts is read from it.

@@ -1,6 +1,6 @@
 //! Traces over OTLP, and exemplars: what a collector and a scraper get, and that no request waits for either.
 
-mod collector;
+pub(crate) mod collector;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::process::Stdio;

@@ -7,6 +7,7 @@ use crate::config::Mistake;
 use crate::domain::scope::ScopeSet;
 use crate::domain::time::Timestamp;
 use crate::store::redis::Found;
+use crate::telemetry::traces::Probed;
 
 /// All of it.
 #[derive(Debug, Clone, Default)]
@@ -25,6 +26,19 @@ pub struct Facts {
     pub left_out: Vec<String>,
     /// The store; `None` if mistakes keep it from being looked at.
     pub store: Option<StoreFacts>,
+    /// The collector of traces; `None` without one, or if a mistake keeps it from being asked.
+    pub collector: Option<CollectorFacts>,
+}
+
+/// The collector of traces.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CollectorFacts {
+    /// Its URL.
+    pub url: String,
+    /// The words for the way out that was configured.
+    pub way_out: String,
+    /// How it answered a message without spans.
+    pub probed: Probed,
 }
 
 /// One app.

@@ -65,11 +65,13 @@ pub enum Code {
     StoreUnknown,
     StoreClockOff,
     StoreDisk,
+    CollectorUnreachable,
+    CollectorRefuses,
 }
 
 impl Code {
     /// Every one.
-    pub const ALL: [Code; 35] = [
+    pub const ALL: [Code; 37] = [
         Code::Configuration,
         Code::BaseUrlNotHttps,
         Code::FilePermissions,
@@ -105,6 +107,8 @@ impl Code {
         Code::StoreUnknown,
         Code::StoreClockOff,
         Code::StoreDisk,
+        Code::CollectorUnreachable,
+        Code::CollectorRefuses,
     ];
 
     /// Its word.
@@ -145,6 +149,8 @@ impl Code {
             Code::StoreUnknown => "store_unknown",
             Code::StoreClockOff => "store_clock_off",
             Code::StoreDisk => "store_disk",
+            Code::CollectorUnreachable => "collector_unreachable",
+            Code::CollectorRefuses => "collector_refuses",
         }
     }
 
@@ -191,6 +197,8 @@ pub mod fault {
     pub const RULES: &str = "nobody: these are Microsoft's rules";
     /// In how the store is run.
     pub const STORE: &str = "the store";
+    /// In the collector of traces, in what is configured for it, or in the network on the way there.
+    pub const COLLECTOR: &str = "the collector, or the way to it";
 }
 
 /// Something that was looked at, and what was seen.

@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::clocks::{apart, in_words, is_badly_off, is_off};
 use super::facts::{AppFacts, Facts};
 use super::finding::{Code, Report, Severity, fault};
-use super::{of_app, of_store};
+use super::{of_app, of_store, of_traces};
 use crate::config::{Mistake, Topic};
 use crate::secret_file::fix::{Parted, parted};
 
@@ -30,6 +30,9 @@ pub fn judge(facts: &Facts) -> Report {
     let own = of_clock(&facts.apps, &mut report);
     if let Some(store) = &facts.store {
         of_store::judge(store, own, &mut report);
+    }
+    if let Some(collector) = &facts.collector {
+        of_traces::judge(collector, &mut report);
     }
     for warning in &facts.warnings {
         of_warning(warning, &mut report);

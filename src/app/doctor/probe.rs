@@ -10,13 +10,14 @@ use std::sync::Arc;
 
 use futures_util::future::join_all;
 
-use super::facts::{Answer, AppFacts, CredentialFacts, Facts, StoreFacts};
+use super::facts::{Answer, AppFacts, CollectorFacts, CredentialFacts, Facts, StoreFacts};
 use crate::app::apps::{self, Authorities};
 use crate::app::environment::Environment;
 use crate::app::findings::{By, Checked, Findings};
 use crate::app::process::Ports;
 use crate::app::reading;
 use crate::app::store::{self, PreparedStore};
+use crate::app::traces;
 use crate::authority::{OpenIdAuthority, RegistrationSeen};
 use crate::broker::App;
 use crate::config::{AppConfig, Config, Loaded, StoreBackend};
@@ -30,6 +31,7 @@ use crate::store::Store;
 use crate::store::embedded::{EmbeddedConfig, EmbeddedStore, FILE_NAME};
 use crate::store::redis::{self, Found, RedisConfig, RedisStore, StoreName};
 use crate::telemetry::metrics::Metrics;
+use crate::telemetry::traces::probe;
 
 /// Looks at everything that a configuration names.
 pub async fn examine(
@@ -50,6 +52,7 @@ pub async fn examine(
     let prepared = apps::prepare(config, &secrets, &by, &Authorities::new(), &mut said);
     let store = store::prepare(&config.store, &secrets, &ports, &mut said);
     let keyring = keyring_files::open_as(&config.sealing.keyring, environment.secrets()).ok().map(Arc::new);
+    let traces = traces::prepare(config, &prepared.outbound, &by, &mut said);
     let (apps, authorities) = apps::install(prepared, &Authorities::new());
 
     // First the clocks: an answer of the token endpoint corrects our own.
@@ -73,6 +76,7 @@ pub async fn examine(
             Some(StoreFacts::Redis { place: place(config), found: found.await })
         }
     };
+    let collector = of_collector(config, traces).await;
     let hosts = token_hosts(store, seen_store.as_ref(), keyring, &ports).await;
     if let Ok(hosts) = &hosts {
         ports.token_hosts.take_up(hosts);
@@ -86,6 +90,7 @@ pub async fn examine(
         left_out: config.apps.keys().filter(|name| !has(&apps, name)).cloned().collect(),
         apps: Vec::new(),
         store: seen_store,
+        collector,
     };
     for (name, authority, seen) in looked {
         let (Some(app), Some(settings)) = (apps.get(name), config.apps.get(name.as_str())) else { continue };
@@ -175,6 +180,16 @@ fn of_failure(failure: AuthorityFailure) -> Answer {
         _ if !was_asked => Answer::NotAsked(cause),
         _ => Answer::Unknown(cause, answer.error_codes),
     }
+}
+
+/// Asks the collector of traces, if one is configured and can be.
+async fn of_collector(config: &Config, prepared: traces::Prepared) -> Option<CollectorFacts> {
+    let (Some(wanted), traces::Prepared::On(settings)) = (&config.traces, prepared) else { return None };
+    Some(CollectorFacts {
+        url: wanted.endpoint.as_str().to_owned(),
+        way_out: config.outbound.way_to(&wanted.endpoint),
+        probed: probe(settings.collector.as_ref()).await,
+    })
 }
 
 fn of_disk(path: &Path) -> StoreFacts {
