@@ -153,6 +153,17 @@ impl KeyIndex {
         if key.used(now) { Ok(caller) } else { Err(AuthenticationFailure::Expired) }
     }
 
+    /// The id of a key that is in force, live or not.
+    pub(super) fn id_of(&self, presented: &PresentedKey<'_>) -> Option<String> {
+        self.current().find(presented).map(|(_, key)| key.info.id.clone())
+    }
+
+    /// Whether a caller has a live key of this id.
+    pub(super) fn is_live(&self, caller: &CallerName, id: &str, now: Timestamp) -> bool {
+        let is_it = |of: &CallerName, key: &Key| of == caller && key.info.id == id && key.info.is_live(now);
+        self.current().all.iter().any(|(of, key)| is_it(of, key))
+    }
+
     pub(super) fn uses(&self) -> Vec<KeyUse> {
         // (This avoids `watched`, which may be locked by a check that hangs.)
         let used = |key: &Key| Some(key.last_used_at.load(Ordering::Relaxed)).filter(|at| *at != NEVER);

@@ -469,6 +469,16 @@ impl Callers {
         self.by_name.values()
     }
 
+    /// Returns the id of an API key in force, for what lasts no longer than the key; it authenticates nobody.
+    pub fn key_id(&self, presented: &str) -> Option<String> {
+        self.keys.id_of(&PresentedKey::parse(presented)?)
+    }
+
+    /// Returns true if this caller has a live API key of this id, as far as the files were checked.
+    pub fn has_live_key(&self, caller: &CallerName, id: &str, now: Timestamp) -> bool {
+        self.keys.is_live(caller, id, now)
+    }
+
     /// Returns every API key in force and its last use.
     pub fn key_uses(&self) -> Vec<KeyUse> {
         self.keys.uses()

@@ -236,7 +236,8 @@ async fn a_session_is_its_operators_and_ends_with_the_operators_rights() {
     let (random, now) = (SystemRandom::new(), SystemClock::new().now());
     let keys = folder.path().join("ada.keys");
     let ada = CallerName::parse("ada").expect("a name");
-    let (key, _) = key_file::add(&keys, &ada, &random, now, Duration::from_secs(86_400)).expect("a key");
+    let (key, info) = key_file::add(&keys, &ada, &random, now, Duration::from_secs(86_400)).expect("a key");
+    let id = info.id;
     let file = std::fs::read_to_string(&keys).expect("the file");
     let plan = Plan::default().file("ada.keys", &file).sections(ADA);
     let scene = Scene::with(plan).await;
@@ -259,7 +260,30 @@ async fn a_session_is_its_operators_and_ends_with_the_operators_rights() {
     let refused = request(Method::POST, &url, &[("authorization", bearer.as_str())], "").await;
     assert_eq!(refused.expect("an answer").status, 401);
 
+    // Her key is retired: what it opened ends, and what her other key opened goes on.
+    let file = scene.world.folder.path().join("ada.keys");
+    let (second, _) = key_file::add(&file, &ada, &random, now, Duration::from_secs(86_400)).expect("a key");
+    let bearer = format!("Bearer {}", second.expose());
+    let made = async || {
+        let made = request(Method::POST, &url, &[("authorization", bearer.as_str())], "").await;
+        made.expect("an answer")
+    };
+    scene.world.until("the new key is known", async || made().await.status == 201).await;
+    let of_first = {
+        let bearer = format!("Bearer {}", key.expose());
+        let made = request(Method::POST, &url, &[("authorization", bearer.as_str())], "").await;
+        first_url(&made.expect("an answer"))
+    };
+    let mut by_second = scene.enter(&first_url(&made().await)).await;
+    assert!(hers.page("/console/sessions").await.contains(&format!("API key {id}")));
+    key_file::retire(&file, &id).expect("retired");
+    scene.world.until("her session is over", async || hers.get("/console").await.status == 401).await;
+    assert_eq!(scene.stranger().send(&of_first, "", Some(&scene.base)).await.status, 404, "its link, too");
+    let page = by_second.page("/console/sessions").await;
+    assert!(!page.contains(&format!("API key {id}")) && page.contains("this one"), "{page}");
+
     // She is no operator any more: her session ends, another's goes on, and her link is worth nothing.
+    let (key, mut hers) = (second, by_second);
     let bearer = format!("Bearer {}", key.expose());
     let made = request(Method::POST, &url, &[("authorization", bearer.as_str())], "").await;
     let unused = first_url(&made.expect("an answer"));
@@ -268,6 +292,37 @@ async fn a_session_is_its_operators_and_ends_with_the_operators_rights() {
     assert_eq!(hers.get("/console").await.status, 401);
     assert_eq!(other.get("/console").await.status, 200);
     assert_eq!(scene.stranger().send(&unused, "", Some(&scene.base)).await.status, 404);
+}
+
+#[tokio::test]
+async fn an_operator_sees_the_own_sessions_and_ends_the_others() {
+    let scene = Scene::start().await;
+    let (mut first, mut second, mut third) = (scene.open().await, scene.open().await, scene.open().await);
+    scene.world.pass(Duration::from_secs(10 * 60));
+    let old = async |console: &mut Console| console.page("/console/sessions").await;
+    scene.world.until("the time", async || old(&mut first).await.contains("10 minutes ago")).await;
+    let page = old(&mut first).await;
+    assert_eq!(page.matches("this one").count(), 1, "{page}");
+    assert_eq!(page.matches("127.0.0.1").count(), 3, "{page}");
+    assert_eq!(page.matches("Unix user").count(), 3, "{page}");
+    // Of this one when it began; of the others when they were last used, too.
+    assert_eq!(page.matches("10 minutes ago").count(), 5, "{page}");
+
+    let one = page.split("name=\"session\"").nth(1).expect("a form");
+    let ended = first.press("/console/sessions", "End it").await.text();
+    assert!(ended.contains("It is over.") && ended.matches("127.0.0.1").count() == 2, "{ended}");
+    let id = attribute(one, "value");
+    assert!(page.contains(&format!("<code>{id}</code>")) && !ended.contains(&id), "{id}: {ended}");
+    let left = [second.get("/console").await.status.as_u16(), third.get("/console").await.status.as_u16()];
+    assert!(left == [200, 401] || left == [401, 200], "{left:?}");
+    let ended = first.press("/console/sessions", "End all others").await.text();
+    assert!(ended.contains("The others are over.") && !ended.contains("End all others"), "{ended}");
+    for other in [&mut second, &mut third] {
+        assert_eq!(other.get("/console").await.status, 401);
+    }
+    assert_eq!(first.get("/console").await.status, 200);
+    let records = audited(&scene.world, "console_end");
+    assert_eq!(records.len(), 2, "{records:?}");
 }
 
 #[tokio::test]
@@ -287,6 +342,8 @@ async fn no_act_is_done_without_the_sessions_own_form() {
         ("/console/revoke", "Count what it would end"),
         ("/console", "Read them again now"),
         ("/console/keys", "Rewrap now"),
+        ("/console/sessions", "End it"),
+        ("/console/sessions", "End all others"),
         ("/console", "Leave"),
     ];
     for (path, words) in acts {

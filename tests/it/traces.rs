@@ -461,7 +461,7 @@ async fn the_collector_s_secret_is_replaced_while_the_daemon_runs() {
     };
     assert_eq!(secrets(), ["Bearer canary-old-collector-secret"]);
     collector.posted(|posted| assert_eq!(posted[0].headers["x-scope-orgid"], "7"));
-    // A file that is wrong holds no reload up; the next one is taken up.
+    // A file that is wrong holds no reload up, and traces go on as before; the next one is taken up.
     let file = world.folder.path().join("collector-headers");
     let until_reloaded = async |times: u32| {
         let reloaded = format!("tokenward_config_reloads_total{{outcome=\"ok\"}} {times}\n");

@@ -64,7 +64,7 @@ impl AdminApi {
     pub(super) async fn console_link(&self, call: Call<'_>) -> Answer {
         // (The method is known: strangers do not come here.)
         let proof = call.who.method.ok_or_else(Problem::unauthenticated)?;
-        let operator = Operator { name: call.admin.to_owned(), proof };
+        let operator = Operator { name: call.admin.to_owned(), proof, key: call.key.map(str::to_owned) };
         let (ends_at, urls) = self.consoles.link(&operator, self.clock.now());
         let outcome = if urls.is_empty() { "refused" } else { "ok" };
         self.events.operated(call.who, call.admin, "console_link", outcome, About::default()).await;

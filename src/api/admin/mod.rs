@@ -57,6 +57,8 @@ pub struct AdminApi {
 pub(super) struct Call<'a> {
     /// The name in `[admins]`, or the uid.
     admin: &'a str,
+    /// The id of the API key that came, if one did.
+    key: Option<&'a str>,
     query: Pairs,
     body: Body,
     who: Who<'a>,
@@ -135,7 +137,7 @@ impl AdminApi {
         }
         let origin = request.peer.origin;
         let who = Who { request_id: id, origin, listener: Listener::Admin, dialect: NATIVE, method: None };
-        let (admin, method) = match self.authenticate(&request.headers, &request.peer).await {
+        let operator = match self.authenticate(&request.headers, &request.peer).await {
             Ok(authenticated) => authenticated,
             Err(failure) => {
                 self.events.unauthenticated(who, failure);
@@ -146,7 +148,9 @@ impl AdminApi {
         let found = found?;
         let query = query.map_err(Problem::query)?;
         let route = found.route(&request.method).ok_or_else(|| found.other_method())?;
-        let call = Call { admin: &admin, query, body: request.body, who: who.proven_by(method) };
+        let Operator { name: admin, proof, key } = &operator;
+        let (key, who) = (key.as_deref(), who.proven_by(*proof));
+        let call = Call { admin, key, query, body: request.body, who };
         route.run(self, call, &found.target).await
     }
 
@@ -154,17 +158,22 @@ impl AdminApi {
         &self,
         headers: &HeaderMap,
         peer: &Peer,
-    ) -> Result<(String, AuthMethod), AuthenticationFailure> {
+    ) -> Result<Operator, AuthenticationFailure> {
         let credential = credential(headers, peer).ok_or(AuthenticationFailure::Malformed)?;
         let accepted = self.accepted.current();
         if let Credential::UnixPeer { uid } = credential
             && self.own_uids.contains(&uid)
             && accepted.contains(AuthMethod::UnixUser)
         {
-            return Ok((format!("uid:{uid}"), AuthMethod::UnixUser));
+            return Ok(Operator { name: format!("uid:{uid}"), proof: AuthMethod::UnixUser, key: None });
         }
-        let admin = self.admins.load_full().authenticate(credential, accepted, self.clock.as_ref()).await?;
-        Ok((admin.caller.name.to_string(), admin.method))
+        let admins = self.admins.load_full();
+        let known = admins.authenticate(credential, accepted, self.clock.as_ref()).await?;
+        let key = match credential {
+            Credential::ApiKey(text) => admins.key_id(text),
+            _ => None,
+        };
+        Ok(Operator { name: known.caller.name.to_string(), proof: known.method, key })
     }
 }
 

@@ -88,6 +88,7 @@ impl Console {
             "/console/connection" => self.act_on_connection(visit, form).await,
             "/console/apps" => self.act_on_credential(visit, form).await,
             "/console/revoke" => self.act_on_many(visit, form).await,
+            "/console/sessions" => self.act_on_own_sessions(visit, form).await,
             "/console/keys" => {
                 self.acting(visit).rewrap().await;
                 Ok(redirect("/console/keys?done=rewrapping"))

@@ -91,7 +91,8 @@ pub(super) fn page(met: &Met, tab: Tab, title: &str, body: &Markup) -> Markup {
                 }
             } }
             div.who {
-                span { "You are " strong { (met.operator.name) } }
+                span { "You are " a href="/console/sessions" title="Your sessions" {
+                    strong { (met.operator.name) } } }
                 form method="post" action="/console/leave" {
                     (csrf(met))
                     button.small type="submit" { "Leave" }
@@ -304,9 +305,11 @@ mod tests {
             operator: super::super::sessions::Operator {
                 name: evil.to_owned(),
                 proof: crate::domain::auth_method::AuthMethod::UnixUser,
+                key: None,
             },
             csrf: evil.to_owned(),
             ends_at: Timestamp::from_unix_seconds(1),
+            id: "s".to_owned(),
         };
         let body = html! { p { (evil) } (tag(Mood::Ok, evil)) (when_text(None, met.ends_at, evil)) };
         let text = page(&met, Tab::Apps, evil, &body).into_string();

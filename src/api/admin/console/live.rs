@@ -144,7 +144,7 @@ impl Stream {
     async fn session(&self) -> Option<Met> {
         let peer = self.place.now(self.watch.peer.clone());
         let certified = self.console.certified(&peer).await;
-        self.console.session(&self.watch.cookie, certified.as_ref(), peer.tls, false)
+        self.console.session(&self.watch.cookie, certified.as_ref(), peer.tls, false).await
     }
 }
 

@@ -21,6 +21,7 @@ mod guard;
 mod layout;
 mod live;
 mod overview;
+mod own_sessions;
 mod pages;
 mod searching;
 mod sessions;
@@ -160,8 +161,10 @@ impl Console {
         let cookie = guard::cookie(&headers, is_tls);
         // A page that keeps itself up to date comes again by itself.
         let is_asked = path != "/console/live";
-        let find = |cookie: &str| self.session(cookie, certified.as_ref(), is_tls, is_asked);
-        let met = cookie.as_deref().and_then(find);
+        let met = match &cookie {
+            Some(cookie) => self.session(cookie, certified.as_ref(), is_tls, is_asked).await,
+            None => None,
+        };
         let (met, cookie_set) = match (met, certified) {
             (Some(met), _) => (met, None),
             (None, Some(operator)) if is_get && path != "/console/live" => {
@@ -204,12 +207,12 @@ impl Console {
         let accepted = self.api.accepted.current();
         let known = admins.authenticate(Credential::Certificate(names), accepted, self.api.clock.as_ref());
         let known = known.await.ok()?;
-        Some(Operator { name: known.caller.name.to_string(), proof: known.method })
+        Some(Operator { name: known.caller.name.to_string(), proof: known.method, key: None })
     }
 
     /// The session of a cookie, if its operator is one still and it counts here. One that a certificate
     /// opened is worth nothing without it.
-    fn session(
+    async fn session(
         &self,
         cookie: &str,
         certified: Option<&Operator>,
@@ -222,16 +225,28 @@ impl Console {
             Some(certified) => certified.name == operator.name,
             None => !operator.proof.needs_certificate(),
         };
-        let counts =
-            is_shown && self.is_still(operator) && counts_at(operator.proof, &self.api.accepted, is_tls);
+        let counts = is_shown
+            && counts_at(operator.proof, &self.api.accepted, is_tls)
+            && self.is_still(operator).await;
         counts.then_some(met)
     }
 
-    /// Whether it is an operator by the configuration in force.
-    fn is_still(&self, operator: &Operator) -> bool {
-        let own = self.api.own_uids.iter().any(|uid| operator.name == format!("uid:{uid}"));
-        own || CallerName::parse(&operator.name)
-            .is_ok_and(|name| self.api.admins.load().named(&name).is_some())
+    /// Whether it is an operator by the configuration in force, and the API key that was the proof is one
+    /// still.
+    async fn is_still(&self, operator: &Operator) -> bool {
+        if self.api.own_uids.iter().any(|uid| operator.name == format!("uid:{uid}")) {
+            return true;
+        }
+        let (admins, clock) = (self.api.admins.load_full(), self.api.clock.as_ref());
+        let Ok(name) = CallerName::parse(&operator.name) else { return false };
+        let is_key_live = match &operator.key {
+            Some(key) => {
+                admins.check_key_files(clock).await;
+                admins.has_live_key(&name, key, clock.now())
+            }
+            None => true,
+        };
+        is_key_live && admins.named(&name).is_some()
     }
 
     async fn open(&self, operator: Operator, who: Who<'_>) -> (Met, String) {
@@ -239,7 +254,8 @@ impl Console {
         let (cookie, csrf) = (random_token(random), random_token(random));
         let who = who.proven_by(operator.proof);
         self.api.events.operated(who, &operator.name, "console_open", "ok", About::default()).await;
-        let met = self.api.consoles.sessions.open(&cookie, csrf, operator, self.api.clock.now());
+        let now = self.api.clock.now();
+        let met = self.api.consoles.sessions.open(&cookie, csrf, operator, who.origin, now);
         (met, cookie)
     }
 
@@ -264,12 +280,15 @@ impl Console {
             return html(StatusCode::FORBIDDEN, &from_elsewhere());
         }
         let sessions = &self.api.consoles.sessions;
-        let operator = sessions.take_link(secret, self.api.clock.now()).filter(|operator| {
-            self.is_still(operator) && counts_at(operator.proof, &self.api.accepted, is_tls)
-        });
-        let Some(operator) = operator else {
-            self.api.events.browser_refused(who, Stranger::UnknownLink, None);
-            return html(StatusCode::NOT_FOUND, &link_gone());
+        let operator = sessions
+            .take_link(secret, self.api.clock.now())
+            .filter(|operator| counts_at(operator.proof, &self.api.accepted, is_tls));
+        let operator = match operator {
+            Some(operator) if self.is_still(&operator).await => operator,
+            _ => {
+                self.api.events.browser_refused(who, Stranger::UnknownLink, None);
+                return html(StatusCode::NOT_FOUND, &link_gone());
+            }
         };
         if let Some(before) = guard::cookie(headers, is_tls) {
             sessions.end(&before);
@@ -323,6 +342,11 @@ impl Console {
                     (pages::rewrap(met))
                 };
                 (Tab::Keys, "Sealing keys".to_owned(), body)
+            }
+            "/console/sessions" => {
+                let own = self.own_sessions(met).await;
+                let body = html! { (done(value("done"))) (own_sessions::page(met, &own, now)) };
+                (Tab::Overview, "Your sessions".to_owned(), body)
             }
             "/console/codes" => (Tab::Overview, "Codes".to_owned(), pages::codes()),
             "/console/revoke" => {
@@ -481,6 +505,8 @@ fn done(said: &str) -> Markup {
         "refreshing" => "A refresh has begun. The timeline shows how it ends.",
         "promoted" => "It is preferred. Every replica follows within seconds.",
         "confirmed" => "The host is confirmed. Every replica follows within seconds.",
+        "ended" => "It is over. What it has open learns so at its next request.",
+        "others_ended" => "The others are over. What they have open learns so at its next request.",
         "rewrapping" => "Rewrapping has begun. The numbers show how far it is.",
         "retired" => "It is out of service. Remove its file, and then the credential at the authority.",
         _ => return html! {},

@@ -404,8 +404,13 @@ mod tests {
     use crate::domain::auth_method::AuthMethod;
 
     fn met() -> Met {
-        let operator = Operator { name: "ada".to_owned(), proof: AuthMethod::ApiKeys };
-        Met { operator, csrf: "the-token".to_owned(), ends_at: Timestamp::from_unix_seconds(1) }
+        let operator = Operator { name: "ada".to_owned(), proof: AuthMethod::ApiKeys, key: None };
+        Met {
+            operator,
+            csrf: "the-token".to_owned(),
+            ends_at: Timestamp::from_unix_seconds(1),
+            id: "s".to_owned(),
+        }
     }
 
     /// Every form that changes something is a POST with the session's token.

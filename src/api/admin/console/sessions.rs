@@ -12,6 +12,7 @@ use parking_lot::Mutex;
 use crate::domain::auth_method::AuthMethod;
 use crate::domain::digest::sha256_hex;
 use crate::domain::time::Timestamp;
+use crate::listener::Origin;
 
 /// How long a link can be used.
 pub(in crate::api::admin) const LINK_LIVES: Duration = Duration::from_secs(60);
@@ -29,6 +30,8 @@ pub(in crate::api::admin) struct Operator {
     pub(in crate::api::admin) name: String,
     /// How the operator proved that.
     pub(in crate::api::admin) proof: AuthMethod,
+    /// The id of the API key that was the proof, if one was.
+    pub(in crate::api::admin) key: Option<String>,
 }
 
 /// A session as a request meets it.
@@ -39,6 +42,20 @@ pub(super) struct Met {
     pub(super) csrf: String,
     /// When it ends at the latest.
     pub(super) ends_at: Timestamp,
+    /// Its name among its operator's; opens nothing.
+    pub(super) id: String,
+}
+
+/// A session as its operator sees it among the own ones.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Seen {
+    pub(super) id: String,
+    pub(super) operator: Operator,
+    /// Where it was opened from.
+    pub(super) from: Origin,
+    pub(super) opened_at: Timestamp,
+    /// When its operator last asked for something.
+    pub(super) seen_at: Timestamp,
 }
 
 /// All links and sessions.
@@ -59,6 +76,7 @@ struct Link {
 struct Session {
     operator: Operator,
     csrf: String,
+    from: Origin,
     opened_at: Timestamp,
     seen_at: Timestamp,
 }
@@ -73,10 +91,15 @@ impl Session {
         lives(self.opened_at, LONGEST, now) && lives(self.seen_at, IDLE, now)
     }
 
-    fn met(&self) -> Met {
+    fn met(&self, hash: &str) -> Met {
         let ends_at = self.opened_at.plus(LONGEST);
-        Met { operator: self.operator.clone(), csrf: self.csrf.clone(), ends_at }
+        Met { operator: self.operator.clone(), csrf: self.csrf.clone(), ends_at, id: id_of(hash) }
     }
+}
+
+/// A part of the hash is the session's name: nobody finds the cookie by it.
+fn id_of(hash: &str) -> String {
+    hash[..16].to_owned()
 }
 
 impl Memory {
@@ -124,13 +147,21 @@ impl Sessions {
     }
 
     /// Opens a session for an operator, with this cookie and this token for its forms.
-    pub(super) fn open(&self, cookie: &str, csrf: String, operator: Operator, now: Timestamp) -> Met {
+    pub(super) fn open(
+        &self,
+        cookie: &str,
+        csrf: String,
+        operator: Operator,
+        from: Origin,
+        now: Timestamp,
+    ) -> Met {
         let mut memory = self.0.lock();
         memory.tidy(now);
         drop_oldest(&mut memory.sessions, |session| session.seen_at);
-        let session = Session { operator, csrf, opened_at: now, seen_at: now };
-        let met = session.met();
-        memory.sessions.insert(sha256_hex(cookie.as_bytes()), session);
+        let session = Session { operator, csrf, from, opened_at: now, seen_at: now };
+        let hash = sha256_hex(cookie.as_bytes());
+        let met = session.met(&hash);
+        memory.sessions.insert(hash, session);
         met
     }
 
@@ -147,7 +178,30 @@ impl Sessions {
         if is_asked {
             session.seen_at = now;
         }
-        Some(session.met())
+        Some(session.met(&hash))
+    }
+
+    /// Returns an operator's sessions, the last used first.
+    pub(super) fn of(&self, name: &str, now: Timestamp) -> Vec<Seen> {
+        let mut memory = self.0.lock();
+        memory.tidy(now);
+        let seen = |(hash, session): (&String, &Session)| Seen {
+            id: id_of(hash),
+            operator: session.operator.clone(),
+            from: session.from,
+            opened_at: session.opened_at,
+            seen_at: session.seen_at,
+        };
+        let mine = memory.sessions.iter().filter(|(_, session)| session.operator.name == name);
+        let mut all: Vec<Seen> = mine.map(seen).collect();
+        all.sort_by(|a, b| (b.seen_at, &b.id).cmp(&(a.seen_at, &a.id)));
+        all
+    }
+
+    /// Ends those of an operator's sessions that are meant.
+    pub(super) fn end_of(&self, name: &str, is_meant: impl Fn(&str) -> bool) {
+        let mut memory = self.0.lock();
+        memory.sessions.retain(|hash, session| session.operator.name != name || !is_meant(&id_of(hash)));
     }
 
     /// Ends the session of a cookie.
@@ -167,7 +221,11 @@ mod tests {
     }
 
     fn operator(name: &str) -> Operator {
-        Operator { name: name.to_owned(), proof: AuthMethod::UnixUser }
+        Operator { name: name.to_owned(), proof: AuthMethod::UnixUser, key: None }
+    }
+
+    fn from() -> Origin {
+        Origin::Tcp("10.0.0.7:5000".parse().expect("an address"))
     }
 
     #[test]
@@ -195,7 +253,7 @@ mod tests {
     #[test]
     fn a_session_ends_when_it_is_idle_and_when_it_is_old() {
         let sessions = Sessions::default();
-        let met = sessions.open("cookie", "token".to_owned(), operator("ada"), start());
+        let met = sessions.open("cookie", "token".to_owned(), operator("ada"), from(), start());
         assert_eq!((met.operator.name.as_str(), met.csrf.as_str()), ("ada", "token"));
         assert_eq!(sessions.find("another", start(), true), None);
 
@@ -208,7 +266,7 @@ mod tests {
         assert_eq!(sessions.find("cookie", start().plus(LONGEST), true), None);
 
         // A stream by itself does not keep it.
-        sessions.open("cookie", "token".to_owned(), operator("ada"), start());
+        sessions.open("cookie", "token".to_owned(), operator("ada"), from(), start());
         assert!(sessions.find("cookie", start().plus(IDLE - SECOND), false).is_some());
         assert_eq!(sessions.find("cookie", start().plus(IDLE), true), None);
         assert_eq!(sessions.find("cookie", start(), true), None, "it has ended");
@@ -217,11 +275,37 @@ mod tests {
     #[test]
     fn a_session_ends_with_its_operators_word() {
         let sessions = Sessions::default();
-        sessions.open("one", "token".to_owned(), operator("ada"), start());
-        sessions.open("other", "token".to_owned(), operator("bob"), start());
+        sessions.open("one", "token".to_owned(), operator("ada"), from(), start());
+        sessions.open("other", "token".to_owned(), operator("bob"), from(), start());
         sessions.end("one");
         assert_eq!(sessions.find("one", start(), true), None);
         assert_eq!(sessions.find("other", start(), true).expect("a session").operator, operator("bob"));
+    }
+
+    #[test]
+    fn an_operator_sees_the_own_sessions_and_ends_the_others() {
+        let sessions = Sessions::default();
+        let later = |seconds| start().plus(SECOND * seconds);
+        let one = sessions.open("one", String::new(), operator("ada"), from(), start());
+        let two = sessions.open("two", String::new(), operator("ada"), from(), later(1));
+        sessions.open("three", String::new(), operator("ada"), from(), later(2));
+        sessions.open("bobs", String::new(), operator("bob"), from(), later(2));
+        assert!(sessions.find("one", later(9), true).is_some());
+        let all = sessions.of("ada", later(10));
+        let times: Vec<_> = all.iter().map(|seen| (seen.opened_at, seen.seen_at)).collect();
+        assert_eq!(times, [(start(), later(9)), (later(2), later(2)), (later(1), later(1))]);
+        assert!(all.iter().all(|seen| seen.from == from()) && all[0].id == one.id);
+
+        // One by its name, and not another operator's; then all but this one.
+        let bobs = sessions.of("bob", later(10)).remove(0).id;
+        sessions.end_of("ada", |id| id == two.id || id == bobs);
+        assert!(sessions.find("two", later(10), false).is_none());
+        assert!(sessions.find("three", later(10), false).is_some());
+        sessions.end_of("ada", |id| id != one.id);
+        assert_eq!(sessions.of("ada", later(10)).len(), 1);
+        assert!(sessions.find("one", later(10), false).is_some());
+        assert!(sessions.find("bobs", later(10), false).is_some());
+        assert!(sessions.of("ada", start().plus(LONGEST)).is_empty());
     }
 
     #[test]
@@ -230,7 +314,7 @@ mod tests {
         for at in 0..=MOST {
             let now = start().plus(Duration::from_millis(u64::try_from(at).expect("small")));
             sessions.add_link(&format!("l{at}"), operator("ada"), now);
-            sessions.open(&format!("s{at}"), String::new(), operator("ada"), now);
+            sessions.open(&format!("s{at}"), String::new(), operator("ada"), from(), now);
         }
         let now = start().plus(SECOND);
         let memory = sessions.0.lock();
@@ -245,7 +329,7 @@ mod tests {
     fn neither_link_nor_cookie_is_kept() {
         let sessions = Sessions::default();
         sessions.add_link("the-link", operator("ada"), start());
-        sessions.open("the-cookie", "token".to_owned(), operator("ada"), start());
+        sessions.open("the-cookie", "token".to_owned(), operator("ada"), from(), start());
         let memory = sessions.0.lock();
         let kept = memory.links.keys().chain(memory.sessions.keys());
         assert!(kept.into_iter().all(|hash| hash.len() == 64 && !hash.contains("the-")));
