@@ -82,7 +82,8 @@ impl Way {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("bound");
         let address = format!("http://{}", listener.local_addr().expect("an address"));
         let asked: Arc<Mutex<String>> = Arc::default();
-        let (next, came): (Arc<Mutex<Option<Answer>>>, Arc<Mutex<Vec<Instant>>>) = Default::default();
+        let next: Arc<Mutex<Option<Answer>>> = Arc::default();
+        let came: Arc<Mutex<Vec<Instant>>> = Arc::default();
         let (kept, given, instants) = (Arc::clone(&asked), Arc::clone(&next), Arc::clone(&came));
         tokio::spawn(async move {
             while let Ok((mut client, _)) = listener.accept().await {
