@@ -84,7 +84,7 @@ fn row(met: &Met, one: &Seen, now: Timestamp) -> Markup {
                         (csrf(met))
                         input type="hidden" name="act" value="end";
                         input type="hidden" name="session" value=(one.id);
-                        button.small type="submit" aria-label={ "End session " (one.id) } { "End it" }
+                        button.small type="submit" aria-label={ "End it: session " (one.id) } { "End it" }
                     }
                 }
             }
