@@ -8,6 +8,7 @@ pub mod facts;
 pub mod finding;
 pub mod judge;
 mod of_app;
+mod of_credentials;
 mod of_store;
 mod of_traces;
 pub mod probe;

@@ -8,7 +8,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 
 use super::{Broker, KEPT_FOR_GOOD, Refusal};
-use crate::authority::{ClientCredentials, CredentialSet};
+use crate::authority::{ClientCredentials, CredentialReport, CredentialSet};
 use crate::domain::choice::{Against, Choice, Choices, View};
 use crate::domain::id::AppName;
 use crate::repository::{FiledUnder, Kind, RepositoryError, Taken};
@@ -89,8 +89,9 @@ impl Broker {
     /// Promotes a credential, or retires it, on every replica within seconds and through restarts. Other
     /// replicas' reports are a few seconds old, so they get some time to report that they can do without it.
     pub async fn choose_credential(&self, app: &AppName, label: &str, choice: Choice) -> Result<(), Refusal> {
-        if choice == Choice::Retire {
-            self.ask_about_the_others(app, label).await?;
+        match choice {
+            Choice::Retire => self.ask_about_the_others(app, label).await?,
+            Choice::Promote => self.ask_about_an_untaken(app, label).await?,
         }
         let give_up = self.deps.clock.monotonic().saturating_add(OTHERS_SAY_WITHIN);
         loop {
@@ -117,6 +118,9 @@ impl Broker {
             match repository.change_pending(kind, id, now, KEPT_FOR_GOOD, change).await {
                 Ok(Some(choices)) => {
                     credentials.credentials().choose(&choices);
+                    if choice == Choice::Promote {
+                        self.deps.engine.app_is_mended(app);
+                    }
                     return Ok(());
                 }
                 Ok(None) => return Err(Refusal::StoreUnavailable),
@@ -147,6 +151,21 @@ impl Broker {
             }
         }
         Ok(all)
+    }
+
+    /// Asks the authority about a credential that it has not taken from this process. Nobody asks about a
+    /// retired one, so after a restart nothing is known of it, and an operator may need it at once.
+    async fn ask_about_an_untaken(&self, app: &AppName, label: &str) -> Result<(), Refusal> {
+        let credentials = self.app(app)?.credentials.clone();
+        let reports = credentials.credentials().report(self.deps.clock.now());
+        let is_untaken = |report: &CredentialReport| {
+            report.label == label && !report.standing.is_trusted() && !report.standing.is_proven_by_use
+        };
+        if reports.iter().any(is_untaken) {
+            // The set notes the answer.
+            let _heard = credentials.prove(label).await;
+        }
+        Ok(())
     }
 
     /// Asks the authority about the credentials that would be left, since an answer from hours ago may be

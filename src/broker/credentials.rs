@@ -27,6 +27,8 @@ pub struct Verified {
     pub error_codes: Vec<u32>,
     /// False if nothing was asked: the configuration lacks what the request needs.
     pub was_asked: bool,
+    /// True if an operator retired it: whatever the answer, it is not used.
+    pub is_retired: bool,
 }
 
 /// An answer about a credential, or why there is none.
@@ -102,11 +104,18 @@ impl Broker {
         };
         let mut all = Vec::new();
         for one in labels {
-            let verified = match credentials.prove(&one).await {
-                Some(Ok(())) => {
-                    Verified { label: one, heard: Heard::Accepted, error_codes: Vec::new(), was_asked: true }
-                }
+            let heard = credentials.prove(&one).await;
+            let is_retired = is_retired(credentials.as_ref(), &one, self.deps.clock.now());
+            let verified = match heard {
+                Some(Ok(())) => Verified {
+                    label: one,
+                    heard: Heard::Accepted,
+                    error_codes: Vec::new(),
+                    was_asked: true,
+                    is_retired,
+                },
                 Some(Err(failure)) => Verified {
+                    is_retired,
                     heard: self.heard_of_failure(credentials.as_ref(), &one, &failure),
                     label: one,
                     was_asked: failure.was_asked(),
@@ -120,7 +129,7 @@ impl Broker {
             };
             all.push(verified);
         }
-        if all.iter().any(|one| one.heard == Heard::Accepted) {
+        if all.iter().any(|one| one.heard == Heard::Accepted && !one.is_retired) {
             self.deps.engine.app_is_mended(app);
         }
         Ok(all)
@@ -140,6 +149,11 @@ impl Broker {
             (_, None) => Heard::Unknown(cause),
         }
     }
+}
+
+fn is_retired(credentials: &dyn ClientCredentials, label: &str, now: Timestamp) -> bool {
+    let reports = credentials.credentials().report(now);
+    reports.iter().any(|report| report.label == label && report.standing.is_retired)
 }
 
 /// When the authority last accepted it in a user's request, if only that proves it and it is not long ago.

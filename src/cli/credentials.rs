@@ -7,7 +7,7 @@ use super::args::app_name;
 use super::client::{Client, DEADLINE, ReachArgs, read, target, text};
 use super::output::{shown, table};
 use super::rotate;
-use super::{ConfigPath, Exit, Failure, World, block_on};
+use super::{ConfigPath, Exit, Failure, World, block_on, shell_text};
 use crate::api::admin::wire::{AppCredentials, ClientCredential, Credentials, Verified};
 use crate::domain::id::AppName;
 use crate::domain::verdict::aadsts;
@@ -35,7 +35,7 @@ pub(super) enum Command {
         app: AppName,
         /// The credential; every one of the app without it
         id: Option<String>,
-        /// Print a list of {id, outcome, cause}
+        /// Print a list of {id, outcome, cause, retired}
         #[arg(long)]
         json: bool,
         #[command(flatten)]
@@ -133,7 +133,7 @@ pub(super) fn credentials_table(apps: &[AppCredentials]) -> String {
             shown(&one.kind),
             shown(&one.state),
             match (one.in_use, one.state.as_str()) {
-                (true, "rejected" | "expired") => "no better one".to_owned(),
+                (true, "rejected" | "expired") => "no (none works)".to_owned(),
                 (true, _) => "yes".to_owned(),
                 (false, _) => "no".to_owned(),
             },
@@ -155,6 +155,7 @@ fn note(one: &ClientCredential) -> String {
         return format!("{} {}", aadsts(no.error_codes.iter().copied()), no.cause);
     }
     match &one.superseded_at {
+        None if one.state == "retired" => "`promote` uses it again".to_owned(),
         None if one.proven_by_use && one.state == "new" => "is proven by a user's next refresh".to_owned(),
         None => elsewhere(one),
         Some(_) if one.in_use => "in use until its successor is proven".to_owned(),
@@ -187,6 +188,11 @@ async fn verify(
         for one in &heard {
             let (id, cause) = (shown(&one.id), shown(one.cause.as_deref().unwrap_or_default()));
             world.output.data(&match one.outcome.as_str() {
+                "accepted" if one.retired => format!(
+                    "{id}: the authority takes it, but it is retired, and not used. To use it again: tokenward \
+                     credentials promote {app} {}",
+                    shell_text(&one.id)
+                ),
                 "accepted" => format!("{id}: the authority takes it"),
                 "accepted_in_use" => {
                     let at = shown(one.accepted_at.as_deref().unwrap_or_default());
@@ -253,7 +259,7 @@ mod tests {
         let Credentials { apps } =
             read(&json!({ "apps": [{ "app": "outlook", "credentials": [one] }] })).expect("credentials");
         let table = credentials_table(&apps);
-        assert!(table.contains("rejected  no better one"), "{table}");
+        assert!(table.contains("rejected  no (none works)"), "{table}");
         assert!(table.contains("AADSTS7000222 no"), "{table}");
     }
 

@@ -102,13 +102,15 @@ async fn ask_the_daemon(facts: &mut Facts, args: &Args, config: &ConfigPath, wor
                 Ok(client) => verified(client, &app.name, &credential.id).await,
                 Err(cause) => Err(cause.clone()),
             };
-            credential.answer =
-                answer.unwrap_or_else(|cause| Answer::ByDaemon(format!("{why}; asking the daemon: {cause}")));
+            (credential.answer, credential.is_retired) = answer.unwrap_or_else(|cause| {
+                (Answer::ByDaemon(format!("{why}; asking the daemon: {cause}")), false)
+            });
         }
     }
 }
 
-async fn verified(client: &Client, app: &str, id: &str) -> Result<Answer, String> {
+/// What the daemon hears of a credential, and whether that one is retired.
+async fn verified(client: &Client, app: &str, id: &str) -> Result<(Answer, bool), String> {
     let path = target(&["admin", "v1", "apps", app, "credentials", id, "verify"], &[]);
     let answer = client.ask(Method::POST, &path, None, DEADLINE).await.map_err(|error| error.to_string())?;
     let Verified { credentials } = read(&answer).map_err(|failure| failure.message)?;
@@ -116,12 +118,13 @@ async fn verified(client: &Client, app: &str, id: &str) -> Result<Answer, String
     let (cause, codes) = (heard.cause.unwrap_or_default(), heard.error_codes);
     // The numbers stand at its end, and are told by themselves here.
     let cause = cause.trim_end_matches(&aadsts(codes.iter().copied())).trim_end().to_owned();
-    Ok(match heard.outcome.as_str() {
+    let answer = match heard.outcome.as_str() {
         "accepted" | "accepted_in_use" => Answer::Accepted,
         "rejected" => Answer::Rejected(cause, codes),
         _ if !heard.asked => Answer::NotAsked(cause),
         _ => Answer::Unknown(cause, codes),
-    })
+    };
+    Ok((answer, heard.retired))
 }
 
 /// The report for people: what was looked at, then what is wrong, the worst first.

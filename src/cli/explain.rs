@@ -9,7 +9,8 @@ use super::described::{self, describe, plain};
 use super::output::{shown, table};
 use super::shell_text;
 use super::status::store_lost;
-use crate::api::admin::wire::Status;
+use crate::api::admin::wire::{ClientCredential, Status};
+use crate::domain::id::AppName;
 
 /// Members that have a place of their own in the table of attempts.
 const COLUMNS: [&str; 4] = ["at", "action", "outcome", "conclusion"];
@@ -21,7 +22,7 @@ pub(super) fn explain(key: &StoredConnectionArgs, seen: &Value, status: &Status,
     parts.extend(Some(shown(text(seen, "advice"))).filter(|advice| !advice.is_empty()));
     parts.extend(store_lost(status).map(|lost| format!("But {lost}.")));
     parts.push(served(seen, status));
-    parts.extend(next(key, seen, option));
+    parts.extend(next(key, seen, status, option));
     parts.join("\n\n")
 }
 
@@ -111,7 +112,7 @@ fn served(seen: &Value, status: &Status) -> String {
 }
 
 /// Returns what to run or where to look, if there is anything to do.
-fn next(key: &StoredConnectionArgs, seen: &Value, option: &str) -> Option<String> {
+fn next(key: &StoredConnectionArgs, seen: &Value, status: &Status, option: &str) -> Option<String> {
     let (app, connection) = (&key.app, shell_text(key.connection.as_str()));
     let run = |command: String| Some(format!("Run: tokenward {command}{option}"));
     match (text(seen, "status"), text(seen, "reason")) {
@@ -142,10 +143,32 @@ fn next(key: &StoredConnectionArgs, seen: &Value, option: &str) -> Option<String
             let attempts = seen["attempts"].as_array();
             let outcome = text(attempts.and_then(|all| all.last()).unwrap_or(&Value::Null), "outcome");
             let is_of_the_app = matches!(outcome, "credential_rejected" | "app_rejected" | "unclear");
-            if is_of_the_app { run(format!("credentials verify {app}")) } else { None }
+            if !is_of_the_app {
+                return None;
+            }
+            let verify = run(format!("credentials verify {app}"))?;
+            let way_back: String = retired(app, status)
+                .map(|id| {
+                    let id = shell_text(id);
+                    format!(
+                        "\nIf the authority takes {id}, which is retired, that one serves callers at once: \
+                         tokenward credentials promote {app} {id}{option}"
+                    )
+                })
+                .collect();
+            Some(verify + &way_back)
         }
         _ => None,
     }
+}
+
+/// The app's retired credentials, if the authority rejects those that are used. They may be the way back.
+fn retired<'a>(app: &AppName, status: &'a Status) -> impl Iterator<Item = &'a str> {
+    let of_app = status.apps.iter().filter(move |one| one.app == app.as_str());
+    let all = of_app.flat_map(|one| &one.credentials);
+    let works = |one: &&ClientCredential| !matches!(&*one.state, "retired" | "rejected" | "expired");
+    let some_work = all.clone().any(|one| works(&one));
+    all.filter(move |one| one.state == "retired" && !some_work).map(|one| &*one.id)
 }
 
 /// Returns a member of the last attempt that has it.
@@ -159,7 +182,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::domain::id::{AppName, ConnectionName};
+    use crate::domain::id::ConnectionName;
 
     fn explained(change: &Value) -> String {
         let mut seen = json!({
@@ -240,6 +263,24 @@ mod tests {
         let later = explain(&key, &seen, &lost("2026-11-23T02:00:00Z"), "");
         assert!(later.contains("served_until  2026-11-23T01:00:00Z"), "{later}");
         assert!(later.contains("held lives until 2026-11-23T01:00:00Z."), "{later}");
+    }
+
+    #[test]
+    fn where_no_credential_works_the_way_back_to_a_retired_one_is_named() {
+        let key = StoredConnectionArgs {
+            app: AppName::parse("outlook").expect("a name"),
+            connection: ConnectionName::parse("user-1").expect("a name"),
+        };
+        let seen = json!({ "status": "active", "attempts": [{ "outcome": "credential_rejected" }] });
+        let way_back = "tokenward credentials promote outlook old --config t.toml";
+        for (state, is_named) in [("rejected", true), ("in_use", false), ("new", false)] {
+            let all = [json!({ "id": "old", "state": "retired" }), json!({ "id": "new", "state": state })];
+            let status = json!({ "apps": [{ "app": "outlook", "credentials": all }] });
+            let status: Status = serde_json::from_value(status).expect("a status");
+            let text = explain(&key, &seen, &status, " --config t.toml");
+            assert!(text.contains("Run: tokenward credentials verify outlook --config t.toml"), "{text}");
+            assert_eq!(text.contains(way_back), is_named, "{state}: {text}");
+        }
     }
 
     #[test]

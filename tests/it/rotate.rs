@@ -206,3 +206,65 @@ async fn a_secret_comes_through_a_pipe_and_a_folder_that_is_no_good_stays_as_it_
     assert_eq!(named.status.code(), Some(0), "{}", err(&named));
     assert_eq!(state(&world, "2026-11"), "retired");
 }
+
+/// The authority takes a retired secret and not the one in use: callers are refused, so `doctor` calls that an
+/// error, and each command that an operator runs leads to the one that mends it.
+#[tokio::test]
+async fn the_way_back_to_a_retired_secret_is_found_from_everywhere() {
+    let mut world = with_a_secret().await;
+    world.entra.add_secret(CLIENT_ID, SECOND, Duration::ZERO, None).expect("room for one more");
+    write_secret(&world.folder.path().join("new-secret"), SECOND);
+    let from = world.folder.path().join("new-secret");
+    let done = rotate(&world, &["2027-05", "--from", from.to_str().expect("UTF-8")]);
+    assert_eq!(done.status.code(), Some(0), "{}", err(&done));
+    // Both are taken: the retired one is named as such, and nothing is wrong.
+    let calm = doctor(&world);
+    assert_eq!(calm.1, json!([]), "{calm:#?}");
+    assert!(calm.2.contains("2026-11 secret, retired (accepted)"), "{calm:#?}");
+
+    world.entra.remove_secret(CLIENT_ID, SECOND).expect("known");
+    world.outlive_tokens();
+    assert_eq!(world.token("one").await.status, 503);
+    let way_back = "tokenward credentials promote outlook 2026-11";
+    let says_so = |world: &World| {
+        let (code, findings, states) = doctor(world);
+        assert_eq!(code, Some(1), "{findings:#}");
+        assert_eq!(findings.as_array().map(Vec::len), Some(1), "{findings:#}");
+        assert_eq!(
+            (text(&findings[0], "severity"), text(&findings[0], "code")),
+            ("error", "credential_wrong")
+        );
+        assert!(text(&findings[0], "fix").contains(way_back), "{findings:#}");
+        assert!(states.contains("2027-05 secret, REJECTED"), "{states}");
+        assert!(states.contains("2026-11 secret, retired (accepted)"), "{states}");
+    };
+    says_so(&world);
+    let verified = world.asked(&["credentials", "verify", "outlook"]);
+    assert!(out(&verified).contains("2026-11: the authority takes it, but it is retired"), "{}", out(&verified));
+    assert!(out(&verified).contains(way_back), "{}", out(&verified));
+    let explained = world.asked(&["connections", "explain", "outlook", "one"]);
+    assert!(out(&explained).contains(way_back), "{}", out(&explained));
+
+    // Without a daemon the store says what is retired, and a restarted one needs no more than the command.
+    assert_eq!(world.daemon.terminate(), Some(0), "{}", world.daemon.log());
+    says_so(&world);
+    world.kill_and_restart().await;
+    world.until("it is retired", async || state(&world, "2026-11") == "retired").await;
+    let promoted = world.asked(&way_back.split(' ').skip(1).collect::<Vec<_>>());
+    assert_eq!(promoted.status.code(), Some(0), "{}", err(&promoted));
+    world.until_served("one").await;
+    assert_eq!(doctor(&world).0, Some(0));
+}
+
+/// Exit code and findings of `doctor`, and a line for each credential with what was seen of it.
+fn doctor(world: &World) -> (Option<i32>, Value, String) {
+    let ended = world.asked(&["doctor", "--json"]);
+    let report: Value = serde_json::from_slice(&ended.stdout).expect("JSON");
+    let seen = report["seen"].as_array().expect("a list").iter();
+    let of_credentials = seen.filter(|one| one["area"] == "credential");
+    let line = |one: &Value| {
+        let subject = text(one, "subject").rsplit(' ').next().unwrap_or_default().to_owned();
+        format!("{subject} {}\n", text(one, "state"))
+    };
+    (ended.status.code(), report["findings"].clone(), of_credentials.map(line).collect())
+}

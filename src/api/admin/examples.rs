@@ -114,21 +114,21 @@ pub(super) const VERIFIED: &[Example] = &[
         "accepted",
         "",
         r#"
-{"credentials": [{"id": "2026-11", "outcome": "accepted", "asked": true, "accepted_at": null, "cause": null,
+{"credentials": [{"id": "2026-11", "outcome": "accepted", "asked": true, "retired": false, "accepted_at": null, "cause": null,
 "error_codes": []}]}"#,
     ),
     (
         "accepted_in_use",
         "Asking proves nothing, and the authority took it in a user's request lately",
         r#"
-{"credentials": [{"id": "2026-11", "outcome": "accepted_in_use", "asked": true,
+{"credentials": [{"id": "2026-11", "outcome": "accepted_in_use", "asked": true, "retired": false,
 "accepted_at": "2026-11-23T10:20:11Z", "cause": null, "error_codes": [700016]}]}"#,
     ),
     (
         "rejected",
         "",
         r#"
-{"credentials": [{"id": "2026-11", "outcome": "rejected", "asked": true, "accepted_at": null,
+{"credentials": [{"id": "2026-11", "outcome": "rejected", "asked": true, "retired": false, "accepted_at": null,
 "cause": "the app's credential was rejected AADSTS7000222", "error_codes": [7000222]}]}"#,
     ),
 ];

@@ -103,6 +103,7 @@ impl From<&credentials::Verified> for VerifiedCredential {
             error_codes: verified.error_codes.clone(),
             id: verified.label.clone(),
             outcome: outcome.to_owned(),
+            retired: verified.is_retired,
         }
     }
 }

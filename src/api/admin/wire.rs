@@ -241,6 +241,8 @@ pub struct VerifiedCredential {
     pub id: String,
     /// `accepted`, `accepted_in_use`, `rejected` or `unknown`.
     pub outcome: String,
+    /// True if an operator retired it: whatever the outcome, it is not used until it is promoted.
+    pub retired: bool,
 }
 
 /// `POST …/credentials/{credential}/promote` and `…/retire`

@@ -87,6 +87,8 @@ pub struct CredentialFacts {
     pub expires_at: Option<Timestamp>,
     /// True for a secret that is a GUID.
     pub is_guid: bool,
+    /// True if an operator retired it: it is not used, whatever the authority says of it.
+    pub is_retired: bool,
     /// What the authority says of it.
     pub answer: Answer,
 }

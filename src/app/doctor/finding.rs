@@ -160,6 +160,11 @@ impl Code {
     }
 }
 
+/// What a finding about this app begins its subject with.
+pub(super) fn subject(app: &str) -> String {
+    format!("app {app}")
+}
+
 /// One thing that is wrong, or to be known.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Finding {

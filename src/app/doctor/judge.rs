@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::clocks::{apart, in_words, is_badly_off, is_off};
 use super::facts::{AppFacts, Facts};
-use super::finding::{Code, Report, Severity, fault};
+use super::finding::{Code, Report, Severity, fault, subject};
 use super::{of_app, of_store, of_traces};
 use crate::config::{Mistake, Topic};
 use crate::secret_file::fix::{Parted, parted};
@@ -61,7 +61,7 @@ fn of_mistake(mistake: &Mistake, report: &mut Report) {
 /// A warning of `check`, unless the authority's own answer has already said the same.
 fn of_warning(warning: &Mistake, report: &mut Report) {
     let app = warning.key.strip_prefix("apps.").and_then(|rest| rest.split(['.', '[']).next());
-    let is_said = |code| app.is_some_and(|app| report.has(code, &of_app::subject(app)));
+    let is_said = |code| app.is_some_and(|app| report.has(code, &subject(app)));
     let code = match warning.topic {
         Topic::SecretId if is_said(Code::CredentialIsSecretId) => return,
         Topic::Expiry if is_said(Code::CredentialExpired) => return,
@@ -142,7 +142,7 @@ mod tests {
 
     fn credential(id: &str, answer: Answer) -> CredentialFacts {
         let expires_at = Some(NOW.plus(Duration::from_secs(90 * 86_400)));
-        CredentialFacts { id: id.to_owned(), kind: "secret", expires_at, is_guid: false, answer }
+        CredentialFacts { id: id.to_owned(), kind: "secret", expires_at, is_guid: false, is_retired: false, answer }
     }
 
     fn app() -> AppFacts {

@@ -1,8 +1,11 @@
-//! The judgement of one app: its authority, credentials, redirect URI and scopes. Pure.
+//! The judgement of one app: its authority, redirect URI and scopes. Pure.
+//!
+//! `of_credentials` judges its client credentials.
 
-use super::facts::{Answer, AppFacts, CredentialFacts};
-use super::finding::{Code, Report, Severity, fault};
-use crate::authority::{AppFault, EXPIRED_SECRET, RedirectSeen, Registered, RegistrationSeen};
+use super::facts::AppFacts;
+use super::finding::{Code, Report, Severity, fault, subject};
+use super::of_credentials::{self, no_tenant};
+use crate::authority::{AppFault, RedirectSeen, Registered, RegistrationSeen};
 use crate::domain::scope::Scope;
 use crate::domain::time::Timestamp;
 use crate::domain::user_consent::{is_left_to_administrators, needs_an_administrator};
@@ -13,17 +16,12 @@ const EWS_ENDS: Timestamp = Timestamp::from_unix_seconds(1_806_537_600);
 /// 31 December 2026: who changes messages that are no drafts needs Mail-Advanced.ReadWrite from then on.
 const MAIL_ADVANCED: &str = "31 December 2026";
 
-/// What a finding about this app begins its subject with.
-pub(super) fn subject(app: &str) -> String {
-    format!("app {app}")
-}
-
 pub(super) fn judge(app: &AppFacts, now: Timestamp, report: &mut Report) {
     if !is_reached(app, report) {
         return;
     }
     redirect(app, report);
-    credentials(app, report);
+    of_credentials::judge(app, report);
     scopes(app, now, report);
 }
 
@@ -74,17 +72,6 @@ fn is_reached(app: &AppFacts, report: &mut Report) -> bool {
          right, the authority has a failure, or something on the way answers in its place",
     );
     false
-}
-
-fn no_tenant(subject: &str, which: &str, report: &mut Report) {
-    report.find(
-        (Severity::Error, Code::TenantNotFound),
-        subject,
-        fault::CONFIGURATION,
-        format!("Entra knows no tenant such as in {which} (AADSTS90002)"),
-        "copy *Directory (tenant) ID* from the app's *Overview* page at https://entra.microsoft.com, in \
-         the cloud where the app is registered",
-    );
 }
 
 fn redirect(app: &AppFacts, report: &mut Report) {
@@ -222,143 +209,6 @@ fn wrong(app: &AppFacts, platform: &str, report: &mut Report) {
             app.redirect_uri
         ),
     );
-}
-
-fn credentials(app: &AppFacts, report: &mut Report) {
-    let of_app = &*subject(&app.name);
-    if app.credentials.is_empty() {
-        report.see("credential", of_app, "none");
-        report.find(
-            (Severity::Error, Code::CredentialMissing),
-            of_app,
-            fault::CONFIGURATION,
-            "there is no client credential: no account can be connected and no token refreshed",
-            "make one under *Certificates & secrets* of the registration, and put it where `credentials` \
-             or `credentials_dir` says: docs/app-registration.md#5-the-apps-own-credential",
-        );
-    }
-    let some_work = app.credentials.iter().any(|one| one.answer == Answer::Accepted);
-    for credential in &app.credentials {
-        let subject = format!("{of_app}, credential {}", credential.id);
-        let (state, refused) = match &credential.answer {
-            Answer::Accepted => ("accepted".to_owned(), None),
-            Answer::Rejected(cause, codes) => ("REJECTED".to_owned(), Some((true, cause, codes))),
-            Answer::Unknown(cause, codes) => (format!("not known ({cause})"), Some((false, cause, codes))),
-            Answer::NotAsked(why) | Answer::ByDaemon(why) => (format!("not asked ({why})"), None),
-        };
-        let end = match (credential.expires_at, credential.kind) {
-            (Some(at), _) => format!(", ends {}", at.rfc3339()),
-            (None, "secret") => ", its end is not known here".to_owned(),
-            (None, _) => String::new(),
-        };
-        report.see("credential", &subject, format!("{}, {state}{end}", credential.kind));
-        if let Some((is_rejected, cause, codes)) = refused {
-            let refused = Refused { credential, subject: &subject, is_rejected, cause, codes };
-            not_accepted(app, &refused, some_work, report);
-        }
-    }
-}
-
-/// A credential that the authority did not take.
-struct Refused<'a> {
-    credential: &'a CredentialFacts,
-    subject: &'a str,
-    /// True if it is the credential that the authority rejects.
-    is_rejected: bool,
-    cause: &'a str,
-    codes: &'a [u32],
-}
-
-fn not_accepted(app: &AppFacts, refused: &Refused<'_>, some_work: bool, report: &mut Report) {
-    let Refused { credential, subject, is_rejected, cause, codes } = *refused;
-    let of_app = &*self::subject(&app.name);
-    let home = app.home_tenant.as_deref().unwrap_or_default();
-    let numbers = match aadsts(codes.iter().copied()) {
-        none if none.is_empty() => String::new(),
-        numbers => format!(" ({numbers})"),
-    };
-    // While another one works, nobody notices yet.
-    let severity = if some_work { Severity::Warning } else { Severity::Error };
-    match AppFault::of(codes, None) {
-        AppFault::NotInTenant => {
-            if report.has(Code::AppNotFound, of_app) || report.has(Code::AppNotInTenant, of_app) {
-                return;
-            }
-            report.find(
-                (Severity::Error, Code::AppNotInTenant),
-                of_app,
-                fault::CONFIGURATION,
-                format!("the application {} is not in the tenant {home}{numbers}", app.client_id),
-                "let `home_tenant` name the tenant where the app is registered (*Directory (tenant) ID* on \
-                 its *Overview* page), and `client_id` the app",
-            );
-        }
-        AppFault::NoTenant => {
-            if !report.has(Code::TenantNotFound, of_app) {
-                no_tenant(of_app, &format!("home_tenant = \"{home}\""), report);
-            }
-        }
-        _ if !is_rejected => report.find(
-            (Severity::Warning, Code::CredentialUnknown),
-            subject,
-            fault::AUTHORITY,
-            format!("whether the authority takes it is not known: {cause}{numbers}"),
-            "if the reason names a command or a key, follow it; else run `tokenward doctor` again",
-        ),
-        _ if codes.contains(&EXPIRED_SECRET) => report.find(
-            (severity, Code::CredentialExpired),
-            subject,
-            fault::REGISTRATION,
-            format!("the client secret has expired: {cause}{numbers}"),
-            new_secret(&app.name),
-        ),
-        _ if credential.is_guid => report.find(
-            (severity, Code::CredentialIsSecretId),
-            subject,
-            fault::CONFIGURATION,
-            format!("the file holds the secret's ID and not its value: {cause}{numbers}"),
-            format!("the value is shown only once, when the secret is made, so {}", new_secret(&app.name)),
-        ),
-        _ if credential.kind == "secret" => report.find(
-            (severity, Code::CredentialWrong),
-            subject,
-            fault::CONFIGURATION,
-            format!("the authority does not know this client secret: {cause}{numbers}"),
-            format!(
-                "write the secret's Value to the file, without spaces or quotes (a new one may take a \
-                 minute until every server of Entra knows it); if nobody has it any more, {}",
-                new_secret(&app.name)
-            ),
-        ),
-        _ => {
-            let fix = match credential.kind {
-                "certificate" => {
-                    "upload the public certificate under *Certificates & secrets*, *Certificates*, and see \
-                     whether it has expired: docs/app-registration.md#a-certificate-best-for-most"
-                }
-                _ => {
-                    "let issuer, subject and audience of the registration's federated credential be \
-                     exactly those of the assertion: \
-                     docs/app-registration.md#a-federated-credential-nothing-to-replace"
-                }
-            };
-            report.find(
-                (severity, Code::CredentialRejected),
-                subject,
-                fault::REGISTRATION,
-                format!("the authority rejects this {} credential: {cause}{numbers}", credential.kind),
-                fix,
-            );
-        }
-    }
-}
-
-fn new_secret(app: &str) -> String {
-    format!(
-        "make a new one (*Certificates & secrets*, *New client secret*), put its Value into a new file of \
-         mode 0600 beside the old one, and run `tokenward credentials verify {app}`: \
-         deploy/RUNBOOK.md#replace-the-client-secret"
-    )
 }
 
 fn scopes(app: &AppFacts, now: Timestamp, report: &mut Report) {

@@ -3,8 +3,10 @@
 //! Nothing is changed but at Redis, where a script tries what the user may do (`store::redis::examine`).
 //! The store is opened to read it alone: it gets no name, and an embedded one is held for moments. A
 //! client secret goes only where the daemon would send it: the record of token hosts is read from the
-//! store first, and where it cannot be read, no credential is presented from here.
+//! store first, and where it cannot be read, no credential is presented from here. Which credentials operators
+//! retired is in the store too.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -19,10 +21,12 @@ use crate::app::reading;
 use crate::app::store::{self, PreparedStore};
 use crate::app::traces;
 use crate::authority::{OpenIdAuthority, RegistrationSeen};
-use crate::broker::App;
+use crate::broker::{App, Apps};
 use crate::config::{AppConfig, Config, Loaded, StoreBackend};
+use crate::domain::choice::Choices;
+use crate::domain::id::AppName;
 use crate::domain::random::Random;
-use crate::domain::time::Clock;
+use crate::domain::time::{Clock, Timestamp};
 use crate::domain::token_hosts::TokenHosts;
 use crate::domain::verdict::{AuthorityFailure, Disposition};
 use crate::keyring::{Keyring, files as keyring_files};
@@ -77,9 +81,12 @@ pub async fn examine(
         }
     };
     let collector = of_collector(config, traces).await;
-    let hosts = token_hosts(store, seen_store.as_ref(), keyring, &ports).await;
-    if let Ok(hosts) = &hosts {
-        ports.token_hosts.take_up(hosts);
+    let decided = decided(store, seen_store.as_ref(), keyring, &apps, &ports).await;
+    if let Ok(decided) = &decided {
+        ports.token_hosts.take_up(&decided.hosts);
+        for (name, authority, _) in &looked {
+            authority.credentials().choose(&decided.choices.get(*name).cloned().unwrap_or_default());
+        }
     }
 
     let mut facts = Facts {
@@ -97,16 +104,16 @@ pub async fn examine(
         let mut of_app = app_facts(name.as_str(), app, settings, config, authority, seen);
         if of_app.looked.problem.is_none() && of_app.looked.way.is_ok() {
             for credential in &mut of_app.credentials {
-                credential.answer = match &hosts {
+                credential.answer = match &decided {
                     Ok(_) => prove(authority, &credential.id).await,
                     Err(why) => Answer::ByDaemon(why.clone()),
                 };
             }
             of_app.redirect = Some(authority.try_redirect(&app.redirect_uri, &app.scopes).await);
-            if hosts.is_err() {
+            if decided.is_err() {
                 let why = "no secret is sent from here, and so no token is had to read the registration";
                 of_app.registration = Some(RegistrationSeen::NotRead(why.to_owned()));
-            } else if of_app.credentials.iter().any(|one| one.answer == Answer::Accepted)
+            } else if of_app.credentials.iter().any(|one| !one.is_retired && one.answer == Answer::Accepted)
                 && authority.is_entra()
             {
                 of_app.registration = Some(authority.read_registration().await);
@@ -117,7 +124,7 @@ pub async fn examine(
     facts
 }
 
-fn has(apps: &crate::broker::Apps, name: &str) -> bool {
+fn has(apps: &Apps, name: &str) -> bool {
     apps.keys().any(|one| one.as_str() == name)
 }
 
@@ -130,6 +137,8 @@ fn app_facts(
     looked: crate::authority::LookedAt,
 ) -> AppFacts {
     let set = authority.credentials();
+    let reports = set.report(Timestamp::default());
+    let is_retired = |id: &str| reports.iter().any(|one| one.label == id && one.standing.is_retired);
     let credentials = set.configured().map(|member| {
         let credential = member.credential();
         CredentialFacts {
@@ -137,6 +146,7 @@ fn app_facts(
             kind: credential.kind(),
             expires_at: credential.expires_at(),
             is_guid: authority.is_entra() && credential.is_guid(),
+            is_retired: is_retired(credential.id()),
             answer: Answer::NotAsked("the authority is not reached".to_owned()),
         }
     });
@@ -212,23 +222,34 @@ fn place(config: &Config) -> String {
     }
 }
 
-/// Reads which hosts the apps' secrets may be sent to. Where there is no store yet, none was sent anywhere.
+/// What operators decided, as the store has it.
+#[derive(Default)]
+struct Decided {
+    /// Which hosts the apps' secrets may be sent to.
+    hosts: TokenHosts,
+    /// Which client credentials are promoted or retired.
+    choices: BTreeMap<AppName, Choices>,
+}
+
+/// Reads what operators decided. Where there is no store yet, nobody decided anything, and no secret was sent
+/// anywhere.
 ///
 /// # Errors
 /// Why it cannot be read from here.
-async fn token_hosts(
+async fn decided(
     store: Option<PreparedStore>,
     seen: Option<&StoreFacts>,
     keyring: Option<Arc<Keyring>>,
+    apps: &Apps,
     ports: &Ports,
-) -> Result<TokenHosts, String> {
+) -> Result<Decided, String> {
     let unread = "where its secrets may be sent is in the store, and";
     match (store, seen) {
         (_, None) | (None, _) => Err(format!("{unread} mistakes keep that from being read")),
         (_, Some(StoreFacts::Redis { found: Err(_), .. })) => Err(format!("{unread} that cannot be reached")),
-        (_, Some(StoreFacts::Embedded { is_there: false, .. })) => Ok(TokenHosts::default()),
+        (_, Some(StoreFacts::Embedded { is_there: false, .. })) => Ok(Decided::default()),
         (_, Some(StoreFacts::Redis { found: Ok(Found { name: StoreName::None, .. }), .. })) => {
-            Ok(TokenHosts::default())
+            Ok(Decided::default())
         }
         (_, Some(StoreFacts::Redis { found: Ok(Found { name: StoreName::Another(_), .. }), .. })) => {
             Err(format!("{unread} that is not the one from before"))
@@ -243,11 +264,17 @@ async fn token_hosts(
                 PreparedStore::Redis(redis) => Arc::new(open_redis(*redis, ports)?),
             };
             let repository = Repository::new(store, keyring, ports.random.clone());
-            let read: Option<Taken<TokenHosts>> = repository
-                .pending(Kind::TokenHosts, &FiledUnder::only())
-                .await
-                .map_err(|error| format!("{unread} reading it failed: {error}"))?;
-            Ok(read.map(|read| read.value).unwrap_or_default())
+            let failed = |error| format!("{unread} reading it failed: {error}");
+            let hosts: Option<Taken<TokenHosts>> =
+                repository.pending(Kind::TokenHosts, &FiledUnder::only()).await.map_err(failed)?;
+            let mut choices = BTreeMap::new();
+            for app in apps.keys() {
+                let id = FiledUnder::app(app);
+                let read: Option<Taken<Choices>> =
+                    repository.pending(Kind::CredentialChoices, &id).await.map_err(failed)?;
+                choices.extend(read.map(|read| (app.clone(), read.value)));
+            }
+            Ok(Decided { hosts: hosts.map(|read| read.value).unwrap_or_default(), choices })
         }
     }
 }
