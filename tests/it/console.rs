@@ -733,6 +733,24 @@ async fn a_page_is_kept_up_to_date_by_a_stream_that_ends_with_its_session() {
     assert_eq!(scene.stranger().get(live).await.status, 401);
 }
 
+/// For which caller a sign-in was is known of the last one alone.
+#[tokio::test]
+async fn the_timeline_names_the_caller_of_the_last_sign_in_only() {
+    let scene = Scene::start().await;
+    scene.world.connect("one", ALICE).await;
+    let mut console = scene.open().await;
+    let one = "/console/connection?app=outlook&name=one";
+    let before = console.page(one).await;
+    let wanted = json!({ "app": "outlook", "connection": "one", "login_hint": ALICE });
+    let session = scene.world.start_session(wanted).await;
+    scene.world.sign_in(&mut Browser::default(), text(&session, "connect_url")).await;
+    assert_eq!(scene.world.session(text(&session, "id")).await["state"], "connected");
+    let after = console.page(one).await;
+    let named = |page: &str| page.matches("signed in, by mail-sync").count();
+    assert!(named(&before) > 0 && named(&before) == named(&after), "{after}");
+    assert!(after.matches("signed in").count() > named(&after), "{after}");
+}
+
 #[tokio::test]
 async fn a_stream_sends_a_region_when_it_changed_and_otherwise_the_time() {
     let scene = Scene::start().await;

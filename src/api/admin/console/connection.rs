@@ -29,12 +29,16 @@ fn points(known: &Known) -> Vec<(Point, Option<&Attempt>)> {
     let plain = |at, mood, words: String| (Point { at, mood, words }, None);
     let signed_in = format!("signed in, by {}", profile.connected_by());
     let is_sign_in = |attempt: &Attempt| attempt.action == "connect" && attempt.outcome == "ok";
+    // Of the earlier ones it is not known for which caller they were.
+    let last = known.attempts.iter().rposition(is_sign_in);
     let mut points: Vec<_> = known
         .attempts
         .iter()
-        .map(|attempt| {
+        .enumerate()
+        .map(|(at, attempt)| {
             let words = match is_sign_in(attempt) {
-                true => signed_in.clone(),
+                true if Some(at) == last => signed_in.clone(),
+                true => "signed in".to_owned(),
                 false => format!("{}: {}", attempt.action, attempt.outcome),
             };
             (Point { at: attempt.at, mood: mood_of_outcome(&attempt.outcome), words }, Some(attempt))
@@ -43,7 +47,7 @@ fn points(known: &Known) -> Vec<(Point, Option<&Attempt>)> {
     if profile.created_at() < profile.connected_at() {
         points.push(plain(profile.created_at(), Mood::Calm, "first connected".to_owned()));
     }
-    if !known.attempts.iter().any(is_sign_in) {
+    if last.is_none() {
         points.push(plain(profile.connected_at(), Mood::Calm, signed_in));
     }
     let refreshed = profile.last_refreshed_at();
