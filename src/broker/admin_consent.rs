@@ -29,8 +29,8 @@ pub struct StartedConsent {
     pub expires_at: Timestamp,
 }
 
-/// What an administrator approves for everyone.
-fn to_approve(app: &App) -> ScopeSet {
+/// What a user's token must have for the consent to show. (No token names the scopes of the sign-in.)
+fn to_show(app: &App) -> ScopeSet {
     app.scopes.iter().filter(|scope| !scope.is_openid()).cloned().collect()
 }
 
@@ -62,7 +62,7 @@ impl Broker {
         if let Some(given) = self.consent_links.given(permit.caller(), &key)
             && given.started.expires_at.since(self.deps.clock.now()) > self.settings().connect_session_ttl / 2
             && self.admin_consent_state(caller, &given.started.id).await == Ok(ConsentState::Pending)
-            && self.admin_consent_url(&known, Some(tenant.clone()), to_approve(&known), given.state).await?
+            && self.admin_consent_url(&known, Some(tenant.clone()), given.state).await?
                 == Some(given.started.admin_consent_url.clone())
         {
             return Ok(given.started);
@@ -103,7 +103,7 @@ impl Broker {
         {
             return Err(Refusal::invalid("return_url", format!("is not among apps.{app}.return_urls")));
         }
-        let scopes = to_approve(&known);
+        let scopes = to_show(&known);
         let now = self.deps.clock.now();
         let expires_at = now.plus(self.settings().connect_session_ttl);
         let session = ConsentSession {
@@ -116,7 +116,7 @@ impl Broker {
             return_url,
             state: ConsentState::Pending,
         };
-        let url = self.admin_consent_url(&known, tenant, scopes, state.clone()).await?;
+        let url = self.admin_consent_url(&known, tenant, state.clone()).await?;
         let admin_consent_url = url.ok_or_else(|| {
             Refusal::invalid("app", "this app's authority has no page for an administrator's consent")
         })?;
@@ -143,16 +143,18 @@ impl Broker {
     /// Makes an administrator's link without a session, for an error page.
     pub(super) async fn consent_link(&self, app: &App) -> Option<String> {
         let state = random_token(self.deps.random.as_ref());
-        self.admin_consent_url(app, None, to_approve(app), state).await.ok().flatten()
+        self.admin_consent_url(app, None, state).await.ok().flatten()
     }
 
+    /// The link asks for every scope of the app, those of the sign-in too: an approval may take back what it
+    /// does not ask for, and where users may consent to nothing, they may not consent to these either.
     async fn admin_consent_url(
         &self,
         app: &App,
         tenant: Option<String>,
-        scopes: ScopeSet,
         state: String,
     ) -> Result<Option<String>, Refusal> {
+        let scopes = app.scopes.clone();
         let request = AdminConsentRequest { tenant, scopes, redirect_uri: app.redirect_uri.clone(), state };
         app.authority
             .admin_consent_url(&request)

@@ -322,6 +322,8 @@ async fn an_administrator_s_link_is_printed_with_what_they_will_see() {
     let link = out(&asked);
     assert!(link.starts_with(&world.entra.base_url()) && link.contains("/adminconsent?"), "{link}");
     assert_eq!(link.lines().count(), 1, "{link}");
+    // The link leaves nothing out; what the sign-in needs is no question for people.
+    assert!(link.contains("offline_access") && link.contains("openid"), "{link}");
     for part in ["Mail.Read\n  Calendars.Read", "Cloud Application", "an administrator of contoso.example"] {
         assert!(err(&asked).contains(part), "{}", err(&asked));
     }

@@ -240,7 +240,11 @@ async fn the_way_back_to_a_retired_secret_is_found_from_everywhere() {
     };
     says_so(&world);
     let verified = world.asked(&["credentials", "verify", "outlook"]);
-    assert!(out(&verified).contains("2026-11: the authority takes it, but it is retired"), "{}", out(&verified));
+    assert!(
+        out(&verified).contains("2026-11: the authority takes it, but it is retired"),
+        "{}",
+        out(&verified)
+    );
     assert!(out(&verified).contains(way_back), "{}", out(&verified));
     let explained = world.asked(&["connections", "explain", "outlook", "one"]);
     assert!(out(&explained).contains(way_back), "{}", out(&explained));

@@ -142,7 +142,14 @@ mod tests {
 
     fn credential(id: &str, answer: Answer) -> CredentialFacts {
         let expires_at = Some(NOW.plus(Duration::from_secs(90 * 86_400)));
-        CredentialFacts { id: id.to_owned(), kind: "secret", expires_at, is_guid: false, is_retired: false, answer }
+        CredentialFacts {
+            id: id.to_owned(),
+            kind: "secret",
+            expires_at,
+            is_guid: false,
+            is_retired: false,
+            answer,
+        }
     }
 
     fn app() -> AppFacts {
