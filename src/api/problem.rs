@@ -310,6 +310,7 @@ impl Problem {
             | Refusal::ConnectionPaused
             | Refusal::ConfirmationRejected { .. }
             | Refusal::RateLimited { .. }
+            | Refusal::ConnectionRateLimited { .. }
             | Refusal::TooManyForced { .. }
             | Refusal::TooMany { .. }
             | Refusal::TooManyWalks { .. }

@@ -71,6 +71,11 @@ pub enum Refusal {
         /// Time until the next try.
         retry_after: Duration,
     },
+    /// 429: the caller exceeds its rate for one connection.
+    ConnectionRateLimited {
+        /// Time until the next try.
+        retry_after: Duration,
+    },
     /// 429: renewals are forced faster than allowed.
     TooManyForced {
         /// Time until the next try.
@@ -178,6 +183,7 @@ impl Refusal {
             Refusal::ConnectionPaused => (409, "connection_paused", None),
             Refusal::ConfirmationRejected { .. } => (409, "confirmation_rejected", None),
             Refusal::RateLimited { retry_after }
+            | Refusal::ConnectionRateLimited { retry_after }
             | Refusal::TooManyForced { retry_after }
             | Refusal::TooMany { retry_after, .. } => (429, "rate_limited", Some(*retry_after)),
             Refusal::TooManyWalks { .. } => (429, "rate_limited", Some(Duration::from_secs(1))),
@@ -340,6 +346,7 @@ mod tests {
             (Refusal::ConfirmationRejected { problem: word() }, 409, "confirmation_rejected", None),
             // Never earlier than it helps, and never at once.
             (Refusal::RateLimited { retry_after: Duration::from_millis(1001) }, 429, "rate_limited", Some(2)),
+            (Refusal::ConnectionRateLimited { retry_after: seconds(1) }, 429, "rate_limited", Some(1)),
             (Refusal::TooManyForced { retry_after: Duration::ZERO }, 429, "rate_limited", Some(1)),
             (Refusal::TooMany { what: "", most: 1, retry_after: seconds(9) }, 429, "rate_limited", Some(9)),
             (Refusal::TooManyWalks { most: 1 }, 429, "rate_limited", Some(1)),

@@ -302,7 +302,7 @@ impl LocalApi {
         let (account, detail) = user.map_or_else(Default::default, |user| (Some(user.account), user.detail));
         let (caller, begun) = (admitted.caller(), self.clock.monotonic());
         let taken = admitted.take_for(key, begun);
-        let permit = taken.map_err(|after| Refusal::RateLimited { retry_after: after.0 });
+        let permit = taken.map_err(|after| Refusal::ConnectionRateLimited { retry_after: after.0 });
         let outcome = match permit.and_then(|()| Ok(caller.policy.may_see(key)?)) {
             Ok(permit) => self.broker.token_of(permit, account.as_ref(), ask).await,
             Err(refusal) => Err(refusal),

@@ -120,7 +120,7 @@ impl LocalApi {
         let caller = admitted.caller();
         let min_ttl = asked.life()?;
         let taken = admitted.take_for(key, begun);
-        taken.map_err(|after| Problem::of(Refusal::RateLimited { retry_after: after.0 }))?;
+        taken.map_err(|after| Problem::of(Refusal::ConnectionRateLimited { retry_after: after.0 }))?;
         let permit = caller.policy.may_see(key).map_err(|denial| Problem::of(denial.into()))?;
         let watch = self.broker.watch(&permit).map_err(Problem::of)?;
         let place = streams.take().ok_or_else(|| Problem::of_listener(Refused::Overloaded))?;

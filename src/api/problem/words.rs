@@ -91,6 +91,12 @@ pub(super) fn of(refusal: &Refusal) -> Words {
             "this caller asks for more than its rate limit",
             "wait, and keep tokens until they expire instead of asking for each use",
         ),
+        Refusal::ConnectionRateLimited { .. } => words(
+            "Too many requests",
+            "this caller asks for this connection more often than its connection_rate_limit allows",
+            "wait, and keep this connection's token until it expires; the caller's requests for other \
+             connections go on",
+        ),
         Refusal::TooManyForced { .. } => words(
             "Too many forced renewals",
             "reports of rejected tokens and challenges force renewals of this connection, or of many, faster \
