@@ -53,7 +53,8 @@ pub(super) fn run(args: &Args, config: &ConfigPath, world: &mut World) -> Result
             }
             block_on(async {
                 let (clock, random) = (world.clock.clone(), world.random.clone());
-                let mut facts = probe::examine(&loaded, &environment, clock, random).await;
+                let daemon_runs = daemon_runs(args, config, world).await;
+                let mut facts = probe::examine(&loaded, &environment, daemon_runs, clock, random).await;
                 ask_the_daemon(&mut facts, args, config, world).await;
                 Ok(facts)
             })?
@@ -81,6 +82,14 @@ pub(super) fn run(args: &Args, config: &ConfigPath, world: &mut World) -> Result
         _ if !facts.mistakes.is_empty() => Err(Failure::silent(Exit::Usage)),
         Some(worst) if worst >= args.fail_on.severity() => Err(Failure::silent(Exit::Failed)),
         _ => Ok(()),
+    }
+}
+
+/// Whether a daemon answers where the configuration says.
+async fn daemon_runs(args: &Args, config: &ConfigPath, world: &World) -> bool {
+    match args.reach.admin_quietly(config, world) {
+        Ok(client) => client.get("/admin/v1/status").await.is_ok(),
+        Err(_) => false,
     }
 }
 

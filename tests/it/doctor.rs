@@ -377,6 +377,26 @@ async fn a_redis_that_came_back_empty_is_not_a_new_one() {
     assert_eq!(std::fs::read_to_string(&remembered).expect("it is there"), name);
 }
 
+/// Without a journal only the daemon that runs knows that there was a store.
+#[tokio::test]
+async fn a_redis_that_came_back_empty_is_known_by_the_daemon_that_runs() {
+    let plan = Plan::default().kept(Kept::Redis).app_lines("home_tenant = \"contoso.example\"");
+    let mut world = plan.start().await;
+    let config = world.folder.path().join("tokenward.toml");
+    assert_eq!(run(&config, &[]).status.code(), Some(0));
+    world.redis.as_ref().expect("Redis").cli(&["FLUSHALL"]);
+    let ended = run(&config, &["--json"]);
+    assert_eq!(ended.status.code(), Some(1), "{}", String::from_utf8_lossy(&ended.stdout));
+    let report: Value = serde_json::from_slice(&ended.stdout).expect("JSON");
+    assert_eq!(text(&report["findings"][0], "code"), "store_is_another", "{report:#}");
+
+    assert_eq!(world.daemon.terminate(), Some(0), "{}", world.daemon.log());
+    let alone = run(&config, &[]);
+    assert_eq!(alone.status.code(), Some(0));
+    let said = String::from_utf8_lossy(&alone.stdout);
+    assert!(said.contains("no daemon answers, and without `store.journal`"), "{said}");
+}
+
 /// Only a sign-in shows the platform to an app that may not read its registration, and the report says so.
 #[tokio::test]
 async fn what_cannot_be_seen_is_said_to_be_unseen() {

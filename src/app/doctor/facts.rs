@@ -126,5 +126,7 @@ pub enum StoreFacts {
         place: String,
         /// What its servers showed, or why none could be reached.
         found: Result<Found, String>,
+        /// True if the daemon writes the store's name to this machine's disk too: `store.journal`.
+        remembers: bool,
     },
 }

@@ -189,7 +189,7 @@ mod tests {
 
     fn on_redis(server: ServerSeen) -> Option<StoreFacts> {
         let found = Found { servers: vec![server], name: StoreName::Known };
-        Some(StoreFacts::Redis { place: "Redis at redis:6379".to_owned(), found: Ok(found) })
+        Some(StoreFacts::Redis { place: "Redis at redis:6379".to_owned(), found: Ok(found), remembers: true })
     }
 
     fn facts(app: AppFacts, store: Option<StoreFacts>) -> Facts {
@@ -389,7 +389,7 @@ mod tests {
     fn a_store_that_is_another_one_is_an_error_and_a_new_one_is_not() {
         let found = |name| {
             let found = Ok(Found { servers: vec![server()], name });
-            let store = StoreFacts::Redis { place: "r".to_owned(), found };
+            let store = StoreFacts::Redis { place: "r".to_owned(), found, remembers: true };
             let report = judge(&facts(app(), Some(store)));
             let state = report.seen.last().map(|seen| seen.state.clone()).unwrap_or_default();
             (report.findings.iter().map(|one| one.code.as_str()).collect::<Vec<_>>(), state)
@@ -456,7 +456,11 @@ mod tests {
             let words = format!("{server:?}");
             assert_eq!(found(&facts(app(), on_redis(server))), expected, "{words}");
         }
-        let gone = StoreFacts::Redis { place: "r".to_owned(), found: Err("refused".to_owned()) };
+        let gone = StoreFacts::Redis {
+            place: "r".to_owned(),
+            found: Err("refused".to_owned()),
+            remembers: true,
+        };
         assert_eq!(found(&facts(app(), Some(gone))), [("error", "store_unreachable")]);
         for (free, all, expected) in [
             (600 << 20, 99 << 30, None),

@@ -19,7 +19,7 @@ const ROOM_WARNING: u64 = 512 << 20;
 pub(super) fn judge(store: &StoreFacts, own: Option<i64>, report: &mut Report) {
     match store {
         StoreFacts::Embedded { path, is_there, room } => embedded(path, *is_there, *room, report),
-        StoreFacts::Redis { place, found: Err(cause) } => {
+        StoreFacts::Redis { place, found: Err(cause), .. } => {
             report.see("store", place, "NOT REACHED");
             report.find(
                 (Severity::Error, Code::StoreUnreachable),
@@ -30,8 +30,8 @@ pub(super) fn judge(store: &StoreFacts, own: Option<i64>, report: &mut Report) {
                  names its address, user, password and certificates",
             );
         }
-        StoreFacts::Redis { place, found: Ok(Found { servers, name }) } => {
-            servers.iter().for_each(|server| redis(server, name, own, report));
+        StoreFacts::Redis { place, found: Ok(Found { servers, name }), remembers } => {
+            servers.iter().for_each(|server| redis(server, (name, *remembers), own, report));
             if let StoreName::Another(what) = name {
                 report.find(
                     (Severity::Error, Code::StoreIsAnother),
@@ -66,7 +66,7 @@ fn embedded(path: &Path, is_there: bool, room: Option<(u64, u64)>, report: &mut 
     );
 }
 
-fn redis(seen: &ServerSeen, name: &StoreName, own: Option<i64>, report: &mut Report) {
+fn redis(seen: &ServerSeen, (name, remembers): (&StoreName, bool), own: Option<i64>, report: &mut Report) {
     let server = &*seen.server;
     let version = seen.version.as_deref();
     let keeps = match seen.appends {
@@ -76,7 +76,10 @@ fn redis(seen: &ServerSeen, name: &StoreName, own: Option<i64>, report: &mut Rep
     };
     let holds = match name {
         StoreName::Known => "holds a store".to_owned(),
-        StoreName::None => "empty: the first start gives it its name".to_owned(),
+        StoreName::None if remembers => "empty: the first start gives it its name".to_owned(),
+        StoreName::None => "empty: the first start gives it its name (no daemon answers, and without \
+                            `store.journal` nothing tells a new Redis from one that came back empty)"
+            .to_owned(),
         StoreName::Another(_) => "NOT THE STORE FROM BEFORE".to_owned(),
         StoreName::Unknown(why) => format!("whether it holds a store is not known ({why})"),
     };

@@ -37,10 +37,16 @@ use crate::store::redis::{self, Found, RedisConfig, RedisStore, StoreName};
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::traces::probe;
 
-/// Looks at everything that a configuration names.
+/// A Redis without a name is a new one, unless a daemon uses it.
+const EMPTIED: &str = "Redis is empty, and the daemon that runs has named its store before: Redis came back empty, \
+                       or it is another one";
+
+/// Looks at everything that a configuration names. `daemon_runs` is true if a daemon with this configuration
+/// answers.
 pub async fn examine(
     loaded: &Loaded,
     environment: &Environment,
+    daemon_runs: bool,
     clock: Arc<dyn Clock>,
     random: Arc<dyn Random>,
 ) -> Facts {
@@ -71,13 +77,20 @@ pub async fn examine(
         None => None,
         Some(PreparedStore::Embedded(path)) => Some(of_disk(path)),
         Some(PreparedStore::Redis(redis)) => {
+            let remembers = redis.identity_file.is_some();
             let found = redis::examine(
                 (**redis).clone(),
                 ports.clock.clone(),
                 ports.random.clone(),
                 ports.store_tasks.clone(),
             );
-            Some(StoreFacts::Redis { place: place(config), found: found.await })
+            let mut found = found.await;
+            if let Ok(Found { name: name @ StoreName::None, .. }) = &mut found
+                && daemon_runs
+            {
+                *name = StoreName::Another(EMPTIED.to_owned());
+            }
+            Some(StoreFacts::Redis { place: place(config), found, remembers })
         }
     };
     let collector = of_collector(config, traces).await;
