@@ -194,7 +194,7 @@ impl Reloader {
             reading::replaceable(&loaded, &by, &self.keyring, (&before, &self.in_force.roster().issuers()))
                 .map_err(|refused| lines(&refused.errors))?;
         let mut changed = config::changed_sections(&running, &loaded.config);
-        if changed.is_empty() {
+        if changed.is_empty() && needs_restart.is_empty() {
             changed.push("nothing but the content of files".to_owned());
         }
         let found = std::mem::take(&mut replaceable.warnings);

@@ -96,8 +96,8 @@ pub(super) fn run(args: &Args, config: &ConfigPath, world: &mut World) -> Result
 fn sum(file: &str, mistakes: usize, warnings: usize) -> String {
     let warnings = if warnings > 0 { format!(" and {}", count(warnings, "warning")) } else { String::new() };
     format!(
-        "{file} has {}{warnings}: `serve` would not start with it, and a running daemon keeps what it has. \
-         Nothing was changed.",
+        "{file} has {}{warnings}: `serve` would not start with it, and a daemon that runs already goes on \
+         with the configuration it has read before. Nothing was changed.",
         count(mistakes, "mistake")
     )
 }

@@ -306,6 +306,17 @@ impl ClientError {
     }
 }
 
+/// A hint without what only a program can follow: a header that is said in words beside it, and a request that
+/// the command made.
+fn for_a_person(problem: &SeenProblem) -> &str {
+    let hint = &*problem.hint;
+    if problem.code == "invalid_request" && hint.starts_with("correct ") && hint.contains(" and send it again") {
+        return "correct it, and run the command again";
+    }
+    let waits = hint.strip_prefix("try again after the time in Retry-After").filter(|_| problem.retry_after.is_some());
+    waits.map_or(hint, |rest| rest.trim_start_matches([';', ',', ' ']))
+}
+
 impl From<ClientError> for Failure {
     fn from(error: ClientError) -> Self {
         let failure = Failure::failed(error.to_string());
@@ -326,8 +337,9 @@ impl From<ClientError> for Failure {
             }
             ClientError::Refused(problem) => {
                 let mut failure = failure;
-                if !problem.hint.is_empty() {
-                    failure = failure.hint(shown(&problem.hint));
+                let hint = for_a_person(&problem);
+                if !hint.is_empty() {
+                    failure = failure.hint(shown(hint));
                 }
                 if let Some(seconds) = problem.retry_after {
                     failure = failure.hint(format!("try again in {seconds} s"));

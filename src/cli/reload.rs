@@ -29,7 +29,9 @@ pub(super) fn run(args: &Args, config: &ConfigPath, world: &mut World) -> Result
             world.output.say(&problem);
         }
         if reload.outcome == "ok" {
-            world.output.say(&format!("In force: {}.", lines(&reload.changed).join(", ")));
+            if !reload.changed.is_empty() {
+                world.output.say(&format!("In force: {}.", lines(&reload.changed).join(", ")));
+            }
             if let Some(left) = needs_restart(&reload) {
                 world.output.say(&left);
             }
@@ -50,8 +52,8 @@ pub(super) fn run(args: &Args, config: &ConfigPath, world: &mut World) -> Result
 pub(super) fn needs_restart(reload: &Reload) -> Option<String> {
     let sections: Vec<String> = reload.needs_restart.iter().map(|one| shown(one)).collect();
     (!sections.is_empty()).then(|| {
-        let rest = if reload.outcome == "ok" { "; the rest is in force" } else { "" };
+        let rest = if reload.outcome == "ok" { "; all else is in force" } else { "" };
         let sections = sections.join(", ");
-        format!("Needs a restart: {sections} (until then the daemon listens as before{rest}).")
+        format!("Needs a restart: {sections} (until then the daemon runs with these as before{rest}).")
     })
 }

@@ -32,7 +32,7 @@ pub(super) struct CompletionsArgs {
 /// Where the pages go.
 #[derive(clap::Args)]
 pub(super) struct ManArgs {
-    /// An existing directory, such as /usr/local/share/man/man1; pages of these names in it are replaced
+    /// A directory, such as /usr/local/share/man/man1, made if missing; pages of these names are replaced
     #[arg(value_name = "DIR")]
     directory: PathBuf,
 }
@@ -54,6 +54,8 @@ pub(super) fn man(args: &ManArgs, world: &mut World) -> Result<(), Failure> {
     // It gives each command its whole name.
     command.build();
     let mut written = Vec::new();
+    std::fs::create_dir_all(&args.directory)
+        .map_err(|error| Failure::failed(format!("cannot make {}: {error}", args.directory.display())))?;
     write_page(&command, &args.directory, &mut written)?;
     world.output.data(&written.join("\n"))
 }

@@ -102,6 +102,8 @@ pub enum Topic {
     SecretId,
     /// The end of a secret or a certificate.
     Expiry,
+    /// A secret or a certificate whose end is over.
+    Expired,
     /// An address that is http and must be https.
     NotHttps,
 }

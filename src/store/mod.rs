@@ -244,7 +244,7 @@ pub struct ConnectionPage {
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum StoreError {
     /// The store could not be reached, timed out or cannot serve now. It heals by itself or by its operator.
-    #[error("the store could not be reached while {doing}: {cause}")]
+    #[error("the store could not be used while {doing}: {cause}")]
     Unavailable {
         /// What we were doing.
         doing: &'static str,

@@ -64,19 +64,36 @@ fn of_warning(warning: &Mistake, report: &mut Report) {
     let is_said = |code| app.is_some_and(|app| report.has(code, &subject(app)));
     let code = match warning.topic {
         Topic::SecretId if is_said(Code::CredentialIsSecretId) => return,
-        Topic::Expiry if is_said(Code::CredentialExpired) => return,
+        Topic::Expiry | Topic::Expired if is_said(Code::CredentialExpired) => return,
         Topic::SecretId => Code::CredentialIsSecretId,
-        Topic::Expiry => Code::Expiry,
+        Topic::Expiry | Topic::Expired => Code::Expiry,
         Topic::Other | Topic::NotHttps => Code::Configuration,
     };
+    let is_of_a_listener = warning.key.starts_with("listen.");
+    // Nobody's client takes a listener's certificate that has expired.
+    let severity = match warning.topic {
+        Topic::Expired if is_of_a_listener => Severity::Error,
+        _ => Severity::Warning,
+    };
     let words = warning.to_string();
-    let Parted { what, fix, .. } = taken_apart(&words);
-    report.find((Severity::Warning, code), &warning.key, fault::CONFIGURATION, what, fix);
+    let Parted { what, fix, .. } = parted(&words).unwrap_or(Parted {
+        what: &words,
+        fix: match (code, is_of_a_listener) {
+            (Code::Expiry, true) => {
+                "write the new certificate and its key to the same files, which a running daemon takes up: \
+                 deploy/RUNBOOK.md#replace-a-listeners-certificate"
+            }
+            (Code::Expiry, false) => "replace it: deploy/RUNBOOK.md has a section for each kind of secret",
+            _ => "if it is not meant so, change what is named here, then run `tokenward check`",
+        },
+        is_of_access: false,
+    });
+    report.find((severity, code), &warning.key, fault::CONFIGURATION, what, fix);
 }
 
 /// The words of a mistake with its place, and what corrects it.
 fn taken_apart(words: &str) -> Parted<'_> {
-    let fix = "correct it as it says, then run `tokenward check`";
+    let fix = "correct what is named here, then run `tokenward check`";
     parted(words).unwrap_or(Parted { what: words, fix, is_of_access: false })
 }
 
@@ -502,8 +519,17 @@ mod tests {
         let report = judge(&facts_of);
         assert_eq!(report.findings[0].code, Code::BaseUrlNotHttps);
         assert!(report.findings[0].fix.contains("ingress"), "{report:?}");
-        // A warning that the authority's answer repeats is said once.
+        // A listener with a certificate that has expired serves nobody.
         let warning = |topic, key: &str| Mistake { topic, ..mistake(key, "w") };
+        let ended = |topic| {
+            let of_listener = warning(topic, "listen.public.tls.certificate_file");
+            judge(&Facts { warnings: vec![of_listener], ..Facts::default() })
+        };
+        assert_eq!(ended(Topic::Expiry).worst(), Some(Severity::Warning));
+        let expired = ended(Topic::Expired);
+        assert_eq!(expired.worst(), Some(Severity::Error));
+        assert!(expired.findings[0].fix.contains("#replace-a-listeners-certificate"), "{expired:?}");
+        // A warning that the authority's answer repeats is said once.
         let dated = |key| vec![warning(Topic::Expiry, key)];
         let answer = Answer::Rejected("no".to_owned(), vec![7_000_222]);
         let expired = AppFacts { credentials: vec![credential("first", answer)], ..app() };

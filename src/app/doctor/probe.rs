@@ -124,7 +124,7 @@ pub async fn examine(
             }
             of_app.redirect = Some(authority.try_redirect(&app.redirect_uri, &app.scopes).await);
             if decided.is_err() {
-                let why = "no secret is sent from here, and so no token is had to read the registration";
+                let why = "no secret is sent from here, and without one there is no token to read the registration with";
                 of_app.registration = Some(RegistrationSeen::NotRead(why.to_owned()));
             } else if of_app.credentials.iter().any(|one| !one.is_retired && one.answer == Answer::Accepted)
                 && authority.is_entra()

@@ -62,7 +62,7 @@ pub(in crate::app) fn warn_of_its_time(
     match ends_at {
         Some(at) if at <= now => {
             let problem = format_args!("{file} expired at {}", at.rfc3339());
-            findings.warning_about(Topic::Expiry, key, problem);
+            findings.warning_about(Topic::Expired, key, problem);
         }
         Some(at) if at.since(now) < SOON => {
             let problem = format_args!("{file} expires at {}", at.rfc3339());

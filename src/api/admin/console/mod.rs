@@ -460,6 +460,13 @@ impl Console {
             "/console/connections" | "/console/connection" => Tab::Connections,
             _ => Tab::Overview,
         };
+        if problem.code == "not_found" {
+            let body = html! {
+                h1 { "There is no such page" }
+                p { "The address has no page of the console. " a href="/console" { "To the overview" } }
+            };
+            return html(problem.status(), &page(visit.met, tab, "No such page", &body));
+        }
         let body = html! {
             h1 { "That was not done" }
             (refusal(problem))
