@@ -73,6 +73,11 @@ static class First
 
     static int Main(string[] arguments)
     {
+        if (arguments.Length != 1)
+        {
+            Console.Error.WriteLine("usage: TOKENWARD_KEY_FILE=FILE First CONNECTION");
+            return 2;
+        }
         try
         {
             var subjects = Subjects(arguments[0]).GetAwaiter().GetResult();

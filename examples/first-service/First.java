@@ -64,6 +64,10 @@ class First {
     }
 
     public static void main(String[] arguments) {
+        if (arguments.length != 1 || System.getenv("TOKENWARD_KEY_FILE") == null) {
+            System.err.println("usage: TOKENWARD_KEY_FILE=FILE java -cp gson.jar First.java CONNECTION");
+            System.exit(2);
+        }
         try {
             var page = JsonParser.parseString(messages(arguments[0])).getAsJsonObject();
             for (var message : page.getAsJsonArray("value")) {

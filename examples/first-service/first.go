@@ -113,6 +113,10 @@ func env(name, otherwise string) string {
 }
 
 func main() {
+	if len(os.Args) != 2 {
+		fmt.Fprintln(os.Stderr, "usage: TOKENWARD_KEY_FILE=FILE go run first.go CONNECTION")
+		os.Exit(2)
+	}
 	found, err := subjects(os.Args[1])
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)

@@ -43,9 +43,13 @@ async function subjects(connection) {
   return (await answer.json()).value.map((message) => message.subject);
 }
 
+if (process.argv.length !== 3 || !TOKENWARD_KEY_FILE) {
+  console.error("usage: TOKENWARD_KEY_FILE=FILE node first.mjs CONNECTION");
+  process.exit(2);
+}
 try {
   console.log((await subjects(process.argv[2])).join("\n"));
 } catch (error) {
-  console.error(error.message);
+  console.error(error.cause?.message ?? error.message); // the cause of "fetch failed" says which
   process.exit(1);
 }

@@ -47,4 +47,9 @@ def subjects(connection):
     return [message["subject"] for message in json.loads(body)["value"]]
 
 
-print("\n".join(subjects(sys.argv[1])))
+if len(sys.argv) != 2 or "TOKENWARD_KEY_FILE" not in os.environ:
+    sys.exit("usage: TOKENWARD_KEY_FILE=FILE python3 first.py CONNECTION")
+try:
+    print("\n".join(subjects(sys.argv[1])))
+except OSError as error:  # the key's file, or the way to tokenward or Graph
+    sys.exit(f"no key, or no answer: {error}")

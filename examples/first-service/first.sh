@@ -1,6 +1,7 @@
 #!/bin/sh
 # Prints the subjects of a user's newest mails: sh first.sh CONNECTION. It needs curl 7.76 or newer, and jq.
 set -eu
+[ $# = 1 ] || { echo "usage: TOKENWARD_KEY_FILE=FILE sh first.sh CONNECTION" >&2; exit 2; }
 name=$(jq -rn --arg name "$1" '$name | @uri')
 url=${TOKENWARD_URL:-http://127.0.0.1:7070}/v1/apps/outlook/connections/$name/token?connect=1
 mails=${GRAPH_URL:-https://graph.microsoft.com}/v1.0/me/messages'?$select=subject&$top=5'

@@ -306,14 +306,19 @@ impl ClientError {
     }
 }
 
-/// A hint without what only a program can follow: a header that is said in words beside it, and a request that
-/// the command made.
+/// A hint without what only a program can follow: a header that is said in words beside it, and a request
+/// that the command made.
 fn for_a_person(problem: &SeenProblem) -> &str {
     let hint = &*problem.hint;
-    if problem.code == "invalid_request" && hint.starts_with("correct ") && hint.contains(" and send it again") {
+    if problem.code == "invalid_request"
+        && hint.starts_with("correct ")
+        && hint.contains(" and send it again")
+    {
         return "correct it, and run the command again";
     }
-    let waits = hint.strip_prefix("try again after the time in Retry-After").filter(|_| problem.retry_after.is_some());
+    let waits = hint
+        .strip_prefix("try again after the time in Retry-After")
+        .filter(|_| problem.retry_after.is_some());
     waits.map_or(hint, |rest| rest.trim_start_matches([';', ',', ' ']))
 }
 

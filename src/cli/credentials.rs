@@ -189,8 +189,8 @@ async fn verify(
             let (id, cause) = (shown(&one.id), shown(one.cause.as_deref().unwrap_or_default()));
             world.output.data(&match one.outcome.as_str() {
                 "accepted" if one.retired => format!(
-                    "{id}: the authority takes it, but it is retired, and not used. To use it again: tokenward \
-                     credentials promote {app} {}",
+                    "{id}: the authority takes it, but it is retired, and not used. To use it again: \
+                     tokenward credentials promote {app} {}",
                     shell_text(&one.id)
                 ),
                 "accepted" => format!("{id}: the authority takes it"),

@@ -18,7 +18,7 @@ use tokio::time::timeout;
 use crate::attacks_rights::reconfigure;
 use crate::http_client::Answer;
 use crate::launcher::{command, installed, repository};
-use crate::world::{ALICE, BOB, Plan, World, write_secret};
+use crate::world::{ALICE, BOB, Plan, World, free_port, write_secret};
 
 const GUIDE: &str = "docs/first-service.md";
 /// What Microsoft Graph's stand-in has in every mailbox.
@@ -259,6 +259,24 @@ async fn every_program_gives_up_on_a_daemon_that_does_not_answer() {
     let runs = HERE.iter().chain(&MORE).map(|language| language.run(&world, &address, &key, "alice"));
     for output in join_all(runs).await {
         assert!(!output.status.success() && !output.stderr.is_empty(), "{output:?}");
+    }
+}
+
+/// What was forgotten is said in one line.
+#[tokio::test]
+async fn a_program_without_its_argument_its_key_or_its_daemon_says_so_in_a_line() {
+    let away = format!("http://127.0.0.1:{}", free_port());
+    for language in HERE.iter().filter(|language| language.name != "sh") {
+        for (arguments, key) in
+            [(&[][..], "/dev/null"), (&["alice"], "/no/such/key"), (&["alice"], "/dev/null")]
+        {
+            let mut run = (language.program)(&language.file());
+            run.args(arguments).env("TOKENWARD_URL", &away).env("TOKENWARD_KEY_FILE", key);
+            let ended = run.output().expect("it runs");
+            let said = String::from_utf8_lossy(&ended.stderr);
+            assert!(!ended.status.success(), "{}", language.name);
+            assert_eq!(said.trim_end().lines().count(), 1, "{} {arguments:?} {key}: {said}", language.name);
+        }
     }
 }
 

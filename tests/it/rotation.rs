@@ -494,7 +494,7 @@ async fn a_listener_that_waits_for_a_restart_holds_no_other_change_up() {
     let status = world.said(&["status"]);
     for said in [String::from_utf8_lossy(&refused.stderr).into_owned(), status] {
         assert!(
-            said.contains("Needs a restart: listen.admin (until then the daemon listens as before)."),
+            said.contains("Needs a restart: listen.admin (until then the daemon runs with these as before)."),
             "{said}"
         );
     }

@@ -114,8 +114,8 @@ pub(super) const VERIFIED: &[Example] = &[
         "accepted",
         "",
         r#"
-{"credentials": [{"id": "2026-11", "outcome": "accepted", "asked": true, "retired": false, "accepted_at": null, "cause": null,
-"error_codes": []}]}"#,
+{"credentials": [{"id": "2026-11", "outcome": "accepted", "asked": true, "retired": false,
+"accepted_at": null, "cause": null, "error_codes": []}]}"#,
     ),
     (
         "accepted_in_use",
@@ -128,7 +128,8 @@ pub(super) const VERIFIED: &[Example] = &[
         "rejected",
         "",
         r#"
-{"credentials": [{"id": "2026-11", "outcome": "rejected", "asked": true, "retired": false, "accepted_at": null,
+{"credentials": [{"id": "2026-11", "outcome": "rejected", "asked": true, "retired": false,
+"accepted_at": null,
 "cause": "the app's credential was rejected AADSTS7000222", "error_codes": [7000222]}]}"#,
     ),
 ];

@@ -473,11 +473,8 @@ mod tests {
             let words = format!("{server:?}");
             assert_eq!(found(&facts(app(), on_redis(server))), expected, "{words}");
         }
-        let gone = StoreFacts::Redis {
-            place: "r".to_owned(),
-            found: Err("refused".to_owned()),
-            remembers: true,
-        };
+        let gone =
+            StoreFacts::Redis { place: "r".to_owned(), found: Err("refused".to_owned()), remembers: true };
         assert_eq!(found(&facts(app(), Some(gone))), [("error", "store_unreachable")]);
         for (free, all, expected) in [
             (600 << 20, 99 << 30, None),

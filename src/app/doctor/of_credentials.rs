@@ -1,7 +1,7 @@
 //! The judgement of an app's client credentials. Pure.
 //!
-//! A credential that an operator retired serves nobody, whatever the authority says of it. It is named only as
-//! the way back where no other one works.
+//! A credential that an operator retired serves nobody, whatever the authority says of it. It is named only
+//! as the way back where no other one works.
 
 use super::facts::{Answer, AppFacts, CredentialFacts};
 use super::finding::{Code, Report, Severity, fault, subject};
@@ -157,8 +157,8 @@ fn not_accepted(app: &AppFacts, refused: &Refused<'_>, report: &mut Report) {
             fault::CONFIGURATION,
             format!("the authority does not know this client secret: {cause}{numbers}"),
             format!(
-                "{way_back}write the secret's Value to the file, without spaces or quotes (a new one may take a \
-                 minute until every server of Entra knows it); if nobody has it any more, {}",
+                "{way_back}write the secret's Value to the file, without spaces or quotes (a new one may take \
+                 a minute until every server of Entra knows it); if nobody has it any more, {}",
                 new_secret(&app.name)
             ),
         ),

@@ -3,8 +3,8 @@
 //! Nothing is changed but at Redis, where a script tries what the user may do (`store::redis::examine`).
 //! The store is opened to read it alone: it gets no name, and an embedded one is held for moments. A
 //! client secret goes only where the daemon would send it: the record of token hosts is read from the
-//! store first, and where it cannot be read, no credential is presented from here. Which credentials operators
-//! retired is in the store too.
+//! store first, and where it cannot be read, no credential is presented from here. Which credentials
+//! operators retired is in the store too.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -38,8 +38,8 @@ use crate::telemetry::metrics::Metrics;
 use crate::telemetry::traces::probe;
 
 /// A Redis without a name is a new one, unless a daemon uses it.
-const EMPTIED: &str = "Redis is empty, and the daemon that runs has named its store before: Redis came back empty, \
-                       or it is another one";
+const EMPTIED: &str = "Redis is empty, and a daemon that runs has named its store before: it came back \
+                       empty, or is another one";
 
 /// Looks at everything that a configuration names. `daemon_runs` is true if a daemon with this configuration
 /// answers.
@@ -124,7 +124,8 @@ pub async fn examine(
             }
             of_app.redirect = Some(authority.try_redirect(&app.redirect_uri, &app.scopes).await);
             if decided.is_err() {
-                let why = "no secret is sent from here, and without one there is no token to read the registration with";
+                let why = "no secret is sent from here, and without one there is no token with which to \
+                           read the registration";
                 of_app.registration = Some(RegistrationSeen::NotRead(why.to_owned()));
             } else if of_app.credentials.iter().any(|one| !one.is_retired && one.answer == Answer::Accepted)
                 && authority.is_entra()
