@@ -157,8 +157,8 @@ fn not_accepted(app: &AppFacts, refused: &Refused<'_>, report: &mut Report) {
             fault::CONFIGURATION,
             format!("the authority does not know this client secret: {cause}{numbers}"),
             format!(
-                "{way_back}write the secret's Value to the file, without spaces or quotes (a new one may take \
-                 a minute until every server of Entra knows it); if nobody has it any more, {}",
+                "{way_back}write the secret's Value to the file, without spaces or quotes (a new one may \
+                 take a minute until every server of Entra knows it); if nobody has it any more, {}",
                 new_secret(&app.name)
             ),
         ),
