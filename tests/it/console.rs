@@ -486,8 +486,14 @@ async fn an_operator_does_everything_without_script() {
     assert!(revoked.contains("Revoked") && revoked.contains("2 connections"), "{revoked}");
     scene.world.until("they are gone", async || scene.status("zoe").await.is_none()).await;
 
-    for (path, status) in [("/console/nowhere", 404), ("/console/connection?app=outlook&name=nobody", 404)] {
-        assert_eq!(console.get(path).await.status, status, "{path}");
+    for (path, words) in [
+        ("/console/nowhere", "There is no such page"),
+        ("/console/connection?app=outlook&name=nobody", "That is not there"),
+    ] {
+        let answer = console.get(path).await;
+        assert_eq!(answer.status, 404, "{path}");
+        let page = answer.text();
+        assert!(page.contains(words) && !page.contains("openapi.json"), "{path}: {page}");
     }
 }
 

@@ -241,9 +241,12 @@ async fn every_page_can_be_read_by_everybody_on_every_screen() {
             chromium.go(&format!("{}{path}", scene.base));
             chromium.judged();
         }
-        for path in ["/console/nowhere", "/console/connection?app=outlook&name=nobody"] {
+        for (path, words) in [
+            ("/console/nowhere", "There is no such page"),
+            ("/console/connection?app=outlook&name=nobody", "That is not there"),
+        ] {
             chromium.go(&format!("{}{path}", scene.base));
-            says(&chromium.judged(), "That was not done");
+            says(&chromium.judged(), words);
         }
     }
 

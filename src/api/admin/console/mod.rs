@@ -460,19 +460,23 @@ impl Console {
             "/console/connections" | "/console/connection" => Tab::Connections,
             _ => Tab::Overview,
         };
-        if problem.code == "not_found" {
-            let body = html! {
-                h1 { "There is no such page" }
-                p { "The address has no page of the console. " a href="/console" { "To the overview" } }
-            };
-            return html(problem.status(), &page(visit.met, tab, "No such page", &body));
-        }
+        let (heading, title) = match (problem.code, problem.status()) {
+            ("not_found", _) => {
+                let body = html! {
+                    h1 { "There is no such page" }
+                    p { "The console has nothing at this address. " a href="/console" { "To the overview" } }
+                };
+                return html(problem.status(), &page(visit.met, tab, "No such page", &body));
+            }
+            (_, StatusCode::NOT_FOUND) => ("That is not there", "Not there"),
+            _ => ("That was not done", "Not done"),
+        };
         let body = html! {
-            h1 { "That was not done" }
+            h1 { (heading) }
             (refusal(problem))
             p { small { "Request " code { (visit.who.request_id) } } }
         };
-        html(problem.status(), &page(visit.met, tab, "Not done", &body))
+        html(problem.status(), &page(visit.met, tab, title, &body))
     }
 
     fn acting<'a>(&'a self, visit: &Visit<'a>) -> Acting<'a> {
