@@ -485,6 +485,16 @@ impl Emulator {
 
 /// Graph.
 impl Emulator {
+    /// Gives a user's mailbox so many messages; it has three otherwise.
+    pub fn set_messages(&self, user: &str, count: usize) {
+        self.0.shared.state().mailboxes.messages.insert(user.to_ascii_lowercase(), count);
+    }
+
+    /// How many messages a user has sent.
+    pub fn sent(&self, user: &str) -> usize {
+        self.0.shared.state().mailboxes.sent.get(&user.to_ascii_lowercase()).copied().unwrap_or_default()
+    }
+
     /// Challenges the next `times` Graph calls, of one user or of all, for fresh claims.
     pub fn challenge_graph(&self, user: Option<&str>, times: u32, style: ChallengeStyle) {
         let user = user.map(str::to_owned);

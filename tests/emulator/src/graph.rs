@@ -1,9 +1,10 @@
-//! A part of Microsoft Graph: the user's profile and messages.
+//! A part of Microsoft Graph: the user's profile, and what `mailbox` has.
 
 use std::collections::HashMap;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use http::Method;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
@@ -70,7 +71,7 @@ impl State {
         answer
     }
 
-    fn graph_with(&mut self, request: &Request, path: &str, token: &AccessToken) -> Answer {
+    pub(crate) fn graph_with(&mut self, request: &Request, path: &str, token: &AccessToken) -> Answer {
         let now = self.clock.now();
         if token.resource != GRAPH {
             return self.unauthorized(request, "Access token validation failure. Invalid audience.");
@@ -97,6 +98,9 @@ impl State {
         {
             return self.challenge(request, ChallengeStyle::Camel, at);
         }
+        if request.method == Method::POST && path == "/v1.0/$batch" {
+            return self.batch(request, token);
+        }
         if upn.is_none()
             && let Some(rest) = path.strip_prefix("/v1.0/applications(appId='")
             && let Some(client_id) = rest.strip_suffix("')")
@@ -115,6 +119,9 @@ impl State {
             token.scopes.iter().any(|scope| wanted(&scope.name.to_ascii_lowercase()))
         };
         let user = &account.user;
+        if let Some(answer) = self.mailbox(request, path, user, &names) {
+            return answer;
+        }
         match path.trim_end_matches('/') {
             "/v1.0/me" if names(&|name| name.starts_with("user.read") || name.starts_with("mail.")) => {
                 Answer::json(
@@ -127,18 +134,11 @@ impl State {
                     }),
                 )
             }
-            "/v1.0/me/messages" if names(&|name| name.starts_with("mail.read")) => Answer::json(
-                200,
-                json!({
-                    "@odata.context": format!("{}/v1.0/$metadata#users('{}')/messages", self.base, user.oid),
-                    "value": messages(&user.upn, now),
-                }),
-            ),
             "/oidc/userinfo" => Answer::json(
                 200,
                 json!({ "sub": pairwise(&token.client_id, user), "name": user.name, "email": user.upn }),
             ),
-            "/v1.0/me" | "/v1.0/me/messages" => Answer::json(
+            "/v1.0/me" => Answer::json(
                 403,
                 self.graph_error(
                     request,
@@ -239,7 +239,7 @@ impl State {
         answer
     }
 
-    fn graph_error(&self, request: &Request, code: &str, message: &str) -> Value {
+    pub(crate) fn graph_error(&self, request: &Request, code: &str, message: &str) -> Value {
         json!({ "error": {
             "code": code, "message": message,
             "innerError": {
@@ -260,21 +260,4 @@ fn take<T: Copy>(waiting: &mut Vec<Pending<T>>, upn: Option<&str>) -> Option<T> 
     waiting[at].left = waiting[at].left.saturating_sub(1);
     waiting.retain(|one| one.left > 0);
     Some(what)
-}
-
-fn messages(upn: &str, now: Moment) -> Vec<Value> {
-    let subjects = ["Welcome to the mailbox", "Minutes of Tuesday's meeting", "Your invoice"];
-    let received = now.in_error_body().replace(' ', "T");
-    (1..)
-        .zip(subjects)
-        .map(|(number, subject)| {
-            json!({
-                "id": format!("AAMkAGI{number:04}="), "subject": subject, "isRead": number > 1,
-                "receivedDateTime": received, "bodyPreview": format!("{subject}, said the emulator."),
-                "from": { "emailAddress": { "name": "Entra \
-                 Emulator", "address": "emulator@contoso.example" } },
-                "toRecipients": [{ "emailAddress": { "name": upn, "address": upn } }],
-            })
-        })
-        .collect()
 }

@@ -23,7 +23,7 @@
 //!
 //! # The map
 //! `server` reads requests, applies faults and routes to the handlers: `discovery`, `authorize` (with
-//! `callback` and `pages`), `token` (with `client_auth` and `issue`), `admin_consent` and `graph`. They work
+//! `callback` and `pages`), `token` (with `client_auth` and `issue`), `admin_consent` and `graph` (with `mailbox`). They work
 //! on one `state`, made of the `directory`, the `keys`, the `ledger`, the fault rules and the `clock`.
 //! `emulator` and `control` turn the same knobs, from Rust and over HTTP.
 
@@ -42,6 +42,7 @@ mod graph;
 mod issue;
 mod keys;
 mod ledger;
+mod mailbox;
 mod message;
 mod pages;
 mod random;

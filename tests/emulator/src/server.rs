@@ -33,6 +33,9 @@ use crate::state::State;
 /// The largest request body.
 const MOST_BODY_BYTES: usize = 64 * 1024;
 
+/// The largest body of a request to Graph: a part of an upload.
+const MOST_GRAPH_BYTES: usize = 8 * 1024 * 1024;
+
 /// How long a client may take to send its request head, and to finish a TLS handshake. Pooled connections may
 /// lie idle for as long, so it is generous.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(60);
@@ -211,7 +214,8 @@ async fn handle(
 
 async fn read(incoming: http::Request<Incoming>, connection: u64) -> Result<Request, u16> {
     let (head, body) = incoming.into_parts();
-    let read = tokio::time::timeout(BODY_TIMEOUT, Limited::new(body, MOST_BODY_BYTES).collect()).await;
+    let most = if head.uri.path().starts_with("/graph/") { MOST_GRAPH_BYTES } else { MOST_BODY_BYTES };
+    let read = tokio::time::timeout(BODY_TIMEOUT, Limited::new(body, most).collect()).await;
     let body = match read {
         Ok(Ok(body)) => body.to_bytes(),
         Ok(Err(_)) => return Err(413),

@@ -13,6 +13,7 @@ use crate::faults::{Fault, RetryAfter, Rules};
 use crate::graph::GraphState;
 use crate::keys::Keys;
 use crate::ledger::Ledger;
+use crate::mailbox::Mailboxes;
 use crate::message::Params;
 use crate::scope::Scopes;
 use crate::settings::{ConsentPolicy, Settings};
@@ -34,6 +35,7 @@ pub(crate) struct State {
     pub(crate) released: watch::Sender<()>,
     pub(crate) ledger: Ledger,
     pub(crate) graph: GraphState,
+    pub(crate) mailboxes: Mailboxes,
     pub(crate) codes: Remembered<Code>,
     pub(crate) refresh_tokens: Remembered<RefreshToken>,
     pub(crate) access_tokens: Remembered<AccessToken>,
@@ -141,6 +143,7 @@ impl State {
             released: watch::Sender::default(),
             ledger: Ledger::default(),
             graph: GraphState::default(),
+            mailboxes: Mailboxes::default(),
             codes: Remembered::default(),
             refresh_tokens: Remembered::default(),
             access_tokens: Remembered::default(),

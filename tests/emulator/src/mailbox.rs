@@ -1,0 +1,232 @@
+//! A mailbox of Graph: messages by pages, mail that is sent, upload sessions, and batches of requests.
+
+use std::collections::HashMap;
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderName, HeaderValue, Method};
+use serde_json::{Value, json};
+
+use crate::clock::Moment;
+use crate::directory::User;
+use crate::message::{Answer, Params, Request};
+use crate::state::{AccessToken, State};
+
+/// Messages of a mailbox of which nothing else was said.
+const USUAL_MESSAGES: usize = 3;
+/// Messages on a page, if the request does not say.
+const USUAL_PAGE: usize = 10;
+/// Most messages on a page.
+const MOST_ON_PAGE: usize = 1000;
+/// Most requests of a batch.
+const MOST_IN_BATCH: usize = 20;
+
+/// Mailboxes, by what differs from the usual.
+#[derive(Debug, Default)]
+pub(crate) struct Mailboxes {
+    /// How many messages each user has.
+    pub(crate) messages: HashMap<String, usize>,
+    /// How many messages each user has sent.
+    pub(crate) sent: HashMap<String, usize>,
+    uploads: Vec<Upload>,
+}
+
+/// An upload session.
+#[derive(Debug)]
+struct Upload {
+    total: u64,
+    received: u64,
+}
+
+impl State {
+    /// Answers a request about the user's mailbox; `None` if it is about something else.
+    pub(crate) fn mailbox(
+        &mut self,
+        request: &Request,
+        path: &str,
+        user: &User,
+        names: &dyn Fn(&dyn Fn(&str) -> bool) -> bool,
+    ) -> Option<Answer> {
+        let (reads, sends) = (|name: &str| name.starts_with("mail.read"), |name: &str| name == "mail.send");
+        let segments: Vec<&str> = path.trim_matches('/').split('/').collect();
+        let allowed = |may: bool, answer: Answer| if may { answer } else { self.denied(request) };
+        let now = self.clock.now();
+        Some(match (&request.method, &segments[..]) {
+            (&Method::GET, ["v1.0", "me", "messages"]) => {
+                allowed(names(&reads), self.page(request, user, now))
+            }
+            (&Method::GET, ["v1.0", "me", "messages", id]) => {
+                let found = (1..=self.messages_of(&user.upn)).find(|number| message_id(*number) == *id);
+                match found {
+                    Some(number) => {
+                        allowed(names(&reads), Answer::json(200, message(number, &user.upn, now)))
+                    }
+                    None => self.missing(request),
+                }
+            }
+            (&Method::POST, ["v1.0", "me", "sendMail"]) if names(&sends) => {
+                *self.mailboxes.sent.entry(user.upn.to_ascii_lowercase()).or_default() += 1;
+                Answer::text(202, "application/json", "")
+            }
+            (&Method::POST, ["v1.0", "me", "sendMail"]) => self.denied(request),
+            (&Method::POST, ["v1.0", "me", "messages", _, "attachments", "createUploadSession"]) => {
+                let asked: Value = serde_json::from_slice(&request.body).unwrap_or_default();
+                let total =
+                    asked["AttachmentItem"]["size"].as_u64().or(asked["attachmentItem"]["size"].as_u64());
+                self.mailboxes.uploads.push(Upload { total: total.unwrap_or_default(), received: 0 });
+                let url = format!("{}/graph/v1.0/uploads/{}", self.base, self.mailboxes.uploads.len() - 1);
+                let body = json!({
+                    "@odata.context": format!("{}/graph/v1.0/$metadata#microsoft.graph.uploadSession", self.base),
+                    "uploadUrl": url, "expirationDateTime": "2099-01-01T00:00:00Z", "nextExpectedRanges": ["0-"],
+                });
+                Answer::json(201, body)
+            }
+            (&Method::PUT, ["v1.0", "uploads", number]) => self.upload(request, number),
+            _ => return None,
+        })
+    }
+
+    fn messages_of(&self, upn: &str) -> usize {
+        self.mailboxes.messages.get(&upn.to_ascii_lowercase()).copied().unwrap_or(USUAL_MESSAGES)
+    }
+
+    fn page(&self, request: &Request, user: &User, now: Moment) -> Answer {
+        let number = |name: &str| request.query.get(name).and_then(|text| text.parse::<usize>().ok());
+        let (top, skip) =
+            (number("$top").unwrap_or(USUAL_PAGE).clamp(1, MOST_ON_PAGE), number("$skip").unwrap_or(0));
+        let all = self.messages_of(&user.upn);
+        let value: Vec<Value> =
+            (skip + 1..=all).take(top).map(|number| message(number, &user.upn, now)).collect();
+        let graph = format!("{}/graph/v1.0", self.base);
+        let mut body = json!({
+            "@odata.context": format!("{graph}/$metadata#users('{}')/messages", user.oid), "value": value,
+        });
+        if skip + top < all {
+            body["@odata.nextLink"] =
+                json!(format!("{graph}/me/messages?%24top={top}&%24skip={}", skip + top));
+        }
+        Answer::json(200, body)
+    }
+
+    fn upload(&mut self, request: &Request, number: &str) -> Answer {
+        let range = request.header("content-range").and_then(|range| {
+            let (range, total) = range.strip_prefix("bytes ")?.split_once('/')?;
+            let (first, last) = range.split_once('-')?;
+            Some((first.parse::<u64>().ok()?, last.parse::<u64>().ok()?, total.parse::<u64>().ok()?))
+        });
+        let session = number.parse::<usize>().ok().and_then(|number| self.mailboxes.uploads.get_mut(number));
+        let (Some((first, last, total)), Some(session)) = (range, session) else {
+            return self.missing(request);
+        };
+        let is_next = first == session.received && last + 1 - first == request.body.len() as u64;
+        if !is_next || total != session.total {
+            let words = "The fragment does not follow the one before.";
+            return Answer::json(416, self.graph_error(request, "invalidRange", words));
+        }
+        session.received = last + 1;
+        if session.received < total {
+            let next = [format!("{}-", session.received)];
+            return Answer::json(
+                200,
+                json!({ "expirationDateTime": "2099-01-01T00:00:00Z", "nextExpectedRanges": next }),
+            );
+        }
+        let location = format!("{}/graph/v1.0/me/messages/1/attachments/{number}", self.base);
+        Answer::text(201, "application/json", "").header("location", location)
+    }
+
+    /// Answers the requests of a batch, in order.
+    pub(crate) fn batch(&mut self, request: &Request, token: &AccessToken) -> Answer {
+        let Ok(Value::Object(batch)) = serde_json::from_slice(&request.body) else {
+            return Answer::json(
+                400,
+                self.graph_error(request, "BadRequest", "Invalid batch payload format."),
+            );
+        };
+        let requests = batch.get("requests").and_then(Value::as_array).cloned().unwrap_or_default();
+        if requests.is_empty() || requests.len() > MOST_IN_BATCH {
+            return Answer::json(
+                400,
+                self.graph_error(request, "BadRequest", "Invalid batch payload format."),
+            );
+        }
+        let mut failed: Vec<String> = Vec::new();
+        let mut responses = Vec::new();
+        for one in requests {
+            let id = one["id"].as_str().unwrap_or_default().to_owned();
+            let depends = one["dependsOn"].as_array().cloned().unwrap_or_default();
+            let answer = match depends.iter().any(|on| failed.iter().any(|id| on == id.as_str())) {
+                true => {
+                    Answer::json(424, self.graph_error(request, "FailedDependency", "A dependency failed."))
+                }
+                false => {
+                    let inner = within(request, &one);
+                    let path = inner.path.clone();
+                    self.graph_with(&inner, &path, token)
+                }
+            };
+            if answer.status >= 400 {
+                failed.push(id.clone());
+            }
+            let headers: serde_json::Map<String, Value> =
+                answer.headers.iter().map(|(name, value)| ((*name).to_owned(), json!(value))).collect();
+            let body: Value = serde_json::from_slice(&answer.body).unwrap_or_default();
+            responses.push(json!({ "id": id, "status": answer.status, "headers": headers, "body": body }));
+        }
+        Answer::json(200, json!({ "responses": responses }))
+    }
+
+    fn denied(&self, request: &Request) -> Answer {
+        let words = "Access is denied. Check credentials and try again.";
+        Answer::json(403, self.graph_error(request, "ErrorAccessDenied", words))
+    }
+
+    fn missing(&self, request: &Request) -> Answer {
+        let words = "The specified object was not found in the store.";
+        Answer::json(404, self.graph_error(request, "ErrorItemNotFound", words))
+    }
+}
+
+/// A request within a batch.
+fn within(outer: &Request, inner: &Value) -> Request {
+    let url = inner["url"].as_str().unwrap_or_default();
+    let (path, query) = url.split_once('?').unwrap_or((url, ""));
+    let mut headers = HeaderMap::new();
+    for (name, value) in inner["headers"].as_object().into_iter().flatten() {
+        let pair =
+            (name.parse::<HeaderName>(), value.as_str().and_then(|value| HeaderValue::from_str(value).ok()));
+        if let (Ok(name), Some(value)) = pair {
+            headers.insert(name, value);
+        }
+    }
+    let path = percent_encoding::percent_decode_str(path).decode_utf8_lossy();
+    Request {
+        method: inner["method"].as_str().and_then(|method| method.parse().ok()).unwrap_or(Method::GET),
+        path: format!("/v1.0/{}", path.trim_start_matches('/')),
+        query: Params::parse(query.as_bytes()),
+        raw_query: query.to_owned(),
+        form: Params::default(),
+        headers,
+        body: Bytes::from(inner["body"].to_string()),
+        ids: outer.ids.clone(),
+        connection: outer.connection,
+    }
+}
+
+fn message_id(number: usize) -> String {
+    format!("AAMkAGI{number:04}=")
+}
+
+fn message(number: usize, upn: &str, now: Moment) -> Value {
+    const SUBJECTS: [&str; 3] = ["Welcome to the mailbox", "Minutes of Tuesday's meeting", "Your invoice"];
+    let subject = match SUBJECTS.get(number - 1) {
+        Some(subject) => (*subject).to_owned(),
+        None => format!("Message {number}"),
+    };
+    json!({
+        "id": message_id(number), "subject": subject, "isRead": number > 1,
+        "receivedDateTime": now.in_error_body().replace(' ', "T"),
+        "bodyPreview": format!("{subject}, said the emulator."),
+        "from": { "emailAddress": { "name": "Entra Emulator", "address": "emulator@contoso.example" } },
+        "toRecipients": [{ "emailAddress": { "name": upn, "address": upn } }],
+    })
+}
