@@ -60,6 +60,7 @@ providers:
 # evaluator; `make test` asks twenty thousand and some thousand.
 policy:
 	$(CARGO) test --lib policy::reference_tests -- --include-ignored
+	$(CARGO) test --lib relay::reference_tests -- --include-ignored
 	$(CARGO) test --profile checked --test it -- policy_doors:: --include-ignored --nocapture
 
 # Whether a refusal tells by its time that a connection is there: a statistic, which wants the machine for itself.

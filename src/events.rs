@@ -2,6 +2,7 @@
 
 mod crowd;
 mod damage;
+mod relayed;
 mod routine;
 mod strangers;
 
@@ -37,6 +38,7 @@ use crate::telemetry::metrics::{CacheResult, LeaseResult, Metrics, TokenRequestH
 use crate::telemetry::sampler::Sampler;
 use crate::telemetry::session_mark::SessionMark;
 
+pub use relayed::{RELAY_OUTCOMES, RelayRecord, Relaying};
 pub use routine::{Routine, RoutineHandOut, Routines};
 use strangers::Kind;
 pub use strangers::{Listener, Stranger};
@@ -199,6 +201,7 @@ impl Events {
         issuers.iter().for_each(|issuer| self.metrics.expect_issuer(issuer));
         for app in &apps {
             self.metrics.expect_app(app, &Endpoint::WORDS);
+            self.metrics.expect_relayed(app, &RELAY_OUTCOMES);
         }
         for caller in callers.iter() {
             self.metrics.expect_caller(&caller.name);

@@ -9,7 +9,8 @@ use memchr::memmem::Finder;
 use percent_encoding::percent_decode_str;
 
 use super::problem::Problem;
-use super::routes::{Api, Effect, Found, find};
+use super::relayed::holds_key;
+use super::routes::{Api, Effect, Found, find, find_relayed};
 use crate::listener::{BadPairs, Pairs, segments};
 
 /// A request's URL, as its API reads it.
@@ -40,8 +41,13 @@ impl<A: Api> Asked<A> {
                 return Asked { found: Err(BadUrl::Refused(problem)), query: Err(bad) };
             }
         };
-        let segments = segments(path, A::DOTS);
-        let found = if shows_credential(path, segments.as_deref(), &parameters) {
+        let relayed = find_relayed(path, query);
+        let segments = if relayed.is_some() { None } else { segments(path, A::DOTS) };
+        let shows = match &relayed {
+            Some(_) => relayed_shows_credential(path, query.unwrap_or_default(), &parameters),
+            None => shows_credential(path, segments.as_deref(), &parameters),
+        };
+        let found = if shows {
             // RFC 6750 section 2.3 is not offered: what stands in a URL stands in every log on the way.
             Err(BadUrl::Refused(Box::new(Problem::invalid(
                 "query",
@@ -49,7 +55,9 @@ impl<A: Api> Asked<A> {
                  logs now",
             ))))
         } else {
-            let found = segments.map_or_else(|| Err(A::unreadable(path)), |segments| find(&segments));
+            let found = relayed.unwrap_or_else(|| {
+                segments.map_or_else(|| Err(A::unreadable(path)), |segments| find(&segments))
+            });
             found.map_err(|problem| BadUrl::NoRoute(Box::new(problem)))
         };
         Asked { found, query: Pairs::by_name(parameters) }
@@ -63,7 +71,7 @@ impl<A: Api> Asked<A> {
             // A hand-out is recorded in the step that decides it, so it needs no task. The link that is asked
             // for beside a refusal is an act.
             Some(Effect::HandsOut) => self.query.as_ref().is_ok_and(|query| query.has("connect")),
-            Some(Effect::None | Effect::Reads(_) | Effect::Pushes) | None => false,
+            Some(Effect::None | Effect::Reads(_) | Effect::Pushes | Effect::Relays) | None => false,
         }
     }
 }
@@ -89,6 +97,12 @@ const SECRET_PARAMETERS: [&str; 7] = [
 
 /// How an API key begins.
 static KEY: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new("twk_"));
+
+/// The same of a relayed request, whose path and query are the resource's.
+fn relayed_shows_credential(path: &str, query: &str, parameters: &[(Cow<'_, str>, Cow<'_, str>)]) -> bool {
+    let is_name = |name: &str| SECRET_PARAMETERS.contains(&&*name.to_ascii_lowercase());
+    holds_key(path) || holds_key(query) || parameters.iter().any(|(name, _)| is_name(name))
+}
 
 /// An escape hides nothing from those who read a log, so what was decoded counts.
 fn shows_credential(

@@ -24,12 +24,17 @@ use crate::listener::{Body, BodyError};
 
 /// Reads a body within the listener's bounds.
 pub(super) async fn read(body: Body) -> Result<Bytes, Problem> {
-    body.read_all().await.map_err(|error| match error {
+    body.read_all().await.map_err(unread)
+}
+
+/// The problem of a body that could not be read.
+pub(super) fn unread(error: BodyError) -> Problem {
+    match error {
         BodyError::TooLarge => Problem::invalid("body", "is larger than 64 KiB"),
         BodyError::TimedOut => Problem::invalid("body", "did not arrive in time"),
         BodyError::Broken => Problem::invalid("body", "broke off"),
         BodyError::NoRoom => Problem::overloaded(),
-    })
+    }
 }
 
 /// Reads a JSON object. The refusal names the place of a mistake, and repeats nothing of what came.

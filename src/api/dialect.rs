@@ -7,6 +7,7 @@ mod vault;
 
 pub(super) use self::token_endpoint::tell_not_to_store;
 use super::problem::Problem;
+use super::relayed::Split;
 use crate::callers::Credential;
 use crate::events::NATIVE;
 use crate::listener::{Fields, Peer, Response};
@@ -24,6 +25,8 @@ pub(super) enum Dialect {
     Watch,
     /// Vault's, and OpenBao's, with the paths of their OAuth plugin.
     Vault,
+    /// The native one, for requests that are relayed.
+    Relay,
 }
 
 impl Dialect {
@@ -32,7 +35,9 @@ impl Dialect {
     pub(super) fn of(path: &str) -> Self {
         let below =
             |own: &str| path.strip_prefix(own).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
-        if path.starts_with("/v1/apps/") && path.ends_with("/token/watch") {
+        if Split::of(path).is_some() {
+            Dialect::Relay
+        } else if path.starts_with("/v1/apps/") && path.ends_with("/token/watch") {
             Dialect::Watch
         } else if below("/msi") || (path.starts_with("/v1/apps/") && path.ends_with("/msi/token")) {
             Dialect::ManagedIdentity
@@ -64,6 +69,7 @@ impl Dialect {
             Dialect::ManagedIdentity => "msi",
             Dialect::TokenEndpoint => "oauth2",
             Dialect::Vault => "vault",
+            Dialect::Relay => "relay",
         }
     }
 
@@ -71,7 +77,7 @@ impl Dialect {
     #[cfg(test)]
     pub(super) const fn security_scheme(self) -> Option<&'static str> {
         match self {
-            Dialect::Native | Dialect::Watch => None,
+            Dialect::Native | Dialect::Watch | Dialect::Relay => None,
             Dialect::ManagedIdentity => Some("identityHeader"),
             Dialect::TokenEndpoint => Some("clientSecretBasic"),
             Dialect::Vault => Some("vaultToken"),
@@ -82,7 +88,7 @@ impl Dialect {
     #[cfg(test)]
     pub(super) const fn refusal_schema(self) -> Option<&'static str> {
         match self {
-            Dialect::Native | Dialect::Watch => None,
+            Dialect::Native | Dialect::Watch | Dialect::Relay => None,
             Dialect::ManagedIdentity => Some("ManagedIdentityRefusal"),
             Dialect::TokenEndpoint => Some("TokenEndpointRefusal"),
             Dialect::Vault => Some("VaultRefusal"),
@@ -103,7 +109,7 @@ impl Dialect {
     /// the body, so it is read there (`LocalApi::client`).
     pub(super) fn credential<'a>(self, headers: &'a impl Fields, peer: &'a Peer) -> Option<Credential<'a>> {
         match self {
-            Dialect::Native | Dialect::Watch => super::credential(headers, peer),
+            Dialect::Native | Dialect::Watch | Dialect::Relay => super::credential(headers, peer),
             Dialect::ManagedIdentity => managed_identity::credential(headers, peer),
             Dialect::TokenEndpoint => None,
             Dialect::Vault => vault::credential(headers, peer),
@@ -113,7 +119,7 @@ impl Dialect {
     /// Writes a refusal in its form.
     pub(super) fn refusal(self, problem: Problem, request_id: &str) -> Response {
         match self {
-            Dialect::Native | Dialect::Watch => problem.response(request_id),
+            Dialect::Native | Dialect::Watch | Dialect::Relay => problem.response(request_id),
             Dialect::ManagedIdentity => managed_identity::refusal(&problem, request_id),
             Dialect::TokenEndpoint => token_endpoint::refusal(&problem, request_id),
             Dialect::Vault => vault::refusal(&problem),
@@ -174,6 +180,9 @@ mod tests {
             ("/v1/sys/health", Dialect::Vault),
             ("/v1/auth/token/lookup-self", Dialect::Vault),
             ("/v1/system", Dialect::Native),
+            ("/v1/apps/a/connections/c/relay/graph/v1.0/me", Dialect::Relay),
+            ("/v1/apps/a/connections/c/relay/graph/msi/token", Dialect::Relay),
+            ("/v1/apps/a/connections/c/relay/graph/token/watch", Dialect::Relay),
         ] {
             assert_eq!(Dialect::of(path), dialect, "{path}");
         }

@@ -76,6 +76,9 @@ impl Content {
     /// Any object.
     pub const ANY: Content = Content { media_type: JSON, schema: "", examples: Examples::None };
 
+    /// Whatever it is.
+    pub const WHATEVER: Content = Content { media_type: "*/*", schema: "", examples: Examples::None };
+
     /// Server-sent events with tokens.
     pub const EVENTS: Content =
         Content { media_type: "text/event-stream", schema: "TokenEvents", examples: Examples::None };

@@ -25,6 +25,7 @@ mod openapi;
 pub mod problem;
 #[cfg(any(test, feature = "testkit"))]
 pub mod properties;
+mod relayed;
 mod routes;
 pub mod shapes;
 mod to_its_end;
@@ -35,7 +36,7 @@ pub mod upkeep;
 use http::{HeaderValue, StatusCode, header};
 use memchr::memchr;
 
-pub use self::local::{DEGRADED, LocalApi, OPENAPI, ROUTES};
+pub use self::local::{CallersUrl, DEGRADED, LocalApi, OPENAPI, ROUTES};
 #[cfg(feature = "testkit")]
 pub use self::local::{Routed, Steps};
 use self::problem::Problem;

@@ -76,7 +76,7 @@ fn responses<A: Api>(route: &Route<A>, common: &[(u16, &str)]) -> String {
 
     let mut bad = vec![(414, "TargetTooLong"), (500, "Internal")];
     bad.extend(route.doc.problems);
-    if matches!(route.permission, Permission::HasScopes | Permission::Connects) {
+    if matches!(route.permission, Permission::HasScopes | Permission::HasRelay | Permission::Connects) {
         bad.push((403, "Forbidden"));
     }
     let is_said = |status: u16| route.doc.problems.iter().any(|(said, _)| *said == status);
@@ -95,6 +95,7 @@ fn responses<A: Api>(route: &Route<A>, common: &[(u16, &str)]) -> String {
 
 fn of_content(content: &Content) -> (&'static str, String) {
     let schema = match content.schema {
+        "" if content.media_type == "*/*" => "{}".to_owned(),
         "" => object([("type", text("object"))]),
         name => reference("schemas", name),
     };

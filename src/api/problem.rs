@@ -243,6 +243,15 @@ impl Problem {
         Problem::invalid("connection", invalid.to_string())
     }
 
+    /// 502, or 504, for a resource that did not answer a relayed request.
+    pub(super) fn relay_failed(status: u16, detail: impl Into<String>) -> Self {
+        let status = StatusCode::from_u16(status).unwrap_or(StatusCode::BAD_GATEWAY);
+        Problem::new(status, "relay_failed", "The resource did not answer", detail).hint(
+            "the resource may have done what was asked: try again where that does no harm; the operator sees \
+             to the way there (the base's address, [outbound] proxy, relay.ca) if that lasts",
+        )
+    }
+
     /// 404 for a path that is no route.
     pub fn no_such_path() -> Self {
         Problem::new(StatusCode::NOT_FOUND, "not_found", "No such path", "there is nothing at this path")

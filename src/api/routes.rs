@@ -8,10 +8,11 @@ use http::{HeaderValue, Method};
 
 use super::doc::Doc;
 use super::problem::Problem;
+use super::relayed::{RELAY, Relayed, Split};
 use crate::broker::Refusal;
 use crate::domain::id::{AppName, CallerName, ConnectionKey, ConnectionName, InvalidName, SessionId};
 use crate::domain::task::BoxFuture;
-use crate::listener::{Dots, Response};
+use crate::listener::{Dots, Response, segments};
 
 /// Words of the API below a connection. A path's last part is one of them, and not of the connection's name,
 /// when something stands before it.
@@ -25,6 +26,8 @@ pub(super) trait Api: Sized + 'static {
     const TABLE: &'static [Route<Self>];
     /// Which segments of dots may be a connection's name.
     const DOTS: Dots;
+    /// Whether it relays requests ([`RELAY`]).
+    const RELAYS: bool;
 
     /// Returns the table's paths ([`Paths::of`]), read once.
     fn paths() -> &'static Paths;
@@ -83,6 +86,8 @@ pub(super) enum Run<A: Api> {
     Mount(for<'a> fn(&'a A, A::Call<'a>, &'a str, &'a ConnectionName) -> Outcome<'a>),
     /// `{id}`
     Session(for<'a> fn(&'a A, A::Call<'a>, &'a SessionId) -> Outcome<'a>),
+    /// `{app}`, `{connection}`, `{base}` and `{path}`
+    Relay(for<'a> fn(&'a A, A::Call<'a>, &'a Relayed) -> Outcome<'a>),
 }
 
 /// Who may ask.
@@ -94,6 +99,8 @@ pub(super) enum Permission {
     Sees,
     /// A caller whose rules give the scopes.
     HasScopes,
+    /// A caller with a rule that has the request relayed.
+    HasRelay,
     /// A caller with a rule that has `connect = true`.
     Connects,
     /// An operator.
@@ -111,6 +118,8 @@ pub(super) enum Effect {
     HandsOut,
     /// It hands tokens out in a stream.
     Pushes,
+    /// It is relayed with a token.
+    Relays,
     /// It may change what outlives the request, so it is done to its end ([`super::to_its_end`]).
     Acts,
 }
@@ -134,6 +143,8 @@ pub(super) enum Target {
     Mount(String, ConnectionName),
     /// `{id}`
     Session(SessionId),
+    /// `{app}`, `{connection}`, `{base}` and `{path}`
+    Relay(Box<Relayed>),
 }
 
 /// A path of the table that a request asks for.
@@ -218,13 +229,30 @@ impl Paths {
 /// The 404 of a path that the table does not have, or what is wrong with what the path names.
 pub(super) fn find<A: Api>(segments: &[Cow<'_, str>]) -> Result<Found<A>, Problem> {
     let (paths, last) = (A::paths(), segments.last().map(AsRef::as_ref));
-    let found = paths.0.iter().find_map(|path| {
+    let found = paths.0.iter().filter(|path| path.text != RELAY).find_map(|path| {
         // (Most are ruled out by their last word.)
         let is_other = matches!(path.parts.last(), Some(Part::Word(word)) if Some(*word) != last);
         if is_other { None } else { Some((path.text, parameters(paths, &path.parts, segments)?)) }
     });
     let (path, (parameters, count)) = found.ok_or_else(Problem::no_such_path)?;
     Ok(Found { target: target::<A>(&parameters[..count])?, path, api: PhantomData })
+}
+
+/// Finds the path of a relayed request, if the API relays and this is one.
+///
+/// # Errors
+/// As of [`find`]: what is wrong with the name of its connection.
+pub(super) fn find_relayed<A: Api>(path: &str, query: Option<&str>) -> Option<Result<Found<A>, Problem>> {
+    let split = Split::of(path).filter(|_| A::RELAYS)?;
+    let connection = segments(split.connection, A::DOTS).ok_or_else(|| A::unreadable(split.connection));
+    let found = connection.and_then(|segments| find::<A>(&segments)).and_then(|found| {
+        let Target::Connection(key) = found.target else { return Err(Problem::no_such_path()) };
+        let here = path[..split.connection.len() + "/relay/".len()].to_owned();
+        let (base, path) = (split.base.to_owned(), split.path.to_owned());
+        let relayed = Relayed { key, here, base, path, query: query.map(str::to_owned) };
+        Ok(Found { target: Target::Relay(Box::new(relayed)), path: RELAY, api: PhantomData })
+    });
+    Some(found)
 }
 
 /// A parameter of a path, and the segments that stand for it.
@@ -330,7 +358,7 @@ impl<A: Api> Found<A> {
 
     /// Whether tokens are handed out at this path, by whatever method.
     pub(super) fn hands_out(&self) -> bool {
-        self.routes().any(|route| matches!(route.effect, Effect::HandsOut | Effect::Pushes))
+        self.routes().any(|route| matches!(route.effect, Effect::HandsOut | Effect::Pushes | Effect::Relays))
     }
 
     /// 405, with the methods of this path in `Allow`.
@@ -361,6 +389,7 @@ impl<A: Api> Route<A> {
             (Run::Caller(run), Target::Caller(caller)) => run(api, call, caller),
             (Run::Mount(run), Target::Mount(mount, connection)) => run(api, call, mount, connection),
             (Run::Session(run), Target::Session(session)) => run(api, call, session),
+            (Run::Relay(run), Target::Relay(relayed)) => run(api, call, relayed),
             _ => unreachable!("a test compares every row with its path"),
         }
     }
@@ -371,6 +400,7 @@ impl Target {
     pub(super) fn about(&self) -> (Option<&AppName>, Option<&ConnectionName>) {
         match self {
             Target::Connection(key) => (Some(&key.app), Some(&key.connection)),
+            Target::Relay(relayed) => (Some(&relayed.key.app), Some(&relayed.key.connection)),
             Target::App(app) | Target::Credential(app, _) | Target::TokenHost(app, _) => (Some(app), None),
             Target::Mount(_, connection) => (None, Some(connection)),
             Target::Nothing | Target::Caller(_) | Target::Session(_) => (None, None),

@@ -4,13 +4,14 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use super::bases;
 use super::findings::{By, Findings};
 use super::reading::{credentials, public_file};
 use crate::authority::{
-    AppHosts, AssertionAudience, AuthorityConfig, AuthorityConfigError, AuthorityParts, ClientCredential,
-    OpenIdAuthority, Outbound, Provider, ResponseMode, Roots, SecretMethod,
+    AppHosts, AssertionAudience, Authority as _, AuthorityConfig, AuthorityConfigError, AuthorityParts,
+    ClientCredential, OpenIdAuthority, Outbound, Provider, ResponseMode, Roots, SecretMethod,
 };
-use crate::broker::{App, Apps};
+use crate::broker::{App, Apps, RelayBase};
 use crate::config::{self, AppConfig, Config, RefreshTokenReuse, SecretAuthMethod};
 use crate::domain::id::AppName;
 use crate::domain::tenants::Tenants;
@@ -25,6 +26,7 @@ pub(super) type Authorities = BTreeMap<AppName, Installed>;
 pub(super) struct Installed {
     config: AuthorityConfig,
     pub(super) authority: Arc<OpenIdAuthority>,
+    bases: Vec<Arc<RelayBase>>,
 }
 
 impl Installed {
@@ -71,7 +73,10 @@ pub(super) fn prepare(
         let is_entra = installed.as_ref().is_some_and(|one| one.authority.provider() == Provider::Entra);
         let had_one = before.get(&app_name).is_some_and(Installed::has_credentials);
         let credentials = credentials::read(&key, app, is_entra, secrets, by, had_one, findings);
-        let built = installed.and_then(|installed| {
+        let built = installed.and_then(|mut installed| {
+            let kept = before.get(&app_name).map_or(&[][..], |one| &one.bases);
+            let naming = installed.authority.scope_naming();
+            installed.bases = bases::build(&key, &app.relay, naming, &outbound, by, kept, findings)?;
             let redirect_uri = config.redirect_uri(name).expect("the app is in the configuration");
             Some((build(&key, &app_name, app, redirect_uri, &installed, findings)?, installed))
         });
@@ -116,7 +121,9 @@ fn authority(
         token_hosts: AppHosts { app: name.to_string(), known: by.ports.token_hosts.clone() },
     };
     match OpenIdAuthority::new(wanted.clone(), Vec::new(), parts) {
-        Ok(authority) => Some(Installed { config: wanted, authority: Arc::new(authority) }),
+        Ok(authority) => {
+            Some(Installed { config: wanted, authority: Arc::new(authority), bases: Vec::new() })
+        }
         Err(error) => {
             let key = format!("{key}.{}", error.key());
             match error {
@@ -171,7 +178,6 @@ fn build(
     installed: &Installed,
     findings: &mut Findings<'_>,
 ) -> Option<App> {
-    use crate::authority::Authority;
     let authority = installed.authority.clone();
     let scopes = authority.scope_naming().scopes(&app.scopes.join(" "));
     let scopes = scopes
@@ -198,6 +204,7 @@ fn build(
         return_urls: app.return_urls.clone(),
         redirect_uri,
         mount: app.mount(name.as_str()).map(str::to_owned),
+        bases: installed.bases.clone(),
     })
 }
 

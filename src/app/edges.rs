@@ -7,8 +7,8 @@ use super::listeners::BoundListeners;
 use super::parts::Parts;
 use super::process::Process;
 use super::upkeep::Keeper;
-use crate::api::LocalApi;
 use crate::api::admin::{AdminApi, Consoles};
+use crate::api::{CallersUrl, LocalApi};
 use crate::callers::limit::Limiter;
 use crate::domain::task::BoxFuture;
 use crate::ops::Ops;
@@ -27,7 +27,8 @@ pub(super) fn serve(listeners: BoundListeners, parts: &Parts) {
     let (broker, roster, tasks) = (&parts.core.broker, parts.in_force.roster(), &process.tasks);
     let (clock, random) = (&process.ports.clock, &process.ports.random);
 
-    let issuer = listeners.issuer(&parts.in_force.config().listen);
+    let configured = parts.in_force.config().listen.issuer.clone();
+    let url = CallersUrl { issuer: listeners.issuer(&parts.in_force.config().listen), configured };
     let places = listeners.console_places(&parts.in_force.config().listen);
     let consoles = Arc::new(Consoles::new(places, random.clone()));
     let ops = Ops::new(process.metrics.clone(), process.readiness.clone(), clock.clone());
@@ -52,7 +53,7 @@ pub(super) fn serve(listeners: BoundListeners, parts: &Parts) {
             limiter.clone(),
             clock.clone(),
             events.clone(),
-            issuer.clone(),
+            url.clone(),
         );
         listener.serve_after(ready(process), local.handler(tasks.clone()), process.surroundings());
     }

@@ -133,6 +133,7 @@ fn read_by_a_reload(config: &Config) -> Vec<PathBuf> {
     paths.extend([&config.pages.logo, &config.pages.languages_dir].into_iter().flatten().cloned());
     for app in config.apps.values() {
         paths.extend(app.authority_ca.clone());
+        paths.extend(app.relay.ca.clone());
         paths.extend(app.credentials_dir.clone());
         for credential in app.credentials.iter().filter(|one| one.kind != CredentialKind::Federated) {
             paths.push(credential.file.clone());

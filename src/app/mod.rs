@@ -2,6 +2,7 @@
 //! table of contents.
 
 mod apps;
+mod bases;
 mod callers;
 mod core;
 mod credentials;

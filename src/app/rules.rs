@@ -9,6 +9,7 @@ use crate::domain::id::AppName;
 use crate::domain::scope::ScopeNaming;
 use crate::domain::time::Timestamp;
 use crate::policy::{AppTenants, Pattern, Rule, RuleScopes};
+use crate::relay::RelayRule;
 
 /// Builds one rule; `None` if something in it is wrong, or its app could not be built.
 pub(super) fn build_rule(
@@ -40,18 +41,39 @@ pub(super) fn build_rule(
         };
         RuleScopes::Only(scopes.map_err(no_scope).ok()?)
     };
+    let relay = relayed(key, rule, known, findings);
     let app_only = app_tenants(key, rule, known, findings);
     let resources = resources(key, rule, known, findings);
     Some(Rule {
         app,
         connections,
         scopes,
+        relay: relay?,
         connect: rule.connect,
         bulk: rule.bulk,
         app_only: app_only?,
         resources: resources?,
         app_only_since: rule.app_only_since.map(|at| Timestamp::from_unix_seconds(at.unix_timestamp())),
     })
+}
+
+/// What the rule has relayed, to bases of its app.
+fn relayed(key: &str, rule: &RuleConfig, app: &App, findings: &mut Findings<'_>) -> Option<Vec<RelayRule>> {
+    let bases: Vec<&str> = app.bases.iter().map(|one| one.base.name()).collect();
+    let read = rule.relay.iter().enumerate().map(|(at, text)| {
+        let mut wrong = |problem: String| findings.value(&format!("{key}.relay[{at}]"), problem, None);
+        match RelayRule::parse(text) {
+            Err(fault) => wrong(fault.to_string()),
+            Ok(rule) if !bases.contains(&rule.base()) => wrong(format!(
+                "names a base that the app does not have: it has {}; see its `relay.bases`",
+                if bases.is_empty() { "none".to_owned() } else { bases.join(", ") }
+            )),
+            Ok(rule) => return Some(rule),
+        }
+        None
+    });
+    let read: Vec<Option<RelayRule>> = read.collect();
+    read.into_iter().collect()
 }
 
 /// The tenants in which the rule gives tokens of the app itself. `home` is the tenant's id, if that is known.

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::Daemon;
-use crate::api::{LocalApi, Steps};
+use crate::api::{CallersUrl, LocalApi, Steps};
 use crate::callers::limit::Limiter;
 use crate::domain::auth_method::{AuthMethods, LiveAuthMethods};
 
@@ -18,7 +18,7 @@ impl Daemon {
             Arc::new(Limiter::default()),
             process.ports.clock.clone(),
             self.parts.events.clone(),
-            String::new(),
+            CallersUrl { issuer: String::new(), configured: None },
         )))
     }
 }

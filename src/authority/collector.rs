@@ -9,10 +9,9 @@ use http::header::HeaderMap;
 
 use super::classify;
 use super::http::{HttpClient, HttpFailure};
-use super::roots::{Roots, RootsFault};
 use super::url::{CheckedUrl, UrlFault};
-use super::way_out::Outbound;
 use crate::domain::time::Clock;
+use crate::outbound::{Outbound, Roots, RootsFault};
 
 /// A collector of traces, and the way there.
 #[derive(Clone)]

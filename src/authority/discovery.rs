@@ -3,12 +3,12 @@
 
 use serde_json::Value;
 
-use super::address::Reach;
 use super::clouds::{Provider, TenantPath};
 use super::text::one_line;
 use super::url::CheckedUrl;
 use crate::domain::clouds::cloud_of;
 use crate::jwt::json::Object;
+use crate::outbound::Reach;
 
 /// Path of the document, below the authority (OpenID Connect Discovery §4).
 pub(super) const DOCUMENT_PATH: &str = "/.well-known/openid-configuration";

@@ -25,13 +25,13 @@ use hyper_util::client::legacy::Client;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use zeroize::Zeroizing;
 
-use super::address::{AddressGuard, GuardedResolver};
 use super::body;
-use super::roots::{Roots, RootsFault, tls_config};
 use super::text::one_line;
 use super::url::CheckedUrl;
-use super::way_out::{Outbound, WayOut};
 use crate::domain::time::Clock;
+use crate::outbound::{AddressGuard, GuardedResolver};
+use crate::outbound::{Outbound, WayOut};
+use crate::outbound::{Roots, RootsFault, tls_config};
 
 /// Most bytes of a discovery document or a key set.
 pub(super) const METADATA_CAP: usize = 256 * 1024;

@@ -11,15 +11,15 @@ use serde_json::Value;
 use super::client_auth::AssertionSource;
 use super::discovery::DOCUMENT_PATH;
 use super::http::{HttpClient, authorization};
-use super::roots::{Roots, RootsFault};
 use super::text::one_line;
 use super::url::{CheckedUrl, UrlFault};
-use super::way_out::Outbound;
 use crate::domain::task::BoxFuture;
 use crate::domain::time::Clock;
 use crate::jwt::json::Object;
 use crate::jwt::keys::{Algorithm, KeySet};
 use crate::jwt::{FetchKeys, PublishedKeys};
+use crate::outbound::Outbound;
+use crate::outbound::{Roots, RootsFault};
 
 /// Where an issuer publishes its keys, and the way there.
 #[derive(Clone)]

@@ -1,6 +1,6 @@
 //! The authority: an app's OpenID provider, as the core needs it.
 //!
-//! May know: `domain`, `jwt`, HTTP, TLS. It knows no store, caller or policy.
+//! May know: `domain`, `jwt`, `outbound`, HTTP, TLS. It knows no store, caller or policy.
 //!
 //! Invariants:
 //! 1. Every authorize request has PKCE S256, `state` and `nonce`; nothing is retried without them.
@@ -12,7 +12,6 @@
 //!
 //! The one hard problem: telling the authority's verdict on a grant from all the ways a call can go wrong.
 
-mod address;
 mod body;
 mod cache;
 mod classify;
@@ -34,14 +33,12 @@ mod observer;
 #[cfg(any(test, feature = "testkit"))]
 pub mod properties;
 mod redirect;
-mod roots;
 #[cfg(test)]
 mod testing;
 mod text;
 mod token_answer;
 mod token_hosts;
 mod url;
-mod way_out;
 #[cfg(test)]
 mod way_out_tests;
 mod wire;
@@ -64,10 +61,10 @@ pub use id_token::{Delegate, IdTokenFault, Subject, UserTokenKind};
 pub use issuer_keys::{IssuerKeys, IssuerKeysConfig, IssuerKeysError};
 pub use observer::{AuthorityEvent, AuthorityObserver, Endpoint, Unobserved};
 pub use redirect::{RedirectError, RedirectRefusal};
-pub use roots::{Roots, RootsFault};
 pub use token_hosts::{AppHosts, KnownTokenHosts};
 pub use url::UrlFault;
-pub use way_out::Outbound;
+
+pub use crate::outbound::{Outbound, Roots, RootsFault};
 
 use crate::domain::account::Account;
 use crate::domain::app_only::AppResource;

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use http::Uri;
 
-use super::address::Reach;
+use crate::outbound::Reach;
 
 /// Longest URL.
 const MAX_LENGTH: usize = 2048;

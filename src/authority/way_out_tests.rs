@@ -7,11 +7,11 @@ use http::HeaderMap;
 use zeroize::Zeroizing;
 
 use super::http::{HttpClient, HttpFault};
-use super::roots::Roots;
 use super::testing::{ManualClock, Reply, Server};
 use super::url::CheckedUrl;
-use super::way_out::Outbound;
 use crate::domain::proxy::{Proxy, Routes};
+use crate::outbound::Outbound;
+use crate::outbound::Roots;
 
 const CA: &str = include_str!("../../tests/data/authority/keys/tls-ca.pem");
 

@@ -1,7 +1,8 @@
 //! The broker: tokenward's use cases. Each takes a permit and parsed values, and returns values that any API
 //! can format. A use case about a session takes its id and the caller: only the starter's session is found.
 //!
-//! May know: `policy`, `refresh`, the repository, the `Authority` port, `domain`. It knows no HTTP.
+//! May know: `policy`, `refresh`, the repository, the `Authority` port, `domain`, and as a value that it
+//! hands on the way to a resource (`outbound`). It knows no HTTP.
 //!
 //! Invariants:
 //! 1. No token and no information about a connection leaves without a [`Permit`](crate::policy::Permit), and
@@ -35,6 +36,7 @@ pub mod pause;
 pub mod properties;
 pub mod quota;
 mod refusal;
+pub mod relay;
 pub mod replicas;
 pub mod revoke;
 pub mod rewrap;
@@ -58,6 +60,7 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 pub use refusal::{Outside, Refusal};
+pub use relay::{Rejected, RelayBase};
 pub use rights::Right;
 pub use session::{ConsentState, FailureReason, Mender, Noted, SessionFailure, SessionState};
 use tokio::sync::oneshot;
@@ -100,6 +103,8 @@ pub struct App {
     pub redirect_uri: String,
     /// Its mount in the paths of Vault, if it has one.
     pub mount: Option<String>,
+    /// Where callers' requests may be relayed to.
+    pub bases: Vec<Arc<RelayBase>>,
 }
 
 /// Limits of time and number.

@@ -258,9 +258,10 @@ impl From<Denial> for Refusal {
         match denial {
             Denial::AppNotFound => Refusal::AppNotFound,
             Denial::ConnectionNotFound => Refusal::ConnectionNotFound,
-            Denial::ScopeForbidden { .. } | Denial::ActionForbidden { .. } | Denial::AppTokenForbidden => {
-                Refusal::Forbidden { problem: denial.to_string() }
-            }
+            Denial::ScopeForbidden { .. }
+            | Denial::ActionForbidden { .. }
+            | Denial::RelayForbidden { .. }
+            | Denial::AppTokenForbidden => Refusal::Forbidden { problem: denial.to_string() },
         }
     }
 }

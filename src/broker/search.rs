@@ -248,6 +248,7 @@ mod tests {
                     .map(|_| Pattern::parse(&pattern()).expect("a pattern"))
                     .collect(),
                 scopes: RuleScopes::All,
+                relay: Vec::new(),
                 connect: false,
                 bulk: byte() % 2 == 0,
                 app_only: Vec::new(),

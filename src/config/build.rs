@@ -10,11 +10,11 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::audit::audit;
-use super::context::{Context, Leaf, Section, pair};
+use super::context::{Context, Leaf, Section, pair, private_url};
 use super::credentials_dir::is_credential_id;
 use super::issuers::{issuer, jwt};
-use super::mistakes::Topic;
 use super::outbound::outbound;
+use super::relay::relay;
 use super::rule;
 use super::scope_list::scopes;
 use super::sections::*;
@@ -460,22 +460,6 @@ fn host_url(section: &Section<'_>, key: &str, path: &str) -> Option<String> {
     Some(leaf.value.trim_end_matches('/').to_owned())
 }
 
-/// Reads a URL that is https, or http on this machine.
-fn private_url(leaf: &Leaf<'_, &str>) -> Option<HttpUrl> {
-    match HttpUrl::parse(leaf.value) {
-        Err(error) => {
-            leaf.mistake(error.to_string());
-            None
-        }
-        Ok(url) if !url.is_private_on_the_way() => {
-            let problem = "must be https; http is for localhost, 127.0.0.1 and [::1] only";
-            leaf.mistake_about(Topic::NotHttps, problem);
-            None
-        }
-        Ok(url) => Some(url),
-    }
-}
-
 // === apps ===
 
 fn app(name: &str, section: &Section<'_>) -> Option<AppConfig> {
@@ -567,6 +551,7 @@ fn app(name: &str, section: &Section<'_>) -> Option<AppConfig> {
         support_contact: for_people(section, "support_contact"),
         credentials,
         credentials_dir: section.path("credentials_dir"),
+        relay: section.section("relay").map(|section| relay(&section)).unwrap_or_default(),
     })
 }
 

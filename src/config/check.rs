@@ -112,22 +112,11 @@ fn check_kind(kind: &Kind, node: &mut Node, full: &str, out: &mut Vec<Finding>) 
             return true;
         }
         (Kind::Map { noun, table }, Value::Table(entries)) => {
-            entries.retain(|name, entry| {
-                let full = join(full, name);
-                // Apps, issuers, callers and admins are named alike.
-                if AppName::parse(name).is_err() {
-                    out.push(Finding {
-                        place: entry.key_place.clone(),
-                        key: full.clone(),
-                        problem: format!(
-                            "{noun} names are up to 63 of `a-z 0-9 -` and begin with a letter or digit"
-                        ),
-                        nearest: None,
-                        topic: Topic::Other,
-                    });
-                }
-                check_kind(&Kind::Table(table), &mut entry.node, &full, out)
-            });
+            check_named(noun, &Kind::Table(table), entries, full, out);
+            return true;
+        }
+        (Kind::Urls { noun }, Value::Table(entries)) => {
+            check_named(noun, &Kind::Url, entries, full, out);
             return true;
         }
         (Kind::List(item_kind), Value::List(items)) => {
@@ -216,6 +205,23 @@ fn check_kind(kind: &Kind, node: &mut Node, full: &str, out: &mut Vec<Finding>) 
     }
 }
 
+/// Checks named values of one kind. Apps, issuers, callers, admins and bases are named alike.
+fn check_named(noun: &str, kind: &Kind, entries: &mut Entries, full: &str, out: &mut Vec<Finding>) {
+    entries.retain(|name, entry| {
+        let full = join(full, name);
+        if AppName::parse(name).is_err() {
+            out.push(Finding {
+                place: entry.key_place.clone(),
+                key: full.clone(),
+                problem: format!("{noun} names are up to 63 of `a-z 0-9 -` and begin with a letter or digit"),
+                nearest: None,
+                topic: Topic::Other,
+            });
+        }
+        check_kind(kind, &mut entry.node, &full, out)
+    });
+}
+
 /// Checks a table of claims and the tables in it. What is wrong is reported and removed.
 fn check_claims(entries: &mut Entries, full: &str, out: &mut Vec<Finding>) {
     entries.retain(|name, entry| {
@@ -264,6 +270,7 @@ impl Kind {
             },
             Self::Table(_) => "a table".to_owned(),
             Self::Map { noun, .. } => format!("tables, one for each {noun}"),
+            Self::Urls { noun } => format!("a table of URLs, one for each {noun}"),
             Self::Claims => "a table of claims".to_owned(),
         }
     }

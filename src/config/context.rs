@@ -12,6 +12,7 @@ use super::check::{instant, join};
 use super::mistakes::{Finding, Place, Topic};
 use super::spec::parse_duration;
 use super::tree::{Entries, Node, Value};
+use super::url::HttpUrl;
 
 /// Shared by all functions: the base of relative paths, and the findings so far.
 pub(super) struct Context {
@@ -328,5 +329,21 @@ pub(super) fn pair(section: &Section<'_>, one: &str, other: &str) {
         (Some(leaf), None) => leaf.mistake(format!("needs `{other}` beside it")),
         (None, Some(leaf)) => leaf.mistake(format!("needs `{one}` beside it")),
         _ => {}
+    }
+}
+
+/// Reads a URL that is https, or http on this machine.
+pub(super) fn private_url(leaf: &Leaf<'_, &str>) -> Option<HttpUrl> {
+    match HttpUrl::parse(leaf.value) {
+        Err(error) => {
+            leaf.mistake(error.to_string());
+            None
+        }
+        Ok(url) if !url.is_private_on_the_way() => {
+            let problem = "must be https; http is for localhost, 127.0.0.1 and [::1] only";
+            leaf.mistake_about(Topic::NotHttps, problem);
+            None
+        }
+        Ok(url) => Some(url),
     }
 }

@@ -36,6 +36,7 @@ mod overrides;
 mod places;
 #[cfg(any(test, feature = "testkit"))]
 pub mod properties;
+mod relay;
 mod rule;
 mod schema;
 mod scope_list;

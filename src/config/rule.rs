@@ -1,6 +1,7 @@
 //! Reading of `[[callers.NAME.allow]]`.
 
 use super::context::Section;
+use super::relay::relayed;
 use super::scope_list::scopes;
 use super::sections::RuleConfig;
 use super::spec::nearest;
@@ -28,8 +29,11 @@ pub(super) fn rule(section: &Section<'_>, known_apps: &[&str]) -> Option<RuleCon
     if connect && !section.has("connections") && !app_only.is_empty() {
         section.node("connect")?.warning("has no effect without `connections`");
     }
-    if section.has("connections") || section.has("scopes") {
+    let relay = relayed(section);
+    if relay.is_empty() && (section.has("connections") || section.has("scopes")) {
         section.required("scopes", "name scopes, or \"*\" for whatever was granted");
+    } else if !relay.is_empty() && !section.has("scopes") {
+        section.required("scopes", "`scopes = []` is for a caller that only relays");
     }
     let resources = section.has("resources").then(|| {
         section.not_empty("resources", "leave it out for Microsoft Graph");
@@ -39,6 +43,7 @@ pub(super) fn rule(section: &Section<'_>, known_apps: &[&str]) -> Option<RuleCon
         app: app?.value.to_owned(),
         connections,
         scopes: scopes(section, true),
+        relay,
         connect,
         bulk,
         app_only,

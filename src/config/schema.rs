@@ -72,6 +72,11 @@ fn kind_schema(kind: &Kind) -> Json {
             "propertyNames": { "pattern": "^[a-z0-9][a-z0-9-]{0,62}$" },
             "additionalProperties": table_schema(table),
         }),
+        Kind::Urls { .. } => json!({
+            "type": "object",
+            "propertyNames": { "pattern": "^[a-z0-9][a-z0-9-]{0,62}$" },
+            "additionalProperties": kind_schema(&Kind::Url),
+        }),
         Kind::Claims => json!({
             "type": "object",
             "minProperties": 1,

@@ -317,6 +317,17 @@ pub struct AppConfig {
     pub credentials: Vec<CredentialConfig>,
     /// A directory of client credentials; see [`read_credentials_dir`](super::read_credentials_dir).
     pub credentials_dir: Option<PathBuf>,
+    /// Where callers' requests may be relayed to.
+    pub relay: RelayConfig,
+}
+
+/// `[apps.NAME.relay]`.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct RelayConfig {
+    /// The bases by name, without a slash at their end. At Entra there is one more, if it is not among them.
+    pub bases: BTreeMap<String, HttpUrl>,
+    /// CA certificates to trust for TLS to them, in place of the system's.
+    pub ca: Option<PathBuf>,
 }
 
 impl AppConfig {
@@ -529,8 +540,10 @@ pub struct RuleConfig {
     pub app: String,
     /// Exact names, prefixes that end in `*`, `tenant:{tid}`, or `*`. Empty only beside `app_only`.
     pub connections: Vec<String>,
-    /// Allowed scopes; `*` means all granted ones. Empty only without `connections`.
+    /// Allowed scopes; `*` means all granted ones. Empty only without `connections`, or beside `relay`.
     pub scopes: Vec<String>,
+    /// What the caller may have relayed; each is a [`RelayRule`](crate::relay::RelayRule).
+    pub relay: Vec<String>,
     /// True if the caller may start and confirm connect sessions and delete connections; default false.
     pub connect: bool,
     /// Confirms that `*` is intended; true whenever `connections` or `app_only` has it.

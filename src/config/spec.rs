@@ -54,6 +54,8 @@ pub(super) enum Kind {
     Table(&'static Table),
     /// Named tables of one shape; the noun is the name of one of them.
     Map { noun: &'static str, table: &'static Table },
+    /// Named URLs; the noun is the name of one of them.
+    Urls { noun: &'static str },
     /// A table of claims with any names: text, whole numbers, booleans, and tables of these. Not empty.
     Claims,
 }
@@ -544,6 +546,23 @@ static APP: Table = Table {
             "In place of `credentials`: a directory with one file each, `id.secret`, `id.pem` or \
              `id.assertion`; an expiry goes before the dot, `id@2027-05-20.secret`.",
         ),
+        key("relay", Kind::Table(&RELAY), SECTION, "Where callers' requests may be relayed to."),
+    ],
+};
+
+static RELAY: Table = Table {
+    doc: "Where callers' requests may be relayed to, with the connection's token in place of the caller's \
+        credential. What a caller may do there is in its rules (`relay`). See [The relay](relay.md).",
+    keys: &[
+        key(
+            "bases",
+            Kind::Urls { noun: "base" },
+            Default("{}"),
+            "The bases by name, `graph = \"https://graph.microsoft.com\"`; at Entra `graph` is there by \
+             default, of the app's cloud. A token for `graph` is one for Microsoft Graph, for any other base \
+             one for its address. http on loopback only.",
+        ),
+        key("ca", Kind::Path, Optional, "PEM certificates to trust for the bases, in place of the system's."),
     ],
 };
 
@@ -792,9 +811,18 @@ static RULE: Table = Table {
             "scopes",
             TEXTS,
             Optional,
-            "Required with `connections`. Allowed scopes; `*` means all granted ones. They decide who gets \
-             a connection's token, not what the token can do: a token of Entra carries every scope granted \
-             for its resource. To keep scopes apart, register another application.",
+            "Required with `connections`; `[]` for a caller that only relays. Allowed scopes; `*` means all \
+             granted ones. They decide who gets a connection's token, not what the token can do: a token of \
+             Entra carries every scope granted for its resource. To keep scopes apart, have the caller \
+             relay its requests, or register another application.",
+        ),
+        key(
+            "relay",
+            TEXTS,
+            Default("[]"),
+            "What the caller may have relayed for these connections: a method, a base and a path, such as \
+             `GET graph:/v1.0/me/messages*`. A `*` at the end stands for any rest. The path is written \
+             decoded, and compared as [The relay](relay.md) says. This needs no scope.",
         ),
         key(
             "connect",
@@ -1082,6 +1110,7 @@ pub(crate) fn path_keys() -> Vec<String> {
             | Kind::Duration { .. }
             | Kind::Instant
             | Kind::User
+            | Kind::Urls { .. }
             | Kind::Claims => {}
         }
     }

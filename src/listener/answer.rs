@@ -1,9 +1,10 @@
-//! The body of an answer: whole, or a stream whose chunks come later.
+//! The body of an answer: whole, a stream whose chunks come later, or one that is relayed.
 //!
 //! A stream is polled by its connection and nobody else. So it costs no task and no queue: a chunk is made
-//! when the one before it is taken, and a stream ends with its connection at once.
+//! when the one before it is taken, and a stream ends with its connection at once. A stream may end where a
+//! connection is to close; what is relayed has an end of its own, and without it the answer must not look
+//! whole.
 
-use std::convert::Infallible;
 use std::fmt;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -26,6 +27,20 @@ pub struct AnswerBody(Kind);
 enum Kind {
     Whole(Full<Bytes>),
     Stream(Chunks),
+    Relayed(Relayed),
+}
+
+/// A relayed body broke off: the client must not take what it has for the whole.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the relayed answer broke off")]
+pub struct BrokenOff;
+
+/// The parts of a relayed body, with its place while they come.
+struct Relayed {
+    parts: Pin<Box<dyn Stream<Item = Result<Bytes, BrokenOff>> + Send>>,
+    /// Its length, if that is known.
+    left: Option<u64>,
+    _place: Arc<StreamPlace>,
 }
 
 /// The chunks of a stream, with its place while they come.
@@ -46,6 +61,16 @@ impl AnswerBody {
         AnswerBody(Kind::Stream(Chunks { chunks: Box::pin(chunks), _place: place }))
     }
 
+    /// Makes a body that is relayed: its parts come later, and it ends when they do, or breaks off. `length`
+    /// is that of all parts, if it is known.
+    pub fn relayed(
+        place: Arc<StreamPlace>,
+        length: Option<u64>,
+        parts: impl Stream<Item = Result<Bytes, BrokenOff>> + Send + 'static,
+    ) -> Self {
+        AnswerBody(Kind::Relayed(Relayed { parts: Box::pin(parts), left: length, _place: place }))
+    }
+
     /// Returns its bytes; none of a stream.
     pub(super) fn into_bytes(self) -> Bytes {
         match self.0 {
@@ -55,13 +80,18 @@ impl AnswerBody {
                     _ => Bytes::new(),
                 }
             }
-            Kind::Stream(_) => Bytes::new(),
+            Kind::Stream(_) | Kind::Relayed(_) => Bytes::new(),
         }
     }
 
     /// Whether its chunks come later.
     pub(super) fn is_stream(&self) -> bool {
-        matches!(self.0, Kind::Stream(_))
+        matches!(self.0, Kind::Stream(_) | Kind::Relayed(_))
+    }
+
+    /// Whether it has an end of its own, without which it is broken.
+    pub(super) fn is_relayed(&self) -> bool {
+        matches!(self.0, Kind::Relayed(_))
     }
 }
 
@@ -80,14 +110,21 @@ impl fmt::Debug for AnswerBody {
 
 impl Body for AnswerBody {
     type Data = Bytes;
-    type Error = Infallible;
+    type Error = BrokenOff;
 
     fn poll_frame(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+    ) -> Poll<Option<Result<Frame<Bytes>, BrokenOff>>> {
         match &mut self.get_mut().0 {
-            Kind::Whole(whole) => Pin::new(whole).poll_frame(cx),
+            Kind::Whole(whole) => Pin::new(whole).poll_frame(cx).map_err(|never| match never {}),
+            Kind::Relayed(relayed) => {
+                let part = std::task::ready!(relayed.parts.as_mut().poll_next(cx));
+                if let (Some(Ok(part)), Some(left)) = (&part, &mut relayed.left) {
+                    *left = left.saturating_sub(part.len() as u64);
+                }
+                Poll::Ready(part.map(|part| part.map(Frame::data)))
+            }
             Kind::Stream(stream) => {
                 stream.chunks.as_mut().poll_next(cx).map(|chunk| chunk.map(Frame::data).map(Ok))
             }
@@ -97,7 +134,7 @@ impl Body for AnswerBody {
     fn is_end_stream(&self) -> bool {
         match &self.0 {
             Kind::Whole(whole) => whole.is_end_stream(),
-            Kind::Stream(_) => false,
+            Kind::Stream(_) | Kind::Relayed(_) => false,
         }
     }
 
@@ -105,6 +142,7 @@ impl Body for AnswerBody {
         match &self.0 {
             Kind::Whole(whole) => whole.size_hint(),
             Kind::Stream(_) => SizeHint::default(),
+            Kind::Relayed(relayed) => relayed.left.map_or_else(SizeHint::default, SizeHint::with_exact),
         }
     }
 }
@@ -189,35 +227,33 @@ impl Paced {
 
 impl Body for Paced {
     type Data = Bytes;
-    type Error = Infallible;
+    type Error = BrokenOff;
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+    ) -> Poll<Option<Result<Frame<Bytes>, BrokenOff>>> {
         let Some(pulse) = &self.stream_of else { return Pin::new(&mut self.body).poll_frame(cx) };
         let pulse = Arc::clone(pulse);
+        let is_relayed = self.body.is_relayed();
+        // What is relayed goes on to its end, unless others need the room.
+        if is_relayed && pulse.gives_way() {
+            return self.end(&pulse, Some(Err(BrokenOff)));
+        }
         if pulse.is_chunk_untaken() {
             return Poll::Pending;
         }
-        let frame = match pulse.closes() {
-            true => Poll::Ready(None),
-            false => Pin::new(&mut self.body).poll_frame(cx),
-        };
-        if let Poll::Ready(frame) = &frame {
-            let chunk = frame.as_ref().and_then(|frame| frame.as_ref().ok()?.data_ref());
-            match chunk {
-                // (Without room for it the stream ends; nothing of it was sent in part.)
-                Some(chunk) if pulse.chunk_began(chunk.len()) => {}
-                _ => {
-                    self.stream_of = None;
-                    self.body = AnswerBody::default();
-                    pulse.stream_ended();
-                    return Poll::Ready(None);
-                }
-            }
+        if !is_relayed && pulse.closes() {
+            return self.end(&pulse, None);
         }
-        frame
+        let Poll::Ready(frame) = Pin::new(&mut self.body).poll_frame(cx) else { return Poll::Pending };
+        let chunk = frame.as_ref().and_then(|frame| frame.as_ref().ok()?.data_ref());
+        match chunk {
+            Some(chunk) if pulse.chunk_began(chunk.len()) => Poll::Ready(frame),
+            // (Without room for it the stream ends; nothing of it was sent in part.)
+            Some(_) => self.end(&pulse, is_relayed.then_some(Err(BrokenOff))),
+            None => self.end(&pulse, frame.filter(Result::is_err)),
+        }
     }
 
     fn is_end_stream(&self) -> bool {
@@ -226,5 +262,18 @@ impl Body for Paced {
 
     fn size_hint(&self) -> SizeHint {
         self.body.size_hint()
+    }
+}
+
+impl Paced {
+    fn end(
+        &mut self,
+        pulse: &Pulse,
+        last: Option<Result<Frame<Bytes>, BrokenOff>>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BrokenOff>>> {
+        self.stream_of = None;
+        self.body = AnswerBody::default();
+        pulse.stream_ended();
+        Poll::Ready(last)
     }
 }

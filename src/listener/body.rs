@@ -1,4 +1,4 @@
-//! The body of a request, limited in size and time.
+//! The body of a request: whole, limited in size and time, or as it comes.
 
 use std::fmt;
 use std::sync::Arc;
@@ -11,6 +11,7 @@ use http::StatusCode;
 use http_body_util::BodyExt;
 
 use super::Limits;
+use crate::domain::task::BoxFuture;
 use crate::domain::time::Clock;
 
 /// What a body reports to its connection, and learns from it.
@@ -93,6 +94,15 @@ impl Body {
         })
     }
 
+    /// Allows the body another length than the listener's.
+    #[must_use]
+    pub fn of_at_most(mut self, most: usize) -> Self {
+        if let BodySource::Wire { max, .. } = &mut self.0 {
+            *max = most;
+        }
+        self
+    }
+
     /// Reads the whole body. After an error the connection closes once the response is sent.
     pub async fn read_all(self) -> Result<Bytes, BodyError> {
         match self.0 {
@@ -114,6 +124,126 @@ impl Body {
                 result
             }
         }
+    }
+}
+
+/// Time for the next bytes of a body that is read as it comes.
+const NEXT_BYTES: Duration = Duration::from_secs(30);
+
+/// A request's body, read as it comes: of any length, and limited in its silences alone.
+pub struct BodyStream {
+    source: StreamSource,
+    /// When the next bytes must be here; while some are awaited.
+    due: Option<BoxFuture<'static, ()>>,
+}
+
+enum StreamSource {
+    Whole(Option<Bytes>),
+    Wire {
+        incoming: hyper::body::Incoming,
+        clock: Arc<dyn Clock>,
+        failed: Arc<AtomicBool>,
+        keeper: Arc<dyn Keeper>,
+    },
+}
+
+/// Whether the connection of a body that is read elsewhere must give way.
+pub struct GivesWay(Option<Arc<dyn Keeper>>);
+
+impl GivesWay {
+    /// Completes once the connection must give way to others. Await it in the connection's own task.
+    pub async fn happens(&self) {
+        match &self.0 {
+            Some(keeper) => std::future::poll_fn(|cx| keeper.poll_gives_way(cx)).await,
+            None => std::future::pending().await,
+        }
+    }
+}
+
+impl Body {
+    /// Has the body read as it comes, in any task.
+    pub fn into_stream(self) -> (BodyStream, GivesWay) {
+        let (source, gives_way) = match self.0 {
+            BodySource::Whole(bytes) => {
+                (StreamSource::Whole(Some(bytes).filter(|bytes| !bytes.is_empty())), None)
+            }
+            BodySource::Wire { incoming, clock, failed, keeper, .. } => {
+                let gives_way = Some(Arc::clone(&keeper));
+                (StreamSource::Wire { incoming, clock, failed, keeper }, gives_way)
+            }
+        };
+        (BodyStream { source, due: None }, GivesWay(gives_way))
+    }
+}
+
+impl BodyStream {
+    /// Returns the length that is announced, if one is.
+    pub fn length(&self) -> Option<u64> {
+        match &self.source {
+            StreamSource::Whole(bytes) => Some(bytes.as_ref().map_or(0, Bytes::len) as u64),
+            StreamSource::Wire { incoming, .. } => hyper::body::Body::size_hint(incoming).exact(),
+        }
+    }
+
+    /// Returns true if nothing more comes.
+    pub fn is_over(&self) -> bool {
+        match &self.source {
+            StreamSource::Whole(bytes) => bytes.is_none(),
+            StreamSource::Wire { incoming, .. } => hyper::body::Body::is_end_stream(incoming),
+        }
+    }
+
+    /// Reads the next bytes. After an error the connection closes once the response is sent.
+    pub fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, BodyError>>> {
+        let (incoming, clock, failed, keeper) = match &mut self.source {
+            StreamSource::Whole(bytes) => return Poll::Ready(bytes.take().map(Ok)),
+            StreamSource::Wire { incoming, clock, failed, keeper } => (incoming, clock, failed, keeper),
+        };
+        loop {
+            let next = match hyper::body::Body::poll_frame(std::pin::Pin::new(&mut *incoming), cx) {
+                Poll::Ready(None) => None,
+                Poll::Ready(Some(Ok(frame))) => match frame.into_data() {
+                    Ok(data) if !data.is_empty() => Some(Ok(data)),
+                    // Trailers are ignored.
+                    _ => continue,
+                },
+                Poll::Ready(Some(Err(_))) => Some(Err(BodyError::Broken)),
+                Poll::Pending => {
+                    let due = self.due.get_or_insert_with(|| {
+                        keeper.body_awaited();
+                        clock.sleep(NEXT_BYTES)
+                    });
+                    if keeper.poll_gives_way(cx).is_ready() {
+                        Some(Err(BodyError::NoRoom))
+                    } else if due.as_mut().poll(cx).is_ready() {
+                        Some(Err(BodyError::TimedOut))
+                    } else {
+                        return Poll::Pending;
+                    }
+                }
+            };
+            if self.due.take().is_some() {
+                keeper.body_ended();
+            }
+            if let Some(Err(_)) = next {
+                failed.store(true, Ordering::Release);
+            }
+            return Poll::Ready(next);
+        }
+    }
+}
+
+impl Drop for BodyStream {
+    fn drop(&mut self) {
+        if let (StreamSource::Wire { keeper, .. }, true) = (&self.source, self.due.is_some()) {
+            keeper.body_ended();
+        }
+    }
+}
+
+impl fmt::Debug for BodyStream {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("BodyStream")
     }
 }
 

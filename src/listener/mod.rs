@@ -71,10 +71,10 @@ use crate::span::Tracer;
 use crate::telemetry::audit::{AuditEvent, Source};
 use crate::telemetry::metrics::Metrics;
 
-pub use answer::{AnswerBody, StreamPlace, Streams};
+pub use answer::{AnswerBody, BrokenOff, StreamPlace, Streams};
 pub use at_once::{AtOnce, Memory, PlainHead, PlainRequest};
 pub use bind::{BindError, Bound, LocalAddress, check_socket};
-pub use body::{Body, BodyError};
+pub use body::{Body, BodyError, BodyStream, GivesWay};
 pub use client_certificate::PeerCertificate;
 pub use cookies::{are_too_many_cookies, cookie, cookies};
 pub use fields::Fields;

@@ -336,12 +336,17 @@ impl Pulse {
 }
 
 impl Keeper for Pulse {
+    /// (A body that is read in another task may be told of after its request has ended.)
     fn body_awaited(&self) {
-        self.place.waits(self.clock.monotonic());
+        if self.is_answering() {
+            self.place.waits(self.clock.monotonic());
+        }
     }
 
     fn body_ended(&self) {
-        self.place.works();
+        if self.is_answering() {
+            self.place.works();
+        }
     }
 
     fn body_grows(&self, bytes: usize) -> bool {

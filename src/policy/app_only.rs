@@ -155,6 +155,7 @@ mod tests {
             app: app("outlook"),
             connections: Vec::new(),
             scopes: RuleScopes::Only(Default::default()),
+            relay: Vec::new(),
             connect: false,
             bulk,
             app_only: tenants.iter().map(|text| AppTenants::parse(text).expect("a tenant")).collect(),
@@ -204,6 +205,7 @@ mod tests {
         let everything = Rule {
             connections: vec![crate::policy::Pattern::Any],
             scopes: RuleScopes::All,
+            relay: Vec::new(),
             connect: true,
             ..rule(&[], &[], true)
         };

@@ -75,6 +75,7 @@ mod tests {
             app: AppName::parse("outlook").expect("a name"),
             connections: vec![Pattern::parse(pattern).expect("a pattern")],
             scopes: if given == "*" { RuleScopes::All } else { RuleScopes::Only(scopes(given)) },
+            relay: Vec::new(),
             connect,
             bulk: false,
             app_only: Vec::new(),

@@ -1,6 +1,6 @@
 //! Authorization of callers: from rules to a [`Permit`] or a [`Denial`] with its reason.
 //!
-//! May know: `domain` and std. Pure: no time, no I/O, no async.
+//! May know: `domain`, `relay` and std. Pure: no time, no I/O, no async.
 //!
 //! Invariants:
 //! 1. Only what a rule allows is allowed (default deny). A caller's rights are the union of its matching
@@ -40,6 +40,7 @@ use crate::domain::app_only::AppResource;
 use crate::domain::id::{AppName, CallerName, ConnectionKey};
 use crate::domain::scope::{Scope, ScopeSet};
 use crate::domain::time::Timestamp;
+use crate::relay::{Asked, Beyond, CanonicalPath, RelayRule};
 
 /// One `[[callers.NAME.allow]]`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -50,6 +51,8 @@ pub struct Rule {
     pub connections: Vec<Pattern>,
     /// The scopes it gives.
     pub scopes: RuleScopes,
+    /// What it has relayed.
+    pub relay: Vec<RelayRule>,
     /// True if the caller may start and confirm connect sessions and delete connections.
     pub connect: bool,
     /// True if a `*` among `connections` or in `app_only` is intended.
@@ -92,6 +95,12 @@ pub enum Denial {
         /// The refused action: [`CONNECT`].
         action: &'static str,
     },
+    /// The rules cover the connection but do not have this relayed (403 `caller_forbidden`).
+    #[error("no rule of this caller has {beyond} relayed")]
+    RelayForbidden {
+        /// What was refused.
+        beyond: Box<Beyond>,
+    },
     /// The rules name the app, but give no token of the app itself in this tenant and for this resource (403
     /// `caller_forbidden`).
     #[error(
@@ -107,9 +116,10 @@ impl Denial {
         match self {
             Denial::AppNotFound => "app_not_found",
             Denial::ConnectionNotFound => "connection_not_found",
-            Denial::ScopeForbidden { .. } | Denial::ActionForbidden { .. } | Denial::AppTokenForbidden => {
-                "caller_forbidden"
-            }
+            Denial::ScopeForbidden { .. }
+            | Denial::ActionForbidden { .. }
+            | Denial::RelayForbidden { .. }
+            | Denial::AppTokenForbidden => "caller_forbidden",
         }
     }
 }
@@ -290,7 +300,8 @@ fn covered(rule: &Rule, rules: &[Rule], others: &[usize]) -> bool {
                 scopes.iter().all(|scope| others().any(|other| other.scopes.give(scope)))
             }
         };
-    connect && scopes
+    let relay = rule.relay.iter().all(|one| others().any(|other| other.relay.contains(one)));
+    connect && scopes && relay
 }
 
 impl RuleScopes {
@@ -388,6 +399,17 @@ impl Permit {
         Ok(wanted.iter().filter(|scope| !scope.is_openid() || granted.contains(scope)).cloned().collect())
     }
 
+    /// Judges whether a request may be relayed, with all that its query reaches.
+    ///
+    /// # Errors
+    /// [`Denial::RelayForbidden`] names what no rule covers.
+    pub fn relays(&self, asked: &Asked) -> Result<(), Denial> {
+        let is_covered = |method, base: &str, path: &CanonicalPath| {
+            self.matching().flat_map(|rule| &rule.relay).any(|rule| rule.covers(method, base, path))
+        };
+        asked.judge(is_covered).map_err(|beyond| Denial::RelayForbidden { beyond: Box::new(beyond) })
+    }
+
     fn gives(&self, scope: &Scope) -> bool {
         self.given_by(scope).is_some()
     }
@@ -470,6 +492,7 @@ mod tests {
             app: app("outlook"),
             connections: connections.iter().map(|text| Pattern::parse(text).expect("a pattern")).collect(),
             scopes: if given == "*" { RuleScopes::All } else { RuleScopes::Only(scopes(given)) },
+            relay: Vec::new(),
             connect: false,
             bulk: false,
             app_only: Vec::new(),
@@ -641,6 +664,7 @@ mod tests {
             Denial::ConnectionNotFound => "connection",
             Denial::ActionForbidden { .. } => "action",
             Denial::ScopeForbidden { .. } => "scope",
+            Denial::RelayForbidden { .. } => "relay",
             Denial::AppTokenForbidden => "app token",
         }
     }

@@ -89,6 +89,7 @@ fn rule(words: &Words<'_>) -> Rule {
             true => RuleScopes::All,
             false => RuleScopes::Only(naming().scopes(&words.scopes.join(" ")).expect("scopes")),
         },
+        relay: Vec::new(),
         connect: words.connect,
         bulk: words.bulk,
         app_only: words.app_only.iter().map(|text| AppTenants::parse(text).expect("a tenant")).collect(),

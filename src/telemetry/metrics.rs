@@ -184,6 +184,20 @@ impl Metrics {
         }
     }
 
+    /// Starts the series of an app's relayed requests at 0, for these outcomes.
+    pub fn expect_relayed(&self, app: &AppName, outcomes: &[&'static str]) {
+        let _at_zero = self.all.relay_request_duration_seconds.with(&[Label::App(app)]);
+        for outcome in outcomes {
+            let _at_zero = self.all.relay_requests_total.with(&[Label::App(app), Label::Word(outcome)]);
+        }
+    }
+
+    /// A relayed request has ended, or its answer has begun.
+    pub fn relayed(&self, app: &AppName, outcome: &'static str, duration: Duration) {
+        self.all.relay_requests_total.with(&[Label::App(app), Label::Word(outcome)]).inc();
+        self.all.relay_request_duration_seconds.with(&[Label::App(app)]).observe(duration.as_secs_f64());
+    }
+
     /// A stream of tokens is open.
     pub fn token_stream_opened(&self) {
         self.all.token_streams.inc();

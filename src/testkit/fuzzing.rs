@@ -11,7 +11,8 @@ use crate::listener::ClientTrust;
 use crate::secret_file::{paste, shape};
 use crate::system::SystemClock;
 use crate::{
-    api, authority, broker, callers, config, domain, keyring, listener, policy, public, repository, store,
+    api, authority, broker, callers, config, domain, keyring, listener, policy, public, relay, repository,
+    store,
 };
 
 /// One kind of input.
@@ -59,6 +60,7 @@ targets! {
     record => store::properties::a_record_is_read_as_it_is_written,
     redis_answer => store::redis::properties::an_answer_is_read_in_bounds,
     refusal => authority::properties::documents::a_refusal_is_told_in_tame_words,
+    relay => relay::properties::what_is_judged_is_what_is_sent,
     request_body => api::properties::a_body_asks_for_what_can_be,
     request_guard => listener::properties::a_stream_is_framed_in_one_way,
     sealed => keyring::properties::nothing_opens_but_what_was_sealed,

@@ -38,7 +38,7 @@ fn documents() -> Vec<String> {
 }
 
 /// Every stable code of the contract with the statuses it comes with.
-const CODES: [(&str, &[u16]); 24] = [
+const CODES: [(&str, &[u16]); 25] = [
     ("invalid_request", &[400, 414]),
     ("caller_unauthenticated", &[401]),
     ("caller_forbidden", &[403]),
@@ -55,6 +55,7 @@ const CODES: [(&str, &[u16]); 24] = [
     ("connection_paused", &[409]),
     ("confirmation_rejected", &[409]),
     ("rate_limited", &[429]),
+    ("relay_failed", &[502, 504]),
     ("internal", &[500]),
     ("authority_unavailable", &[503]),
     ("app_credential_rejected", &[503]),
@@ -945,6 +946,7 @@ fn the_page_of_the_audit_has_every_word_of_it() {
     let reports = [
         "src/events.rs",
         "src/events/strangers.rs",
+        "src/events/relayed.rs",
         "src/app/mod.rs",
         "src/app/parts.rs",
         "src/telemetry/audit/writer.rs",

@@ -21,6 +21,8 @@ mod mistakes;
 mod redis_server;
 #[path = "../../src/policy/reference.rs"]
 mod reference;
+#[path = "../support/resource.rs"]
+mod resource;
 #[path = "../support/setup.rs"]
 mod setup;
 #[path = "../../src/jwt/testing.rs"]
@@ -90,6 +92,8 @@ mod prompts;
 mod providers;
 mod quotas;
 mod records;
+mod relay;
+mod relay_clients;
 mod replicas;
 mod revocations;
 mod rotate;

@@ -685,7 +685,8 @@ fn configuration(plan: &Plan, entra: &Emulator, redis: Option<&str>, public_port
         None => plan.store.clone().unwrap_or_else(|| ConfigText::default().store.to_owned()),
         Some(url) => format!("kind = \"redis\"\nurl = \"{url}\""),
     };
-    let Plan { scopes, app_lines, store_lines, sections, .. } = plan;
+    let Plan { scopes, app_lines, store_lines, .. } = plan;
+    let sections = plan.sections.replace("{graph}", &entra.graph_url());
     let authority = plan.authority.clone().unwrap_or_else(|| entra.authority("common"));
     let response_mode = if plan.form_post { "form_post" } else { "query" };
     let tenants = match plan.tenants {

@@ -335,6 +335,14 @@ const APPS: Table = &[
     ("vault_mount = \"sys/b\"", "vault_mount: `sys` is a word of the API"),
     ("vault_mount = \"a//b\"", "vault_mount: must be 1 to 63 letters"),
     ("vault_mount = \"a/creds\"", "vault_mount: must be 1 to 63 letters"),
+    ("relay = { bases = { graph = \"http://graph.example\" } }", "relay.bases.graph: must be https"),
+    (
+        "relay = { bases = { Graph = \"https://a.example\" } }",
+        "relay.bases.Graph: base names are up to 63 of",
+    ),
+    ("relay = { bases = { a = \"https://a.example/\" } }", "relay.bases.a: must not hold a query"),
+    ("relay = { bases = \"https://a.example\" }", "relay.bases: must be a table of URLs, one for each base"),
+    ("relay = { base = \"https://a.example\" }", "(did you mean `bases`?)"),
     (
         "vault_mount = \"other\"\n[apps.other]\nclient_id = \"22222222-2222-3333-4444-555555555555\"\nauthority = \
          \"https://login.microsoftonline.com/common/v2.0\"\nscopes = [\"offline_access\", \
@@ -395,6 +403,19 @@ const RULES: Table = &[
     ("app = \"outlook\"\nconnections = [\"a\", \"*\"]\nscopes = [\"*\"]", "connections[1]: every connection"),
     ("app = \"outlook\"\nconnections = [\"a\"]\nscopes = [\"a b\"]", "several scopes in one string"),
     ("app = \"outlook\"\nscopes = [\"a\"]", "allow[0].connections: is required"),
+    ("app = \"outlook\"\nconnections = [\"a\"]\nscopes = []", "allow[0].scopes: must not be empty"),
+    (
+        "app = \"outlook\"\nconnections = [\"a\"]\nrelay = [\"GET graph:/v1.0/me\"]",
+        "allow[0].scopes: is required: `scopes = []` is for a caller that only relays",
+    ),
+    (
+        "app = \"outlook\"\nconnections = [\"a\"]\nscopes = []\nrelay = [\"GET /v1.0/me\"]",
+        "relay[0]: must be a method, a base and a path",
+    ),
+    (
+        "app = \"outlook\"\nconnections = [\"a\"]\nscopes = []\nrelay = [\"GET graph:/v1.0/users('a')/messages\"]",
+        "relay[0]: writes a key as a segment: /v1.0/users/a/messages",
+    ),
     ("app = \"outlook\"", "allow[0].connections: is required"),
     ("app = \"outlook\"\napp_only = [\"home\"]\nscopes = [\"a\"]", "allow[0].connections: is required"),
     ("app = \"outlook\"\napp_only = [\"home\"]\nconnections = [\"a\"]", "allow[0].scopes: is required"),

@@ -68,6 +68,7 @@ impl Api for AdminApi {
     type Call<'a> = Call<'a>;
     const TABLE: &'static [Route<Self>] = TABLE;
     const DOTS: Dots = Dots::Escaped;
+    const RELAYS: bool = false;
 
     fn paths() -> &'static Paths {
         static PATHS: LazyLock<Paths> = LazyLock::new(Paths::of::<AdminApi>);

@@ -5,6 +5,7 @@ mod entity_tag;
 mod examples;
 mod handlers;
 mod managed_identity;
+mod relay;
 #[cfg(feature = "testkit")]
 mod steps;
 mod table;
@@ -17,7 +18,7 @@ mod with_token;
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
-use http::{HeaderMap, header};
+use http::{HeaderMap, Method, header};
 use percent_encoding::percent_decode_str;
 
 pub use self::handlers::DEGRADED;
@@ -60,8 +61,16 @@ pub struct LocalApi {
     limiter: Arc<Limiter>,
     clock: Arc<dyn Clock>,
     events: Arc<Events>,
-    /// The URL at which callers reach it: the token endpoint's issuer.
-    issuer: String,
+    url: CallersUrl,
+}
+
+/// The URL at which callers reach a local API.
+#[derive(Debug, Clone)]
+pub struct CallersUrl {
+    /// The token endpoint's issuer.
+    pub issuer: String,
+    /// The same, if the operator has named it.
+    pub configured: Option<String>,
 }
 
 /// Why nobody is known to ask.
@@ -75,6 +84,7 @@ enum NoCaller {
 /// A request of a caller that was counted.
 pub(super) struct Call<'a> {
     admitted: &'a Admitted<'a>,
+    method: Method,
     headers: HeaderMap,
     query: Pairs,
     body: Body,
@@ -87,6 +97,7 @@ impl Api for LocalApi {
     type Call<'a> = Call<'a>;
     const TABLE: &'static [Route<Self>] = TABLE;
     const DOTS: Dots = Dots::Never;
+    const RELAYS: bool = true;
 
     fn paths() -> &'static Paths {
         static PATHS: LazyLock<Paths> = LazyLock::new(Paths::of::<LocalApi>);
@@ -117,9 +128,9 @@ impl LocalApi {
         limiter: Arc<Limiter>,
         clock: Arc<dyn Clock>,
         events: Arc<Events>,
-        issuer: String,
+        url: CallersUrl,
     ) -> Self {
-        LocalApi { broker, callers, accepted, limiter, clock, events, issuer }
+        LocalApi { broker, callers, accepted, limiter, clock, events, url }
     }
 
     /// Makes the handler of its requests. Each act is a task of its own.
@@ -200,7 +211,8 @@ impl LocalApi {
                     Err(bad) => return Err(Box::pin(self.lost((bad, &request.path), who, &name)).await),
                 };
                 let route = found.route(&request.method);
-                let rest = (request.headers, query, body, (request.streams, request.peer));
+                let head = (request.method, request.headers);
+                let rest = (head, query, body, (request.streams, request.peer));
                 let outcome = self.serve(&admitted, &found, route, rest, who).await;
                 if let Err(problem) = &outcome {
                     Box::pin(self.leave_record(who, &name, (&found, route), problem)).await;
@@ -257,7 +269,7 @@ impl LocalApi {
             Some(Effect::Acts) => {
                 self.events.request_refused(who, name, found.target.about(), problem.code).await;
             }
-            Some(Effect::None | Effect::HandsOut | Effect::Pushes) | None => {}
+            Some(Effect::None | Effect::HandsOut | Effect::Pushes | Effect::Relays) | None => {}
         }
     }
 
@@ -266,6 +278,7 @@ impl LocalApi {
         let (elapsed, events) = (Duration::ZERO, &self.events);
         match target {
             Target::Connection(key) => events.refused(who, name, key, code, elapsed).await,
+            Target::Relay(relayed) => events.refused(who, name, &relayed.key, code, elapsed).await,
             Target::App(app) => events.app_token_refused(who, name, (app, None), code, elapsed).await,
             Target::Mount(mount, connection) => match self.broker.app_at(mount) {
                 Ok(app) => {
@@ -285,12 +298,17 @@ impl LocalApi {
         admitted: &Admitted<'_>,
         found: &Found<LocalApi>,
         route: Option<&Route<LocalApi>>,
-        (headers, query, body, streaming): (HeaderMap, Result<Pairs, BadPairs>, Body, (Streams, Peer)),
+        ((method, headers), query, body, streaming): (
+            (Method, HeaderMap),
+            Result<Pairs, BadPairs>,
+            Body,
+            (Streams, Peer),
+        ),
         who: Who<'_>,
     ) -> Result<Response, Problem> {
         let query = query.map_err(Problem::query)?;
         let route = route.ok_or_else(|| found.other_method())?;
-        let call = Call { admitted, headers, query, body, streaming, who };
+        let call = Call { admitted, method, headers, query, body, streaming, who };
         route.run(self, call, &found.target).await
     }
 

@@ -25,6 +25,10 @@ fn every_row_is_served() {
 #[test]
 fn whatever_is_more_than_a_look_or_a_hand_out_is_done_to_its_end() {
     for route in TABLE {
+        // (What is relayed ends with its caller.)
+        if route.effect == Effect::Relays {
+            continue;
+        }
         // (A stream asks for no link.)
         let is_token = route.path.ends_with("/token") || route.path.contains("/creds/");
         let method = route.method.parse().expect("a method");

@@ -59,7 +59,7 @@ pub(super) const TOKEN: Route<LocalApi> = Route {
 pub(super) const METADATA: Route<LocalApi> = Route {
     method: "GET",
     path: metadata::PATH,
-    handler: Run::Open(|api| json(StatusCode::OK, &Metadata::of(&api.issuer, api.accepted.current()))),
+    handler: Run::Open(|api| json(StatusCode::OK, &Metadata::of(&api.url.issuer, api.accepted.current()))),
     permission: Permission::Anybody,
     effect: Effect::None,
     doc: Doc {
@@ -135,7 +135,7 @@ impl LocalApi {
         let known = match presented {
             Some(OfForm::Secret(presented)) => self.named_caller(&presented).await.map(alone),
             Some(OfForm::Assertion(text, client_id)) => {
-                let presented = ClientAssertion { text, client_id, audience: &self.issuer };
+                let presented = ClientAssertion { text, client_id, audience: &self.url.issuer };
                 let (accepted, callers) = (self.accepted.current(), self.callers.load_full());
                 callers.authenticate_client(presented, accepted, self.clock.as_ref()).await
             }
@@ -184,7 +184,7 @@ impl LocalApi {
 
     /// `POST /oauth2/token`
     async fn token_endpoint(&self, call: Call<'_>) -> Result<Response, Problem> {
-        let Call { admitted, query, headers, body, streaming: _, who } = call;
+        let Call { admitted, method: _, query, headers, body, streaming: _, who } = call;
         if !query.is_empty() {
             let problem = "must be empty here; send every parameter in the body, as a form";
             return Err(Problem::invalid("query", problem));
@@ -280,7 +280,7 @@ impl LocalApi {
         named: &Named,
     ) -> Result<(ConnectionKey, OfUser), Problem> {
         let (caller, begun) = (admitted.caller(), self.clock.monotonic());
-        match self.broker.connection_of(&caller.policy, token, kind, named, &self.issuer).await {
+        match self.broker.connection_of(&caller.policy, token, kind, named, &self.url.issuer).await {
             Ok(Found { key, kind, account, actors }) => {
                 let mut detail = BTreeMap::from([("subject_token", kind.as_str().to_owned())]);
                 if !actors.is_empty() {

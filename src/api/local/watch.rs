@@ -115,7 +115,7 @@ impl LocalApi {
         key: &ConnectionKey,
         asked: TokenBody,
     ) -> Result<(Stream, Judged), Box<Problem>> {
-        let Call { admitted, headers, query, body: _, streaming: (streams, peer), who } = call;
+        let Call { admitted, method: _, headers, query, body: _, streaming: (streams, peer), who } = call;
         let begun = self.clock.monotonic();
         let caller = admitted.caller();
         let min_ttl = asked.life()?;

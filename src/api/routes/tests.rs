@@ -13,6 +13,8 @@ pub(in crate::api) fn asked<A: Api>(path: &str, query: Option<&str>) -> Asked<A>
         ("{caller}", "mail-sync"),
         ("{id}", "session-1"),
         ("{mount}", "outlook"),
+        ("{base}", "graph"),
+        ("{path}", "v1.0/me"),
     ];
     let path = examples.iter().fold(path.to_owned(), |path, (name, example)| path.replace(name, example));
     Asked::read(&path, query)
@@ -42,6 +44,7 @@ pub(in crate::api) fn assert_every_row_is_served<A: Api>() {
             | (Run::TokenHost(_), Target::TokenHost(..))
             | (Run::Caller(_), Target::Caller(_))
             | (Run::Mount(_), Target::Mount(..))
+            | (Run::Relay(_), Target::Relay(_))
             | (Run::Session(_), Target::Session(_)) => true,
             _ => false,
         };

@@ -94,6 +94,7 @@ fn rows() -> Vec<(&'static str, Said, String)> {
             format!("[outbound]\nproxy = \"https://127.0.0.1:1\"\nproxy_ca_file = \"PLACE\"\n{APP}"),
         ),
         ("apps.NAME.authority_ca", Refused, app("authority_ca = \"PLACE\"")),
+        ("apps.NAME.relay.ca", Refused, app("relay = { ca = \"PLACE\" }")),
         ("apps.NAME.credentials[].file", Refused, credential("secret", "file = \"PLACE\"")),
         (
             "apps.NAME.credentials[].key",

@@ -6,13 +6,13 @@ use std::time::Duration;
 use crate::authority::client_auth::{AssertionAudience, SecretMethod};
 use crate::authority::clouds::Provider;
 use crate::authority::observer::AuthorityObserver;
-use crate::authority::roots::{Roots, RootsFault};
 use crate::authority::token_hosts::AppHosts;
 use crate::authority::url::UrlFault;
-use crate::authority::way_out::Outbound;
 use crate::domain::random::Random;
 use crate::domain::tenants::Tenants;
 use crate::domain::time::Clock;
+use crate::outbound::Outbound;
+use crate::outbound::{Roots, RootsFault};
 
 /// How an authority returns the code to the browser.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

@@ -15,19 +15,20 @@ use super::OpenIdAuthority;
 use super::app_token::Wanted;
 use super::config::ResponseMode;
 use super::urls::Authorize;
+use crate::authority::AuthorizeRequest;
 use crate::authority::classify::http_date;
 use crate::authority::clouds::{Provider, TenantPath};
 use crate::authority::http::{HttpAnswer, chain};
 use crate::authority::text::one_line;
 use crate::authority::url::CheckedUrl;
 use crate::authority::wire::{self, aadsts};
-use crate::authority::{AuthorizeRequest, way_out};
 use crate::domain::clouds::cloud_of;
 use crate::domain::random::random_uuid;
 use crate::domain::scope::{ScopeNaming, ScopeSet};
 use crate::domain::secret::CodeVerifier;
 use crate::domain::text::is_guid;
 use crate::domain::time::Timestamp;
+use crate::outbound::STEP;
 
 /// The longest name of a certificate's issuer that is shown.
 const LONGEST_NAME: usize = 100;
@@ -133,7 +134,7 @@ impl OpenIdAuthority {
         let there = http.destination(url);
         let stream = tokio::select! {
             connected = connect => connected.map_err(|error| format!("{there}: {}", chain(&*error)))?,
-            () = self.parts.clock.sleep(way_out::STEP * 2) => return Err(format!("{there} does not answer")),
+            () = self.parts.clock.sleep(STEP * 2) => return Err(format!("{there} does not answer")),
         };
         Ok(match &stream {
             MaybeHttpsStream::Http(plain) => Way { peer: peer_of(plain), issuer: None },

@@ -1,7 +1,6 @@
 //! An answer's body as a stream of HTTP/2 sends it. Each part is counted until the socket has taken it: the
 //! library keeps it while the client's window is closed.
 
-use std::convert::Infallible;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -10,7 +9,7 @@ use bytes::{Buf, Bytes};
 use hyper::body::{Body, Frame, SizeHint};
 
 use super::ledger::{Account, Ledger, Untaken};
-use crate::listener::AnswerBody;
+use crate::listener::{AnswerBody, BrokenOff};
 
 /// A body, counted.
 pub(super) struct Counted {
@@ -34,38 +33,42 @@ impl Counted {
         Counted { body, ledger, whole: None, stream: Some(account), before: Default::default() }
     }
 
-    fn end(&mut self) -> Poll<Option<Result<Frame<Part>, Infallible>>> {
+    /// Ends it: what is relayed breaks off, unless its own end has come.
+    fn end(&mut self, is_own_end: bool) -> Poll<Option<Result<Frame<Part>, BrokenOff>>> {
+        let is_broken = self.body.is_relayed() && !is_own_end;
         self.stream = None;
         self.body = AnswerBody::default();
-        Poll::Ready(None)
+        Poll::Ready(is_broken.then_some(Err(BrokenOff)))
     }
 }
 
 impl Body for Counted {
     type Data = Part;
-    type Error = Infallible;
+    type Error = BrokenOff;
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Part>, Infallible>>> {
+    ) -> Poll<Option<Result<Frame<Part>, BrokenOff>>> {
         if self.stream.is_some() {
-            // (This also has it woken when the part before is taken.)
-            if self.ledger.closes(cx) {
-                return self.end();
+            // (This also has it woken when the part before is taken. What is relayed goes on to its end,
+            // unless others need the room.)
+            if self.ledger.closes(cx) && (!self.body.is_relayed() || self.ledger.gives_way()) {
+                return self.end(false);
             }
             if self.before.strong_count() > 0 {
                 return Poll::Pending;
             }
         }
-        let Some(frame) = ready!(Pin::new(&mut self.body).poll_frame(cx)) else { return self.end() };
-        let Ok(bytes) = frame?.into_data() else { return self.end() };
+        let Some(frame) = ready!(Pin::new(&mut self.body).poll_frame(cx)) else { return self.end(true) };
+        let Ok(frame) = frame else { return self.end(false) };
+        let Ok(bytes) = frame.into_data() else { return self.end(true) };
         if self.stream.is_none() {
             let place = self.whole.take().map(Arc::new);
             return Poll::Ready(Some(Ok(Frame::data(Part { bytes, _place: place }))));
         }
         // Without room for it a stream ends; nothing of it was sent in part.
-        let Some(place) = self.ledger.answer(bytes.len()).map(Arc::new) else { return self.end() };
+        let Some(place) = self.ledger.answer(bytes.len()).map(Arc::new) else { return self.end(false) };
         self.before = Arc::downgrade(&place);
         Poll::Ready(Some(Ok(Frame::data(Part { bytes, _place: Some(place) }))))
     }

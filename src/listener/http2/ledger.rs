@@ -211,12 +211,11 @@ impl Ledger {
         self.wake(state);
     }
 
-    /// Returns true if the connection is to close; wakes the one who asks when it is.
+    /// Returns true if the connection is to close; wakes the one who asks when that, or what is taken,
+    /// changes.
     pub(super) fn closes(&self, cx: &Context<'_>) -> bool {
         let mut state = self.state.lock();
-        if state.closes.is_none() {
-            state.wakes(cx);
-        }
+        state.wakes(cx);
         state.closes.is_some()
     }
 

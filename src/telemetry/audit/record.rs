@@ -46,6 +46,8 @@ use crate::telemetry::session_mark::SessionMark;
 pub enum Action {
     /// A token was handed out.
     Token,
+    /// A request was relayed with a connection's token.
+    Relayed,
     /// A caller was unknown, or not allowed what it asked.
     Refused,
     /// A connect session was made.
@@ -79,6 +81,7 @@ impl Action {
     pub(super) fn as_str(self) -> &'static str {
         match self {
             Action::Token => "token",
+            Action::Relayed => "relayed",
             Action::Refused => "refused",
             Action::ConnectStarted => "connect_started",
             Action::Connected => "connected",

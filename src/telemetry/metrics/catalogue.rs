@@ -29,6 +29,11 @@ metrics! {
         token_requests_total: Counters["app", "caller", "dialect", "outcome"],
         /// Time to answer a request for a token.
         token_request_duration_seconds: Histograms["dialect"] in REQUEST_BUCKETS,
+        /// Requests relayed to an app's bases, by the resource's answer; `throttled` is 429 and 503,
+        /// `relay_failed` no answer, `caller_gone` a caller that did not wait for it.
+        relay_requests_total: Counters["app", "outcome"],
+        /// Time from the sending of a relayed request to the head of its answer.
+        relay_request_duration_seconds: Histograms["app"] in AUTHORITY_BUCKETS,
         /// Open streams of tokens (`…/token/watch`).
         token_streams: IntGauge,
         /// Requests that were answered 429 because their caller is over its rate, of every route.

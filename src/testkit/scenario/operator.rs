@@ -97,6 +97,7 @@ impl Cluster {
             return_urls: Vec::new(),
             redirect_uri: String::new(),
             mount: None,
+            bases: Vec::new(),
         };
         let Parts { engine, repository, clock, random, tasks } = parts;
         let policies = Arc::new(NoCallers);

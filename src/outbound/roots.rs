@@ -32,7 +32,7 @@ pub enum RootsFault {
 }
 
 /// Makes the TLS settings. With `without_roots` there may be none, and then nobody is trusted.
-pub(super) fn tls_config(roots: &Roots, without_roots: bool) -> Result<rustls::ClientConfig, RootsFault> {
+pub(crate) fn tls_config(roots: &Roots, without_roots: bool) -> Result<rustls::ClientConfig, RootsFault> {
     let mut store = rustls::RootCertStore::empty();
     if let Roots::System | Roots::SystemAnd(_) = roots {
         // Some of a system's certificates may be unreadable or outdated; the rest decides.

@@ -36,7 +36,7 @@ use crate::domain::time::Clock;
 
 /// Time limit of one step: a connection to one address, or a proxy's answer. A dead one uses up only its
 /// share.
-pub(super) const STEP: Duration = Duration::from_secs(5);
+pub(crate) const STEP: Duration = Duration::from_secs(5);
 /// Most bytes of the head of a proxy's answer (hyper's minimum).
 const HEAD_CAP: usize = 8 * 1024;
 
@@ -63,7 +63,7 @@ impl Outbound {
         Outbound { routes, login, roots }
     }
 
-    pub(super) fn proxy_for(&self, https: bool, host: &str, port: u16) -> Option<&Proxy> {
+    pub(crate) fn proxy_for(&self, https: bool, host: &str, port: u16) -> Option<&Proxy> {
         self.routes.proxy_for(https, host, port)
     }
 }
@@ -77,7 +77,7 @@ impl fmt::Debug for Outbound {
 
 /// A fault of a proxy or of its configuration. The destination's description names the proxy.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum ProxyFault {
+pub(crate) enum ProxyFault {
     #[error("the proxy cannot be reached")]
     Unreachable(#[source] BoxError),
     #[error("the proxy did not answer CONNECT within {} s", STEP.as_secs())]
@@ -102,7 +102,7 @@ pub(super) enum ProxyFault {
 
 /// Makes connections as an [`Outbound`] says.
 #[derive(Clone)]
-pub(super) struct WayOut {
+pub(crate) struct WayOut {
     direct: HttpConnector<GuardedResolver>,
     proxied: Option<HttpsConnector<HttpConnector>>,
     outbound: Arc<Outbound>,
@@ -110,7 +110,7 @@ pub(super) struct WayOut {
 }
 
 impl WayOut {
-    pub(super) fn new(
+    pub(crate) fn new(
         resolver: GuardedResolver,
         outbound: Arc<Outbound>,
         clock: Arc<dyn Clock>,

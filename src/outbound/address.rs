@@ -16,7 +16,7 @@ use tower_service::Service;
 
 /// Scope of an address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Reach {
+pub(crate) enum Reach {
     /// Routed on the Internet.
     Public,
     /// Private, shared or unique-local: RFC 1918, RFC 6598, RFC 4193 and their kin.
@@ -31,7 +31,7 @@ pub(super) enum Reach {
 
 impl Reach {
     /// Returns the scope of an address, and recognizes IPv4 addresses written as IPv6 ones.
-    pub(super) fn of(address: IpAddr) -> Self {
+    pub(crate) fn of(address: IpAddr) -> Self {
         match address {
             IpAddr::V4(address) => Reach::of_v4(address),
             IpAddr::V6(address) => match embedded_v4(address) {
@@ -84,7 +84,7 @@ fn embedded_v4(address: Ipv6Addr) -> Option<Ipv4Addr> {
 
 /// Checks every address before a connection to it.
 #[derive(Debug)]
-pub(super) struct AddressGuard {
+pub(crate) struct AddressGuard {
     authority_host: String,
     /// Scope of the authority's own address; updated whenever its name is resolved.
     authority_reach: Mutex<Option<Reach>>,
@@ -92,7 +92,7 @@ pub(super) struct AddressGuard {
 
 impl AddressGuard {
     /// Makes a guard for the authority on `host` (lower case, no brackets).
-    pub(super) fn new(host: &str) -> Self {
+    pub(crate) fn new(host: &str) -> Self {
         let literal = host.parse().ok().map(Reach::of);
         AddressGuard { authority_host: host.to_owned(), authority_reach: Mutex::new(literal) }
     }
@@ -100,7 +100,7 @@ impl AddressGuard {
     /// Returns true if `host` may be reached at `address`. The operator configured the authority's own host,
     /// so it may be anywhere. Other hosts come from the authority, so they may be public, or as near as the
     /// authority itself.
-    pub(super) fn allows(&self, host: &str, address: IpAddr) -> bool {
+    pub(crate) fn allows(&self, host: &str, address: IpAddr) -> bool {
         match Reach::of(address) {
             Reach::Never => false,
             Reach::Public => true,
@@ -127,13 +127,13 @@ impl AddressGuard {
 
 /// The system's resolver behind an [`AddressGuard`].
 #[derive(Clone)]
-pub(super) struct GuardedResolver {
+pub(crate) struct GuardedResolver {
     system: GaiResolver,
     guard: Arc<AddressGuard>,
 }
 
 impl GuardedResolver {
-    pub(super) fn new(guard: Arc<AddressGuard>) -> Self {
+    pub(crate) fn new(guard: Arc<AddressGuard>) -> Self {
         GuardedResolver { system: GaiResolver::new(), guard }
     }
 }

@@ -1,0 +1,294 @@
+//! `…/connections/{connection}/relay/{base}/{path}`: a caller's request goes to a resource, with the
+//! connection's token in the place of the caller's credential, and the resource's answer comes back.
+//!
+//! The request is judged in its canonical form, and sent in that form. Its body passes as it comes, and so
+//! does the answer's. A 401 is answered by one renewal and one repetition, if what was sent of the body is
+//! still here ([`body`]). A batch of Graph is taken apart first ([`batch`]), and links of an answer in JSON
+//! are turned ([`answer`]).
+
+mod answer;
+mod batch;
+mod body;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::header::{ACCEPT_ENCODING, AUTHORIZATION, CONTENT_TYPE, HOST, HeaderMap, HeaderValue};
+use http::{Request, StatusCode};
+use hyper::body::Incoming;
+
+use self::answer::Answer;
+use self::body::Sent;
+use super::{Call, LocalApi};
+use crate::api::doc::{Body as DocBody, Content, Doc};
+use crate::api::problem::Problem;
+use crate::api::relayed::{RELAY, Relayed};
+use crate::api::routes::{Effect, Permission, Route, Run};
+use crate::broker::{Refusal, Rejected, RelayBase};
+use crate::domain::id::ConnectionKey;
+use crate::events::{RelayRecord, Relaying};
+use crate::listener::{Body, BodyStream, GivesWay, Refused, Response};
+use crate::outbound::{ResourceFault, Silence};
+use crate::policy::{CallerPolicy, Permit};
+use crate::refresh::{Claims, Served};
+use crate::relay::{self, Asked, Links, Method};
+use crate::telemetry::audit::TokenWords;
+
+/// How long a resource may say nothing while we wait for it. (Clients of Graph wait as long.)
+const SILENCE: Duration = Duration::from_secs(100);
+
+/// One row for each method that is relayed.
+pub(super) const GET: Route<LocalApi> = row(Method::Get, "relayGet");
+/// See [`GET`].
+pub(super) const HEAD: Route<LocalApi> = row(Method::Head, "relayHead");
+/// See [`GET`].
+pub(super) const POST: Route<LocalApi> = row(Method::Post, "relayPost");
+/// See [`GET`].
+pub(super) const PUT: Route<LocalApi> = row(Method::Put, "relayPut");
+/// See [`GET`].
+pub(super) const PATCH: Route<LocalApi> = row(Method::Patch, "relayPatch");
+/// See [`GET`].
+pub(super) const DELETE: Route<LocalApi> = row(Method::Delete, "relayDelete");
+
+const fn row(method: Method, id: &'static str) -> Route<LocalApi> {
+    Route {
+        method: method.as_str(),
+        path: RELAY,
+        handler: Run::Relay(|api, call, relayed| Box::pin(api.relay(call, relayed))),
+        permission: Permission::HasRelay,
+        effect: Effect::Relays,
+        doc: Doc {
+            id,
+            tag: "relay",
+            summary: "A request to a resource, with the connection's token",
+            description: "The request goes to the base of this name, with the connection's token in place of \
+             the caller's credential, and the resource's answer comes back as it is, whatever its status. A \
+             rule of the caller must have the method and the path (`relay`). The path is judged once \
+             decoded; one that can be read in two ways is refused. Bodies of any length pass as they come. \
+             A 401 of the resource is answered by one renewal of the token and one repetition; 429 and 503 \
+             are handed on. Redirects are handed on, and never followed.",
+            body: match method {
+                Method::Post | Method::Put | Method::Patch => DocBody::Optional(Content::WHATEVER),
+                Method::Get | Method::Head | Method::Delete => DocBody::None,
+            },
+            answer: (200, "What the resource answered; its status and fields are the resource's."),
+            content: Some(Content::WHATEVER),
+            problems: &[
+                (404, "ConnectionNotFound"),
+                (409, "NotServed"),
+                (502, "RelayFailed"),
+                (503, "Unavailable"),
+                (504, "RelayFailed"),
+            ],
+            ..Doc::PLAIN
+        },
+    }
+}
+
+/// A request that its caller may have relayed.
+struct Allowed<'a> {
+    policy: &'a CallerPolicy,
+    key: &'a ConnectionKey,
+    asked: Asked,
+    fields: HeaderMap,
+    /// The requests in it, if it is a batch.
+    batch: Option<batch::Requests>,
+}
+
+impl LocalApi {
+    /// Relays a request.
+    pub(super) async fn relay(&self, call: Call<'_>, relayed: &Relayed) -> Result<Response, Problem> {
+        let Call { admitted, method, headers, query: _, body, streaming: (streams, peer), who } = call;
+        let (begun, key) = (self.clock.monotonic(), &relayed.key);
+        let taken = admitted.take_for(key, begun);
+        taken.map_err(|after| Problem::of(Refusal::RateLimited { retry_after: after.0 }))?;
+        let policy = &admitted.caller().policy;
+        // (Who may not know of the connection is told nothing of its path.)
+        let _ = policy.may_see(key).map_err(|denial| Problem::of(denial.into()))?;
+        let method = Method::parse(method.as_str()).expect("the table has no other");
+        let asked = Asked::read(method, &relayed.base, &relayed.path, relayed.query.as_deref());
+        let asked = asked.map_err(|odd| Problem::invalid("path", odd.to_string()))?;
+        let links = self.links(relayed, &headers, peer.tls)?;
+        let (batch, body) = match asked.path.is_batch() {
+            true => (Some(batch::read(&asked, &headers, body, &links).await?), None),
+            false => (None, Some(body)),
+        };
+        let mut allowed = Allowed { policy, key, asked, fields: relay::for_resource(&headers), batch };
+        let (served, to) = self.relay_token(&allowed, None).await.map_err(Problem::of)?;
+        let place = streams.take().ok_or_else(|| Problem::of_listener(Refused::Overloaded))?;
+
+        let (body, batch) = match (body, allowed.batch.as_ref().map(batch::Requests::plan)) {
+            (Some(body), _) => (body, None),
+            (None, Some(plan)) => match plan.send {
+                Some(text) => {
+                    allowed.fields.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+                    (Body::whole(text), Some(plan.refused))
+                }
+                // Nothing of it is sent.
+                None => {
+                    let (caller, elapsed) =
+                        (&admitted.caller().name, self.clock.monotonic().saturating_sub(begun));
+                    self.events.refused(who, caller, key, "caller_forbidden", elapsed).await;
+                    return Ok(batch::refused(&plan.refused));
+                }
+            },
+            (None, None) => unreachable!("a batch's body is read, and no other"),
+        };
+        let words = served.prepared(|| TokenWords::of(served.token()));
+        let life = served.token().life_left(self.clock.now());
+        let relaying = Relaying {
+            caller: &admitted.caller().name,
+            key,
+            method: method.as_str(),
+            base: to.base.name(),
+            shape: relay::shape(&allowed.asked.path),
+            elapsed: self.clock.monotonic().saturating_sub(begun),
+        };
+        let record = self.events.relays(who, relaying, (&words, life)).await;
+        let mut record = record.map_err(|refusal| Problem::of(refusal).recorded())?;
+        if let Some(requests) = &allowed.batch {
+            record.has_parts(requests.shapes());
+        }
+        let silence = Arc::new(Silence::new(SILENCE, Arc::clone(&self.clock)));
+        let (body, gives_way) = body.into_stream();
+        let exchange = Exchange { api: self, to, silence, gives_way, record, batch };
+        let (answer, record) = exchange.run(&allowed, served, body).await?;
+        let is_head = method == Method::Head;
+        let response = answer.response(place, is_head, links);
+        record.answered(response.status()).await;
+        Ok(response)
+    }
+
+    /// The links that lead to the app's bases, and how they lead through here: by the URL that the operator
+    /// has named, or by the one that the caller uses.
+    fn links(&self, relayed: &Relayed, headers: &HeaderMap, is_tls: bool) -> Result<Arc<Links>, Problem> {
+        let app = self.broker.app(&relayed.key.app).map_err(Problem::of)?;
+        let bases = app.bases.iter().map(|one| one.base.clone()).collect();
+        let host = headers.get(HOST).and_then(|host| host.to_str().ok()).filter(|host| !host.is_empty());
+        let scheme = if is_tls { "https" } else { "http" };
+        let origin = match (&self.url.configured, host) {
+            (Some(url), _) => url.trim_end_matches('/').to_owned(),
+            (None, Some(host)) => format!("{scheme}://{host}"),
+            (None, None) => self.url.issuer.clone(),
+        };
+        Ok(Arc::new(Links::new(bases, format!("{origin}{}", relayed.here))))
+    }
+
+    async fn relay_token(
+        &self,
+        allowed: &Allowed<'_>,
+        rejected: Option<Rejected>,
+    ) -> Result<(Served, Arc<RelayBase>), Refusal> {
+        let permit = allowed.policy.may_see(allowed.key).map_err(Refusal::from)?;
+        let judge = |permit: &Permit| {
+            permit.relays(&allowed.asked)?;
+            // (Each request in a batch has its own verdict, which refuses it alone.)
+            allowed.batch.iter().for_each(|requests| requests.judge(permit));
+            Ok(())
+        };
+        self.broker.relay_token(permit, &allowed.asked.base, judge, rejected).await
+    }
+}
+
+/// A request on its way.
+struct Exchange<'a> {
+    api: &'a LocalApi,
+    to: Arc<RelayBase>,
+    silence: Arc<Silence>,
+    gives_way: GivesWay,
+    record: RelayRecord,
+    /// The answers of what was refused of a batch.
+    batch: Option<Vec<String>>,
+}
+
+impl Exchange<'_> {
+    /// Sends it, and once more with another token if the resource refuses the first.
+    async fn run(
+        mut self,
+        allowed: &Allowed<'_>,
+        served: Served,
+        body: BodyStream,
+    ) -> Result<(Answer, RelayRecord), Problem> {
+        let sent = Sent::new(body, Arc::clone(&self.silence));
+        let first = match self.send(allowed, &served, &sent).await {
+            Ok(answer) => answer,
+            Err(problem) => return Err(self.failed(problem, &sent).await),
+        };
+        if first.status() != StatusCode::UNAUTHORIZED {
+            return Ok((self.answer(first), self.record));
+        }
+        let claims = relay::claims(first.headers()).and_then(|text| Claims::read(&text).ok());
+        let rejected = Rejected { digest: served.token().digest.clone(), claims };
+        match self.api.relay_token(allowed, Some(rejected)).await {
+            // Only the user or an administrator helps: that is said in our words.
+            Err(refusal) if refusal.outside().status == 409 => {
+                self.record.answered(StatusCode::UNAUTHORIZED).await;
+                Err(Problem::of(refusal).recorded())
+            }
+            Ok((renewed, _)) if renewed.token().digest != served.token().digest && sent.begin_again() => {
+                let life = renewed.token().life_left(self.api.clock.now());
+                self.record.uses(&TokenWords::of(renewed.token()), life);
+                drop(first);
+                match self.send(allowed, &renewed, &sent).await {
+                    Ok(answer) => Ok((self.answer(answer), self.record)),
+                    Err(problem) => Err(self.failed(problem, &sent).await),
+                }
+            }
+            // The body cannot be sent again, or there is no other token now: the resource's word counts.
+            _ => Ok((self.answer(first), self.record)),
+        }
+    }
+
+    async fn send(
+        &self,
+        allowed: &Allowed<'_>,
+        served: &Served,
+        sent: &Sent,
+    ) -> Result<http::Response<Incoming>, Problem> {
+        let mut request = Request::new(sent.attempt());
+        *request.method_mut() = allowed.asked.method.as_str().parse().expect("a method's word");
+        let url = self.to.base.url(&allowed.asked.target());
+        *request.uri_mut() =
+            url.parse().map_err(|_| Problem::invalid("path", "makes a URL that is too long"))?;
+        *request.headers_mut() = allowed.fields.clone();
+        let headers = request.headers_mut();
+        headers.insert(AUTHORIZATION, bearer(served)?);
+        // An answer in JSON is read on its way.
+        headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
+        self.silence.breaks();
+        let answer = tokio::select! {
+            biased;
+            answer = self.to.way.send(request, &self.silence) => answer,
+            () = self.gives_way.happens() => return Err(Problem::of_listener(Refused::Overloaded)),
+        };
+        match answer {
+            Ok(answer) if answer.status() == StatusCode::SWITCHING_PROTOCOLS => {
+                Err(Problem::relay_failed(502, "the resource wants to change the protocol"))
+            }
+            Ok(answer) => Ok(answer),
+            Err(fault) => Err(match (sent.failed(), &fault) {
+                // The caller's own body broke off.
+                (Some(error), _) => crate::api::body::unread(error),
+                (None, ResourceFault::Silent(_)) => Problem::relay_failed(504, fault.to_string()),
+                (None, _) => Problem::relay_failed(502, fault.to_string()),
+            }),
+        }
+    }
+
+    fn answer(&self, answer: http::Response<Incoming>) -> Answer {
+        Answer::new(answer, Arc::clone(&self.silence), self.batch.clone())
+    }
+
+    /// Records that there is no answer.
+    async fn failed(self, problem: Problem, sent: &Sent) -> Problem {
+        self.record.failed(sent.failed().is_some()).await;
+        problem.recorded()
+    }
+}
+
+fn bearer(served: &Served) -> Result<HeaderValue, Problem> {
+    let text = zeroize::Zeroizing::new(format!("Bearer {}", served.token().access_token.expose()));
+    let mut value = HeaderValue::from_str(&text).map_err(|_| Problem::internal())?;
+    value.set_sensitive(true);
+    Ok(value)
+}

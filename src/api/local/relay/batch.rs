@@ -1,0 +1,66 @@
+//! A batch that is relayed: its requests, and what becomes of each.
+
+use http::StatusCode;
+use http::header::{CONTENT_TYPE, HeaderMap};
+use parking_lot::Mutex;
+
+use crate::api::body::unread;
+use crate::api::problem::{Problem, json_bytes};
+use crate::listener::{Body, BodyError, Response};
+use crate::policy::Permit;
+use crate::relay::{Asked, Batch, Links, Method, Plan};
+
+/// Most bytes of a batch. It is read as a whole before anything of it is sent.
+const MOST_BYTES: usize = 1024 * 1024;
+
+/// The requests of a batch, and the last verdict on each.
+pub(super) struct Requests {
+    batch: Batch,
+    plan: Mutex<Option<Plan>>,
+}
+
+/// Reads the batch that a request is.
+pub(super) async fn read(
+    asked: &Asked,
+    headers: &HeaderMap,
+    body: Body,
+    links: &Links,
+) -> Result<Requests, Problem> {
+    let kind = headers.get(CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or("application/json");
+    let is_json =
+        kind.split(';').next().is_some_and(|kind| kind.trim().eq_ignore_ascii_case("application/json"));
+    if asked.method != Method::Post || !is_json {
+        return Err(Problem::invalid("body", "of a batch must be JSON, and sent by POST"));
+    }
+    let text = body.of_at_most(MOST_BYTES).read_all().await.map_err(|error| match error {
+        BodyError::TooLarge => Problem::invalid("body", "of a batch may have 1 MiB"),
+        error => unread(error),
+    })?;
+    let batch = Batch::read(&text, &asked.base, asked.path.version(), links);
+    let batch = batch.map_err(|fault| Problem::invalid("body", format!("of a batch {fault}")))?;
+    Ok(Requests { batch, plan: Mutex::default() })
+}
+
+impl Requests {
+    /// Judges each by a caller's permit.
+    pub(super) fn judge(&self, permit: &Permit) {
+        let judge = |asked: &Asked| permit.relays(asked).map_err(|denial| denial.to_string());
+        *self.plan.lock() = Some(self.batch.plan(judge));
+    }
+
+    /// Returns what becomes of them. They have been judged.
+    pub(super) fn plan(&self) -> Plan {
+        self.plan.lock().clone().expect("a token was served by a permit that judged them")
+    }
+
+    /// Returns the shapes of those that are sent, and how many are not.
+    pub(super) fn shapes(&self) -> (String, usize) {
+        let plan = self.plan();
+        (plan.shapes.join(", "), plan.refused.len())
+    }
+}
+
+/// The answer where all are refused.
+pub(super) fn refused(items: &[String]) -> Response {
+    json_bytes(StatusCode::OK, format!("{{\"responses\":[{}]}}", items.join(",")).into_bytes())
+}
