@@ -163,7 +163,7 @@ impl Batch {
             .requests
             .iter()
             .filter(|one| !refused.contains_key(one.id.as_str()))
-            .filter_map(|one| InnerSent::of(one))
+            .filter_map(InnerSent::of)
             .collect();
         let shapes = send.iter().map(|one| format!("{} {}", one.method, one.shape)).collect();
         let send = (!send.is_empty())

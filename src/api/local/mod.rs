@@ -81,6 +81,9 @@ enum NoCaller {
     Body(Box<Problem>),
 }
 
+/// What a request has beside its path: head, query, body, and where its answer may stream to.
+type Rest = ((Method, HeaderMap), Result<Pairs, BadPairs>, Body, (Streams, Peer));
+
 /// A request of a caller that was counted.
 pub(super) struct Call<'a> {
     admitted: &'a Admitted<'a>,
@@ -298,12 +301,7 @@ impl LocalApi {
         admitted: &Admitted<'_>,
         found: &Found<LocalApi>,
         route: Option<&Route<LocalApi>>,
-        ((method, headers), query, body, streaming): (
-            (Method, HeaderMap),
-            Result<Pairs, BadPairs>,
-            Body,
-            (Streams, Peer),
-        ),
+        ((method, headers), query, body, streaming): Rest,
         who: Who<'_>,
     ) -> Result<Response, Problem> {
         let query = query.map_err(Problem::query)?;

@@ -119,7 +119,8 @@ impl State {
             token.scopes.iter().any(|scope| wanted(&scope.name.to_ascii_lowercase()))
         };
         let user = &account.user;
-        if let Some(answer) = self.mailbox(request, path, user, &names) {
+        let scopes: Vec<String> = token.scopes.iter().map(|scope| scope.name.to_ascii_lowercase()).collect();
+        if let Some(answer) = self.mailbox(request, path, user, &scopes) {
             return answer;
         }
         match path.trim_end_matches('/') {

@@ -44,26 +44,23 @@ impl State {
         request: &Request,
         path: &str,
         user: &User,
-        names: &dyn Fn(&dyn Fn(&str) -> bool) -> bool,
+        scopes: &[String],
     ) -> Option<Answer> {
-        let (reads, sends) = (|name: &str| name.starts_with("mail.read"), |name: &str| name == "mail.send");
+        let reads = scopes.iter().any(|name| name.starts_with("mail.read"));
+        let sends = scopes.iter().any(|name| name == "mail.send");
         let segments: Vec<&str> = path.trim_matches('/').split('/').collect();
         let allowed = |may: bool, answer: Answer| if may { answer } else { self.denied(request) };
         let now = self.clock.now();
         Some(match (&request.method, &segments[..]) {
-            (&Method::GET, ["v1.0", "me", "messages"]) => {
-                allowed(names(&reads), self.page(request, user, now))
-            }
+            (&Method::GET, ["v1.0", "me", "messages"]) => allowed(reads, self.page(request, user, now)),
             (&Method::GET, ["v1.0", "me", "messages", id]) => {
                 let found = (1..=self.messages_of(&user.upn)).find(|number| message_id(*number) == *id);
                 match found {
-                    Some(number) => {
-                        allowed(names(&reads), Answer::json(200, message(number, &user.upn, now)))
-                    }
+                    Some(number) => allowed(reads, Answer::json(200, message(number, &user.upn, now))),
                     None => self.missing(request),
                 }
             }
-            (&Method::POST, ["v1.0", "me", "sendMail"]) if names(&sends) => {
+            (&Method::POST, ["v1.0", "me", "sendMail"]) if sends => {
                 *self.mailboxes.sent.entry(user.upn.to_ascii_lowercase()).or_default() += 1;
                 Answer::text(202, "application/json", "")
             }
@@ -124,7 +121,7 @@ impl State {
         }
         session.received = last + 1;
         if session.received < total {
-            let next = [format!("{}-", session.received)];
+            let next = [format!("{}-{}", session.received, total - 1)];
             return Answer::json(
                 200,
                 json!({ "expirationDateTime": "2099-01-01T00:00:00Z", "nextExpectedRanges": next }),
