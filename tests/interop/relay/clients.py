@@ -27,7 +27,7 @@ from msgraph.generated.users.item.messages.item.attachments.create_upload_sessio
 )
 from msgraph.generated.users.item.messages.messages_request_builder import MessagesRequestBuilder
 from msgraph.generated.users.item.send_mail.send_mail_post_request_body import SendMailPostRequestBody
-from msgraph.graph_request_adapter import GraphRequestAdapter
+from msgraph.graph_request_adapter import GraphRequestAdapter, options
 from msgraph_core import GraphClientFactory
 from msgraph_core.requests.batch_request_builder import BatchRequestBuilder
 from msgraph_core.requests.batch_request_content import BatchRequestContent
@@ -42,7 +42,7 @@ SIZE = 64 * 1024 * 1024
 def adapter():
     key = os.environ["RELAY_KEY"]
     client = httpx.AsyncClient(base_url=BASE, headers={"Authorization": f"Bearer {key}"}, timeout=60)
-    client = GraphClientFactory.create_with_default_middleware(client=client)
+    client = GraphClientFactory.create_with_default_middleware(options=options, client=client)
     graph = GraphRequestAdapter(AnonymousAuthenticationProvider(), client)
     graph.base_url = BASE
     return graph
