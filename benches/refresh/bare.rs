@@ -37,14 +37,14 @@ struct Settings {
 /// Where it posts.
 #[derive(Clone)]
 enum Way {
-    Http1(Client<HttpConnector, Full<Bytes>>),
+    Http1(Box<Client<HttpConnector, Full<Bytes>>>),
     Http2(SendRequest<Full<Bytes>>),
 }
 
 impl Way {
     async fn open(settings: &Settings) -> Result<Self, Failure> {
         let Some(port) = settings.http2 else {
-            return Ok(Way::Http1(Client::builder(TokioExecutor::new()).build_http()));
+            return Ok(Way::Http1(Box::new(Client::builder(TokioExecutor::new()).build_http())));
         };
         let stream = TcpStream::connect(("127.0.0.1", port)).await?;
         stream.set_nodelay(true)?;

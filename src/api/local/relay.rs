@@ -9,6 +9,8 @@
 mod answer;
 mod batch;
 mod body;
+#[cfg(test)]
+mod silence_tests;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -266,12 +268,7 @@ impl Exchange<'_> {
                 Err(Problem::relay_failed(502, "the resource wants to change the protocol"))
             }
             Ok(answer) => Ok(answer),
-            Err(fault) => Err(match (sent.failed(), &fault) {
-                // The caller's own body broke off.
-                (Some(error), _) => crate::api::body::unread(error),
-                (None, ResourceFault::Silent(_)) => Problem::relay_failed(504, fault.to_string()),
-                (None, _) => Problem::relay_failed(502, fault.to_string()),
-            }),
+            Err(fault) => Err(unanswered(sent, &fault)),
         }
     }
 
@@ -283,6 +280,16 @@ impl Exchange<'_> {
     async fn failed(self, problem: Problem, sent: &Sent) -> Problem {
         self.record.failed(sent.failed().is_some()).await;
         problem.recorded()
+    }
+}
+
+/// What a caller is told where no answer came.
+fn unanswered(sent: &Sent, fault: &ResourceFault) -> Problem {
+    match (sent.failed(), fault) {
+        // The caller's own body broke off.
+        (Some(error), _) => crate::api::body::unread(error),
+        (None, ResourceFault::Silent(_)) => Problem::relay_failed(504, fault.to_string()),
+        (None, _) => Problem::relay_failed(502, fault.to_string()),
     }
 }
 
