@@ -13,6 +13,7 @@ use crate::domain::time::Timestamp;
 use crate::domain::verdict::{BlockReason, ReauthReason};
 use crate::policy::{CallerPolicy, Decision, Lookup, Provisional};
 use crate::refresh::{Held, OpenBreaker};
+use crate::relay::Asked;
 use crate::repository::{RepositoryError, Wanted};
 
 /// Most connections read for one page of a caller's: a filter that matches few must not become a scan of all.
@@ -40,6 +41,20 @@ pub struct Shown {
     /// longest-lived token. `None` if it has none with life, if it is paused, and in lists, which open no
     /// tokens.
     pub served_until: Option<Timestamp>,
+}
+
+/// What an operator asks about a caller's rights.
+#[derive(Debug, Clone)]
+pub enum Wish<'a> {
+    /// Whether it gets a token with these scopes, as they are spelt.
+    Token {
+        /// The scopes, separated by spaces.
+        scope: &'a str,
+    },
+    /// Whether it may connect, confirm and delete.
+    Connect,
+    /// Whether it has a request relayed.
+    Relay(Asked),
 }
 
 /// A request for a list.
@@ -121,19 +136,24 @@ fn contains(one: &str, text: &str) -> bool {
 }
 
 impl Broker {
-    /// Decides, for an operator, what a caller's rules give it of a connection: a token with these scopes, or
-    /// without scopes the right to connect. A connection that is there counts with its tenant.
+    /// Decides, for an operator, what a caller's rules give it of a connection. A connection that is there
+    /// counts with its tenant.
     pub async fn decide(
         &self,
         policy: &CallerPolicy,
         key: &ConnectionKey,
-        scope: Option<&str>,
+        wish: Wish<'_>,
     ) -> Result<Decision, Refusal> {
         let app = self.app(&key.app)?;
         let tenant = if policy.needs_tenant(key) { self.tenant_of(key).await? } else { None };
-        let Some(scope) = scope else { return Ok(policy.decide_connect(key, tenant.as_deref())) };
-        let asked = app.naming().scopes_asked(scope).map_err(|why| Refusal::invalid("scope", why))?;
-        Ok(policy.decide(key, tenant.as_deref(), &asked))
+        Ok(match wish {
+            Wish::Connect => policy.decide_connect(key, tenant.as_deref()),
+            Wish::Relay(asked) => policy.decide_relay(key, tenant.as_deref(), &asked),
+            Wish::Token { scope } => {
+                let asked = app.naming().scopes_asked(scope).map_err(|why| Refusal::invalid("scope", why))?;
+                policy.decide(key, tenant.as_deref(), &asked)
+            }
+        })
     }
 
     /// Returns a connection to a caller that may know of it.

@@ -12,11 +12,16 @@ use crate::config::Places;
 use crate::domain::account::tenant_id;
 use crate::domain::id::{AppName, CallerName, ConnectionKey, ConnectionName};
 use crate::policy::Decision;
+use crate::relay::Asked;
 
 #[derive(clap::Subcommand)]
 pub(super) enum Command {
-    /// Say whether a caller gets a token of a connection, and which rule decides. 0 is yes, 1 is no
-    #[command(after_help = "Example:\n  tokenward policy test mail-sync outlook team-a/user-7 Mail.Read")]
+    /// Say whether a caller gets a token of a connection, or has a request relayed with it, and which rule
+    /// decides. 0 is yes, 1 is no
+    #[command(
+        after_help = "Examples:\n  tokenward policy test mail-sync outlook team-a/user-7 Mail.Read\n  \
+        tokenward policy test mail-sync outlook team-a/user-7 --relay 'GET graph:/v1.0/me/messages'"
+    )]
     Test(TestArgs),
 }
 
@@ -32,11 +37,16 @@ pub(super) struct TestArgs {
     #[arg(value_name = "CONNECTION", value_parser = connection_name)]
     connection: ConnectionName,
     /// The scopes, separated by spaces
-    #[arg(value_name = "SCOPE", required_unless_present = "connect", conflicts_with = "connect")]
+    #[arg(value_name = "SCOPE", required_unless_present_any = ["connect", "relay"])]
+    #[arg(conflicts_with_all = ["connect", "relay"])]
     scope: Option<String>,
     /// Ask for the right to connect, confirm and delete instead
     #[arg(long)]
     connect: bool,
+    /// Ask for the right to have this request relayed instead: method, base and path, as rules write it, with
+    /// its query
+    #[arg(long, value_name = "REQUEST", conflicts_with = "connect")]
+    relay: Option<String>,
     /// The tenant id of the connection's account, for rules with `tenant:`
     #[arg(long, value_name = "TENANT_ID", value_parser = tenant_id)]
     tenant: Option<String>,
@@ -77,9 +87,13 @@ fn ask_files(args: &TestArgs, rules: &Rules) -> Result<Said, Failure> {
     let policy = rules.policies.get(&args.caller).ok_or_else(|| unknown("caller", args.caller.as_str()))?;
     let naming = rules.naming.get(&args.app).ok_or_else(|| unknown("app", args.app.as_str()))?;
     let key = ConnectionKey { app: args.app.clone(), connection: args.connection.clone() };
-    let decision = match &args.scope {
-        None => policy.decide_connect(&key, args.tenant.as_deref()),
-        Some(scope) => {
+    let decision = match (&args.scope, &args.relay) {
+        (None, None) => policy.decide_connect(&key, args.tenant.as_deref()),
+        (None, Some(text)) => {
+            let asked = Asked::written(text).map_err(|why| Failure::usage(format!("REQUEST {why}")))?;
+            policy.decide_relay(&key, args.tenant.as_deref(), &asked)
+        }
+        (Some(scope), _) => {
             let asked = naming.scopes_asked(scope).map_err(|why| Failure::usage(format!("SCOPE {why}")))?;
             policy.decide(&key, args.tenant.as_deref(), &asked)
         }
@@ -100,6 +114,7 @@ fn ask_daemon(args: &TestArgs, config: &ConfigPath, world: &mut World) -> Result
             ("connection", Some(args.connection.as_str())),
             ("scope", args.scope.as_deref()),
             ("connect", args.connect.then_some("1")),
+            ("relay", args.relay.as_deref()),
         ],
     );
     let answer = block_on(async { Ok(client.get(&path).await?) })?;
@@ -153,8 +168,11 @@ mod tests {
         scopes = [\"offline_access\", \"openid\", \"Mail.Read\"]\n[callers.sync]\n\
         authenticate = [{ unix_user = 0 }]\n\
         [[callers.sync.allow]]\napp = \"outlook\"\nconnections = [\"team-a/*\"]\nscopes = [\"Mail.Read\"]\n\
+        relay = [\"GET graph:/v1.0/me/messages*\"]\n\
         [[callers.sync.allow]]\napp = \"outlook\"\n\
         connections = [\"tenant:aaaaaaaa-2222-3333-4444-555555555555\"]\nscopes = [\"*\"]\nconnect = true\n";
+
+    const READ: &str = "GET graph:/v1.0/me/messages?$top=5";
 
     #[test]
     fn the_answer_names_the_rule_and_its_line() {
@@ -170,10 +188,13 @@ mod tests {
             (&["sync", "outlook", "team-a/1", "Mail.Read"][..], 0, "t.toml:8: callers.sync.allow[0]"),
             (&["sync", "outlook", "team-a/1", "https://graph.microsoft.com/mail.read"], 0, "allow[0]"),
             (&["sync", "outlook", "team-a/1", "Mail.Send"], 1, "gives Mail.Send"),
-            (&["sync", "outlook", "team-a/1", "Mail.Send", tenant], 0, "t.toml:12: callers.sync.allow[1]"),
+            (&["sync", "outlook", "team-a/1", "Mail.Send", tenant], 0, "t.toml:13: callers.sync.allow[1]"),
             (&["sync", "outlook", "team-a/1", "--connect"], 1, "caller_forbidden"),
             (&["sync", "outlook", "b", "--connect", tenant], 0, "allow[1]"),
             (&["sync", "outlook", "b", "Mail.Read"], 1, "connection_not_found"),
+            (&["sync", "outlook", "team-a/1", "--relay", READ], 0, "t.toml:8: callers.sync.allow[0]"),
+            (&["sync", "outlook", "team-a/1", "--relay", "GET graph:/v1.0/me"], 1, "caller_forbidden"),
+            (&["sync", "outlook", "b", "--relay", READ], 1, "connection_not_found"),
         ] {
             let said = ask(args);
             assert_eq!(said.code, exit, "{args:?}: {} {}", said.out, said.err);
@@ -185,6 +206,10 @@ mod tests {
             &["sync", "outlook", "b", "a\"b"],
             &["sync", "outlook", "b"],
             &["sync", "outlook", "b c", "Mail.Read"],
+            &["sync", "outlook", "b", "Mail.Read", "--relay", READ],
+            &["sync", "outlook", "b", "--connect", "--relay", READ],
+            &["sync", "outlook", "b", "--relay", "GET graph:/v1.0/me/../users"],
+            &["sync", "outlook", "b", "--relay", "graph:/v1.0/me"],
         ] {
             let said = ask(args);
             assert_eq!((said.code, said.out.as_str()), (2, ""), "{args:?}: {}", said.err);

@@ -404,8 +404,16 @@ impl Permit {
     /// # Errors
     /// [`Denial::RelayForbidden`] names what no rule covers.
     pub fn relays(&self, asked: &Asked) -> Result<(), Denial> {
+        self.relaying(asked, |_| ())
+    }
+
+    /// Judges the same, and names the first rule that covers it, and each thing that its query reaches.
+    fn relaying(&self, asked: &Asked, mut by: impl FnMut(usize)) -> Result<(), Denial> {
         let is_covered = |method, base: &str, path: &CanonicalPath| {
-            self.matching().flat_map(|rule| &rule.relay).any(|rule| rule.covers(method, base, path))
+            let covers =
+                |at: &usize| self.rules[*at].relay.iter().any(|rule| rule.covers(method, base, path));
+            let rule = self.matching.iter().copied().find(covers);
+            rule.inspect(|at| by(*at)).is_some()
         };
         asked.judge(is_covered).map_err(|beyond| Denial::RelayForbidden { beyond: Box::new(beyond) })
     }

@@ -7,17 +7,20 @@ pub(super) struct Words<'a> {
     pub(super) app: &'a str,
     pub(super) connections: Vec<&'a str>,
     pub(super) scopes: Vec<&'a str>,
+    pub(super) relay: Vec<&'a str>,
     pub(super) app_only: Vec<&'a str>,
     pub(super) resources: Vec<&'a str>,
     pub(super) connect: bool,
     pub(super) bulk: bool,
 }
 
-/// What is asked for: a token of a connection with a scope, to connect it, or a token of the app itself.
+/// What is asked for: a token of a connection with a scope, to connect it, to have a request relayed with its
+/// token (method, base and canonical path, as rules write them), or a token of the app itself.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Wish<'a> {
     Token { name: &'a str, of_tenant: &'a str, scope: &'a str },
     Connect { name: &'a str, of_tenant: &'a str },
+    Relay { name: &'a str, of_tenant: &'a str, request: &'a str },
     AppToken { tenant: &'a str, resource: &'a str },
 }
 
@@ -55,6 +58,14 @@ pub(super) fn judge(rules: &[Words<'_>], app: &str, wish: Wish<'_>) -> &'static 
         Wish::Connect { name, of_tenant } => {
             let mut covering = covering(name, of_tenant).peekable();
             (covering.peek().is_some(), covering.any(|rule| rule.connect))
+        }
+        Wish::Relay { name, of_tenant, request } => {
+            let has = |word: &&str| match word.strip_suffix('*') {
+                Some(beginning) => request.starts_with(beginning),
+                None => *word == request,
+            };
+            let mut covering = covering(name, of_tenant).peekable();
+            (covering.peek().is_some(), covering.any(|rule| rule.relay.iter().any(&has)))
         }
         Wish::AppToken { tenant, resource } => {
             let in_tenant = |rule: &Words<'_>| {

@@ -7,6 +7,7 @@ use crate::domain::app_only::{AppResource, AppTenant};
 use crate::domain::id::{AppName, CallerName, ConnectionKey, ConnectionName};
 use crate::domain::random::{Random, random_bytes};
 use crate::domain::scope::ScopeNaming;
+use crate::relay::{Asked, RelayRule};
 use crate::testkit::SeededRandom;
 
 const T1: &str = "aaaaaaaa-2222-3333-4444-555555555555";
@@ -32,6 +33,25 @@ const SCOPES: &[&str] = &[
     "Mail.Send",
     "https://outlook.office.com/Mail.Read",
     "Calendars.Read",
+];
+const RELAY: &[&str] = &[
+    "GET graph:/v1.0/me",
+    "GET graph:/v1.0/me*",
+    "GET graph:/v1.0/me/messages*",
+    "GET graph:/v1.0/me/messages/*",
+    "POST graph:/v1.0/me/sendMail",
+    "GET graph:/*",
+    "GET other:/*",
+];
+const REQUESTS: &[&str] = &[
+    "GET graph:/v1.0/me",
+    "GET graph:/v1.0/me/messages",
+    "GET graph:/v1.0/me/messages/1",
+    "GET graph:/v1.0/me/contacts",
+    "GET graph:/v1.0/Me",
+    "POST graph:/v1.0/me/sendMail",
+    "POST graph:/v1.0/me/messages",
+    "GET other:/v1.0/me",
 ];
 const TENANTS: &[&str] = &["home", T1, T2, "*"];
 const RESOURCES: &[&str] =
@@ -59,6 +79,7 @@ impl Dice {
             app: self.one(&APPS[..2]),
             connections: self.some(PATTERNS),
             scopes: self.some(SCOPES),
+            relay: self.some(RELAY),
             app_only: self.some(TENANTS),
             resources: self.some(RESOURCES),
             connect: self.below(2) == 0,
@@ -68,9 +89,10 @@ impl Dice {
 
     fn wish(&self) -> Wish<'static> {
         let (name, of_tenant) = (self.one(NAMES), self.one(&["", T1, T2]));
-        match self.below(3) {
+        match self.below(4) {
             0 => Wish::Token { name, of_tenant, scope: self.one(&SCOPES[1..]) },
             1 => Wish::Connect { name, of_tenant },
+            2 => Wish::Relay { name, of_tenant, request: self.one(REQUESTS) },
             _ => Wish::AppToken { tenant: self.one(&TENANTS[..3]), resource: self.one(RESOURCES) },
         }
     }
@@ -89,7 +111,7 @@ fn rule(words: &Words<'_>) -> Rule {
             true => RuleScopes::All,
             false => RuleScopes::Only(naming().scopes(&words.scopes.join(" ")).expect("scopes")),
         },
-        relay: Vec::new(),
+        relay: words.relay.iter().map(|text| RelayRule::parse(text).expect("a rule")).collect(),
         connect: words.connect,
         bulk: words.bulk,
         app_only: words.app_only.iter().map(|text| AppTenants::parse(text).expect("a tenant")).collect(),
@@ -127,6 +149,22 @@ fn answer(policy: &CallerPolicy, app: &AppName, wish: Wish<'_>) -> &'static str 
             let said = policy.can_connect(&key(name), of_tenant).map(|_| ());
             let decided = policy.decide_connect(&key(name), of_tenant);
             assert_eq!(matches!(decided, Decision::Yes { .. }), said.is_ok());
+            said
+        }
+        Wish::Relay { name, of_tenant, request } => {
+            let (key, asked) = (key(name), Asked::written(request).expect("a request"));
+            let of_tenant = Some(of_tenant).filter(|text| !text.is_empty());
+            let seen = policy.may_see(&key).and_then(|permit| permit.of_tenant(of_tenant));
+            let said = seen.and_then(|permit| permit.relays(&asked));
+            match policy.decide_relay(&key, of_tenant, &asked) {
+                Decision::Yes { rules } => {
+                    assert!(said.is_ok());
+                    let alone: Vec<Rule> = rules.iter().map(|at| policy.rules()[*at].clone()).collect();
+                    let alone = CallerPolicy::new(policy.caller.clone(), alone);
+                    assert!(matches!(alone.decide_relay(&key, of_tenant, &asked), Decision::Yes { .. }));
+                }
+                Decision::No { denial, .. } => assert_eq!(said.as_ref(), Err(&denial)),
+            }
             said
         }
         Wish::AppToken { tenant, resource } => {

@@ -71,6 +71,21 @@ pub enum Odd {
     Query(#[from] QueryFault),
 }
 
+/// What is wrong with a request that a person has written as rules are. The text continues a sentence that
+/// begins with the request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Miswritten {
+    /// It has another form.
+    #[error("must be a method, a base and a path, such as \"GET graph:/v1.0/me/messages?$top=1\"")]
+    Form,
+    /// The method is none that is relayed.
+    #[error("must begin with one of {}, in capitals", Method::WORDS.join(", "))]
+    Method,
+    /// It is refused whatever the rules are.
+    #[error("is refused, whatever the rules are: {0}")]
+    Odd(#[from] Odd),
+}
+
 /// A path that no rule covers.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Beyond {
@@ -97,6 +112,23 @@ impl Asked {
         let path = CanonicalPath::parse(path)?;
         let query = Query::parse(query.unwrap_or_default(), &path)?;
         Ok(Asked { method, base: base.to_owned(), path, query })
+    }
+
+    /// Reads a request as people write it: `GET graph:/v1.0/me/messages?$top=1`, the path as it would be
+    /// sent.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn written(text: &str) -> Result<Self, Miswritten> {
+        let (method, rest) = text.split_once(' ').ok_or(Miswritten::Form)?;
+        let method = Method::parse(method).ok_or(Miswritten::Method)?;
+        let (base, target) = rest.split_once(':').ok_or(Miswritten::Form)?;
+        let (path, query) =
+            target.split_once('?').map_or((target, None), |(path, query)| (path, Some(query)));
+        if base.is_empty() || !path.starts_with('/') {
+            return Err(Miswritten::Form);
+        }
+        Ok(Asked::read(method, base, path, query)?)
     }
 
     /// Judges the path, and what the query reaches beyond it, which is read. `is_covered` says what is
@@ -196,6 +228,27 @@ mod tests {
             "/v1.0/me/messages/AAMk=/attachments",
         ] {
             assert!(judged(MESSAGES, Method::Get, fine).is_ok(), "{fine}");
+        }
+    }
+
+    #[test]
+    fn a_request_is_read_as_people_write_it() {
+        let asked = Asked::written("GET graph:/v1.0/me/m%65ssages?%24top=1").expect("a request");
+        assert_eq!((asked.method, asked.base.as_str()), (Method::Get, "graph"));
+        assert_eq!(asked.target(), "/v1.0/me/messages?$top=1");
+        for (text, words) in [
+            ("", "must be a method"),
+            ("GET", "must be a method"),
+            ("GET /v1.0/me", "must be a method"),
+            ("GET :/v1.0/me", "must be a method"),
+            ("GET graph:v1.0/me", "must be a method"),
+            ("get graph:/v1.0/me", "in capitals"),
+            ("TRACE graph:/v1.0/me", "in capitals"),
+            ("GET graph:/v1.0/me/../users", "whatever the rules are: the path"),
+            ("GET graph:/v1.0/me?$apply=x", "whatever the rules are: the query"),
+        ] {
+            let said = Asked::written(text).expect_err(text).to_string();
+            assert!(said.contains(words), "{text}: {said}");
         }
     }
 

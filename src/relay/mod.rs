@@ -32,7 +32,7 @@ mod reference_tests;
 mod rule;
 mod shape;
 
-pub use asked::{Asked, Beyond, Method, Odd};
+pub use asked::{Asked, Beyond, Method, Miswritten, Odd};
 pub use base::Base;
 pub use batch::{Batch, BatchFault, Injector, Plan};
 pub use challenge::claims;

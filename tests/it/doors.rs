@@ -67,6 +67,22 @@ const DOORS: &[Door] = &[
         status: |status| status,
     },
     Door {
+        name: RELAY,
+        ask: |key, connection, scope| Asked {
+            method: Method::GET,
+            target: format!(
+                "/v1/apps/outlook/connections/{}/relay/graph/v1.0/me/{}",
+                connection.replace('/', "%2F"),
+                scope.map_or("messages", |_| "calendars")
+            ),
+            headers: vec![("authorization", format!("Bearer {key}"))],
+            body: String::new(),
+        },
+        says: |_, body, code| body["code"] == code,
+        form: &["type", "title", "status", "detail", "hint", "request_id"],
+        status: |status| status,
+    },
+    Door {
         name: "managed identity",
         ask: |key, connection, scope| Asked {
             method: Method::GET,
@@ -110,6 +126,9 @@ const DOORS: &[Door] = &[
         },
     },
 ];
+
+/// It answers as the resource does, whom the token is for; for this scope, it asks for what no rule has.
+const RELAY: &str = "relay";
 
 /// Ways to ask for a token of an app itself.
 const DOORS_OF_APPS: &[Door] = &[
@@ -239,7 +258,15 @@ async fn assert_each_is_over_the_rate(doors: &[Door], world: &World, key: &str, 
 
 #[tokio::test]
 async fn the_same_trouble_is_told_at_every_door_in_its_own_form() {
-    let mut world = Plan::default().kept(Kept::Redis).start().await;
+    let relay = "scopes = []\nrelay = [\"GET graph:/v1.0/me/messages\"]\n";
+    let rule = |caller: &str, connections: &str| {
+        format!("[[callers.{caller}.allow]]\napp = \"outlook\"\nconnections = [\"{connections}\"]\n{relay}")
+    };
+    let plan = Plan::default()
+        .kept(Kept::Redis)
+        .sections("[apps.outlook.relay]\nbases = { graph = \"{graph}\" }")
+        .sections(&(rule("mail-sync", "team-b/*") + &rule("mail-reader", "team-b/*")));
+    let mut world = plan.start().await;
     let (key, reader) = (world.key.clone(), world.reader_key.clone());
     for name in ["team-b/a", "team-b/paused", "team-b/deleted", "team-b/down", "other/a"] {
         world.connect(name, ALICE).await;
@@ -248,6 +275,10 @@ async fn the_same_trouble_is_told_at_every_door_in_its_own_form() {
         let answer = ask(&world, door, &key, "team-b/a", None).await;
         assert_eq!(answer.status, 200, "{}: {}", door.name, answer.text());
         let body = answer.json();
+        if door.name == RELAY {
+            assert!(body["value"].is_array() && !answer.text().contains("access_token"), "{body}");
+            continue;
+        }
         let token = body.get("access_token").unwrap_or(&body["data"]["access_token"]);
         assert_eq!(*token, world.access_token("team-b/a").await, "{}", door.name);
     }

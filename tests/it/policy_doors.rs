@@ -20,6 +20,7 @@ use tokenward::system::{SystemClock, SystemRandom};
 use crate::attacks_rights::operate;
 use crate::http_client::Answer;
 use crate::reference::{Wish, Words, judge};
+use crate::resource::{Reply, Resource};
 use crate::token_exchange;
 use crate::world::{ALICE, BOB, Plan, World};
 
@@ -57,6 +58,15 @@ const SCOPES: &[&str] = &[
     NOT_GRANTED,
 ];
 const NOT_GRANTED: &str = "Mail.Send";
+const RELAY: &[&str] =
+    &["GET graph:/v1.0/me", "GET graph:/v1.0/me/messages*", "POST graph:/v1.0/me/*", "GET graph:/*"];
+const REQUESTS: &[&str] = &[
+    "GET graph:/v1.0/me",
+    "GET graph:/v1.0/me/messages",
+    "GET graph:/v1.0/me/messages/1",
+    "GET graph:/v1.0/me/contacts",
+    "POST graph:/v1.0/me/sendMail",
+];
 const TENANTS: &[&str] = &["home", T1, T2];
 const RESOURCES: &[&str] =
     &["https://graph.microsoft.com", "https://vault.azure.net", "https://vault.azure.net/", "api://reports"];
@@ -99,6 +109,7 @@ impl Dice {
             scopes: if self.below(4) == 0 { vec!["*"] } else { self.some(SCOPES, 1) },
             connect: self.below(2) == 0,
             connections,
+            relay: self.some(RELAY, 0),
             app_only,
             resources: self.some(RESOURCES, 1),
             bulk,
@@ -118,6 +129,7 @@ struct Asker {
 enum Question {
     Token { name: &'static str, scope: Option<&'static str> },
     Connect { name: &'static str },
+    Relay { name: &'static str, request: &'static str },
     AppToken { tenant: &'static str, resource: &'static str },
 }
 
@@ -230,6 +242,14 @@ fn requests(key: &str, app: &str, question: Question) -> Vec<Asked> {
         Question::Connect { name } => {
             vec![posted("connect session", "/v1/connect-sessions", json!({ "app": app, "connection": name }))]
         }
+        Question::Relay { name, request } => {
+            let (method, rest) = request.split_once(' ').expect("a method");
+            let (base, path) = rest.split_once(':').expect("a base");
+            let name = name.replace('/', "%2F");
+            let target = format!("/v1/apps/{app}/connections/{name}/relay/{base}{path}");
+            let method = method.parse().expect("a method");
+            vec![Asked { method, ..asked("relay", target, native(), of_problem) }]
+        }
         Question::AppToken { tenant, resource } => {
             let resource = encoded(resource);
             let mut all = vec![asked(
@@ -282,6 +302,14 @@ fn expected(asker: &Asker, app: &str, question: Question) -> &'static str {
         Question::Connect { name } => {
             let of_tenant = there(app, name).unwrap_or_default();
             judge(&asker.rules, app, Wish::Connect { name, of_tenant })
+        }
+        Question::Relay { name, request } => {
+            let of_tenant = there(app, name).unwrap_or_default();
+            let said = judge(&asker.rules, app, Wish::Relay { name, of_tenant, request });
+            match (said, there(app, name)) {
+                ("yes" | "caller_forbidden", None) => "connection_not_found",
+                (said, _) => said,
+            }
         }
         Question::AppToken { tenant, resource } => {
             // The home tenant has a name and an id, which mean the same.
@@ -363,11 +391,12 @@ fn sections(askers: &[Asker]) -> String {
         )
         .expect("text");
         for rule in rules {
-            let Words { app, connections, scopes, app_only, resources, connect, bulk } = rule;
+            let Words { app, connections, scopes, relay, app_only, resources, connect, bulk } = rule;
             writeln!(text, "[[callers.{name}.allow]]\napp = \"{app}\"\nbulk = {bulk}").expect("text");
             if !connections.is_empty() {
                 writeln!(text, "connections = {connections:?}\nscopes = {scopes:?}\nconnect = {connect}")
                     .expect("text");
+                writeln!(text, "relay = {relay:?}").expect("text");
             }
             if !app_only.is_empty() {
                 writeln!(text, "app_only = {app_only:?}\nresources = {resources:?}").expect("text");
@@ -398,6 +427,10 @@ async fn told_to_operators(
         }
         Question::Connect { name } => {
             (name, "connect=1".to_owned(), Wish::Connect { name, of_tenant: of_tenant(name) })
+        }
+        Question::Relay { name, request } => {
+            let wish = Wish::Relay { name, of_tenant: of_tenant(name), request };
+            (name, format!("relay={}", encoded(request)), wish)
         }
         Question::Token { scope: None, .. } | Question::AppToken { .. } => return None,
     };
@@ -470,16 +503,20 @@ async fn round(world: &World, seed: u64, askers: &mut [Asker], base: &str, quest
 
 fn question(dice: &Dice) -> Question {
     let name = if dice.below(3) == 0 { dice.one(ABSENT) } else { dice.one(THERE).0 };
-    match dice.below(12) {
+    match dice.below(14) {
+        12.. => Question::Relay { name, request: dice.one(REQUESTS) },
         0..=7 => Question::Token { name, scope: (dice.below(4) > 0).then(|| dice.one(SCOPES)) },
         8 => Question::Connect { name },
         _ => Question::AppToken { tenant: dice.one(TENANTS), resource: dice.one(RESOURCES) },
     }
 }
 
-/// A world with the connections of [`THERE`] and an app without any. Returns its configuration.
+/// A world with the connections of [`THERE`] and an app without any. Returns its configuration. What is
+/// relayed goes to a resource that takes everything.
 async fn world() -> (World, String) {
-    let plan = Plan::default().app_lines(&format!("home_tenant = \"{T1}\""));
+    let resource = Resource::start(|_| Reply::json(200, "{}")).await;
+    let lines = format!("home_tenant = \"{T1}\"\nrelay = {{ bases = {{ graph = \"{}\" }} }}", resource.url);
+    let plan = Plan::default().app_lines(&lines);
     let world = plan.start().await;
     for (name, user, tenant) in THERE {
         world.connect(name, user).await;
@@ -518,6 +555,7 @@ async fn agree(seed: u64, rounds: usize, many: usize, questions: usize) {
         // Its rules list a scope at least, so it is never forbidden all of them.
         ("vault", &["yes", "not_found", "scope_not_granted"]),
         ("connect session", of_rules),
+        ("relay", of_rules),
         (OPERATORS, of_rules),
         ("native, the app itself", &of_the_app),
         ("managed identity, the app itself", &of_the_app),

@@ -22,7 +22,7 @@ use crate::resource::{Reply, Resource, Seen};
 use crate::world::{ALICE, Plan, World, text};
 
 /// What READER may have relayed for `user-*`.
-const RULES: &str = r#"["GET graph:/v1.0/me/messages*", "HEAD graph:/v1.0/me/messages*",
+pub(crate) const RULES: &str = r#"["GET graph:/v1.0/me/messages*", "HEAD graph:/v1.0/me/messages*",
     "POST graph:/v1.0/me/sendMail", "PUT graph:/v1.0/upload/*", "GET graph:/v1.0/files/*", "DELETE graph:/v1.0/me/messages/*",
     "POST graph:/v1.0/$batch",
     "PATCH graph:/v1.0/me/messages/*"]"#;
@@ -33,7 +33,7 @@ pub(crate) fn plan(base: &str, rules: &str) -> Plan {
 }
 
 /// The same with more lines of the app's `relay`.
-fn plan_with(base: &str, lines: &str, rules: &str) -> Plan {
+pub(crate) fn plan_with(base: &str, lines: &str, rules: &str) -> Plan {
     let relay = format!("[apps.outlook.relay]\nbases = {{ graph = \"{base}\" }}\n{lines}");
     let caller = "[[callers.mail-reader.allow]]\napp = \"outlook\"\nconnections = [\"user-*\"]\nscopes = []";
     Plan::default().sections(&relay).sections(&format!("{caller}\nrelay = {rules}"))
@@ -47,14 +47,16 @@ async fn world() -> World {
 }
 
 /// A world with a resource that answers so.
-async fn with_resource(answers: impl Fn(&Seen) -> Reply + Send + Sync + 'static) -> (World, Resource) {
+pub(crate) async fn with_resource(
+    answers: impl Fn(&Seen) -> Reply + Send + Sync + 'static,
+) -> (World, Resource) {
     let resource = Resource::start(answers).await;
     let world = plan(&resource.url, RULES).start().await;
     world.connect("user-1", ALICE).await;
     (world, resource)
 }
 
-fn url(world: &World, target: &str) -> String {
+pub(crate) fn url(world: &World, target: &str) -> String {
     format!("{}/v1/apps/outlook/connections/user-1/relay/graph{target}", world.daemon.local)
 }
 
@@ -582,6 +584,18 @@ async fn only_links_of_json_are_turned_however_they_are_cut() {
         });
         assert_eq!(get(&world, "/v1.0/files/1").await.text(), json);
     }
+    // A request's body is its caller's, whatever stands in it.
+    let linked = format!("{{\"@odata.id\":\"{here}/v1.0/x\",\"uploadUrl\":\"{base}/v1.0/x\"}}");
+    resource.take();
+    relay(
+        &world,
+        Method::POST,
+        "/v1.0/me/sendMail",
+        &[("content-type", "application/json")],
+        linked.as_bytes(),
+    )
+    .await;
+    assert_eq!(resource.take()[0].body, linked);
     // A redirect to the base leads through the relay, too.
     let target = format!("{base}/v1.0/files/2");
     resource.answer_with(move |_| Reply::Whole(302, vec![("location", target.clone())], Bytes::new()));

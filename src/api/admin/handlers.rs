@@ -15,7 +15,7 @@ use crate::api::problem::{self, Problem};
 use crate::api::shapes::{ConnectionShape, ExplainShape, Reader, SessionPageShape};
 use crate::api::{code_of, list_request, no_content, page_shape};
 use crate::broker::Refusal;
-use crate::broker::inspect::{ListRequest, Shown};
+use crate::broker::inspect::{ListRequest, Shown, Wish};
 use crate::broker::pause::PausedWhat;
 use crate::broker::revoke::Meant;
 use crate::broker::rewrap::Against;
@@ -27,6 +27,7 @@ use crate::domain::time::Timestamp;
 use crate::events::{About, Who};
 use crate::listener::Response;
 use crate::policy::Decision;
+use crate::relay::Asked;
 
 type Answer = Result<Response, Problem>;
 
@@ -113,12 +114,17 @@ impl AdminApi {
             app: AppName::parse(given("app")?).map_err(invalid("app"))?,
             connection: ConnectionName::stored(given("connection")?).map_err(invalid("connection"))?,
         };
-        let scope = match call.query.value("connect") {
-            Some("1") => None,
-            None | Some("0") => Some(given("scope")?),
-            Some(_) => return Err(Problem::invalid("connect", "must be 1, or left out")),
+        let wish = match (call.query.value("connect"), call.query.value("relay")) {
+            (None | Some("0"), None) => Wish::Token { scope: given("scope")? },
+            (None | Some("0"), Some(text)) => {
+                let asked = Asked::written(text);
+                Wish::Relay(asked.map_err(|wrong| Problem::invalid("relay", wrong.to_string()))?)
+            }
+            (Some("1"), None) => Wish::Connect,
+            (Some("1"), Some(_)) => return Err(Problem::invalid("relay", "cannot stand beside `connect`")),
+            (Some(_), _) => return Err(Problem::invalid("connect", "must be 1, or left out")),
         };
-        let decision = self.broker.decide(&policy, &key, scope).await.map_err(Problem::of)?;
+        let decision = self.broker.decide(&policy, &key, wish).await.map_err(Problem::of)?;
         let (denial, rules) = match decision {
             Decision::Yes { rules } => (None, rules),
             Decision::No { denial, rules } => (Some(denial), rules),

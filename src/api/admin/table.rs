@@ -494,9 +494,9 @@ pub(super) const TABLE: &[Route<AdminApi>] = &[
             tag: "callers",
             summary: "What the rules in force give a caller, and which rule decides",
             description: "Decided by the code that decides every request. `connect=1` in place of `scope` \
-             asks for the right to connect, confirm and delete. A connection that is there counts with its \
-             tenant.",
-            query: &["asked_app", "asked_connection", "asked_scope", "asked_connect"],
+             asks for the right to connect, confirm and delete, `relay` for the right to have a request \
+             relayed. A connection that is there counts with its tenant.",
+            query: &["asked_app", "asked_connection", "asked_scope", "asked_connect", "asked_relay"],
             answer: (200, "The decision."),
             content: Some(Content::several("PolicyDecision", examples::POLICY_DECISION)),
             problems: &[(404, "AppNotFound")],
