@@ -60,6 +60,13 @@ impl Links {
     }
 }
 
+/// Whether a member of this name is a link, in a batch's answer or in another.
+pub(super) fn is_name_of_link(name: &[u8], is_batch: bool) -> bool {
+    ANNOTATIONS.iter().any(|annotation| name.ends_with(annotation.as_bytes()))
+        || PROPERTIES.iter().any(|property| name == property.as_bytes())
+        || is_batch && name.eq_ignore_ascii_case(LOCATION.as_bytes())
+}
+
 /// Rewrites the links of one JSON text, which comes in pieces.
 pub struct Rewriter {
     links: std::sync::Arc<Links>,
@@ -226,11 +233,8 @@ impl Rewriter {
     }
 
     fn is_link_s_name(&self) -> bool {
-        let name = &self.name[NAME - self.length.min(NAME)..];
-        let is_whole = self.length <= NAME;
-        ANNOTATIONS.iter().any(|annotation| name.ends_with(annotation.as_bytes()))
-            || is_whole && PROPERTIES.iter().any(|property| name == property.as_bytes())
-            || is_whole && self.is_batch && name.eq_ignore_ascii_case(LOCATION.as_bytes())
+        // (What has more bytes than are kept is none of the names that count as a whole: none is so long.)
+        is_name_of_link(&self.name[NAME - self.length.min(NAME)..], self.is_batch)
     }
 
     fn push_link(&self, kept: &[u8], out: &mut Vec<u8>) {

@@ -61,6 +61,8 @@ targets! {
     redis_answer => store::redis::properties::an_answer_is_read_in_bounds,
     refusal => authority::properties::documents::a_refusal_is_told_in_tame_words,
     relay => relay::properties::what_is_judged_is_what_is_sent,
+    relay_answer => relay::properties::an_answer_changes_in_its_links_alone,
+    relay_batch => relay::properties::a_batch_sends_what_was_judged,
     request_body => api::properties::a_body_asks_for_what_can_be,
     request_guard => listener::properties::a_stream_is_framed_in_one_way,
     sealed => keyring::properties::nothing_opens_but_what_was_sealed,
