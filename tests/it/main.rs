@@ -94,6 +94,7 @@ mod quotas;
 mod records;
 mod relay;
 mod relay_clients;
+mod relay_streams;
 mod replicas;
 mod revocations;
 mod rotate;

@@ -67,6 +67,8 @@ struct Shared {
     /// Exchanges that ended before their answer did.
     dropped: AtomicU64,
     changed: Notify,
+    /// True while no body is read.
+    held: tokio::sync::watch::Sender<bool>,
 }
 
 /// The server.
@@ -77,7 +79,7 @@ pub struct Resource {
 }
 
 /// Most bytes of a body that are kept.
-const KEPT: usize = 1024 * 1024;
+const KEPT: usize = 128 * 1024;
 
 impl Resource {
     /// Starts one that answers every request so.
@@ -103,6 +105,7 @@ impl Resource {
             received: AtomicU64::new(0),
             dropped: AtomicU64::new(0),
             changed: Notify::new(),
+            held: tokio::sync::watch::Sender::new(false),
         });
         let resource = Resource { shared: Arc::clone(&shared), url };
         tokio::spawn(async move {
@@ -137,6 +140,11 @@ impl Resource {
     pub fn answer_with(&self, answers: impl Fn(&Seen) -> Reply + Send + Sync + 'static) {
         let answers: Answers = Box::new(answers);
         *self.shared.answers.lock() = Arc::new(answers);
+    }
+
+    /// Leaves bodies unread from now on, or reads on.
+    pub fn hold_bodies(&self, is_so: bool) {
+        self.shared.held.send_replace(is_so);
     }
 
     /// Takes what has reached it.
@@ -198,7 +206,12 @@ async fn answer(
     let mut ending = Ending(Arc::clone(shared), false);
     let (head, mut body) = request.into_parts();
     let (mut kept, mut length, mut is_whole) = (Vec::new(), 0, true);
-    while let Some(frame) = body.frame().await {
+    let mut held = shared.held.subscribe();
+    loop {
+        if !hyper::body::Body::is_end_stream(&body) {
+            let _ = held.wait_for(|is_held| !is_held).await;
+        }
+        let Some(frame) = body.frame().await else { break };
         let Ok(frame) = frame else {
             is_whole = false;
             break;
