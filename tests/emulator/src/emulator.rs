@@ -495,6 +495,11 @@ impl Emulator {
         self.0.shared.state().mailboxes.sent.get(&user.to_ascii_lowercase()).copied().unwrap_or_default()
     }
 
+    /// What a user has uploaded whole by upload sessions, in their order: bytes, and SHA-256 in lower-case hex.
+    pub fn uploads(&self, user: &str) -> Vec<(u64, String)> {
+        self.0.shared.state().mailboxes.uploads(&user.to_ascii_lowercase())
+    }
+
     /// Challenges the next `times` Graph calls, of one user or of all, for fresh claims.
     pub fn challenge_graph(&self, user: Option<&str>, times: u32, style: ChallengeStyle) {
         let user = user.map(str::to_owned);

@@ -31,10 +31,27 @@ pub(crate) struct Mailboxes {
 }
 
 /// An upload session.
-#[derive(Debug)]
 struct Upload {
+    user: String,
     total: u64,
     received: u64,
+    /// Of what came so far.
+    digest: aws_lc_rs::digest::Context,
+}
+
+impl std::fmt::Debug for Upload {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} of {} bytes", self.received, self.total)
+    }
+}
+
+impl Mailboxes {
+    /// Bytes and SHA-256, in lower-case hex, of what a user has uploaded whole.
+    pub(crate) fn uploads(&self, upn: &str) -> Vec<(u64, String)> {
+        let whole = self.uploads.iter().filter(|one| one.user == upn && one.received == one.total);
+        let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+        whole.map(|one| (one.total, hex(one.digest.clone().finish().as_ref()))).collect()
+    }
 }
 
 impl State {
@@ -62,14 +79,19 @@ impl State {
             }
             (&Method::POST, ["v1.0", "me", "sendMail"]) if sends => {
                 *self.mailboxes.sent.entry(user.upn.to_ascii_lowercase()).or_default() += 1;
-                Answer::text(202, "application/json", "")
+                Answer::empty(202)
             }
             (&Method::POST, ["v1.0", "me", "sendMail"]) => self.denied(request),
             (&Method::POST, ["v1.0", "me", "messages", _, "attachments", "createUploadSession"]) => {
                 let asked: Value = serde_json::from_slice(&request.body).unwrap_or_default();
                 let total =
                     asked["AttachmentItem"]["size"].as_u64().or(asked["attachmentItem"]["size"].as_u64());
-                self.mailboxes.uploads.push(Upload { total: total.unwrap_or_default(), received: 0 });
+                self.mailboxes.uploads.push(Upload {
+                    user: user.upn.to_ascii_lowercase(),
+                    total: total.unwrap_or_default(),
+                    received: 0,
+                    digest: aws_lc_rs::digest::Context::new(&aws_lc_rs::digest::SHA256),
+                });
                 let url = format!("{}/graph/v1.0/uploads/{}", self.base, self.mailboxes.uploads.len() - 1);
                 let body = json!({
                     "@odata.context": format!("{}/graph/v1.0/$metadata#microsoft.graph.uploadSession", self.base),
@@ -111,6 +133,8 @@ impl State {
             Some((first.parse::<u64>().ok()?, last.parse::<u64>().ok()?, total.parse::<u64>().ok()?))
         });
         let session = number.parse::<usize>().ok().and_then(|number| self.mailboxes.uploads.get_mut(number));
+        // (When all has come, the session is no more.)
+        let session = session.filter(|session| session.received < session.total);
         let (Some((first, last, total)), Some(session)) = (range, session) else {
             return self.missing(request);
         };
@@ -120,6 +144,7 @@ impl State {
             return Answer::json(416, self.graph_error(request, "invalidRange", words));
         }
         session.received = last + 1;
+        session.digest.update(&request.body);
         if session.received < total {
             let next = [format!("{}-{}", session.received, total - 1)];
             return Answer::json(
@@ -128,7 +153,7 @@ impl State {
             );
         }
         let location = format!("{}/graph/v1.0/me/messages/1/attachments/{number}", self.base);
-        Answer::text(201, "application/json", "").header("location", location)
+        Answer::empty(201).header("location", location)
     }
 
     /// Answers the requests of a batch, in order.

@@ -106,6 +106,11 @@ impl Answer {
         Self { status, headers, body: body.into(), notes: Notes::default() }
     }
 
+    /// Without a body, and so without a word of its type: an SDK would read it.
+    pub(crate) fn empty(status: u16) -> Self {
+        Self { status, headers: Vec::new(), body: Vec::new(), notes: Notes::default() }
+    }
+
     pub(crate) fn redirect(location: String) -> Self {
         Self::html(302, String::new()).header("location", location)
     }

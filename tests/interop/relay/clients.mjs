@@ -1,10 +1,10 @@
 // The Graph SDK for JavaScript (microsoft-graph-client) works through the relay, unmodified but for its base URL and an
 // authentication provider that adds nothing but the caller's key.
 //
-// The arguments are the base URL (`…/relay/graph`) and the steps; each step prints one line of JSON, {"step", …} or
+// The arguments are the base URL (`https://…/relay/graph`; this SDK takes no link that is not https) and the steps; each step prints one line of JSON, {"step", …} or
 // {"step", "error"}. It runs in the folder with node_modules.
 
-import { randomBytes } from "node:crypto";
+import { createHash, randomBytes } from "node:crypto";
 import { createRequire } from "node:module";
 import { pathToFileURL } from "node:url";
 
@@ -49,10 +49,12 @@ const steps = {
     const AttachmentItem = { attachmentType: "file", name: "big.bin", size: SIZE };
     const session = await LargeFileUploadTask.createUploadSession(
       client, "/me/messages/AAMkAGI0001=/attachments/createUploadSession", { AttachmentItem });
-    const file = new FileUpload(new Blob([randomBytes(SIZE)]), "big.bin", SIZE);
+    const content = randomBytes(SIZE);
+    const file = new FileUpload(new Blob([content]), "big.bin", SIZE);
     const task = new LargeFileUploadTask(client, file, session, { rangeSize: 4 * 1024 * 1024 });
     await task.upload();
-    return { inside: session.url.startsWith(BASE) };
+    const sha256 = createHash("sha256").update(content).digest("hex");
+    return { inside: session.url.startsWith(BASE), bytes: SIZE, sha256 };
   },
   async batch() {
     const request = (id, path) => ({ id, request: new Request(`${BASE}/v1.0${path}`, { method: "GET" }) });

@@ -5,12 +5,14 @@ The caller's key is a default field of the HTTP client, as it would be with any 
 """
 
 import asyncio
+import hashlib
 import io
 import json
 import os
 import sys
 
 import httpx
+from kiota_abstractions.api_error import APIError
 from kiota_abstractions.authentication import AnonymousAuthenticationProvider
 from kiota_abstractions.method import Method
 from kiota_abstractions.request_information import RequestInformation
@@ -76,9 +78,17 @@ async def upload(graph):
     body = CreateUploadSessionPostRequestBody(attachment_item=item)
     attachments = GraphServiceClient(request_adapter=graph).me.messages.by_message_id("AAMkAGI0001=").attachments
     session = await attachments.create_upload_session.post(body)
-    task = LargeFileUploadTask(session, graph, io.BytesIO(os.urandom(SIZE)), max_chunk_size=4 * 1024 * 1024)
-    await task.upload()
-    return {"inside": session.upload_url.startswith(BASE)}
+    content = os.urandom(SIZE)
+    task = LargeFileUploadTask(session, graph, io.BytesIO(content), max_chunk_size=4 * 1024 * 1024)
+    try:
+        await task.upload()
+    except APIError as error:
+        # When all has come, the SDK sends its last part once more (msgraph-sdk-python-core, issue 718), and there is no
+        # session any more. Whether all has come, the other side knows.
+        if error.response_status_code != 404:
+            raise
+    inside = session.upload_url.startswith(BASE)
+    return {"inside": inside, "bytes": SIZE, "sha256": hashlib.sha256(content).hexdigest()}
 
 
 async def batch(graph):
