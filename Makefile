@@ -4,7 +4,7 @@
 CARGO ?= cargo
 # Most tests wait on sockets and clocks: more of them than cores may do so at once.
 export RUST_TEST_THREADS ?= 8
-.PHONY: quickstart build quick test check fmt lint structure docs deny bench bench-refresh bench-steps audit-stream scale image image-test dockerfile deploy-check tools providers schemas vault mail soak soak-short flood slow simulate sweep-load baseline model rotation rotation-rewrap revoke-load drill fuzz linear-work work policy timing azure-identity systemd kubernetes kubernetes-rules tour site release reproduce screenshots languages console-load alerts relay-streams
+.PHONY: quickstart build quick test check fmt lint structure docs deny bench bench-refresh bench-relay bench-steps audit-stream scale image image-test dockerfile deploy-check tools providers schemas vault mail soak soak-short flood slow simulate sweep-load baseline model rotation rotation-rewrap revoke-load drill fuzz linear-work work policy timing azure-identity systemd kubernetes kubernetes-rules tour site release reproduce screenshots languages console-load alerts relay-streams
 
 quickstart:
 	$(CARGO) run --example quickstart
@@ -148,6 +148,9 @@ bench:
 
 bench-refresh: tools
 	$(CARGO) bench --bench refresh
+
+bench-relay:
+	$(CARGO) bench --bench relay
 
 # The steps of a hand-out, each by itself. It is built with the feature "testkit", apart from the daemon.
 bench-steps:
