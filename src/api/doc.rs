@@ -38,6 +38,8 @@ impl Doc {
 }
 
 const JSON: &str = "application/json";
+/// The type of what may be anything.
+const BYTES: &str = "application/octet-stream";
 
 /// A request's body.
 pub enum Body {
@@ -76,8 +78,8 @@ impl Content {
     /// Any object.
     pub const ANY: Content = Content { media_type: JSON, schema: "", examples: Examples::None };
 
-    /// Whatever it is.
-    pub const WHATEVER: Content = Content { media_type: "*/*", schema: "", examples: Examples::None };
+    /// Whatever it is: bytes. (Generators of clients know no `*/*`.)
+    pub const WHATEVER: Content = Content { media_type: BYTES, schema: "", examples: Examples::None };
 
     /// Server-sent events with tokens.
     pub const EVENTS: Content =

@@ -95,7 +95,7 @@ fn responses<A: Api>(route: &Route<A>, common: &[(u16, &str)]) -> String {
 
 fn of_content(content: &Content) -> (&'static str, String) {
     let schema = match content.schema {
-        "" if content.media_type == "*/*" => "{}".to_owned(),
+        "" if content.media_type == Content::WHATEVER.media_type => "{}".to_owned(),
         "" => object([("type", text("object"))]),
         name => reference("schemas", name),
     };

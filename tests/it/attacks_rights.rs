@@ -168,6 +168,7 @@ fn every_route_is_a_door_that_is_tried() {
     let explain = format!("{CONNECTION}/explain");
     let of_identity = format!("{CONNECTION}/msi/token");
     let watch = format!("{CONNECTION}/token/watch");
+    let relay = format!("{CONNECTION}/relay/{{base}}/{{path}}");
     let mut tried = vec![
         ("GET", token.as_str()),
         ("GET", explain.as_str()),
@@ -201,6 +202,9 @@ fn every_route_is_a_door_that_is_tried() {
         // It hands out as GET …/token does: vault_s_paths_give_the_token_and_refuse_in_vault_s_form
         ("GET", "/v1/{mount}/creds/{connection}"),
     ];
+    // They ask for a token as GET …/token does, and are judged by the same rules' connections
+    // (doors::the_same_trouble_is_told_at_every_door_in_its_own_form).
+    tried.extend(["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"].map(|method| (method, relay.as_str())));
     let mut routes = tokenward::api::ROUTES.to_vec();
     tried.sort_unstable();
     routes.sort_unstable();

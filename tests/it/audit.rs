@@ -600,6 +600,14 @@ async fn every_act_of_every_route_is_one_record() {
         );
         acts.push(act("POST", "/oauth2/token", "/oauth2/token", Value::String(exchange)));
     }
+    // (No rule of this caller has anything relayed: tests/it/relay.rs has the records of what is.)
+    for method in ["POST", "PUT", "PATCH", "DELETE"] {
+        for name in ["one", "nobody"] {
+            let path = of(name, "/relay/graph/v1.0/me/messages");
+            let route = "/v1/apps/{app}/connections/{connection}/relay/{base}/{path}";
+            acts.push(act(method, route, path, Value::Null));
+        }
+    }
     acts.push(act("GET", "/v1/apps/{app}/token", "/v1/apps/outlook/token?tenant=home", Value::Null));
     acts.push(act("POST", "/v1/connect-sessions/{id}/confirm", confirm, json!({ "code": "wrong" })));
     let consent = json!({ "app": "outlook", "tenant": "11111111-2222-3333-4444-555555555555" });
@@ -639,6 +647,7 @@ async fn every_act_of_every_route_is_one_record() {
             "/oauth2/token" => "oauth2",
             path if path.contains("/msi/") => "msi",
             path if path.contains("/creds/") => "vault",
+            path if path.contains("/relay/") => "relay",
             _ => "native",
         };
         assert_eq!(text(record, "door"), door, "{record}");
