@@ -15,6 +15,7 @@ pub mod jwt;
 pub mod keyring;
 pub mod lifecycle;
 pub mod listener;
+pub mod mailbox;
 pub mod ops;
 pub mod outbound;
 pub mod policy;
