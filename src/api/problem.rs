@@ -320,6 +320,7 @@ impl Problem {
             | Refusal::ConfirmationRejected { .. }
             | Refusal::RateLimited { .. }
             | Refusal::ConnectionRateLimited { .. }
+            | Refusal::MailboxBusy { .. }
             | Refusal::TooManyForced { .. }
             | Refusal::TooMany { .. }
             | Refusal::TooManyWalks { .. }

@@ -48,7 +48,9 @@ pub(super) fn build(
             Some(one) => Arc::clone(&one.way),
             None => Arc::new(Resource::new(settings, by.ports.clock.clone())),
         };
-        Some(Arc::new(RelayBase { base, resource, way }))
+        // (Nobody else is known to count by mailboxes.)
+        let at_mailbox = (graph.is_some() && name == GRAPH).then_some(config.mailbox_concurrency);
+        Some(Arc::new(RelayBase { base, resource, way, at_mailbox }))
     };
     configured.chain(default).map(base).collect()
 }

@@ -96,6 +96,7 @@ pub(super) fn broker_settings(config: &Config) -> broker::Settings {
         confirmation_ttl: config.limits.confirmation_ttl,
         open_sessions: config.limits.open_sessions,
         streams_per_caller: config.limits.streams_per_caller,
+        caller_wait: config.limits.caller_wait,
     }
 }
 

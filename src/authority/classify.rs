@@ -18,15 +18,10 @@ mod without_user;
 
 use std::time::Duration;
 
-use time::PrimitiveDateTime;
-use time::format_description::BorrowedFormatItem;
-use time::macros::format_description;
-
 pub use self::without_user::{AppFault, EXPIRED_SECRET};
 
 use super::clouds::Provider;
 use super::wire::TokenError;
-use crate::domain::time::Timestamp;
 use crate::domain::verdict::BlockReason;
 use crate::domain::verdict::BlockReason::{
     AccountDisabled, AdminConsentRequired, AppNotInTenant, AssignmentRequired, DeviceRequired, PolicyBlocked,
@@ -311,28 +306,6 @@ fn look_up(status: u16, refusal: Option<&TokenError>, question: Question) -> Con
     }
 }
 
-/// Shortest and longest wait that an authority can impose.
-const RETRY_AFTER_BOUNDS: (u64, u64) = (1, 3600);
-const IMF_FIXDATE: &[BorrowedFormatItem<'static>] =
-    format_description!("[weekday repr:short], [day] [month repr:short] [year] [hour]:[minute]:[second] GMT");
-
-/// Parses an HTTP date in its one current form (RFC 9110 §5.6.7).
-pub(super) fn http_date(value: &str) -> Option<Timestamp> {
-    let date = PrimitiveDateTime::parse(value, IMF_FIXDATE).ok()?.assume_utc();
-    Some(Timestamp::from_unix_seconds(date.unix_timestamp()))
-}
-
-/// Parses `Retry-After`: seconds or an HTTP date (RFC 9110 §10.2.3), from one second to an hour.
-pub(super) fn retry_after(value: &str, now: Timestamp) -> Option<Duration> {
-    let value = value.trim();
-    let seconds = if !value.is_empty() && value.bytes().all(|byte| byte.is_ascii_digit()) {
-        value.parse().unwrap_or(u64::MAX)
-    } else {
-        http_date(value)?.since(now).as_secs()
-    };
-    Some(Duration::from_secs(seconds.clamp(RETRY_AFTER_BOUNDS.0, RETRY_AFTER_BOUNDS.1)))
-}
-
 #[cfg(test)]
 mod page_tests;
 
@@ -343,6 +316,8 @@ mod tests {
     use super::*;
     use crate::authority::http::HttpAnswer;
     use crate::authority::wire;
+    use crate::domain::time::Timestamp;
+    use crate::outbound::retry_after;
 
     /// 2026-11-23T00:00:00Z.
     const NOW: Timestamp = Timestamp::from_unix_seconds(1_795_392_000);

@@ -7,11 +7,10 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::header::HeaderMap;
 
-use super::classify;
 use super::http::{HttpClient, HttpFailure};
 use super::url::{CheckedUrl, UrlFault};
 use crate::domain::time::Clock;
-use crate::outbound::{Outbound, Roots, RootsFault};
+use crate::outbound::{Outbound, Roots, RootsFault, retry_after};
 
 /// A collector of traces, and the way there.
 #[derive(Clone)]
@@ -84,8 +83,8 @@ impl TraceCollector {
             }
             Err(failure) => return Err(failure.cause),
         };
-        let retry_after = answer.header("retry-after");
-        let retry_after = retry_after.and_then(|value| classify::retry_after(value, self.clock.now()));
-        Ok(CollectorAnswer { status: answer.status, retry_after, body: answer.body.to_vec() })
+        let after = answer.header("retry-after");
+        let after = after.and_then(|value| retry_after(value, self.clock.now()));
+        Ok(CollectorAnswer { status: answer.status, retry_after: after, body: answer.body.to_vec() })
     }
 }

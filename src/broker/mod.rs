@@ -30,6 +30,7 @@ pub mod exchange;
 mod in_use;
 pub mod inspect;
 mod invitations;
+mod mailboxes;
 pub mod once;
 pub mod pause;
 #[cfg(any(test, feature = "testkit"))]
@@ -59,6 +60,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+pub use mailboxes::{Busy, MailboxName, Mailboxes, Turn};
 pub use refusal::{Outside, Refusal};
 pub use relay::{Rejected, RelayBase};
 pub use rights::Right;
@@ -122,6 +124,8 @@ pub struct Settings {
     pub open_sessions: u32,
     /// Most open streams of one caller.
     pub streams_per_caller: u32,
+    /// How long a relayed request waits for its turn at a mailbox.
+    pub caller_wait: Duration,
 }
 
 /// Ports and rooms that the use cases need.
@@ -169,11 +173,18 @@ pub struct Broker {
     /// Limits log lines about events that strangers can repeat.
     sayings: sayings::Sayings,
     streams: watch::Streams,
+    mailboxes: Mailboxes,
 }
 
 impl Broker {
     /// Makes a broker for these apps.
     pub fn new(apps: Apps, deps: Deps, settings: Settings) -> Self {
+        let mailboxes = Mailboxes::new(
+            Arc::clone(&deps.repository),
+            Arc::clone(&deps.clock),
+            Arc::clone(&deps.random),
+            Arc::clone(&deps.tasks),
+        );
         Broker {
             apps: ArcSwap::from_pointee(apps),
             deps,
@@ -193,6 +204,7 @@ impl Broker {
             proving: credentials::UnderWay::default(),
             sayings: sayings::Sayings::default(),
             streams: watch::Streams::default(),
+            mailboxes,
         }
     }
 

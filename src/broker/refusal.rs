@@ -76,6 +76,11 @@ pub enum Refusal {
         /// Time until the next try.
         retry_after: Duration,
     },
+    /// 429: as many requests are under way at the mailbox as it takes, and others wait.
+    MailboxBusy {
+        /// Time until the next try.
+        retry_after: Duration,
+    },
     /// 429: renewals are forced faster than allowed.
     TooManyForced {
         /// Time until the next try.
@@ -186,6 +191,7 @@ impl Refusal {
             | Refusal::ConnectionRateLimited { retry_after }
             | Refusal::TooManyForced { retry_after }
             | Refusal::TooMany { retry_after, .. } => (429, "rate_limited", Some(*retry_after)),
+            Refusal::MailboxBusy { retry_after } => (429, "mailbox_busy", Some(*retry_after)),
             Refusal::TooManyWalks { .. } => (429, "rate_limited", Some(Duration::from_secs(1))),
             Refusal::TooManyStreams { .. } => (429, "rate_limited", Some(STREAMS)),
             Refusal::NotNow(why) => match why {
@@ -348,6 +354,7 @@ mod tests {
             // Never earlier than it helps, and never at once.
             (Refusal::RateLimited { retry_after: Duration::from_millis(1001) }, 429, "rate_limited", Some(2)),
             (Refusal::ConnectionRateLimited { retry_after: seconds(1) }, 429, "rate_limited", Some(1)),
+            (Refusal::MailboxBusy { retry_after: Duration::from_millis(1001) }, 429, "mailbox_busy", Some(2)),
             (Refusal::TooManyForced { retry_after: Duration::ZERO }, 429, "rate_limited", Some(1)),
             (Refusal::TooMany { what: "", most: 1, retry_after: seconds(9) }, 429, "rate_limited", Some(9)),
             (Refusal::TooManyWalks { most: 1 }, 429, "rate_limited", Some(1)),

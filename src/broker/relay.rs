@@ -1,15 +1,17 @@
 //! Relaying: whether a caller may have a request sent with a connection's token, where it goes, and the
 //! token.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::{Broker, Refusal};
+use super::{Broker, MailboxName, Refusal, Turn};
+use crate::domain::id::{CallerName, ConnectionKey};
 use crate::domain::scope::ScopeNaming;
 use crate::outbound::Resource;
 use crate::policy::{Denial, Permit, Provisional};
 use crate::refresh::plan::ORDINARY_MIN_TTL;
 use crate::refresh::{Claims, Held, Served, Want};
-use crate::relay::Base;
+use crate::relay::{self, Base, CanonicalPath, Owner};
 
 /// A base of an app, and how it is reached.
 pub struct RelayBase {
@@ -19,6 +21,8 @@ pub struct RelayBase {
     pub resource: Option<String>,
     /// The way there.
     pub way: Arc<Resource>,
+    /// How many requests it takes at a time at one mailbox; none where it does not count so.
+    pub at_mailbox: Option<u32>,
 }
 
 /// A resource refused a token.
@@ -30,6 +34,38 @@ pub struct Rejected {
 }
 
 impl Broker {
+    /// Waits until the requests with these paths have their turn at their mailboxes. Those of one mailbox
+    /// take as many places as there are, at most all: a resource runs the requests of a batch side by side.
+    ///
+    /// # Errors
+    /// The turn does not come within `caller_wait`.
+    pub async fn mailbox_turns(
+        &self,
+        key: &ConnectionKey,
+        caller: &CallerName,
+        (to, served): (&RelayBase, &Served),
+        paths: &[CanonicalPath],
+    ) -> Result<Vec<Turn>, Refusal> {
+        let Some(most) = to.at_mailbox else { return Ok(Vec::new()) };
+        let account = served.held.connection.profile.account();
+        let owner =
+            Owner { oid: account.oid.as_deref(), username: account.username.as_deref(), sub: &account.sub };
+        // (In one order, so that no two wait for each other.)
+        let mut places: BTreeMap<String, u32> = BTreeMap::new();
+        for mailbox in paths.iter().filter_map(|path| relay::mailbox(path, owner)) {
+            *places.entry(mailbox).or_default() += 1;
+        }
+        let (begun, patience) = (self.deps.clock.monotonic(), self.settings.load().caller_wait);
+        let mut turns = Vec::with_capacity(places.len());
+        for (mailbox, places) in places {
+            let name = MailboxName { app: key.app.clone(), mailbox };
+            let left = (begun + patience).saturating_sub(self.deps.clock.monotonic());
+            let turn = self.mailboxes.turn(&name, caller, (places.min(most), most), left).await;
+            turns.push(turn.map_err(|busy| Refusal::MailboxBusy { retry_after: busy.retry_after })?);
+        }
+        Ok(turns)
+    }
+
     /// Gets the token for a request to a base, if `judge` lets the caller have it relayed. After a resource's
     /// refusal it is another token than that one.
     pub async fn relay_token(

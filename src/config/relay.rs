@@ -5,6 +5,9 @@ use super::sections::RelayConfig;
 use super::url::HttpUrl;
 use crate::relay::RelayRule;
 
+/// Requests that Microsoft Graph takes at a time at one mailbox.
+const MAILBOX_CONCURRENCY: u32 = 4;
+
 /// Reads where callers' requests may be relayed to.
 pub(super) fn relay(section: &Section<'_>) -> RelayConfig {
     let bases = section.section("bases");
@@ -18,7 +21,11 @@ pub(super) fn relay(section: &Section<'_>) -> RelayConfig {
         }
         Some((name.to_owned(), url))
     };
-    RelayConfig { bases: bases.filter_map(base).collect(), ca: section.path("ca") }
+    RelayConfig {
+        bases: bases.filter_map(base).collect(),
+        ca: section.path("ca"),
+        mailbox_concurrency: section.number("mailbox_concurrency").unwrap_or(MAILBOX_CONCURRENCY),
+    }
 }
 
 /// Reads a rule's `relay`, by the same grammar that judges requests.

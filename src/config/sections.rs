@@ -328,6 +328,9 @@ pub struct RelayConfig {
     pub bases: BTreeMap<String, HttpUrl>,
     /// CA certificates to trust for TLS to them, in place of the system's.
     pub ca: Option<PathBuf>,
+    /// Most requests of the app that are under way at one mailbox of Microsoft Graph, over all replicas;
+    /// default 4.
+    pub mailbox_concurrency: u32,
 }
 
 impl AppConfig {

@@ -563,6 +563,13 @@ static RELAY: Table = Table {
              one for its address. http on loopback only.",
         ),
         key("ca", Kind::Path, Optional, "PEM certificates to trust for the bases, in place of the system's."),
+        key(
+            "mailbox_concurrency",
+            Kind::Integer { min: 1, max: 1000 },
+            Default("4"),
+            "Most requests of the app that are under way at one mailbox, over all replicas together; the others \
+             wait their turn. Microsoft Graph takes 4. It counts for the base `graph`.",
+        ),
     ],
 };
 

@@ -119,6 +119,11 @@ impl Desk {
         self.alone((most / replicas).max(1), now)
     }
 
+    /// Whose desk it is.
+    pub fn replica(&self) -> ReplicaId {
+        self.replica
+    }
+
     /// Until when the mailbox takes nothing.
     pub fn closed_until(&self) -> Option<Timestamp> {
         self.closed_until

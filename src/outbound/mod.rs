@@ -14,11 +14,13 @@
 mod address;
 mod resource;
 mod roots;
+mod times;
 mod way_out;
 
 pub(crate) use address::{AddressGuard, GuardedResolver, Reach};
 pub use resource::{Resource, ResourceBody, ResourceFault, Settings, Silence};
 pub(crate) use roots::tls_config;
 pub use roots::{Roots, RootsFault};
+pub(crate) use times::{http_date, retry_after};
 pub use way_out::Outbound;
 pub(crate) use way_out::{STEP, WayOut};

@@ -12,6 +12,7 @@ use serde_json::value::RawValue;
 use super::asked::{Asked, Method};
 use super::fields::may_reach_resource;
 use super::links::Links;
+use super::path::CanonicalPath;
 use super::shape::shape;
 
 /// Most requests of a batch. Graph takes as many.
@@ -110,6 +111,8 @@ pub struct Plan {
     pub refused: Vec<String>,
     /// Method and shape of the path of each that is sent.
     pub shapes: Vec<String>,
+    /// The paths of those that are sent.
+    pub paths: Vec<CanonicalPath>,
 }
 
 impl Batch {
@@ -166,9 +169,10 @@ impl Batch {
             .filter_map(InnerSent::of)
             .collect();
         let shapes = send.iter().map(|one| format!("{} {}", one.method, one.shape)).collect();
+        let paths = send.iter().map(|one| one.path.clone()).collect();
         let send = (!send.is_empty())
             .then(|| serde_json::to_vec(&BatchSent { requests: send }).expect("plain JSON"));
-        Plan { send, refused: refused.into_values().collect(), shapes }
+        Plan { send, refused: refused.into_values().collect(), shapes, paths }
     }
 }
 
@@ -253,6 +257,8 @@ struct InnerSent<'a> {
     body: Option<&'a RawValue>,
     #[serde(skip)]
     shape: String,
+    #[serde(skip)]
+    path: &'a CanonicalPath,
 }
 
 impl<'a> InnerSent<'a> {
@@ -262,7 +268,16 @@ impl<'a> InnerSent<'a> {
         let url = url.strip_prefix('/')?.strip_prefix(asked.path.version())?.to_owned();
         let Inner { id, method, depends_on, headers, body, .. } = inner;
         let shape = shape(&asked.path);
-        Some(InnerSent { id, method, url, depends_on, headers, body: body.as_deref(), shape })
+        Some(InnerSent {
+            id,
+            method,
+            url,
+            depends_on,
+            headers,
+            body: body.as_deref(),
+            shape,
+            path: &asked.path,
+        })
     }
 }
 

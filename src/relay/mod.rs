@@ -22,6 +22,7 @@ mod challenge;
 mod expand;
 mod fields;
 mod links;
+mod mailbox;
 mod option;
 mod path;
 #[cfg(any(test, feature = "testkit"))]
@@ -38,6 +39,7 @@ pub use batch::{Batch, BatchFault, Injector, Plan};
 pub use challenge::claims;
 pub use fields::{for_caller, for_resource};
 pub use links::{Links, Rewriter};
+pub use mailbox::{Owner, mailbox};
 pub use option::QueryFault;
 pub use path::{CanonicalPath, PathFault};
 pub use query::Query;

@@ -33,6 +33,8 @@ pub enum Kind {
     Assertion,
     /// How many connections have which status.
     Counts,
+    /// Whose requests are under way at a mailbox, and whose wait.
+    Mailbox,
 }
 
 impl Kind {
@@ -52,10 +54,11 @@ impl Kind {
             Kind::Replicas => "replicas",
             Kind::Assertion => "assertion",
             Kind::Counts => "counts",
+            Kind::Mailbox => "mailbox",
         }
     }
 
-    pub(super) const ALL: [Kind; 14] = [
+    pub(super) const ALL: [Kind; 15] = [
         Kind::ConnectSession,
         Kind::State,
         Kind::AdminConsentSession,
@@ -70,6 +73,7 @@ impl Kind {
         Kind::Replicas,
         Kind::Assertion,
         Kind::Counts,
+        Kind::Mailbox,
     ];
 
     /// Whether such records may outlive a sealing key, and so must be rewrapped. The others expire within a
@@ -90,6 +94,7 @@ impl Kind {
             | Kind::Hold
             | Kind::Assertion
             // Written anew every few seconds.
+            | Kind::Mailbox
             | Kind::Replicas => false,
         }
     }

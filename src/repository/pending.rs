@@ -76,6 +76,24 @@ impl Repository {
             .await?)
     }
 
+    /// The same, and returns the record as it is now, so that it can be replaced again without being read.
+    /// `None` if it was not the one that was read any more.
+    pub async fn replace_pending<T: Serialize>(
+        &self,
+        kind: Kind,
+        id: &FiledUnder,
+        read: Option<&Taken<T>>,
+        value: T,
+        now: Timestamp,
+        ttl: Duration,
+    ) -> Result<Option<Taken<T>>, PendingError> {
+        let name = read.map_or(&id.name, |read| &read.found_under);
+        let sealed = self.seal_pending(kind, name, &value);
+        let (expected, deadline) = (read.map(|read| &read.sealed[..]), Deadline::after(now, ttl));
+        let swapped = self.store.swap_pending(&kind.store_id(name), expected, &sealed, deadline).await?;
+        Ok(swapped.then(|| Taken { value, sealed, found_under: name.clone() }))
+    }
+
     /// Changes a record that others change too, and that may not exist yet. It reads, changes and replaces
     /// the record until nobody else came in between, and returns the new record; `None` if others kept
     /// changing it. If `change` refuses, nothing is written.

@@ -73,6 +73,7 @@ mod launcher;
 mod linear_work;
 mod lists;
 mod mail;
+mod mailboxes;
 mod main_job;
 mod managed_identity;
 mod manners;

@@ -15,7 +15,7 @@ mod silence_tests;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::header::{ACCEPT_ENCODING, AUTHORIZATION, CONTENT_TYPE, HOST, HeaderMap, HeaderValue};
+use http::header::{ACCEPT_ENCODING, AUTHORIZATION, CONTENT_TYPE, HOST, HeaderMap, HeaderValue, RETRY_AFTER};
 use http::{Request, StatusCode};
 use hyper::body::Incoming;
 
@@ -26,11 +26,11 @@ use crate::api::doc::{Body as DocBody, Content, Doc};
 use crate::api::problem::Problem;
 use crate::api::relayed::{RELAY, Relayed};
 use crate::api::routes::{Effect, Permission, Route, Run};
-use crate::broker::{Refusal, Rejected, RelayBase};
-use crate::domain::id::ConnectionKey;
+use crate::broker::{Refusal, Rejected, RelayBase, Turn};
+use crate::domain::id::{CallerName, ConnectionKey};
 use crate::events::{RelayRecord, Relaying};
 use crate::listener::{Body, BodyStream, GivesWay, Refused, Response};
-use crate::outbound::{ResourceFault, Silence};
+use crate::outbound::{ResourceFault, Silence, retry_after};
 use crate::policy::{CallerPolicy, Permit};
 use crate::refresh::{Claims, Served};
 use crate::relay::{self, Asked, Links, Method};
@@ -103,7 +103,7 @@ impl LocalApi {
         let Call { admitted, method, headers, query: _, body, streaming: (streams, peer), who } = call;
         let (begun, key) = (self.clock.monotonic(), &relayed.key);
         let taken = admitted.take_for(key, begun);
-        taken.map_err(|after| Problem::of(Refusal::RateLimited { retry_after: after.0 }))?;
+        taken.map_err(|after| Problem::of(Refusal::ConnectionRateLimited { retry_after: after.0 }))?;
         let policy = &admitted.caller().policy;
         // (Who may not know of the connection is told nothing of its path.)
         let _ = policy.may_see(key).map_err(|denial| Problem::of(denial.into()))?;
@@ -117,6 +117,7 @@ impl LocalApi {
         };
         let mut allowed = Allowed { policy, key, asked, fields: relay::for_resource(&headers), batch };
         let (served, to) = self.relay_token(&allowed, None).await.map_err(Problem::of)?;
+        let turns = self.turns(&allowed, &admitted.caller().name, (&to, &served)).await?;
         let place = streams.take().ok_or_else(|| Problem::of_listener(Refused::Overloaded))?;
 
         let (body, batch) = match (body, allowed.batch.as_ref().map(batch::Requests::plan)) {
@@ -153,7 +154,7 @@ impl LocalApi {
         }
         let silence = Arc::new(Silence::new(SILENCE, Arc::clone(&self.clock)));
         let (body, gives_way) = body.into_stream();
-        let exchange = Exchange { api: self, to, silence, gives_way, record, batch };
+        let exchange = Exchange { api: self, to, silence, gives_way, record, batch, turns };
         let (answer, record) = exchange.run(&allowed, served, body).await?;
         let is_head = method == Method::Head;
         let response = answer.response(place, is_head, links);
@@ -174,6 +175,20 @@ impl LocalApi {
             (None, None) => self.url.issuer.clone(),
         };
         Ok(Arc::new(Links::new(bases, format!("{origin}{}", relayed.here))))
+    }
+
+    /// Waits for the request's turn at its mailbox, that of a batch at those of its requests.
+    async fn turns(
+        &self,
+        allowed: &Allowed<'_>,
+        caller: &CallerName,
+        way: (&RelayBase, &Served),
+    ) -> Result<Vec<Turn>, Problem> {
+        let paths = match &allowed.batch {
+            Some(requests) => requests.plan().paths,
+            None => vec![allowed.asked.path.clone()],
+        };
+        self.broker.mailbox_turns(allowed.key, caller, way, &paths).await.map_err(Problem::of)
     }
 
     async fn relay_token(
@@ -201,6 +216,8 @@ struct Exchange<'a> {
     record: RelayRecord,
     /// The answers of what was refused of a batch.
     batch: Option<Vec<String>>,
+    /// The turns at the mailboxes, which end with the answer's body.
+    turns: Vec<Turn>,
 }
 
 impl Exchange<'_> {
@@ -217,7 +234,7 @@ impl Exchange<'_> {
             Err(problem) => return Err(self.failed(problem, &sent).await),
         };
         if first.status() != StatusCode::UNAUTHORIZED {
-            return Ok((self.answer(first), self.record));
+            return Ok(self.answered(first));
         }
         let claims = relay::claims(first.headers()).and_then(|text| Claims::read(&text).ok());
         let rejected = Rejected { digest: served.token().digest.clone(), claims };
@@ -232,12 +249,12 @@ impl Exchange<'_> {
                 self.record.uses(&TokenWords::of(renewed.token()), life);
                 drop(first);
                 match self.send(allowed, &renewed, &sent).await {
-                    Ok(answer) => Ok((self.answer(answer), self.record)),
+                    Ok(answer) => Ok(self.answered(answer)),
                     Err(problem) => Err(self.failed(problem, &sent).await),
                 }
             }
             // The body cannot be sent again, or there is no other token now: the resource's word counts.
-            _ => Ok((self.answer(first), self.record)),
+            _ => Ok(self.answered(first)),
         }
     }
 
@@ -272,8 +289,15 @@ impl Exchange<'_> {
         }
     }
 
-    fn answer(&self, answer: http::Response<Incoming>) -> Answer {
-        Answer::new(answer, Arc::clone(&self.silence), self.batch.clone())
+    /// The resource has answered. If it said when to come back, its mailbox is left alone until then.
+    fn answered(self, answer: http::Response<Incoming>) -> (Answer, RelayRecord) {
+        let busy = [StatusCode::TOO_MANY_REQUESTS, StatusCode::SERVICE_UNAVAILABLE];
+        let after = answer.headers().get(RETRY_AFTER).and_then(|value| value.to_str().ok());
+        let after = after.and_then(|value| retry_after(value, self.api.clock.now()));
+        if let (Some(after), true, [turn]) = (after, busy.contains(&answer.status()), &self.turns[..]) {
+            turn.closes_for(after);
+        }
+        (Answer::new(answer, self.silence, self.batch, self.turns), self.record)
     }
 
     /// Records that there is no answer.

@@ -97,6 +97,12 @@ pub(super) fn of(refusal: &Refusal) -> Words {
             "wait, and keep this connection's token until it expires; the caller's requests for other \
              connections go on",
         ),
+        Refusal::MailboxBusy { .. } => words(
+            "The mailbox is busy",
+            "as many requests of the app are under way at this mailbox as it takes, and this one's turn did not \
+             come in time; or the mailbox said when to come back",
+            "send it again after the time in Retry-After, and fewer at a time; nothing was sent",
+        ),
         Refusal::TooManyForced { .. } => words(
             "Too many forced renewals",
             "reports of rejected tokens and challenges force renewals of this connection, or of many, faster \

@@ -16,7 +16,6 @@ use super::app_token::Wanted;
 use super::config::ResponseMode;
 use super::urls::Authorize;
 use crate::authority::AuthorizeRequest;
-use crate::authority::classify::http_date;
 use crate::authority::clouds::{Provider, TenantPath};
 use crate::authority::http::{HttpAnswer, chain};
 use crate::authority::text::one_line;
@@ -29,6 +28,7 @@ use crate::domain::secret::CodeVerifier;
 use crate::domain::text::is_guid;
 use crate::domain::time::Timestamp;
 use crate::outbound::STEP;
+use crate::outbound::http_date;
 
 /// The longest name of a certificate's issuer that is shown.
 const LONGEST_NAME: usize = 100;

@@ -20,6 +20,7 @@ use crate::authority::wire::{self, TokenError};
 use crate::domain::random::{Random, random_uuid};
 use crate::domain::time::Clock;
 use crate::domain::verdict::{AuthorityError, AuthorityFailure, Disposition};
+use crate::outbound::{http_date, retry_after};
 use crate::span::{self, Span, Value, key};
 
 /// Sends requests, and reports each.
@@ -96,7 +97,7 @@ impl Transport {
         tell_status(span.as_ref(), answered.as_ref().ok());
         // The authority counts the lives of tokens, so its clock is the one to follow.
         if let Ok(answer) = &answered
-            && let Some(date) = answer.header("date").and_then(classify::http_date)
+            && let Some(date) = answer.header("date").and_then(http_date)
         {
             self.clock.witness(date);
         }
@@ -176,7 +177,7 @@ impl Transport {
     }
 
     fn retry_after(&self, answer: &HttpAnswer) -> Option<Duration> {
-        answer.header("retry-after").and_then(|value| classify::retry_after(value, self.clock.now()))
+        answer.header("retry-after").and_then(|value| retry_after(value, self.clock.now()))
     }
 
     fn request_ended(&self, endpoint: Endpoint, began: Duration, outcome: &'static str) {

@@ -124,7 +124,7 @@ pub fn a_refusal_is_told_in_tame_words(input: &[u8]) {
         }
     }
     let text = String::from_utf8_lossy(input);
-    if let Some(wait) = classify::retry_after(&text, Timestamp::from_unix_seconds(NOW)) {
+    if let Some(wait) = crate::outbound::retry_after(&text, Timestamp::from_unix_seconds(NOW)) {
         assert!((Duration::from_secs(1)..=Duration::from_secs(3600)).contains(&wait), "{wait:?}");
     }
     let answer = RedirectError::read(&text, Some(&text), Some(&text)).answer();

@@ -11,6 +11,7 @@ use http::{HeaderName, HeaderValue, StatusCode};
 use http_body_util::BodyExt as _;
 use hyper::body::{Body as _, Incoming};
 
+use crate::broker::Turn;
 use crate::listener::{AnswerBody, BrokenOff, Response, StreamPlace};
 use crate::outbound::Silence;
 use crate::relay::{self, Injector, Links, Rewriter};
@@ -27,6 +28,8 @@ pub(super) struct Answer {
     silence: Arc<Silence>,
     /// The answers of what was refused of a batch; `None` if it is none.
     batch: Option<Vec<String>>,
+    /// The turns at the mailboxes.
+    turns: Vec<Turn>,
 }
 
 impl Answer {
@@ -35,8 +38,9 @@ impl Answer {
         answer: http::Response<Incoming>,
         silence: Arc<Silence>,
         batch: Option<Vec<String>>,
+        turns: Vec<Turn>,
     ) -> Self {
-        Answer { answer, silence, batch }
+        Answer { answer, silence, batch, turns }
     }
 
     /// Makes the caller's answer, with this place for its body. Links to a base lead through the relay.
@@ -52,11 +56,11 @@ impl Answer {
                 let rewriter = Rewriter::new(Arc::clone(&links), self.batch.is_some());
                 let injector = Injector::new(self.batch.as_deref().unwrap_or_default());
                 let changes = Some((rewriter, injector));
-                AnswerBody::relayed(place, None, parts(incoming, self.silence, changes))
+                AnswerBody::relayed(place, None, parts(incoming, self.silence, changes, self.turns))
             }
             false => {
                 let length = incoming.size_hint().exact();
-                AnswerBody::relayed(place, length, parts(incoming, self.silence, None))
+                AnswerBody::relayed(place, length, parts(incoming, self.silence, None, self.turns))
             }
         };
         let mut response = Response::new(body);
@@ -94,6 +98,8 @@ struct Passing {
     /// What came and is not handed on.
     rest: Bytes,
     is_over: bool,
+    /// They end when the resource's part is over, however long the client takes.
+    turns: Vec<Turn>,
 }
 
 /// The parts of a body as they come, none of them long.
@@ -101,8 +107,9 @@ fn parts(
     incoming: Incoming,
     silence: Arc<Silence>,
     changes: Option<(Rewriter, Injector)>,
+    turns: Vec<Turn>,
 ) -> impl Stream<Item = Result<Bytes, BrokenOff>> + Send + 'static {
-    let passing = Passing { incoming, silence, changes, rest: Bytes::new(), is_over: false };
+    let passing = Passing { incoming, silence, changes, rest: Bytes::new(), is_over: false, turns };
     stream::unfold(passing, |mut passing| async move {
         let part = passing.next().await?;
         Some((part, passing))
@@ -135,6 +142,7 @@ impl Passing {
                 }
                 (None, _) => {
                     self.is_over = true;
+                    self.turns.clear();
                     let mut out = Vec::new();
                     if let Some((rewriter, _)) = self.changes.take() {
                         rewriter.end(&mut out);

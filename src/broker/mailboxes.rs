@@ -1,0 +1,372 @@
+//! Mailboxes: a request that is relayed waits here for its turn ([`crate::mailbox`]).
+//!
+//! Where one process has the store for itself, its memory is the record. Otherwise one task for each mailbox
+//! with turns of this replica meets the record in the store: it reads it, merges what this replica knows, and
+//! replaces it. While the store cannot be reached, this replica goes on with its own part of the places.
+
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use tokio::sync::{Notify, oneshot};
+
+use crate::domain::id::{AppName, CallerName};
+use crate::domain::random::{Random, random_bytes};
+use crate::domain::task::Tasks;
+use crate::domain::time::{Clock, Timestamp};
+use crate::mailbox::{Desk, Line, ReplicaId, Ticket};
+use crate::repository::{FiledUnder, Kind, PendingError, Repository, SecretHash, Taken};
+
+/// How often the record is read while a turn of this replica waits.
+const LOOK: Duration = Duration::from_millis(15);
+/// How much longer it may be, so that replicas do not keep meeting.
+const SPREAD_MS: u64 = 15;
+/// How long after a failure of the store it is asked again.
+const RETRY: Duration = Duration::from_millis(250);
+/// Tries to replace a record that others replace too.
+const TRIES: usize = 8;
+/// How long a record is kept that nobody changes. (It has what callers have had, which nobody misses later.)
+const KEPT: Duration = Duration::from_secs(60);
+/// Longest time that a mailbox is left alone: a longer `Retry-After` is taken for a mistake.
+const LONGEST_CLOSED: Duration = Duration::from_secs(600);
+/// When a caller that found too many waiting may come back.
+const WHEN_FULL: Duration = Duration::from_secs(1);
+/// How many mailboxes without turns are kept in memory before they are looked through.
+const MOST_IDLE: usize = 1024;
+
+/// A mailbox of an app.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct MailboxName {
+    /// The app, whose requests are counted together.
+    pub app: AppName,
+    /// The mailbox, in one spelling ([`crate::relay::mailbox`]).
+    pub mailbox: String,
+}
+
+/// There is no turn for a request now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Busy {
+    /// When to ask again.
+    pub retry_after: Duration,
+}
+
+/// What mailboxes need.
+struct Ports {
+    repository: Arc<Repository>,
+    clock: Arc<dyn Clock>,
+    random: Arc<dyn Random>,
+    tasks: Arc<dyn Tasks>,
+    replica: ReplicaId,
+}
+
+/// The mailboxes at which this replica has turns.
+pub struct Mailboxes {
+    ports: Arc<Ports>,
+    counters: Arc<Mutex<HashMap<MailboxName, Arc<Counter>>>>,
+}
+
+/// One mailbox, and who waits for it here.
+struct Counter {
+    name: MailboxName,
+    most: u32,
+    state: Mutex<State>,
+    /// Something has changed that the record must know.
+    changed: Notify,
+}
+
+struct State {
+    desk: Desk,
+    waiting: HashMap<Ticket, oneshot::Sender<()>>,
+    /// Something has changed that the record was not told yet.
+    is_news: bool,
+    /// A task meets the record.
+    is_driven: bool,
+    /// It was taken out of the map, and takes nothing any more.
+    is_closed: bool,
+}
+
+/// A turn. It ends when it is dropped.
+pub struct Turn {
+    counter: Arc<Counter>,
+    ticket: Ticket,
+    ports: Arc<Ports>,
+}
+
+impl Mailboxes {
+    /// Opens all mailboxes, with nobody at any.
+    pub fn new(
+        repository: Arc<Repository>,
+        clock: Arc<dyn Clock>,
+        random: Arc<dyn Random>,
+        tasks: Arc<dyn Tasks>,
+    ) -> Self {
+        let replica = u64::from_le_bytes(random_bytes(random.as_ref()));
+        let ports = Arc::new(Ports { repository, clock, random, tasks, replica });
+        Mailboxes { ports, counters: Arc::default() }
+    }
+
+    /// Waits for a turn of so many places at a mailbox that takes `most` at a time.
+    ///
+    /// # Errors
+    /// It does not come within `patience`, or too many wait already.
+    pub async fn turn(
+        &self,
+        name: &MailboxName,
+        caller: &CallerName,
+        (places, most): (u32, u32),
+        patience: Duration,
+    ) -> Result<Turn, Busy> {
+        let (turn, mut begins) = self.join(name, caller, places, most)?;
+        let begun = self.ports.clock.monotonic();
+        loop {
+            let now = self.ports.clock.moment();
+            let left = (begun + patience).saturating_sub(now.monotonic);
+            // Who cannot be served in time is told at once when to come back.
+            let closed =
+                turn.counter.state.lock().desk.closed_until().map_or(Duration::ZERO, |at| at.since(now.now));
+            if left.is_zero() || closed > left {
+                return Err(Busy { retry_after: closed.max(WHEN_FULL) });
+            }
+            let wake = if closed.is_zero() { left } else { closed.min(left) };
+            tokio::select! {
+                biased;
+                _ = &mut begins => return Ok(turn),
+                () = self.ports.clock.sleep(wake) => turn.counter.changes(&self.ports),
+            }
+        }
+    }
+
+    fn join(
+        &self,
+        name: &MailboxName,
+        caller: &CallerName,
+        places: u32,
+        most: u32,
+    ) -> Result<(Turn, oneshot::Receiver<()>), Busy> {
+        loop {
+            let counter = self.counter(name, most);
+            let (begins, begun) = oneshot::channel();
+            let mut state = counter.state.lock();
+            if state.is_closed {
+                continue;
+            }
+            let ticket = state.desk.join(caller.as_str(), places, most);
+            let ticket = ticket.map_err(|_| Busy { retry_after: WHEN_FULL })?;
+            state.waiting.insert(ticket, begins);
+            let must_drive = self.is_shared() && !std::mem::replace(&mut state.is_driven, true);
+            drop(state);
+            if must_drive {
+                self.drive(Arc::clone(&counter));
+            }
+            counter.changes(&self.ports);
+            return Ok((Turn { counter, ticket, ports: Arc::clone(&self.ports) }, begun));
+        }
+    }
+
+    fn is_shared(&self) -> bool {
+        self.ports.repository.is_shared()
+    }
+
+    fn counter(&self, name: &MailboxName, most: u32) -> Arc<Counter> {
+        let mut counters = self.counters.lock();
+        if counters.len() >= MOST_IDLE && counters.len().is_multiple_of(MOST_IDLE) {
+            let now = self.ports.clock.now();
+            counters.retain(|_, counter| !counter.closes(now));
+        }
+        match counters.entry(name.clone()) {
+            // (A changed limit counts at once.)
+            Entry::Occupied(mut known) if known.get().most != most => {
+                if let Some(changed) = known.get().with_limit(most, self.ports.clock.now()) {
+                    known.insert(changed);
+                }
+                Arc::clone(known.get())
+            }
+            Entry::Occupied(known) => Arc::clone(known.get()),
+            Entry::Vacant(new) => {
+                Arc::clone(new.insert(Arc::new(Counter::new(name, most, self.ports.replica))))
+            }
+        }
+    }
+
+    /// Meets the record until nobody of this replica is at the mailbox.
+    fn drive(&self, counter: Arc<Counter>) {
+        let (ports, counters) = (Arc::clone(&self.ports), Arc::clone(&self.counters));
+        self.ports.tasks.spawn(
+            "a mailbox's turns",
+            Box::pin(async move {
+                let id = counter.filed_under();
+                let mut known = None;
+                loop {
+                    let met = counter.meet(&ports, &id, &mut known).await;
+                    let pause = {
+                        let mut counters = counters.lock();
+                        let mut state = counter.state.lock();
+                        if matches!(met, Ok(true)) && state.desk.is_idle() && !state.is_news {
+                            state.is_driven = false;
+                            state.is_closed = true;
+                            if counters.get(&counter.name).is_some_and(|one| Arc::ptr_eq(one, &counter)) {
+                                counters.remove(&counter.name);
+                            }
+                            return;
+                        }
+                        let now = ports.clock.monotonic();
+                        match met {
+                            Err(_) => RETRY,
+                            Ok(is_heard) if !is_heard || state.desk.waits() => {
+                                let [spread] = random_bytes::<1>(ports.random.as_ref());
+                                LOOK + Duration::from_millis(u64::from(spread) % SPREAD_MS)
+                            }
+                            Ok(_) => state.desk.beats_at().saturating_sub(now),
+                        }
+                    };
+                    tokio::select! {
+                        () = counter.changed.notified() => {}
+                        () = ports.clock.sleep(pause) => {}
+                    }
+                }
+            }),
+        );
+    }
+}
+
+impl Counter {
+    fn new(name: &MailboxName, most: u32, replica: ReplicaId) -> Self {
+        let state = State {
+            desk: Desk::new(replica),
+            waiting: HashMap::new(),
+            is_news: false,
+            is_driven: false,
+            is_closed: false,
+        };
+        Counter { name: name.clone(), most, state: Mutex::new(state), changed: Notify::new() }
+    }
+
+    /// The name of the record: a hash, since an address is nobody's business who lists the store's keys.
+    fn filed_under(&self) -> FiledUnder {
+        FiledUnder::hash(&SecretHash::of(&format!("{}\n{}", self.name.app, self.name.mailbox)))
+    }
+
+    /// Something has changed here: turns begin that are next.
+    fn changes(&self, ports: &Ports) {
+        let mut state = self.state.lock();
+        if state.is_driven {
+            state.is_news = true;
+            drop(state);
+            self.changed.notify_one();
+        } else if !ports.repository.is_shared() {
+            let begun = state.desk.alone(self.most, ports.clock.moment());
+            state.begin(begun);
+        }
+    }
+
+    /// Takes it out of use if there is nothing in it that must be known. Returns true if it was.
+    fn closes(&self, now: Timestamp) -> bool {
+        let mut state = self.state.lock();
+        let is_over = state.desk.closed_until().is_none_or(|until| until <= now);
+        let may = is_over && state.desk.is_idle() && !state.is_driven;
+        state.is_closed |= may;
+        may
+    }
+
+    /// Another one in its place, with another limit, once nobody is at it.
+    fn with_limit(&self, most: u32, now: Timestamp) -> Option<Arc<Counter>> {
+        let replica = self.state.lock().desk.replica();
+        self.closes(now).then(|| Arc::new(Counter::new(&self.name, most, replica)))
+    }
+
+    /// Meets the record in the store: reads it, unless it is known, and replaces it if this replica has
+    /// something to say. False if others kept changing it.
+    async fn meet(
+        &self,
+        ports: &Ports,
+        id: &FiledUnder,
+        known: &mut Option<Taken<Line>>,
+    ) -> Result<bool, PendingError> {
+        let met = self.try_to_meet(ports, id, known).await;
+        if let Err(error) = &met {
+            *known = None;
+            tracing::debug!(%error, "a mailbox's turns go on with this replica's part of them");
+            let now = ports.clock.moment();
+            let mut state = self.state.lock();
+            let begun = state.desk.cut_off(self.most, now);
+            state.begin(begun);
+        }
+        met
+    }
+
+    async fn try_to_meet(
+        &self,
+        ports: &Ports,
+        id: &FiledUnder,
+        known: &mut Option<Taken<Line>>,
+    ) -> Result<bool, PendingError> {
+        let (repository, kind) = (&ports.repository, Kind::Mailbox);
+        for attempt in 0..TRIES {
+            // What this replica wrote last is mostly still there. If not, the store says so.
+            let is_guess = attempt == 0 && known.is_some();
+            if !is_guess {
+                *known = repository.pending::<Line>(kind, id).await?;
+            }
+            let read = known.as_ref().map(|known| known.value.clone()).unwrap_or_default();
+            let now = ports.clock.moment();
+            let wanted = {
+                let mut state = self.state.lock();
+                let begun = if is_guess { Vec::new() } else { state.desk.agreed(read.clone()) };
+                state.begin(begun);
+                state.is_news = false;
+                state.desk.proposal(&read, self.most, now)
+            };
+            match (wanted == read, is_guess) {
+                // There is nothing to say: what others have said counts.
+                (true, true) => continue,
+                (true, false) => return Ok(true),
+                (false, _) => {}
+            }
+            let kept = KEPT + wanted.closed_until().map_or(Duration::ZERO, |until| until.since(now.now));
+            let replaced =
+                repository.replace_pending(kind, id, known.as_ref(), wanted.clone(), now.now, kept);
+            if let Some(written) = replaced.await? {
+                *known = Some(written);
+                let mut state = self.state.lock();
+                let begun = state.desk.agreed(wanted);
+                state.begin(begun);
+                return Ok(true);
+            }
+        }
+        // (Others keep changing it. This replica is heard at the next look.)
+        *known = None;
+        Ok(false)
+    }
+}
+
+impl State {
+    fn begin(&mut self, begun: Vec<Ticket>) {
+        for ticket in begun {
+            // (Who is gone has ended its turn.)
+            if let Some(waits) = self.waiting.remove(&ticket) {
+                let _ = waits.send(());
+            }
+        }
+    }
+}
+
+impl Turn {
+    /// The mailbox said that it takes nothing for so long.
+    pub fn closes_for(&self, wait: Duration) {
+        let until = self.ports.clock.now().plus(wait.min(LONGEST_CLOSED));
+        self.counter.state.lock().desk.close(until);
+        self.counter.changes(&self.ports);
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        let mut state = self.counter.state.lock();
+        state.waiting.remove(&self.ticket);
+        state.desk.end(self.ticket);
+        drop(state);
+        self.counter.changes(&self.ports);
+    }
+}
