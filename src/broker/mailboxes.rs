@@ -6,7 +6,7 @@
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -58,7 +58,14 @@ struct Ports {
     clock: Arc<dyn Clock>,
     random: Arc<dyn Random>,
     tasks: Arc<dyn Tasks>,
-    replica: ReplicaId,
+    /// Drawn when it is first needed.
+    replica: OnceLock<ReplicaId>,
+}
+
+impl Ports {
+    fn replica(&self) -> ReplicaId {
+        *self.replica.get_or_init(|| u64::from_le_bytes(random_bytes(self.random.as_ref())))
+    }
 }
 
 /// The mailboxes at which this replica has turns.
@@ -102,8 +109,7 @@ impl Mailboxes {
         random: Arc<dyn Random>,
         tasks: Arc<dyn Tasks>,
     ) -> Self {
-        let replica = u64::from_le_bytes(random_bytes(random.as_ref()));
-        let ports = Arc::new(Ports { repository, clock, random, tasks, replica });
+        let ports = Arc::new(Ports { repository, clock, random, tasks, replica: OnceLock::new() });
         Mailboxes { ports, counters: Arc::default() }
     }
 
@@ -185,7 +191,7 @@ impl Mailboxes {
             }
             Entry::Occupied(known) => Arc::clone(known.get()),
             Entry::Vacant(new) => {
-                Arc::clone(new.insert(Arc::new(Counter::new(name, most, self.ports.replica))))
+                Arc::clone(new.insert(Arc::new(Counter::new(name, most, self.ports.replica()))))
             }
         }
     }

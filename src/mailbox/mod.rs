@@ -7,7 +7,7 @@
 //! compare-and-swap. What it writes is made from what it read and from its own turns ([`Line::merge`]), never
 //! from what it believes of others.
 //!
-//! May know: std and small data crates. It knows no store and no clock.
+//! May know: `domain` (time), std and small data crates. It knows no store and no clock.
 //!
 //! Invariants:
 //! 1. A turn begins only if the places of all turns under way, its own included, are within the limit; or if

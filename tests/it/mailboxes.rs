@@ -202,6 +202,38 @@ async fn who_waits_too_long_is_told_and_nothing_is_sent() {
     assert_eq!(graph.seen(), 2);
 }
 
+#[tokio::test]
+async fn a_batch_takes_a_place_for_each_of_its_requests() {
+    let graph = Graph::start().await;
+    let world = world(&graph, Kept::Embedded, "").await;
+    let path = "/v1.0/users/a/messages";
+    let two: Vec<_> = (0..2).map(|_| asks(&world, path)).collect();
+    world.until("two are under way", async || graph.at("a") == 2).await;
+    let requests: Vec<_> = (0..3)
+        .map(|id| serde_json::json!({ "id": id.to_string(), "method": "GET", "url": "/users/a/events" }))
+        .collect();
+    let url = format!("{}/v1/apps/outlook/connections/user-1/relay/graph/v1.0/$batch", world.daemon.local);
+    let (bearer, body) =
+        (format!("Bearer {}", world.reader_key), serde_json::json!({ "requests": requests }));
+    let batch = tokio::spawn(async move {
+        let headers = [("authorization", bearer.as_str()), ("content-type", "application/json")];
+        request(Method::POST, &url, &headers, body.to_string()).await.expect("an answer")
+    });
+    // Three places are not free. What comes later does not overtake it, though there would be room.
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    let later = asks(&world, path);
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    assert_eq!(graph.seen(), 2);
+    graph.lets_end(1);
+    world.until("the batch is under way", async || graph.seen() == 3).await;
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    assert_eq!(graph.seen(), 3, "all four places are taken");
+    graph.lets_end(3);
+    for answer in two.into_iter().chain([batch, later]) {
+        assert_eq!(answer.await.expect("no panic").status, 200);
+    }
+}
+
 async fn a_throttle_holds_the_mailbox(kept: Kept) {
     let graph = Graph::start().await;
     *graph.0.takes.lock() = Some(Duration::ZERO);

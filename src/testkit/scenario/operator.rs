@@ -111,6 +111,7 @@ impl Cluster {
             confirmation_ttl: hour,
             open_sessions: 1000,
             streams_per_caller: 256,
+            caller_wait: Duration::from_secs(8),
         };
         Arc::new(Broker::new(BTreeMap::from([(self.app(), Arc::new(app))]), deps, settings))
     }

@@ -81,7 +81,7 @@ impl Handler for Through {
                 Ok(answer) => {
                     let place = request.streams.take().expect("a place");
                     let links = Arc::new(Links::new(Vec::new(), "http://here/".to_owned()));
-                    Answer::new(answer, silence, None).response(place, false, links)
+                    Answer::new(answer, silence, None, Vec::new()).response(place, false, links)
                 }
                 Err(fault) => unanswered(&sent, &fault).response("an-id"),
             }
