@@ -59,7 +59,7 @@ pub(super) fn judge(app: &AppFacts, report: &mut Report) {
             (None, _) => String::new(),
         };
         if credential.is_retired {
-            let state = state.to_lowercase();
+            let state = if state == "REJECTED" { "rejected" } else { &*state };
             report.see("credential", &subject, format!("{}, retired ({state}){end}", credential.kind));
             continue;
         }
