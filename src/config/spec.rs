@@ -567,8 +567,8 @@ static RELAY: Table = Table {
             "mailbox_concurrency",
             Kind::Integer { min: 1, max: 1000 },
             Default("4"),
-            "Most requests of the app that are under way at one mailbox, over all replicas together; the others \
-             wait their turn. Microsoft Graph takes 4. It counts for the base `graph`.",
+            "Most requests of the app that are under way at one mailbox, over all replicas together; the \
+             others wait their turn. Microsoft Graph takes 4. It counts for the base `graph`.",
         ),
     ],
 };

@@ -10,14 +10,14 @@
 //! May know: `domain` (time), std and small data crates. It knows no store and no clock.
 //!
 //! Invariants:
-//! 1. A turn begins only if the places of all turns under way, its own included, are within the limit; or if
-//!    nothing else is under way.
+//! 1. A turn begins only if the places of all turns under way, its own included, are within the limit; or
+//!    if nothing else is under way.
 //! 2. The next turn is of the waiting caller that has had the least lately; of its turns, the oldest. Nothing
 //!    overtakes it, also where a smaller request would have room.
 //! 3. A replica begins and ends its own turns alone. The turns of another one end only when that one has not
 //!    been heard of for [`SILENT`].
-//! 4. A record that was lost or rolled back is made whole by the next merge of each replica: what is under way
-//!    stays counted.
+//! 4. A record that was lost or rolled back is made whole by the next merge of each replica: what is under
+//!    way stays counted.
 //!
 //! The one hard problem: a replica that dies must not keep its places, and one that is slow must not lose
 //! them. Clocks of several machines do not agree, so no instant is shared. Each replica counts in the record

@@ -363,7 +363,7 @@ async fn shared(many: usize, mailboxes: usize, kills: usize, turns: usize) {
         let (least, most) = (of.clone().min().expect("some"), of.clone().max().expect("some"));
         assert!(least * 5 >= most * 4, "mailbox {mailbox}: {:?}", of.collect::<Vec<_>>());
     }
-    println!("{many} callers, {mailboxes} mailboxes, {kills} kills: {counts:?}");
+    eprintln!("{many} callers, {mailboxes} mailboxes, {kills} kills: {counts:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

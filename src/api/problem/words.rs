@@ -99,8 +99,8 @@ pub(super) fn of(refusal: &Refusal) -> Words {
         ),
         Refusal::MailboxBusy { .. } => words(
             "The mailbox is busy",
-            "as many requests of the app are under way at this mailbox as it takes, and this one's turn did not \
-             come in time; or the mailbox said when to come back",
+            "as many requests of the app are under way at this mailbox as it takes, and this one's turn did \
+             not come in time; or the mailbox said when to come back",
             "send it again after the time in Retry-After, and fewer at a time; nothing was sent",
         ),
         Refusal::TooManyForced { .. } => words(
