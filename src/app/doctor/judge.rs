@@ -83,7 +83,10 @@ fn of_warning(warning: &Mistake, report: &mut Report) {
                 "write the new certificate and its key to the same files, which a running daemon takes up: \
                  deploy/RUNBOOK.md#replace-a-listeners-certificate"
             }
-            (Code::Expiry, false) => "replace it: deploy/RUNBOOK.md has a section for each kind of secret",
+            (Code::Expiry, false) => {
+                "say when it ends, or replace it in time: deploy/RUNBOOK.md has a section for each kind of \
+                 secret"
+            },
             _ => "if it is not meant so, change what is named here, then run `tokenward check`",
         },
         is_of_access: false,
