@@ -86,7 +86,7 @@ fn of_warning(warning: &Mistake, report: &mut Report) {
             (Code::Expiry, false) => {
                 "say when it ends, or replace it in time: deploy/RUNBOOK.md has a section for each kind of \
                  secret"
-            },
+            }
             _ => "if it is not meant so, change what is named here, then run `tokenward check`",
         },
         is_of_access: false,
