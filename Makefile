@@ -4,7 +4,7 @@
 CARGO ?= cargo
 # Most tests wait on sockets and clocks: more of them than cores may do so at once.
 export RUST_TEST_THREADS ?= 8
-.PHONY: quickstart build quick test check fmt lint structure docs deny bench bench-refresh bench-relay bench-steps audit-stream scale image image-test dockerfile deploy-check tools providers schemas vault mail soak soak-short flood slow simulate sweep-load baseline model rotation rotation-rewrap revoke-load drill fuzz linear-work work policy timing azure-identity systemd kubernetes kubernetes-rules tour site release reproduce screenshots languages console-load alerts relay-streams
+.PHONY: quickstart build quick test check fmt lint structure docs deny bench bench-refresh bench-relay bench-steps audit-stream scale image image-test dockerfile deploy-check tools providers schemas vault mail soak soak-short flood slow simulate sweep-load baseline model rotation rotation-rewrap revoke-load drill fuzz linear-work work policy timing azure-identity systemd kubernetes kubernetes-rules tour site release reproduce screenshots languages console-load alerts relay-streams mailboxes
 
 quickstart:
 	$(CARGO) run --example quickstart
@@ -233,6 +233,10 @@ simulate:
 # A thousand streams of 10 MiB through the relay at a time; `make test` has a hundred. Memory stays as it is.
 relay-streams:
 	$(CARGO) test --profile checked --test it -- relay_streams:: --include-ignored --nocapture
+
+# 32 callers take turns at 8 mailboxes over three replicas, six of which are killed; `make test` has 8 callers and one kill.
+mailboxes:
+	$(CARGO) test --test it -- mailboxes:: --include-ignored --nocapture
 
 # The sweep of three million connections by several replicas (docs/scale.md).
 sweep-load:

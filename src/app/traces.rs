@@ -22,7 +22,8 @@ use crate::telemetry::traces::{Answer, Collector, Settings, Traces};
 /// The longest exchange with the collector.
 const TIMEOUT: Duration = Duration::from_secs(10);
 /// What a warning about the collector's files ends in.
-const UNTIL_THEN: &str = "until that is mended, a reload leaves traces as they were, and a start sends none";
+const UNTIL_THEN: &str =
+    "after a start no traces are sent until that is mended; a reload leaves them as they were";
 
 /// What a reading of `[traces]` comes to.
 pub(super) enum Prepared {

@@ -38,7 +38,7 @@ fn documents() -> Vec<String> {
 }
 
 /// Every stable code of the contract with the statuses it comes with.
-const CODES: [(&str, &[u16]); 25] = [
+const CODES: [(&str, &[u16]); 26] = [
     ("invalid_request", &[400, 414]),
     ("caller_unauthenticated", &[401]),
     ("caller_forbidden", &[403]),
@@ -55,6 +55,7 @@ const CODES: [(&str, &[u16]); 25] = [
     ("connection_paused", &[409]),
     ("confirmation_rejected", &[409]),
     ("rate_limited", &[429]),
+    ("mailbox_busy", &[429]),
     ("relay_failed", &[502, 504]),
     ("internal", &[500]),
     ("authority_unavailable", &[503]),

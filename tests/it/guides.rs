@@ -10,6 +10,7 @@ use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use entra_emulator::{AdminApproval, ConsentPolicy, Endpoint, Fault, FaultRule, RevokeKind};
 use serde_json::{Value, json};
 
+use crate::attacks_rights::reconfigure;
 use crate::http_client::Browser;
 use crate::launcher::{command, repository};
 use crate::token_exchange::blocks;
@@ -145,8 +146,8 @@ async fn the_first_service_s_commands_work() {
     let examples = repository().join("examples").display().to_string();
     let mut guide = Guide::open("docs/first-service.md", &world)
         .replace("http://127.0.0.1:7070", &world.daemon.local)
-        .replace("/etc/mail-sync/tokenward.key", key.display().to_string())
-        .replace("https://graph.microsoft.com ", world.entra.graph_url() + " ")
+        .replace("/tmp/try/cli.key", key.display().to_string())
+        .replace("http://127.0.0.1:8400", world.entra.base_url())
         .replace(" examples/", format!(" {examples}/"))
         .replace(
             "/run/tokenward/tokenward.sock",
@@ -154,9 +155,29 @@ async fn the_first_service_s_commands_work() {
         );
     let first = guide.block();
     assert!(guide.run(first.clone()).await.contains("Your invoice"));
+    let environment = first.lines().filter(|line| line.starts_with("export")).collect::<Vec<_>>().join("\n");
+    // Each answer to see, with the change that the page says.
+    let answers = guide.block();
+    let [begin, forbidden, limited, revoked] = &answers.split("\n\n").collect::<Vec<_>>()[..] else {
+        panic!("{answers}")
+    };
+    let run = async |part: &str| guide.run(format!("{environment}\n{begin}\n{part}")).await;
+    let (all, one) = ("scopes      = [\"*\"]", "scopes      = [\"Mail.Read\"]");
+    reconfigure(&world, all, one).await;
+    assert!(run(forbidden).await.contains("caller_forbidden"));
+    reconfigure(&world, one, all).await;
+    let (unlimited, limit) = ("[callers.mail-sync]\n", "[callers.mail-sync]\nconnection_rate_limit = 1\n");
+    reconfigure(&world, unlimited, limit).await;
+    let statuses = run(limited).await;
+    assert!(statuses.starts_with("200\n") && statuses.contains("429\n"), "{statuses}");
+    reconfigure(&world, limit, unlimited).await;
+    let said = run(revoked).await;
+    assert!(said.contains("reauthorization_required") && said.contains("connect_url"), "{said}");
+    let asked = json!({ "app": "outlook", "connection": "user-4711" });
+    let session = world.start_session(asked).await;
+    world.sign_in(&mut Browser::default(), text(&session, "connect_url")).await;
     // The program in curl has a test of its own.
     assert!(guide.block().starts_with("#!/bin/sh\n"));
-    let environment = first.lines().filter(|line| line.starts_with("export")).collect::<Vec<_>>().join("\n");
     let polls = format!("{environment}\n{}", guide.block());
     for expected in ["200\n", "304\n"] {
         assert_eq!(guide.run(polls.clone()).await, expected);

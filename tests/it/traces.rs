@@ -476,7 +476,7 @@ async fn the_collector_s_secret_is_replaced_while_the_daemon_runs() {
     {
         write_secret(&file, wrong);
         until_reloaded(u32::try_from(times).expect("small") + 1).await;
-        assert!(world.daemon.log().contains("a reload leaves traces as they were"));
+        assert!(world.daemon.log().contains("a reload leaves them as they were"));
         assert_eq!(token_in(&world, trace, true, "nobody").await.status, 404);
         collector.until_trace(trace).await;
         assert_eq!(secrets().last().map(String::as_str), Some("Bearer canary-old-collector-secret"));

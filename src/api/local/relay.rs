@@ -78,6 +78,7 @@ const fn row(method: Method, id: &'static str) -> Route<LocalApi> {
             problems: &[
                 (404, "ConnectionNotFound"),
                 (409, "NotServed"),
+                (429, "RelayBusy"),
                 (502, "RelayFailed"),
                 (503, "Unavailable"),
                 (504, "RelayFailed"),
