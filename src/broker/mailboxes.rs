@@ -6,6 +6,8 @@
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
+use std::pin::pin;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -16,7 +18,7 @@ use crate::domain::id::{AppName, CallerName};
 use crate::domain::random::{Random, random_bytes};
 use crate::domain::task::Tasks;
 use crate::domain::time::{Clock, Timestamp};
-use crate::mailbox::{Desk, Line, ReplicaId, Ticket};
+use crate::mailbox::{BEAT, Desk, LONGEST_CLOSED, Line, ReplicaId, Ticket};
 use crate::repository::{FiledUnder, Kind, PendingError, Repository, SecretHash, Taken};
 
 /// How often the record is read while a turn of this replica waits.
@@ -29,8 +31,6 @@ const RETRY: Duration = Duration::from_millis(250);
 const TRIES: usize = 8;
 /// How long a record is kept that nobody changes. (It has what callers have had, which nobody misses later.)
 const KEPT: Duration = Duration::from_secs(60);
-/// Longest time that a mailbox is left alone: a longer `Retry-After` is taken for a mistake.
-const LONGEST_CLOSED: Duration = Duration::from_secs(600);
 /// When a caller that found too many waiting may come back.
 const WHEN_FULL: Duration = Duration::from_secs(1);
 /// How many mailboxes without turns are kept in memory before they are looked through.
@@ -60,11 +60,19 @@ struct Ports {
     tasks: Arc<dyn Tasks>,
     /// Drawn when it is first needed.
     replica: OnceLock<ReplicaId>,
+    /// How many desks were opened. Each has numbers of its own.
+    desks: AtomicU64,
+    /// The most replicas that were seen at one mailbox.
+    replicas: AtomicU32,
 }
 
 impl Ports {
     fn replica(&self) -> ReplicaId {
         *self.replica.get_or_init(|| u64::from_le_bytes(random_bytes(self.random.as_ref())))
+    }
+
+    fn desk(&self) -> Desk {
+        Desk::new(self.replica(), self.desks.fetch_add(1, Ordering::Relaxed) << 32)
     }
 }
 
@@ -77,10 +85,13 @@ pub struct Mailboxes {
 /// One mailbox, and who waits for it here.
 struct Counter {
     name: MailboxName,
-    most: u32,
+    /// How many places there are now.
+    most: AtomicU32,
     state: Mutex<State>,
     /// Something has changed that the record must know.
     changed: Notify,
+    /// The mailbox says when to come back.
+    closed: Notify,
 }
 
 struct State {
@@ -109,7 +120,15 @@ impl Mailboxes {
         random: Arc<dyn Random>,
         tasks: Arc<dyn Tasks>,
     ) -> Self {
-        let ports = Arc::new(Ports { repository, clock, random, tasks, replica: OnceLock::new() });
+        let ports = Arc::new(Ports {
+            repository,
+            clock,
+            random,
+            tasks,
+            replica: OnceLock::new(),
+            desks: AtomicU64::new(0),
+            replicas: AtomicU32::new(1),
+        });
         Mailboxes { ports, counters: Arc::default() }
     }
 
@@ -127,21 +146,28 @@ impl Mailboxes {
         let (turn, mut begins) = self.join(name, caller, places, most)?;
         let begun = self.ports.clock.monotonic();
         loop {
+            let mut closes = pin!(turn.counter.closed.notified());
+            closes.as_mut().enable();
             let now = self.ports.clock.moment();
             let left = (begun + patience).saturating_sub(now.monotonic);
             // Who cannot be served in time is told at once when to come back.
             let closed =
                 turn.counter.state.lock().desk.closed_until().map_or(Duration::ZERO, |at| at.since(now.now));
+            if begins.try_recv().is_ok() {
+                break;
+            }
             if left.is_zero() || closed > left {
                 return Err(Busy { retry_after: closed.max(WHEN_FULL) });
             }
             let wake = if closed.is_zero() { left } else { closed.min(left) };
             tokio::select! {
                 biased;
-                _ = &mut begins => return Ok(turn),
+                _ = &mut begins => break,
+                () = closes => {}
                 () = self.ports.clock.sleep(wake) => turn.counter.changes(&self.ports),
             }
         }
+        Ok(turn)
     }
 
     fn join(
@@ -183,15 +209,12 @@ impl Mailboxes {
         }
         match counters.entry(name.clone()) {
             // (A changed limit counts at once.)
-            Entry::Occupied(mut known) if known.get().most != most => {
-                if let Some(changed) = known.get().with_limit(most, self.ports.clock.now()) {
-                    known.insert(changed);
-                }
+            Entry::Occupied(known) => {
+                known.get().most.store(most, Ordering::Relaxed);
                 Arc::clone(known.get())
             }
-            Entry::Occupied(known) => Arc::clone(known.get()),
             Entry::Vacant(new) => {
-                Arc::clone(new.insert(Arc::new(Counter::new(name, most, self.ports.replica()))))
+                Arc::clone(new.insert(Arc::new(Counter::new(name, most, self.ports.desk()))))
             }
         }
     }
@@ -209,7 +232,10 @@ impl Mailboxes {
                     let pause = {
                         let mut counters = counters.lock();
                         let mut state = counter.state.lock();
-                        if matches!(met, Ok(true)) && state.desk.is_idle() && !state.is_news {
+                        // (While others have turns there, it is watched whether they live. And a replica that
+                        // cannot tell that its turns are over is taken for dead.)
+                        let is_told = matches!(met, Ok(true)) && !state.is_news && !state.desk.sees_others();
+                        if state.desk.is_idle() && (is_told || met.is_err()) {
                             state.is_driven = false;
                             state.is_closed = true;
                             if counters.get(&counter.name).is_some_and(|one| Arc::ptr_eq(one, &counter)) {
@@ -224,6 +250,7 @@ impl Mailboxes {
                                 let [spread] = random_bytes::<1>(ports.random.as_ref());
                                 LOOK + Duration::from_millis(u64::from(spread) % SPREAD_MS)
                             }
+                            Ok(_) if state.desk.is_idle() => BEAT,
                             Ok(_) => state.desk.beats_at().saturating_sub(now),
                         }
                     };
@@ -238,15 +265,16 @@ impl Mailboxes {
 }
 
 impl Counter {
-    fn new(name: &MailboxName, most: u32, replica: ReplicaId) -> Self {
-        let state = State {
-            desk: Desk::new(replica),
-            waiting: HashMap::new(),
-            is_news: false,
-            is_driven: false,
-            is_closed: false,
-        };
-        Counter { name: name.clone(), most, state: Mutex::new(state), changed: Notify::new() }
+    fn new(name: &MailboxName, most: u32, desk: Desk) -> Self {
+        let state =
+            State { desk, waiting: HashMap::new(), is_news: false, is_driven: false, is_closed: false };
+        Counter {
+            name: name.clone(),
+            most: AtomicU32::new(most),
+            state: Mutex::new(state),
+            changed: Notify::new(),
+            closed: Notify::new(),
+        }
     }
 
     /// The name of the record: a hash, since an address is nobody's business who lists the store's keys.
@@ -262,7 +290,7 @@ impl Counter {
             drop(state);
             self.changed.notify_one();
         } else if !ports.repository.is_shared() {
-            let begun = state.desk.alone(self.most, ports.clock.moment());
+            let begun = state.desk.alone(self.most(), ports.clock.moment());
             state.begin(begun);
         }
     }
@@ -276,10 +304,9 @@ impl Counter {
         may
     }
 
-    /// Another one in its place, with another limit, once nobody is at it.
-    fn with_limit(&self, most: u32, now: Timestamp) -> Option<Arc<Counter>> {
-        let replica = self.state.lock().desk.replica();
-        self.closes(now).then(|| Arc::new(Counter::new(&self.name, most, replica)))
+    /// How many places there are now.
+    fn most(&self) -> u32 {
+        self.most.load(Ordering::Relaxed)
     }
 
     /// Meets the record in the store: reads it, unless it is known, and replaces it if this replica has
@@ -296,7 +323,7 @@ impl Counter {
             tracing::debug!(%error, "a mailbox's turns go on with this replica's part of them");
             let now = ports.clock.moment();
             let mut state = self.state.lock();
-            let begun = state.desk.cut_off(self.most, now);
+            let begun = state.desk.cut_off(self.most(), ports.replicas.load(Ordering::Relaxed), now);
             state.begin(begun);
         }
         met
@@ -319,10 +346,17 @@ impl Counter {
             let now = ports.clock.moment();
             let wanted = {
                 let mut state = self.state.lock();
-                let begun = if is_guess { Vec::new() } else { state.desk.agreed(read.clone()) };
-                state.begin(begun);
+                if !is_guess {
+                    let before = state.desk.closed_until();
+                    let begun = state.desk.agreed(read.clone());
+                    state.begin(begun);
+                    ports.replicas.fetch_max(state.desk.replicas(), Ordering::Relaxed);
+                    if state.desk.closed_until() != before {
+                        self.closed.notify_waiters();
+                    }
+                }
                 state.is_news = false;
-                state.desk.proposal(&read, self.most, now)
+                state.desk.proposal(&read, self.most(), now)
             };
             match (wanted == read, is_guess) {
                 // There is nothing to say: what others have said counts.
@@ -362,8 +396,12 @@ impl Turn {
     /// The mailbox said that it takes nothing for so long.
     pub fn closes_for(&self, wait: Duration) {
         let until = self.ports.clock.now().plus(wait.min(LONGEST_CLOSED));
-        self.counter.state.lock().desk.close(until);
+        let mut state = self.counter.state.lock();
+        state.desk.close(until);
+        state.is_news = true;
+        drop(state);
         self.counter.changes(&self.ports);
+        self.counter.closed.notify_waiters();
     }
 }
 
@@ -372,6 +410,8 @@ impl Drop for Turn {
         let mut state = self.counter.state.lock();
         state.waiting.remove(&self.ticket);
         state.desk.end(self.ticket);
+        // (In the same step: the record is told before the mailbox is left.)
+        state.is_news = true;
         drop(state);
         self.counter.changes(&self.ports);
     }

@@ -32,11 +32,12 @@ pub struct Desk {
 }
 
 impl Desk {
-    /// Opens a desk where this replica has no turns.
-    pub fn new(replica: ReplicaId) -> Self {
+    /// Opens a desk where this replica has no turns. It numbers its turns from above `number`, which no desk
+    /// of this replica may have given before: an old record may come back.
+    pub fn new(replica: ReplicaId, number: u64) -> Self {
         Desk {
             replica,
-            number: 0,
+            number,
             mine: Vec::new(),
             closed_until: None,
             beat: (0, None),
@@ -84,7 +85,9 @@ impl Desk {
         }
         let is_due = self.beat.1.is_none_or(|at| now.monotonic.saturating_sub(at) >= BEAT);
         if is_due && !self.mine.is_empty() {
-            self.beat = (self.beat.0 + 1, Some(now.monotonic));
+            // (Another desk of this replica at this mailbox never has the same count, however soon it opens.)
+            let count = u64::try_from(now.monotonic.as_millis()).unwrap_or(u64::MAX);
+            self.beat = (count.max(self.beat.0 + 1), Some(now.monotonic));
         }
         line.merge(self.replica, &self.mine, self.beat.0, self.closed_until, (most, now.now));
         line
@@ -113,15 +116,22 @@ impl Desk {
 
     /// Goes on while the record cannot be reached: with this replica's part of the places, as far as it knew
     /// the others. What others have is not known now.
-    pub fn cut_off(&mut self, most: u32, now: Moment) -> Vec<Ticket> {
-        let replicas = u32::try_from(self.known.replicas()).unwrap_or(u32::MAX).max(1);
+    /// `replicas` is how many there were at any mailbox.
+    pub fn cut_off(&mut self, most: u32, replicas: u32, now: Moment) -> Vec<Ticket> {
+        let here = u32::try_from(self.known.replicas()).unwrap_or(u32::MAX);
+        let replicas = here.max(replicas).max(1);
         self.known = std::mem::take(&mut self.known).of_one(self.replica);
         self.alone((most / replicas).max(1), now)
     }
 
-    /// Whose desk it is.
-    pub fn replica(&self) -> ReplicaId {
-        self.replica
+    /// Returns true if the record, as it was last known, has turns of other replicas.
+    pub fn sees_others(&self) -> bool {
+        self.known.beats().any(|(replica, _)| replica != self.replica)
+    }
+
+    /// How many replicas have turns in the record, as it was last known.
+    pub fn replicas(&self) -> u32 {
+        u32::try_from(self.known.replicas()).unwrap_or(u32::MAX)
     }
 
     /// Until when the mailbox takes nothing.

@@ -1,6 +1,7 @@
 //! The line at one mailbox: turns that are under way, turns that wait, and what each caller has had.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -8,6 +9,10 @@ use crate::domain::time::Timestamp;
 
 /// Most callers whose shares are remembered while they do not wait.
 const MOST_SHARES: usize = 256;
+
+/// Longest time that a mailbox is left alone: a longer `Retry-After` is taken for a mistake, and a later
+/// instant for another clock's.
+pub const LONGEST_CLOSED: Duration = Duration::from_secs(600);
 
 /// The random name of a replica, new at each start.
 pub type ReplicaId = u64;
@@ -104,7 +109,9 @@ impl Line {
             true => self.beats.remove(&replica),
             false => self.beats.insert(replica, beat),
         };
-        self.closed_until = self.closed_until.max(closed_until).filter(|until| *until > now);
+        let latest = now.plus(LONGEST_CLOSED);
+        let closed_until = self.closed_until.max(closed_until).filter(|until| *until > now);
+        self.closed_until = closed_until.map(|until| until.min(latest));
         self.begin_next(most, now);
     }
 
@@ -118,11 +125,7 @@ impl Line {
     /// Begins each turn that is next, as long as there is room.
     fn begin_next(&mut self, most: u32, now: Timestamp) {
         while self.closed_until.is_none_or(|until| until <= now) {
-            let Some(at) = self.next() else { break };
-            let taken = self.taken();
-            if taken > 0 && taken.saturating_add(self.waiting[at].places) > most {
-                break;
-            }
+            let Some(at) = self.next(most) else { break };
             let turn = self.waiting.remove(at);
             self.floor = self.share(&turn.caller);
             self.shares.insert(turn.caller.clone(), self.floor.saturating_add(u64::from(turn.places.max(1))));
@@ -137,10 +140,27 @@ impl Line {
         }
     }
 
-    /// The place in `waiting` of the turn that is next.
-    fn next(&self) -> Option<usize> {
-        let turns = self.waiting.iter().enumerate();
-        turns.min_by_key(|(at, turn)| (self.share(&turn.caller), *at)).map(|(at, _)| at)
+    /// The place in `waiting` of the turn that begins next; `None` if it has to wait.
+    fn next(&self, most: u32) -> Option<usize> {
+        let mut order: Vec<usize> = (0..self.waiting.len()).collect();
+        order.sort_by_key(|at| (self.share(&self.waiting[*at].caller), *at));
+        let (taken, mut passed) = (self.taken(), Vec::new());
+        for at in order {
+            let turn = &self.waiting[at];
+            if passed.contains(&turn.caller.as_str()) {
+                continue;
+            }
+            if taken == 0 || taken.saturating_add(turn.places.max(1)) <= most {
+                return Some(at);
+            }
+            // What has no room waits, and all others wait with it, so that it has room some time. But a
+            // caller that holds places itself is passed by.
+            if !self.under_way.iter().any(|one| one.caller == turn.caller) {
+                return None;
+            }
+            passed.push(turn.caller.as_str());
+        }
+        None
     }
 
     /// What a caller has had.

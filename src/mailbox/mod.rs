@@ -13,7 +13,8 @@
 //! 1. A turn begins only if the places of all turns under way, its own included, are within the limit; or
 //!    if nothing else is under way.
 //! 2. The next turn is of the waiting caller that has had the least lately; of its turns, the oldest. Nothing
-//!    overtakes it, also where a smaller request would have room.
+//!    overtakes it, also where a smaller request would have room; but if the caller itself has something
+//!    under way, other callers do.
 //! 3. A replica begins and ends its own turns alone. The turns of another one end only when that one has not
 //!    been heard of for [`SILENT`].
 //! 4. A record that was lost or rolled back is made whole by the next merge of each replica: what is under
@@ -31,5 +32,5 @@ mod simulation_tests;
 mod watch;
 
 pub use desk::{Desk, Full, MOST_WAITING, MOST_WAITING_OF_CALLER};
-pub use line::{Line, Mine, ReplicaId, Ticket, Turn};
+pub use line::{LONGEST_CLOSED, Line, Mine, ReplicaId, Ticket, Turn};
 pub use watch::{BEAT, SILENT, Watch};

@@ -91,7 +91,7 @@ impl World {
 
     fn replica(&mut self) -> Replica {
         self.made += 1;
-        let desk = Desk::new(self.made);
+        let desk = Desk::new(self.made, 0);
         Replica { desk, requests: BTreeMap::new(), writes: None, looks_at: self.now }
     }
 
@@ -125,7 +125,7 @@ impl World {
         for ticket in tickets {
             let Some(request) = self.replicas[at].requests.get_mut(&ticket) else { continue };
             // (What is on its way to the record begins all the same.)
-            let is_closed = self.now > self.closed.0 + 10 && self.now < self.closed.1;
+            let is_closed = self.now > self.closed.0 + 50 && self.now < self.closed.1;
             assert!(!is_closed, "{ticket:?} began while the mailbox was closed");
             request.begun_at = Some(self.now);
             let (caller, overtaken) = (request.caller, self.begun - request.before);
@@ -139,7 +139,7 @@ impl World {
         let (moment, now) = (self.moment(), self.now);
         if now < self.away_until {
             self.replicas[at].writes = None;
-            let begun = self.replicas[at].desk.cut_off(MOST, moment);
+            let begun = self.replicas[at].desk.cut_off(MOST, 3, moment);
             self.begin(at, begun);
             self.replicas[at].looks_at = now + 250;
             return;

@@ -4,7 +4,7 @@
 //!
 //! Invariants:
 //! 1. A connection goes where the operator's proxies and exceptions say, and nowhere else.
-//! 2. A name leads to addresses of the kind that its owner may lead to ([`AddressGuard`](address)).
+//! 2. A name leads to addresses of the kind that its owner may lead to (`AddressGuard`).
 //! 3. No redirect is followed. What is sent to a resource is what its caller was judged by; nothing is
 //!    repeated that may have arrived.
 //!

@@ -6,6 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use http::{HeaderName, HeaderValue};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
@@ -17,6 +18,9 @@ use super::shape::shape;
 
 /// Most requests of a batch. Graph takes as many.
 const MOST: usize = 20;
+/// Longest URL of a request, in bytes, and most parameters in it: as of a request that comes alone.
+const LONGEST_URL: usize = 8 * 1024;
+const MOST_PARAMETERS: usize = 64;
 /// Longest id.
 const LONGEST_ID: usize = 128;
 
@@ -179,16 +183,27 @@ impl Batch {
 impl Inner {
     fn of(wire: InnerWire, base: &str, version: &str, links: &Links) -> Self {
         let InnerWire { id, method, url, depends_on, headers, body } = wire;
-        let asked = asked(&method, &url, base, version, links);
         let headers = headers.map_or_else(BTreeMap::new, |fields| fields.0);
+        let asked = match headers.iter().all(|(name, value)| is_field(name, value)) {
+            true => asked(&method, &url, base, version, links),
+            false => Err("a name or a value in `headers` is none of HTTP".to_owned()),
+        };
         let headers = headers.into_iter().filter(|(name, _)| may_reach_resource(name)).collect();
         Inner { id, asked, method, depends_on: depends_on.unwrap_or_default(), headers, body }
     }
 }
 
+/// Whether HTTP has such a field: what it would refuse, another reader could take for several.
+fn is_field(name: &str, value: &str) -> bool {
+    HeaderName::from_bytes(name.as_bytes()).is_ok() && HeaderValue::from_str(value).is_ok()
+}
+
 /// What a request of a batch asks for. Its URL is relative to the version, or the relay's own.
 fn asked(method: &str, url: &str, base: &str, version: &str, links: &Links) -> Result<Asked, String> {
     let method = Method::parse(method).ok_or("the method is none that is relayed, in capitals")?;
+    if url.len() > LONGEST_URL || url.matches('&').count() >= MOST_PARAMETERS {
+        return Err(format!("the URL has more than {LONGEST_URL} bytes or {MOST_PARAMETERS} parameters"));
+    }
     let below = format!("/{version}/");
     let target = match links.turned_back(url, base) {
         Some(target) if target.starts_with(&below) => target.to_owned(),

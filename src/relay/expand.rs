@@ -1,6 +1,6 @@
 //! The navigations of `$expand`. Each is judged as a path of its own, so only the plain grammar is read.
 
-use super::option::{QueryFault, option};
+use super::option::{QueryFault, begins_elsewhere, option};
 
 /// Most levels of `$expand` within `$expand`.
 const MOST_LEVELS: usize = 5;
@@ -17,6 +17,10 @@ pub(super) fn navigations(value: &str, found: &mut Vec<String>) -> Result<(), Qu
 
 fn below(from: &str, value: &str, levels: usize, found: &mut Vec<String>) -> Result<(), QueryFault> {
     let levels = levels.checked_sub(1).ok_or(QueryFault::Expand)?;
+    // (Within `$search` it quotes, too: what is text and what is an option would be told apart in two ways.)
+    if value.contains('"') {
+        return Err(QueryFault::Expand);
+    }
     for item in split(value, b',')? {
         let item = item.trim_matches(' ');
         let (path, options) = match item.split_once('(') {
@@ -34,6 +38,7 @@ fn below(from: &str, value: &str, levels: usize, found: &mut Vec<String>) -> Res
             match option(name.trim_matches(' ')) {
                 Some("expand") => below(&navigation, value, levels, found)?,
                 Some("select") if value.contains(['(', ')']) => return Err(QueryFault::Select),
+                Some("filter" | "orderby") if begins_elsewhere(value) => return Err(QueryFault::Filter),
                 Some("select" | "filter" | "orderby" | "top" | "skip" | "count" | "search") => {}
                 _ => return Err(QueryFault::Expand),
             }

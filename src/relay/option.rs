@@ -56,3 +56,12 @@ pub(super) fn option(name: &str) -> Option<&'static str> {
     let mut known = UNDERSTOOD.iter().chain(&REFUSED).chain([&TOP]);
     known.find(|known| known.eq_ignore_ascii_case(name)).copied()
 }
+
+/// Whether an expression reads from the root, from a parameter, or by a cast; or has both kinds of quotes, so
+/// that readers may disagree on what is text. What stands in quotes is text.
+pub(super) fn begins_elsewhere(expression: &str) -> bool {
+    let outside: String =
+        expression.split('\'').step_by(2).collect::<Vec<_>>().join("'").to_ascii_lowercase();
+    let has_both = expression.contains('"') && expression.contains('\'');
+    has_both || ["$root", "@", "microsoft.graph", "graph."].iter().any(|word| outside.contains(word))
+}

@@ -3,7 +3,7 @@
 use percent_encoding::percent_decode;
 
 use super::expand::navigations;
-use super::option::{QueryFault, REFUSED, option};
+use super::option::{QueryFault, REFUSED, begins_elsewhere, option};
 use super::path::{CanonicalPath, push_encoded};
 
 /// How an annotation begins that Graph takes as a parameter.
@@ -98,13 +98,6 @@ fn decoded(raw: &str) -> Result<String, QueryFault> {
         return Err(QueryFault::Encoding);
     }
     Ok(decoded.into_owned())
-}
-
-/// Whether an expression reads from the root, from a parameter, or by a cast. What stands in quotes is text.
-fn begins_elsewhere(expression: &str) -> bool {
-    let outside: String =
-        expression.split('\'').step_by(2).collect::<Vec<_>>().join("'").to_ascii_lowercase();
-    ["$root", "@", "microsoft.graph", "graph."].iter().any(|word| outside.contains(word))
 }
 
 #[cfg(test)]

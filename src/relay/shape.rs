@@ -7,12 +7,21 @@ const LONGEST_WORD: usize = 48;
 /// Most bytes of a shape.
 const LONGEST: usize = 256;
 
+/// Collections in which a word may be a name that somebody gave.
+const OF_NAMES: [&str; 4] = ["users", "groups", "messages", "events"];
+
 /// Returns the shape of a path: `{id}` in the place of every segment that is no word, and no argument of a
 /// call: `/v1.0/me/messages/{id}/attachments`, `/v1.0/me/drive/root/search(…)`.
 pub fn shape(path: &CanonicalPath) -> String {
     let mut shape = String::new();
+    // (Between `root:` and the next colon stands a path of names.)
+    let (mut before, mut is_inside) = ("", false);
     for (at, segment) in path.segments().enumerate() {
+        let is_named = is_inside || (OF_NAMES.contains(&before) && !segment.starts_with('$'));
+        is_inside ^= segment.ends_with(':');
+        before = segment;
         let part = match segment.split_once('(') {
+            None if is_named => "{id}".to_owned(),
             Some((name, ")")) if is_word(name) => segment.to_owned(),
             Some((name, _)) if is_word(name) => format!("{name}(…)"),
             None if is_word(segment) || (at == 0 && is_version(segment)) => segment.to_owned(),
@@ -51,6 +60,9 @@ mod tests {
             ("/v1.0/me/messages/delta()", "/v1.0/me/messages/delta()"),
             ("/v1.0/me/drive/root:/Gehalt%20Meier.xlsx:/content", "/v1.0/me/drive/{id}/{id}/content"),
             ("/v1.0/me/messages/v1.0", "/v1.0/me/messages/{id}"),
+            ("/v1.0/users/anna.meier/messages/Gehalt/$value", "/v1.0/users/{id}/messages/{id}/$value"),
+            ("/v1.0/users/$count", "/v1.0/users/$count"),
+            ("/v1.0/me/drive/root:/Kuendigungen/Anna:/content", "/v1.0/me/drive/{id}/{id}/{id}/content"),
         ] {
             assert_eq!(shape(&CanonicalPath::parse(raw).expect("a path")), expected, "{raw}");
         }

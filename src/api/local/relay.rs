@@ -39,6 +39,9 @@ use crate::telemetry::audit::TokenWords;
 /// How long a resource may say nothing while we wait for it. (Clients of Graph wait as long.)
 const SILENCE: Duration = Duration::from_secs(100);
 
+/// A wait for a turn after which the token is asked for again.
+const LITTLE: Duration = Duration::from_millis(500);
+
 /// One row for each method that is relayed.
 pub(super) const GET: Route<LocalApi> = row(Method::Get, "relayGet");
 /// See [`GET`].
@@ -118,7 +121,19 @@ impl LocalApi {
         };
         let mut allowed = Allowed { policy, key, asked, fields: relay::for_resource(&headers), batch };
         let (served, to) = self.relay_token(&allowed, None).await.map_err(Problem::of)?;
+        let waits = self.clock.monotonic();
         let turns = self.turns(&allowed, &admitted.caller().name, (&to, &served)).await?;
+        // What was paused, deleted or revoked meanwhile is not served.
+        let (served, to) = match self.clock.monotonic().saturating_sub(waits) < LITTLE {
+            true => (served, to),
+            false => {
+                let (again, way) = self.relay_token(&allowed, None).await.map_err(Problem::of)?;
+                match is_same(&to, &way, &served, &again) {
+                    true => (again, way),
+                    false => return Err(Problem::of_listener(Refused::Overloaded)),
+                }
+            }
+        };
         let place = streams.take().ok_or_else(|| Problem::of_listener(Refused::Overloaded))?;
 
         let (body, batch) = match (body, allowed.batch.as_ref().map(batch::Requests::plan)) {
@@ -245,7 +260,11 @@ impl Exchange<'_> {
                 self.record.answered(StatusCode::UNAUTHORIZED).await;
                 Err(Problem::of(refusal).recorded())
             }
-            Ok((renewed, _)) if renewed.token().digest != served.token().digest && sent.begin_again() => {
+            Ok((renewed, to))
+                if renewed.token().digest != served.token().digest
+                    && is_same(&self.to, &to, &served, &renewed)
+                    && sent.begin_again() =>
+            {
                 let life = renewed.token().life_left(self.api.clock.now());
                 self.record.uses(&TokenWords::of(renewed.token()), life);
                 drop(first);
@@ -316,6 +335,13 @@ fn unanswered(sent: &Sent, fault: &ResourceFault) -> Problem {
         (None, ResourceFault::Silent(_)) => Problem::relay_failed(504, fault.to_string()),
         (None, _) => Problem::relay_failed(502, fault.to_string()),
     }
+}
+
+/// Whether a token is for the same base and of the same account as the one before, for which a request was
+/// judged and got its turn.
+fn is_same(to: &RelayBase, other: &RelayBase, served: &Served, renewed: &Served) -> bool {
+    let account = |served: &Served| served.held.connection.profile.account().clone();
+    (&to.base, &to.resource) == (&other.base, &other.resource) && account(served) == account(renewed)
 }
 
 fn bearer(served: &Served) -> Result<HeaderValue, Problem> {

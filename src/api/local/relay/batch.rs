@@ -1,7 +1,7 @@
 //! A batch that is relayed: its requests, and what becomes of each.
 
 use http::StatusCode;
-use http::header::{CONTENT_TYPE, HeaderMap};
+use http::header::{CONTENT_ENCODING, CONTENT_RANGE, CONTENT_TYPE, HeaderMap};
 use parking_lot::Mutex;
 
 use crate::api::body::unread;
@@ -29,8 +29,9 @@ pub(super) async fn read(
     let kind = headers.get(CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or("application/json");
     let is_json =
         kind.split(';').next().is_some_and(|kind| kind.trim().eq_ignore_ascii_case("application/json"));
-    if asked.method != Method::Post || !is_json {
-        return Err(Problem::invalid("body", "of a batch must be JSON, and sent by POST"));
+    let is_plain = headers.get(CONTENT_ENCODING).is_none_or(|coding| coding.as_bytes() == b"identity");
+    if asked.method != Method::Post || !is_json || !is_plain || headers.contains_key(CONTENT_RANGE) {
+        return Err(Problem::invalid("body", "of a batch must be plain JSON, and sent by POST as a whole"));
     }
     let text = body.of_at_most(MOST_BYTES).read_all().await.map_err(|error| match error {
         BodyError::TooLarge => Problem::invalid("body", "of a batch may have 1 MiB"),
