@@ -224,13 +224,12 @@ async fn a_batch_takes_a_place_for_each_of_its_requests() {
         let headers = [("authorization", bearer.as_str()), ("content-type", "application/json")];
         request(Method::POST, &url, &headers, body.to_string()).await.expect("an answer")
     });
-    // Three places are not free. What comes later does not overtake it, though there would be room.
-    tokio::time::sleep(Duration::from_millis(200)).await;
-    let later = asks(&world, path);
+    // Three places are not free.
     tokio::time::sleep(Duration::from_millis(200)).await;
     assert_eq!(graph.seen(), 2);
     graph.lets_end(1);
     world.until("the batch is under way", async || graph.seen() == 3).await;
+    let later = asks(&world, path);
     tokio::time::sleep(Duration::from_millis(200)).await;
     assert_eq!(graph.seen(), 3, "all four places are taken");
     graph.lets_end(3);
