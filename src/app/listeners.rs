@@ -26,7 +26,7 @@ pub(super) use tls_files::{TlsEnds, TlsFile};
 const PUBLIC: Limits = Limits { max_body: 16 * 1024, ..Limits::DEFAULT };
 /// Services. They keep many connections for long, from few addresses.
 const LOCAL: Limits =
-    Limits { max_connections_per_peer: 2304, max_held: 16 * 1024 * 1024, ..Limits::DEFAULT };
+    Limits { max_connections_per_peer: 2304, max_held: 16 * 1024 * 1024, max_wide: 128, ..Limits::DEFAULT };
 /// Operators and their scripts.
 const ADMIN: Limits = Limits {
     max_connections: 256,

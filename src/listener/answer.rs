@@ -8,18 +8,27 @@
 use std::fmt;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll, Waker};
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::Stream;
 use http_body_util::Full;
 use hyper::body::{Body, Frame, SizeHint};
 
+use super::body::Keeper;
 use super::client_certificate::ClientCertificate;
 use super::pulse::Pulse;
 use super::room::{Room, StreamSeat};
+use super::tcp::LARGE_PART;
 use super::{Origin, Peer};
 use crate::domain::time::Clock;
+
+/// Most bytes of a body that a connection hands on at once, unless it is wide.
+const SMALL_PART: usize = 8 * 1024;
+/// A client that takes no longer for a part gets large ones.
+const QUICK: Duration = Duration::from_secs(1);
 
 /// The body of an answer.
 pub struct AnswerBody(Kind);
@@ -155,6 +164,7 @@ struct Source {
     origin: Origin,
     certificate: Option<Arc<ClientCertificate>>,
     clock: Arc<dyn Clock>,
+    keeper: Arc<dyn Keeper>,
 }
 
 impl Streams {
@@ -168,16 +178,18 @@ impl Streams {
         origin: Origin,
         certificate: Option<Arc<ClientCertificate>>,
         clock: Arc<dyn Clock>,
+        keeper: Arc<dyn Keeper>,
     ) -> Self {
-        Streams(Some(Source { room, origin, certificate, clock }))
+        Streams(Some(Source { room, origin, certificate, clock, keeper }))
     }
 
     /// Takes a place for a stream. `None` if the listener, or this peer, has as many streams as it may have:
     /// that is 503.
     pub fn take(self) -> Option<Arc<StreamPlace>> {
-        let Source { room, origin, certificate, clock } = self.0?;
+        let Source { room, origin, certificate, clock, keeper } = self.0?;
         let seat = room.stream(origin)?;
-        Some(Arc::new(StreamPlace { certificate, clock, _seat: seat }))
+        let last_part = AtomicU64::new(0);
+        Some(Arc::new(StreamPlace { certificate, clock, _seat: seat, keeper, last_part }))
     }
 }
 
@@ -192,6 +204,9 @@ pub struct StreamPlace {
     certificate: Option<Arc<ClientCertificate>>,
     clock: Arc<dyn Clock>,
     _seat: StreamSeat,
+    keeper: Arc<dyn Keeper>,
+    /// When a part was handed on last, in milliseconds of the monotonic clock; 0 before the first.
+    last_part: AtomicU64,
 }
 
 impl StreamPlace {
@@ -201,6 +216,21 @@ impl StreamPlace {
             peer.certificate = certificate.now(self.clock.as_ref());
         }
         peer
+    }
+
+    /// Has the connection pass bodies on in large parts, if there is room for that. Returns true if it does.
+    pub fn widen(&self) -> bool {
+        self.keeper.widen()
+    }
+
+    /// Returns how many bytes of a body are handed on next, of so many that are there.
+    pub fn part(&self, has: usize) -> usize {
+        let now = u64::try_from(self.clock.monotonic().as_millis()).unwrap_or(u64::MAX);
+        let last = self.last_part.swap(now, Ordering::Relaxed);
+        // (A slow client must take a part in time, so it gets small ones.)
+        let is_quick = last == 0 || now.saturating_sub(last) < QUICK.as_millis() as u64;
+        let most = if has > SMALL_PART && is_quick && self.widen() { LARGE_PART } else { SMALL_PART };
+        has.min(most)
     }
 }
 

@@ -22,6 +22,10 @@ pub(super) trait Keeper: Send + Sync {
     fn body_ended(&self);
     /// Records the bytes kept for the body. Returns true if there is room for them.
     fn body_grows(&self, bytes: usize) -> bool;
+    /// Has bodies pass in large parts, if there is room for that. Returns true if they do.
+    fn widen(&self) -> bool {
+        false
+    }
     /// Is ready once the connection must give way to others.
     fn poll_gives_way(&self, cx: &mut Context<'_>) -> Poll<()>;
 }

@@ -18,11 +18,12 @@ use super::answer::Paced;
 use super::at_once::{Lane, text_of};
 use super::client_certificate::ClientCertificate;
 use super::exchange::{Asked, Exchange, Shared, finished, kept_of, length_of};
-use super::guard::Guarded;
+use super::guarded::Guarded;
 use super::pulse::{Phase, Pulse};
 use super::room::Reservation;
 use super::signals::Signals;
 use super::socket::Socket;
+use super::tcp::LARGE_PART;
 use super::wire::{REST, Wire};
 use super::{Limits, Peer, Refused, RequestId, Response};
 use crate::domain::task::BoxFuture;
@@ -90,7 +91,7 @@ pub(super) async fn serve(
             .header_read_timeout(None)
             .max_headers(limits.max_headers)
             .max_header_size(limits.max_header_bytes)
-            .max_buf_size(limits.max_header_bytes.max(8192))
+            .max_buf_size(LARGE_PART)
             .serve_connection(guarded, service)
     };
     let mut wire = Wire::new(guarded, service, make_hyper, Arc::clone(&pulse));

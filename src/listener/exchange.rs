@@ -80,7 +80,8 @@ impl<'a> Exchange<'a> {
         if let Some(refused) = refused.or_else(|| self.too_much()) {
             return self.refuse(refused);
         }
-        let streams = Streams::of(room, peer.origin, certificate, Arc::clone(clock));
+        let wide = Arc::clone(&keeper);
+        let streams = Streams::of(room, peer.origin, certificate, Arc::clone(clock), wide);
         let body =
             Body::wire(incoming, &self.shared.limits, Arc::clone(clock), Arc::clone(&self.broken), keeper);
         let request = Request {

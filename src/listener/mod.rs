@@ -34,6 +34,7 @@ mod date;
 mod exchange;
 mod fields;
 mod guard;
+mod guarded;
 mod head_values;
 mod http2;
 mod pairs;
@@ -82,7 +83,7 @@ pub use pairs::{BadPairs, MOST_PARAMETERS, Pairs};
 pub use passed::{PassedError, PassedSocket, PassedSockets};
 pub use path::{Dots, segments};
 pub use problem::{Problem, problem};
-pub use room::{IN_KERNEL, OWN_BYTES, PER_CONNECTION, Room};
+pub use room::{IN_KERNEL, OWN_BYTES, PER_CONNECTION, PER_WIDE, Room};
 pub use tls::{ClientTrust, Tls, TlsError, TlsSettings, revocation_lists, tls_settings};
 pub use traced::Traced;
 
@@ -158,6 +159,8 @@ pub struct Limits {
     /// Most bytes of heads, bodies and answers that all connections hold together, not counting the first
     /// [`OWN_BYTES`] of each: 8 MiB, and half of that for one peer.
     pub max_held: usize,
+    /// Most connections that pass on bodies in parts of 64 KiB at a time: none.
+    pub max_wide: usize,
 }
 
 impl Limits {
@@ -177,13 +180,14 @@ impl Limits {
         max_connections: 3072,
         max_connections_per_peer: 1536,
         max_held: 8 * 1024 * 1024,
+        max_wide: 0,
     };
 
     /// Returns the most memory that all connections within these limits use, in the process and in the
     /// kernel, including those that must give way and are not gone yet.
     pub const fn most_memory(&self) -> usize {
         let connections = self.max_connections + self.max_connections / room::LEAVING;
-        connections * (PER_CONNECTION + IN_KERNEL) + self.max_held
+        connections * (PER_CONNECTION + IN_KERNEL) + self.max_held + self.max_wide * PER_WIDE
     }
 
     /// Returns the limits for connections with TLS: half as many, since each costs twice as much.

@@ -155,6 +155,11 @@ impl Pulse {
         self.has_hyper.load(Ordering::Relaxed)
     }
 
+    /// Returns true if the connection is to be wide.
+    pub(super) fn is_wide(&self) -> bool {
+        self.place.is_wide()
+    }
+
     /// Records whether hyper waits for a head that has not begun.
     pub(super) fn waits_for_head(&self, is_so: bool) {
         self.waits_for_head.store(is_so, Ordering::Relaxed);
@@ -351,6 +356,10 @@ impl Keeper for Pulse {
 
     fn body_grows(&self, bytes: usize) -> bool {
         self.keeps(&self.body, bytes)
+    }
+
+    fn widen(&self) -> bool {
+        self.place.widen()
     }
 
     /// The connection checks whether it must give way whenever it is woken, and runs in the same task as the

@@ -11,6 +11,11 @@
 //! peer, and there the stalled connections are older than the active ones. A connection that waits for us
 //! (its request is being processed, or its answer is a stream) is never cut. So at most half of all places,
 //! and half of one peer's, may have a stream.
+//!
+//! A connection that passes on a long body becomes **wide**, if there is room for that: it reads and writes
+//! [`LARGE_PART`] at once in place of [`BUFFER`], and the kernel keeps as much for it. It stays so until its
+//! end, since a kernel that has told a client to send more takes nothing of that back. Some are wide at a
+//! time, and the others pass bodies on in small parts.
 
 use parking_lot::{Mutex, MutexGuard};
 use std::collections::HashMap;
@@ -22,7 +27,7 @@ use std::time::Duration;
 
 use tokio::sync::Notify;
 
-use super::tcp::MOST_AT_ONCE;
+use super::tcp::{LARGE_PART, MOST_AT_ONCE};
 use super::{Limits, Origin};
 use crate::telemetry::metrics::ConnectionRefusal;
 
@@ -54,12 +59,17 @@ const LONG: Duration = Duration::from_secs(1);
 /// The most of them, as a fraction of all connections: one in …
 const ALSO: usize = 64;
 
+/// Most that a connection costs more while it is wide: hyper's buffers for reading and writing, and the
+/// kernel's for received and unsent data. (What of an answer waits for the client comes out of the budget.)
+pub const PER_WIDE: usize = 2 * LARGE_PART + 2 * LARGE_PART + 3 * LARGE_PART;
+
 /// The room of one listener, or of several that share it.
 #[derive(Debug)]
 pub struct Room {
     max_connections: usize,
     max_per_peer: usize,
     max_held: usize,
+    max_wide: usize,
     state: Mutex<State>,
 }
 
@@ -72,6 +82,8 @@ struct State {
     /// Number of connections that were told to leave and are not gone.
     leaving: usize,
     held: usize,
+    /// Number of connections that are wide.
+    wide: usize,
     /// Streams of each peer that has one.
     streams: HashMap<PeerKey, usize>,
 }
@@ -128,6 +140,7 @@ impl Room {
             max_connections: limits.max_connections,
             max_per_peer: limits.max_connections_per_peer,
             max_held: limits.max_held,
+            max_wide: limits.max_wide,
             state: Mutex::default(),
         })
     }
@@ -161,7 +174,7 @@ impl Room {
         });
         state.seats.insert(id, Arc::clone(&seat));
         state.peers.entry(peer).or_default().connections += 1;
-        Ok(Reservation { room: Arc::clone(self), id, seat })
+        Ok(Reservation { room: Arc::clone(self), id, seat, is_wide: AtomicBool::new(false) })
     }
 
     /// Takes a place for a stream. `None` if there are as many as there may be.
@@ -298,12 +311,30 @@ pub(super) struct Reservation {
     room: Arc<Room>,
     id: u64,
     seat: Arc<Seat>,
+    is_wide: AtomicBool,
 }
 
 impl Reservation {
     /// Returns its room.
     pub(super) fn room(&self) -> Arc<Room> {
         Arc::clone(&self.room)
+    }
+
+    /// Makes the connection wide until its end, if there is room for that. Returns true if it is wide.
+    pub(super) fn widen(&self) -> bool {
+        if self.is_wide() {
+            return true;
+        }
+        let mut state = self.room.state();
+        let has_room = state.wide < self.room.max_wide;
+        state.wide += usize::from(has_room);
+        self.is_wide.store(has_room, Ordering::Relaxed);
+        has_room
+    }
+
+    /// Returns true if it is wide.
+    pub(super) fn is_wide(&self) -> bool {
+        self.is_wide.load(Ordering::Relaxed)
     }
 
     /// Records that the connection waits for its client.
@@ -375,6 +406,7 @@ impl Reservation {
 impl Drop for Reservation {
     fn drop(&mut self) {
         let mut state = self.room.state();
+        state.wide -= usize::from(self.is_wide());
         if state.remove(self.id).is_none() {
             state.leaving -= 1;
         }

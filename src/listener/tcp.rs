@@ -19,8 +19,11 @@ use rustix::net::{SendAncillaryBuffer, SendFlags, sendmsg, sockopt};
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::TcpStream;
 
-/// Most bytes in one write.
+/// Most bytes in one write, unless the connection is wide.
 pub(super) const MOST_AT_ONCE: usize = 8 * 1024;
+
+/// Most bytes of a body that a wide connection reads or writes at once.
+pub(super) const LARGE_PART: usize = 64 * 1024;
 
 /// Slices in one write: a head and a body are two, TLS records are a few.
 const SLICES: usize = 8;
@@ -31,29 +34,43 @@ const TAKES_NOTHING: Duration = Duration::from_secs(20);
 
 /// An accepted TCP connection.
 #[derive(Debug)]
-pub(super) struct Tcp(TcpStream);
+pub(super) struct Tcp {
+    stream: TcpStream,
+    /// Most bytes in one write.
+    most: usize,
+}
 
 impl Tcp {
     pub(super) fn new(stream: TcpStream) -> io::Result<Self> {
         stream.set_nodelay(true)?;
         let milliseconds = u32::try_from(TAKES_NOTHING.as_millis()).unwrap_or(u32::MAX);
         sockopt::set_tcp_user_timeout(&stream, milliseconds)?;
-        Ok(Tcp(stream))
+        Ok(Tcp { stream, most: MOST_AT_ONCE })
     }
 
     /// Makes the kernel discard unsent data when the socket is closed.
     pub(super) fn forget_unsent(&self) {
-        if let Err(error) = sockopt::set_socket_linger(&self.0, Some(Duration::ZERO)) {
+        if let Err(error) = sockopt::set_socket_linger(&self.stream, Some(Duration::ZERO)) {
             tracing::debug!(%error, "unsent data of a socket could not be discarded");
+        }
+    }
+
+    /// Has writes be as long, and the kernel keep as much, as a wide connection needs.
+    pub(super) fn widen(&mut self) {
+        self.most = LARGE_PART;
+        let set = sockopt::set_socket_recv_buffer_size(&self.stream, LARGE_PART)
+            .and_then(|()| sockopt::set_socket_send_buffer_size(&self.stream, LARGE_PART));
+        if let Err(error) = set {
+            tracing::debug!(%error, "the buffers of a socket keep their size");
         }
     }
 
     fn poll_send(&self, cx: &mut Context<'_>, slices: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
         loop {
-            ready!(self.0.poll_write_ready(cx))?;
-            let sent = self.0.try_io(Interest::WRITABLE, || {
+            ready!(self.stream.poll_write_ready(cx))?;
+            let sent = self.stream.try_io(Interest::WRITABLE, || {
                 let flags = SendFlags::EOR | SendFlags::NOSIGNAL;
-                Ok(sendmsg(&self.0, slices, &mut SendAncillaryBuffer::default(), flags)?)
+                Ok(sendmsg(&self.stream, slices, &mut SendAncillaryBuffer::default(), flags)?)
             });
             match sent {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
@@ -67,7 +84,7 @@ impl Tcp {
 #[cfg(test)]
 impl std::os::fd::AsFd for Tcp {
     fn as_fd(&self) -> std::os::fd::BorrowedFd<'_> {
-        self.0.as_fd()
+        self.stream.as_fd()
     }
 }
 
@@ -77,13 +94,13 @@ impl AsyncRead for Tcp {
         cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_read(cx, buffer)
+        Pin::new(&mut self.stream).poll_read(cx, buffer)
     }
 }
 
 impl AsyncWrite for Tcp {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        let most = bytes.len().min(MOST_AT_ONCE);
+        let most = bytes.len().min(self.most);
         self.poll_send(cx, &[IoSlice::new(&bytes[..most])])
     }
 
@@ -93,7 +110,7 @@ impl AsyncWrite for Tcp {
         slices: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let mut some = [IoSlice::new(&[]); SLICES];
-        let (mut taken, mut left) = (0, MOST_AT_ONCE);
+        let (mut taken, mut left) = (0, self.most);
         for slice in slices.iter().filter(|slice| !slice.is_empty()) {
             if left == 0 || taken == SLICES {
                 break;
@@ -111,10 +128,10 @@ impl AsyncWrite for Tcp {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_flush(cx)
+        Pin::new(&mut self.stream).poll_flush(cx)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_shutdown(cx)
+        Pin::new(&mut self.stream).poll_shutdown(cx)
     }
 }

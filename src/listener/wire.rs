@@ -13,7 +13,7 @@ use hyper::body::{Body, Incoming};
 use hyper::server::conn::http1::{Connection, Parts};
 use hyper::service::HttpService;
 
-use super::guard::{Guarded, Next};
+use super::guarded::{Guarded, Next};
 use super::pulse::Pulse;
 
 /// How long hyper stays without a request.

@@ -3,25 +3,26 @@
 //! An answer in JSON is rewritten as it passes, without being kept: only the value of a link's name is looked
 //! at, and only as long as a URL may be. What a user wrote stands under other names, and stays as it is.
 
+use std::sync::LazyLock;
+
+use bytes::Bytes;
+use memchr::memmem;
+
 use super::base::Base;
 
-/// Names of links, alone or behind a property's name (`messages@odata.nextLink`).
-const ANNOTATIONS: [&str; 8] = [
-    "@odata.nextLink",
-    "@odata.deltaLink",
-    "@odata.id",
-    "@odata.context",
-    "@odata.editLink",
-    "@odata.readLink",
-    "@odata.navigationLink",
-    "@odata.associationLink",
-];
-/// Names of links that are properties.
-const PROPERTIES: [&str; 1] = ["uploadUrl"];
-/// The name of a field that is a link, in the answers within a batch.
+/// What stands before the name of an annotation that is a link. A property's name may precede it
+/// (`messages@odata.nextLink`).
+const NAMESPACE: &str = "@odata.";
+const ANNOTATIONS: [&str; 8] =
+    ["nextLink", "deltaLink", "id", "context", "editLink", "readLink", "navigationLink", "associationLink"];
+/// The name of a property that is a link.
+const PROPERTY: &str = "uploadUrl";
+/// The name of a field that is a link, in the answers within a batch, in any case.
 const LOCATION: &str = "Location";
-/// How many of a name's last bytes are kept: more than any of these has.
-const NAME: usize = 32;
+/// Bytes that are kept of a piece for a name that goes on in the next one: more than any has.
+const TAIL: usize = 40;
+/// Most bytes of a name as it is written, with its quotes.
+const NAME: usize = 24;
 /// Longest value that is taken for a link, as it is written.
 const LONGEST: usize = 16 * 1024;
 
@@ -61,137 +62,94 @@ impl Links {
 }
 
 /// Whether a member of this name is a link, in a batch's answer or in another.
+#[cfg(any(test, feature = "testkit"))]
 pub(super) fn is_name_of_link(name: &[u8], is_batch: bool) -> bool {
-    ANNOTATIONS.iter().any(|annotation| name.ends_with(annotation.as_bytes()))
-        || PROPERTIES.iter().any(|property| name == property.as_bytes())
+    let is_annotation = |name: &[u8]| ANNOTATIONS.iter().any(|one| name == one.as_bytes());
+    let local = memmem::rfind(name, NAMESPACE.as_bytes()).map(|at| &name[at + NAMESPACE.len()..]);
+    local.is_some_and(is_annotation)
+        || name == PROPERTY.as_bytes()
         || is_batch && name.eq_ignore_ascii_case(LOCATION.as_bytes())
 }
 
 /// Rewrites the links of one JSON text, which comes in pieces.
+///
+/// It looks for names of links alone, as they are written without escapes, and does not follow the text's
+/// structure. In JSON that is enough: a quote that has no `\\` before it begins or ends a string; behind a
+/// name it can only end one; and a string that a colon follows is the name of a member, and no value.
 pub struct Rewriter {
     links: std::sync::Arc<Links>,
     is_batch: bool,
     state: State,
-    /// The last string, or the one that is read, was a link's name.
-    is_name: bool,
-    /// Its last bytes, decoded as far as names need it, and how many it has.
-    name: [u8; NAME],
-    length: usize,
 }
 
 /// Where in the text it is.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug)]
 enum State {
-    /// Between strings.
-    Between,
+    /// Where no link's name is, behind these bytes.
+    Elsewhere { tail: Vec<u8> },
+    /// Behind a link's name.
+    Named,
     /// Behind a link's name and its colon.
     BeforeLink,
-    /// In a string that is no link, behind a `\\` or not.
-    Text { is_escaped: bool },
-    /// Behind `\u` in it, with so many digits to come.
-    Unicode { left: u8, value: u16 },
     /// In a link, which is kept.
     Link { kept: Vec<u8>, is_escaped: bool },
 }
 
+const ELSEWHERE: State = State::Elsewhere { tail: Vec::new() };
+
 impl Rewriter {
     /// Begins a text. In a batch's answer `Location` is a link, too.
     pub fn new(links: std::sync::Arc<Links>, is_batch: bool) -> Self {
-        Rewriter { links, is_batch, state: State::Between, is_name: false, name: [0; NAME], length: 0 }
+        Rewriter { links, is_batch, state: ELSEWHERE }
     }
 
-    /// Takes a piece, and appends what is to be sent of all that came.
-    pub fn take(&mut self, piece: &[u8], out: &mut Vec<u8>) {
-        let mut at = 0;
-        while let Some(byte) = piece.get(at).copied() {
+    /// Takes a piece, and returns what is to be sent of all that came. (A piece without a link is not
+    /// copied.)
+    pub fn take(&mut self, piece: &Bytes) -> Bytes {
+        let mut ends = Ends::of(piece, self.is_batch);
+        let (mut out, mut at) = (Vec::new(), 0);
+        // Where the part begins that passes as it is.
+        let mut from = if matches!(self.state, State::Link { .. }) { piece.len() } else { 0 };
+        while at < piece.len() {
             match &mut self.state {
-                State::Between => {
-                    // (What is no string and no colon between two strings makes the first no name.)
-                    let end = piece[at..]
-                        .iter()
-                        .position(|byte| matches!(byte, b'"' | b':'))
-                        .map_or(piece.len(), |to| at + to);
-                    self.is_name &= piece[at..end].iter().all(u8::is_ascii_whitespace);
-                    out.extend_from_slice(&piece[at..end]);
-                    at = end;
-                    match piece.get(at) {
-                        Some(b':') => {
-                            out.push(b':');
-                            self.state = if self.is_name { State::BeforeLink } else { State::Between };
-                            self.is_name = false;
-                            at += 1;
-                        }
-                        Some(_) => {
-                            out.push(b'"');
-                            self.begin_text();
-                            at += 1;
-                        }
-                        None => {}
-                    }
-                    continue;
-                }
-                State::BeforeLink if byte == b'"' => {
-                    self.state = State::Link { kept: Vec::new(), is_escaped: false };
-                }
-                State::BeforeLink if byte.is_ascii_whitespace() => out.push(byte),
-                // Another value: it is none.
-                State::BeforeLink => {
-                    self.state = State::Between;
-                    continue;
-                }
-                State::Text { is_escaped: false } => {
-                    let end = memchr::memchr2(b'"', b'\\', &piece[at..]).map_or(piece.len(), |to| at + to);
-                    out.extend_from_slice(&piece[at..end]);
-                    self.names(&piece[at..end]);
-                    at = end;
-                    let Some(byte) = piece.get(at).copied() else { continue };
-                    out.push(byte);
-                    at += 1;
-                    if byte == b'"' {
-                        self.is_name = self.is_link_s_name();
-                        self.state = State::Between;
-                    } else {
-                        self.state = State::Text { is_escaped: true };
-                    }
-                    continue;
-                }
-                State::Text { .. } => {
-                    out.push(byte);
-                    self.state = match byte {
-                        b'u' => State::Unicode { left: 4, value: 0 },
-                        byte => {
-                            let meant = match byte {
-                                b'"' | b'\\' | b'/' => byte,
-                                _ => 0,
-                            };
-                            self.names(&[meant]);
-                            State::Text { is_escaped: false }
-                        }
+                State::Elsewhere { tail } => {
+                    // (A name that ends within the first bytes may begin in the piece before.)
+                    let found = match tail.is_empty() {
+                        true => ends.after(at),
+                        false => end_in_both(tail, &piece[at..], self.is_batch)
+                            .map(|end| at + end)
+                            .or_else(|| ends.after(piece.len().min(at + TAIL - NAME))),
                     };
+                    let Some(end) = found else {
+                        let rest = &piece[at..];
+                        tail.extend_from_slice(&rest[rest.len().saturating_sub(TAIL)..]);
+                        tail.drain(..tail.len().saturating_sub(TAIL));
+                        break;
+                    };
+                    at = end;
+                    self.state = State::Named;
                 }
-                State::Unicode { left, value } => match char::from(byte).to_digit(16) {
-                    Some(digit) => {
-                        out.push(byte);
-                        *value = (*value << 4) | u16::try_from(digit).unwrap_or_default();
-                        *left -= 1;
-                        if *left == 0 {
-                            let meant = u8::try_from(*value).ok().filter(u8::is_ascii).unwrap_or_default();
-                            self.state = State::Text { is_escaped: false };
-                            self.names(&[meant]);
-                        }
-                    }
-                    // (No JSON: it is read on as text.)
-                    None => {
-                        self.state = State::Text { is_escaped: false };
-                        continue;
-                    }
-                },
+                State::Named | State::BeforeLink if piece[at].is_ascii_whitespace() => at += 1,
+                State::Named if piece[at] == b':' => {
+                    self.state = State::BeforeLink;
+                    at += 1;
+                }
+                State::BeforeLink if piece[at] == b'"' => {
+                    out.extend_from_slice(&piece[from..at]);
+                    from = piece.len();
+                    self.state = State::Link { kept: Vec::new(), is_escaped: false };
+                    at += 1;
+                }
+                // It was no name, or has another value.
+                State::Named | State::BeforeLink => self.state = ELSEWHERE,
                 State::Link { kept, is_escaped } => {
+                    let byte = piece[at];
+                    at += 1;
                     if byte == b'"' && !*is_escaped {
                         let kept = std::mem::take(kept);
-                        self.state = State::Between;
-                        self.is_name = false;
-                        self.push_link(&kept, out);
+                        push_link(&self.links, &kept, &mut out);
+                        self.state = ELSEWHERE;
+                        from = at;
                     } else {
                         kept.push(byte);
                         *is_escaped = byte == b'\\' && !*is_escaped;
@@ -199,55 +157,117 @@ impl Rewriter {
                         if kept.len() > LONGEST {
                             out.push(b'"');
                             out.extend_from_slice(kept);
-                            let is_escaped = *is_escaped;
-                            self.begin_text();
-                            self.names(&[0]);
-                            self.state = State::Text { is_escaped };
+                            self.state = State::Elsewhere { tail: vec![byte] };
+                            from = at;
                         }
                     }
                 }
             }
-            at += 1;
         }
-    }
-
-    /// Ends the text, and appends the rest of what came.
-    pub fn end(self, out: &mut Vec<u8>) {
-        if let State::Link { kept, .. } = self.state {
-            out.push(b'"');
-            out.extend_from_slice(&kept);
+        if from == 0 && out.is_empty() {
+            return piece.clone();
         }
+        out.extend_from_slice(&piece[from..]);
+        out.into()
     }
 
-    fn begin_text(&mut self) {
-        self.state = State::Text { is_escaped: false };
-        self.length = 0;
+    /// Ends the text, and returns the rest of what came.
+    pub fn end(self) -> Bytes {
+        let State::Link { kept, .. } = self.state else { return Bytes::new() };
+        [b"\"", &kept[..]].concat().into()
+    }
+}
+
+/// Appends a link, which leads through the relay if it leads below a base.
+fn push_link(links: &Links, kept: &[u8], out: &mut Vec<u8>) {
+    let quoted = [b"\"", kept, b"\""].concat();
+    let url: Option<String> = serde_json::from_slice(&quoted).ok();
+    match url.and_then(|url| links.turned(&url)) {
+        Some(turned) => serde_json::to_writer(out, &turned).expect("text is plain JSON"),
+        None => out.extend_from_slice(&quoted),
+    }
+}
+
+/// Returns where, in a piece that follows `tail`, the first name of a link ends, if that is within the
+/// piece's first [`TAIL`] bytes.
+fn end_in_both(tail: &[u8], piece: &[u8], is_batch: bool) -> Option<usize> {
+    let text = [tail, &piece[..piece.len().min(TAIL)]].concat();
+    let mut ends = Ends::of(&text, is_batch);
+    // (Those that end in the tail were seen before.)
+    let mut end = ends.after(0)?;
+    while end <= tail.len() {
+        end = ends.after(end)?;
+    }
+    Some(end - tail.len())
+}
+
+/// The ends of a text's names of links, each behind its quote.
+struct Ends<'t> {
+    text: &'t [u8],
+    kinds: [Kind; 3],
+    /// Of each kind, where the next begins and ends; both behind the text if there is none.
+    next: [(usize, usize); 3],
+}
+
+/// Returns where the first name of its kind begins at or behind a place, and ends.
+type Kind = fn(&[u8], usize) -> Option<(usize, usize)>;
+
+impl<'t> Ends<'t> {
+    fn of(text: &'t [u8], is_batch: bool) -> Self {
+        let kinds: [Kind; 3] = [annotation, property, if is_batch { location } else { nothing }];
+        Ends { text, kinds, next: [(0, 0); 3] }
     }
 
-    /// Notes bytes of a string, of which the last may be a name's.
-    fn names(&mut self, bytes: &[u8]) {
-        let last = &bytes[bytes.len().saturating_sub(NAME)..];
-        self.name.copy_within(last.len().., 0);
-        self.name[NAME - last.len()..].copy_from_slice(last);
-        self.length = self.length.saturating_add(bytes.len());
-    }
-
-    fn is_link_s_name(&self) -> bool {
-        // (What has more bytes than are kept is none of the names that count as a whole: none is so long.)
-        is_name_of_link(&self.name[NAME - self.length.min(NAME)..], self.is_batch)
-    }
-
-    fn push_link(&self, kept: &[u8], out: &mut Vec<u8>) {
-        let mut quoted = Vec::with_capacity(kept.len() + 2);
-        quoted.push(b'"');
-        quoted.extend_from_slice(kept);
-        quoted.push(b'"');
-        let url: Option<String> = serde_json::from_slice(&quoted).ok();
-        match url.and_then(|url| self.links.turned(&url)) {
-            Some(turned) => serde_json::to_writer(out, &turned).expect("text is plain JSON"),
-            None => out.extend_from_slice(&quoted),
+    /// Returns the end of the first that begins at or behind `from`, which never is less than before.
+    fn after(&mut self, from: usize) -> Option<usize> {
+        // (Each kind is looked for anew only behind its last one, so each byte is read once for each.)
+        for (next, kind) in self.next.iter_mut().zip(self.kinds) {
+            if next.1 == 0 || next.0 < from {
+                *next = kind(self.text, from).unwrap_or((usize::MAX, usize::MAX));
+            }
         }
+        let (_, end) = *self.next.iter().min().expect("there are some");
+        (end != usize::MAX).then_some(end)
     }
+}
+
+fn annotation(text: &[u8], from: usize) -> Option<(usize, usize)> {
+    static FINDER: LazyLock<memmem::Finder<'_>> = LazyLock::new(|| memmem::Finder::new(NAMESPACE));
+    FINDER.find_iter(&text[from..]).find_map(|at| {
+        let local = from + at + NAMESPACE.len();
+        let is_it = |name: &str| {
+            text[local..].strip_prefix(name.as_bytes()).is_some_and(|rest| rest.first() == Some(&b'"'))
+        };
+        ANNOTATIONS.iter().find(|name| is_it(name)).map(|name| (from + at, local + name.len() + 1))
+    })
+}
+
+fn nothing(_: &[u8], _: usize) -> Option<(usize, usize)> {
+    None
+}
+
+fn property(text: &[u8], from: usize) -> Option<(usize, usize)> {
+    static FINDER: LazyLock<memmem::Finder<'_>> =
+        LazyLock::new(|| memmem::Finder::new(&format!("{PROPERTY}\"")).into_owned());
+    let ends = FINDER.find_iter(&text[from..]).map(|at| from + at);
+    ends.map(|at| (at, at + PROPERTY.len() + 1)).find_map(|(at, end)| whole(text, from, at, end))
+}
+
+fn location(text: &[u8], from: usize) -> Option<(usize, usize)> {
+    let starts = memchr::memchr2_iter(b'L', b'l', &text[from..]).map(|at| from + at);
+    let ends = starts.map(|at| (at, at + LOCATION.len() + 1)).filter(|(at, end)| {
+        text.get(*at..*end).is_some_and(|name| {
+            name.ends_with(b"\"") && name[..LOCATION.len()].eq_ignore_ascii_case(LOCATION.as_bytes())
+        })
+    });
+    ends.into_iter().find_map(|(at, end)| whole(text, from, at, end))
+}
+
+/// Returns a name that is a whole string: its quote stands before it, and is not escaped.
+fn whole(text: &[u8], from: usize, at: usize, end: usize) -> Option<(usize, usize)> {
+    let quote = at.checked_sub(1).filter(|quote| *quote >= from && text[*quote] == b'"')?;
+    let is_escaped = quote > 0 && text[quote - 1] == b'\\';
+    (!is_escaped).then_some((quote, end))
 }
 
 #[cfg(test)]
@@ -269,8 +289,8 @@ mod tests {
     fn rewritten(text: &[u8], size: usize) -> Vec<u8> {
         let mut rewriter = Rewriter::new(links(), false);
         let mut out = Vec::new();
-        text.chunks(size.max(1)).for_each(|piece| rewriter.take(piece, &mut out));
-        rewriter.end(&mut out);
+        text.chunks(size.max(1)).for_each(|piece| out.extend(rewriter.take(&Bytes::copy_from_slice(piece))));
+        out.extend(rewriter.end());
         out
     }
 
@@ -326,11 +346,10 @@ mod tests {
                 format!(r#"{{"value":[{{"@odata.id":"{T}","a":1}}]}}"#),
             ),
             (format!(r#"{{"uploadUrl":"{G}"}}"#), format!(r#"{{"uploadUrl":"{T}"}}"#)),
-            // Escapes, in a name and in a value.
+            // Escapes in a value.
             (
-                r#"{"\u0040odata.nextLink":"https:\/\/graph.microsoft.com\/v1.0\/x?a=1\u0026b=\"2\""}"#
-                    .to_owned(),
-                r#"{"\u0040odata.nextLink":"http://here/relay/graph/v1.0/x?a=1&b=\"2\""}"#.to_owned(),
+                r#"{"@odata.nextLink":"https:\/\/graph.microsoft.com\/v1.0\/x?a=1\u0026b=\"2\""}"#.to_owned(),
+                r#"{"@odata.nextLink":"http://here/relay/graph/v1.0/x?a=1&b=\"2\""}"#.to_owned(),
             ),
         ] {
             assert_eq!(whole(&text), expected, "{text}");
@@ -339,6 +358,9 @@ mod tests {
             format!(r#"{{"subject":"{G}","body":{{"content":"see \"@odata.nextLink\":\"{G}\""}}}}"#),
             format!(r#"{{"nextLink":"{G}","x@odata.nextLinks":"{G}","myuploadUrl":"{G}","Location":"{G}"}}"#),
             format!(r#"["@odata.nextLink","{G}"]"#),
+            // A name with an escape is none, nor is one that only ends like a whole one.
+            format!(r#"{{"\u0040odata.nextLink":"{G}","upload\u0055rl":"{G}"}}"#),
+            format!(r#"{{"a\"uploadUrl":"{G}","a":"\"uploadUrl","b":"uploadUrl"}}"#),
             format!(r#"["@odata.nextLink",{{"a":"{G}"}}]"#),
             format!(r#"{{"@odata.nextLink":["{G}"]}}"#),
             format!(r#"{{"@odata.nextLink":{{"a":"{G}"}}}}"#),
@@ -358,9 +380,8 @@ mod tests {
     fn fields_of_answers_within_a_batch_are_links_too() {
         let text = r#"{"responses":[{"id":"1","headers":{"Location":"https://graph.microsoft.com/a"}}]}"#;
         let mut rewriter = Rewriter::new(links(), true);
-        let mut out = Vec::new();
-        rewriter.take(text.as_bytes(), &mut out);
-        rewriter.end(&mut out);
+        let mut out = rewriter.take(&Bytes::from_static(text.as_bytes())).to_vec();
+        out.extend(rewriter.end());
         assert!(String::from_utf8_lossy(&out).contains(r#""Location":"http://here/relay/graph/a""#));
     }
 

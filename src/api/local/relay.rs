@@ -39,6 +39,9 @@ use crate::telemetry::audit::TokenWords;
 /// How long a resource may say nothing while we wait for it. (Clients of Graph wait as long.)
 const SILENCE: Duration = Duration::from_secs(100);
 
+/// A body that is longer is passed on in large parts.
+const LONG_BODY: u64 = 16 * 1024;
+
 /// A wait for a turn after which the token is asked for again.
 const LITTLE: Duration = Duration::from_millis(500);
 
@@ -170,6 +173,9 @@ impl LocalApi {
         }
         let silence = Arc::new(Silence::new(SILENCE, Arc::clone(&self.clock)));
         let (body, gives_way) = body.into_stream();
+        if body.length().is_none_or(|length| length > LONG_BODY) {
+            place.widen();
+        }
         let exchange = Exchange { api: self, to, silence, gives_way, record, batch, turns };
         let (answer, record) = exchange.run(&allowed, served, body).await?;
         let is_head = method == Method::Head;

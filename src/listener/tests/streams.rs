@@ -5,8 +5,10 @@ use http_body_util::BodyExt as _;
 use tokio::sync::mpsc;
 
 use super::*;
+use crate::domain::task::BoxFuture;
 use crate::listener::answer::Paced;
 use crate::listener::pulse::Pulse;
+use crate::listener::tcp::{LARGE_PART, Tcp};
 
 /// What a test has of a stream: it sends chunks, ends the stream by dropping this, and is told when the
 /// listener has dropped it.
@@ -154,7 +156,8 @@ async fn a_chunk_is_made_when_the_one_before_is_taken() {
     let place = room.take(origin, Duration::ZERO).expect("a place");
     let pulse = Arc::new(Pulse::new(place, clock.clone()));
     let all = parking_lot::Mutex::default();
-    let (_, body) = answer(Streams::of(room, origin, None, clock), &all).into_parts();
+    let keeper = Arc::clone(&pulse) as _;
+    let (_, body) = answer(Streams::of(room, origin, None, clock, keeper), &all).into_parts();
     let chunks = all.lock().pop().expect("a stream");
     let mut body = Paced::new(body, &pulse);
     let mut next = || body.frame().now_or_never().map(|frame| frame.map(|frame| frame.expect("no error")));
@@ -221,4 +224,75 @@ async fn a_stream_gives_way_to_nobody_and_bytes_behind_its_request_wait() {
     drop(chunks);
     assert_eq!(read_to(&mut stream, END).await, END);
     assert_eq!(status(&one_response(&mut stream).await), "200");
+}
+
+/// A clock that is moved by hand, in milliseconds.
+struct Hand(AtomicUsize);
+
+impl Default for Hand {
+    fn default() -> Self {
+        Hand(AtomicUsize::new(1))
+    }
+}
+
+impl Clock for Hand {
+    fn now(&self) -> Timestamp {
+        Timestamp::default()
+    }
+
+    fn monotonic(&self) -> Duration {
+        Duration::from_millis(self.0.load(Ordering::SeqCst) as u64)
+    }
+
+    fn sleep(&self, _: Duration) -> BoxFuture<'static, ()> {
+        Box::pin(std::future::pending())
+    }
+}
+
+/// A long body passes in large parts while there is room for them, and to a client that takes them quickly.
+#[tokio::test]
+async fn some_connections_pass_long_bodies_on_in_large_parts_and_the_others_in_small_ones() {
+    const MANY: usize = 1 << 20;
+    let (clock, origin) = (Arc::new(Hand::default()), Origin::Tcp(([127, 0, 0, 1], 1).into()));
+    let room = Room::new(&Limits { max_wide: 1, ..Limits::default() });
+    let connection = || {
+        let place = room.take(origin, Duration::ZERO).expect("a place");
+        Arc::new(Pulse::new(place, clock.clone()))
+    };
+    let stream = |pulse: &Arc<Pulse>| {
+        let streams = Streams::of(Arc::clone(&room), origin, None, clock.clone(), Arc::clone(pulse) as _);
+        streams.take().expect("a place")
+    };
+    let (first, second) = (connection(), connection());
+    let (one, other) = (stream(&first), stream(&second));
+    assert_eq!((one.part(100), one.part(8192), first.is_wide()), (100, 8192, false), "short ones");
+    assert_eq!((one.part(MANY), first.is_wide()), (LARGE_PART, true));
+    assert_eq!(
+        (other.part(MANY), other.widen(), second.is_wide()),
+        (8192, false, false),
+        "there is one place"
+    );
+    clock.0.store(3_000, Ordering::SeqCst);
+    assert_eq!((one.part(MANY), one.part(MANY)), (8192, LARGE_PART), "the last part took long");
+    // It is wide until its end, for the kernel does not take its promise back.
+    drop(one);
+    assert_eq!((stream(&first).part(MANY), stream(&second).part(MANY)), (LARGE_PART, 8192));
+    drop(first);
+    assert_eq!((other.part(MANY), other.part(MANY), second.is_wide()), (8192, LARGE_PART, true));
+}
+
+/// What a wide connection sends and takes at once, seen from outside.
+#[tokio::test]
+async fn a_wide_connection_reads_and_writes_large_parts() {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("binds");
+    let client = tokio::net::TcpStream::connect(listener.local_addr().expect("bound")).await.expect("opens");
+    let (accepted, _) = listener.accept().await.expect("accepts");
+    rustix::net::sockopt::set_socket_send_buffer_size(&accepted, 8192).expect("a size");
+    let mut socket = Tcp::new(accepted).expect("a socket");
+    let text = vec![7; 1 << 20];
+    assert_eq!(socket.write(&text).await.expect("writes"), 8192);
+    socket.widen();
+    client.readable().await.expect("readable");
+    assert_eq!(client.try_read(&mut [0; 8192]).expect("reads"), 8192);
+    assert_eq!(socket.write(&text).await.expect("writes"), LARGE_PART);
 }

@@ -16,9 +16,6 @@ use crate::listener::{AnswerBody, BrokenOff, Response, StreamPlace};
 use crate::outbound::Silence;
 use crate::relay::{self, Injector, Links, Rewriter};
 
-/// Most bytes that are handed on at once: a listener has room for so much of each of its streams.
-const MOST_AT_ONCE: usize = 8 * 1024;
-
 /// Fields that are links.
 const LINKS: [HeaderName; 3] = [LOCATION, CONTENT_LOCATION, HeaderName::from_static("operation-location")];
 
@@ -54,13 +51,14 @@ impl Answer {
             true => AnswerBody::default(),
             false if is_json(&head) => {
                 let rewriter = Rewriter::new(Arc::clone(&links), self.batch.is_some());
-                let injector = Injector::new(self.batch.as_deref().unwrap_or_default());
-                let changes = Some((rewriter, injector));
-                AnswerBody::relayed(place, None, parts(incoming, self.silence, changes, self.turns))
+                let changes = Some((rewriter, self.batch.as_deref().map(Injector::new)));
+                let passing = Passing::new(incoming, self.silence, changes, self.turns, Arc::clone(&place));
+                AnswerBody::relayed(place, None, passing.parts())
             }
             false => {
                 let length = incoming.size_hint().exact();
-                AnswerBody::relayed(place, length, parts(incoming, self.silence, None, self.turns))
+                let passing = Passing::new(incoming, self.silence, None, self.turns, Arc::clone(&place));
+                AnswerBody::relayed(place, length, passing.parts())
             }
         };
         let mut response = Response::new(body);
@@ -94,29 +92,34 @@ fn is_json(head: &Parts) -> bool {
 struct Passing {
     incoming: Incoming,
     silence: Arc<Silence>,
-    changes: Option<(Rewriter, Injector)>,
+    changes: Option<(Rewriter, Option<Injector>)>,
     /// What came and is not handed on.
     rest: Bytes,
     is_over: bool,
     /// They end when the resource's part is over, however long the client takes.
     turns: Vec<Turn>,
-}
-
-/// The parts of a body as they come, none of them long.
-fn parts(
-    incoming: Incoming,
-    silence: Arc<Silence>,
-    changes: Option<(Rewriter, Injector)>,
-    turns: Vec<Turn>,
-) -> impl Stream<Item = Result<Bytes, BrokenOff>> + Send + 'static {
-    let passing = Passing { incoming, silence, changes, rest: Bytes::new(), is_over: false, turns };
-    stream::unfold(passing, |mut passing| async move {
-        let part = passing.next().await?;
-        Some((part, passing))
-    })
+    place: Arc<StreamPlace>,
 }
 
 impl Passing {
+    fn new(
+        incoming: Incoming,
+        silence: Arc<Silence>,
+        changes: Option<(Rewriter, Option<Injector>)>,
+        turns: Vec<Turn>,
+        place: Arc<StreamPlace>,
+    ) -> Self {
+        Passing { incoming, silence, changes, rest: Bytes::new(), is_over: false, turns, place }
+    }
+
+    /// The parts of a body as they come, none longer than its connection takes at once.
+    fn parts(self) -> impl Stream<Item = Result<Bytes, BrokenOff>> + Send + 'static {
+        stream::unfold(self, |mut passing| async move {
+            let part = passing.next().await?;
+            Some((part, passing))
+        })
+    }
+
     async fn next(&mut self) -> Option<Result<Bytes, BrokenOff>> {
         // The client takes what came at its own pace, and that is no silence of the resource.
         self.silence.breaks();
@@ -135,22 +138,22 @@ impl Passing {
                 // (Trailers end with their connection.)
                 (Some(Ok(frame)), None) => self.rest = frame.into_data().unwrap_or_default(),
                 (Some(Ok(frame)), Some((rewriter, injector))) => {
-                    let (mut turned, mut out) = (Vec::new(), Vec::new());
-                    rewriter.take(&frame.into_data().unwrap_or_default(), &mut turned);
-                    injector.take(&turned, &mut out);
-                    self.rest = out.into();
+                    self.rest = rewriter.take(&frame.into_data().unwrap_or_default());
+                    if let Some(injector) = injector {
+                        let mut out = Vec::new();
+                        injector.take(&self.rest, &mut out);
+                        self.rest = out.into();
+                    }
                 }
                 (None, _) => {
                     self.is_over = true;
                     self.turns.clear();
-                    let mut out = Vec::new();
                     if let Some((rewriter, _)) = self.changes.take() {
-                        rewriter.end(&mut out);
+                        self.rest = rewriter.end();
                     }
-                    self.rest = out.into();
                 }
             }
         }
-        Some(Ok(self.rest.split_to(self.rest.len().min(MOST_AT_ONCE))))
+        Some(Ok(self.rest.split_to(self.place.part(self.rest.len()))))
     }
 }
