@@ -21,6 +21,8 @@ ROOT = pathlib.Path.cwd()
 SUMMARY = ROOT / "docs/SUMMARY.md"
 SOURCE, SITE = ROOT / "target/site-source", ROOT / "target/site"
 LINK = re.compile(r"(!?)\[((?:[^\[\]]|\[[^\]]*\])*)\]\(([^()\s]+)\)")
+# A picture in HTML, which a page has where there is one for dark pages.
+PICTURE = re.compile(r'\b(src|srcset)="([^":]+)"')
 # Not copied: they are read in the repository.
 STAYS = {".rs", ".lock"}
 
@@ -50,28 +52,39 @@ def main() -> int:
     (SOURCE / "src").mkdir(parents=True)
 
     def moved(page: pathlib.Path, text: str) -> str:
-        def link(match: re.Match) -> str:
-            mark, words, target = match.groups()
-            if "://" in target or target.startswith(("#", "mailto:")):
-                return match.group()
+        def placed(target: str) -> str | None:
+            """What a link leads to on the site; None where it has nothing to lead to."""
             file, hash_mark, anchor = target.partition("#")
             found = (page.parent / file).resolve()
             if found in names:
-                return f"{mark}[{words}]({names[found]}{hash_mark}{anchor})"
+                return f"{names[found]}{hash_mark}{anchor}"
             if not found.exists():
                 sys.exit(f"{page.relative_to(ROOT)}: {target} does not exist")
             if found.is_dir() or found.suffix in STAYS or found.name in {"Dockerfile", "LICENSE"}:
-                return words
+                return None
             inside = pathlib.Path("files") / found.relative_to(ROOT)
             if found.suffix == ".md":
                 inside = inside.with_suffix(".txt")
             (SOURCE / "src" / inside).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(found, SOURCE / "src" / inside)
-            return f"{mark}[{words}]({inside})"
+            return str(inside)
+
+        def link(match: re.Match) -> str:
+            mark, words, target = match.groups()
+            if "://" in target or target.startswith(("#", "mailto:")):
+                return match.group()
+            place = placed(target)
+            return words if place is None else f"{mark}[{words}]({place})"
+
+        def picture(match: re.Match) -> str:
+            return f'{match[1]}="{placed(match[2])}"'
+
+        def changed(part: str) -> str:
+            return part if part.lstrip().startswith("```") else PICTURE.sub(picture, LINK.sub(link, part))
 
         # Blocks of code have none.
         parts = re.split(r"(^ *```.*?^ *```$)", text, flags=re.DOTALL | re.MULTILINE)
-        return "".join(part if part.lstrip().startswith("```") else LINK.sub(link, part) for part in parts)
+        return "".join(changed(part) for part in parts)
 
     for page, name in names.items():
         (SOURCE / "src" / name).write_text(moved(page, page.read_text()))
