@@ -26,8 +26,8 @@ use hyper_util::rt::{TokioExecutor, TokioTimer};
 use zeroize::Zeroizing;
 
 use super::body;
-use super::text::one_line;
 use super::url::CheckedUrl;
+use crate::domain::text::chain;
 use crate::domain::time::Clock;
 use crate::outbound::{AddressGuard, GuardedResolver};
 use crate::outbound::{Outbound, WayOut};
@@ -366,18 +366,6 @@ where
         }
     }
     Ok(whole)
-}
-
-/// Formats an error with its sources, on one line.
-pub(super) fn chain(error: &(dyn Error + 'static)) -> String {
-    let mut words = error.to_string();
-    let mut source = error.source();
-    while let Some(error) = source {
-        words.push_str(": ");
-        words.push_str(&error.to_string());
-        source = error.source();
-    }
-    one_line(&words)
 }
 
 /// Records whether any part of a request may have been sent.

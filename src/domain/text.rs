@@ -1,5 +1,7 @@
 //! Checks and cleaning of text from outside.
 
+use std::error::Error;
+
 /// Most characters of foreign text in a log field.
 const MAX_CHARS: usize = 300;
 
@@ -9,6 +11,18 @@ pub fn one_line(text: &str) -> String {
         text.chars().take(MAX_CHARS).map(|c| if is_harmless(c) { c } else { ' ' }).collect();
     line.truncate(line.trim_end().len());
     line
+}
+
+/// Formats an error with its sources, on one line.
+pub fn chain(error: &(dyn Error + 'static)) -> String {
+    let mut words = error.to_string();
+    let mut source = error.source();
+    while let Some(error) = source {
+        words.push_str(": ");
+        words.push_str(&error.to_string());
+        source = error.source();
+    }
+    one_line(&words)
 }
 
 /// Returns true unless it is a control character, or one that reorders or hides its neighbours.

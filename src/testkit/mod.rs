@@ -17,6 +17,8 @@ mod due;
 pub(crate) mod faults;
 pub mod fuzzing;
 #[cfg(test)]
+pub(crate) mod hand_clock;
+#[cfg(test)]
 mod journal;
 #[cfg(test)]
 mod ledger;

@@ -1,43 +1,19 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use tokio::sync::watch;
-
 use super::*;
-use crate::domain::task::BoxFuture;
 use crate::domain::time::Timestamp;
+use crate::testkit::hand_clock::HandClock;
 
 const fn millis(millis: u64) -> Duration {
     Duration::from_millis(millis)
 }
 
-/// Stands still until the test moves it.
-#[derive(Clone)]
-struct HandClock(watch::Sender<Duration>);
-
-impl Clock for HandClock {
-    fn now(&self) -> Timestamp {
-        Timestamp::from_unix_seconds(1_800_000_000).plus(self.monotonic())
-    }
-
-    fn monotonic(&self) -> Duration {
-        *self.0.borrow()
-    }
-
-    fn sleep(&self, duration: Duration) -> BoxFuture<'static, ()> {
-        let (until, mut now) = (self.monotonic() + duration, self.0.subscribe());
-        Box::pin(async move {
-            let _ = now.wait_for(|now| *now >= until).await;
-        })
-    }
-}
-
-impl HandClock {
-    async fn pass(&self, time: Duration) {
-        let end = self.monotonic() + time;
-        while self.monotonic() < end {
-            self.0.send_modify(|now| *now += millis(50));
-            settle().await;
-        }
+/// Lets time pass in steps after which every task goes on.
+async fn pass(clock: &HandClock, time: Duration) {
+    let end = clock.monotonic() + time;
+    while clock.monotonic() < end {
+        clock.pass(millis(50));
+        settle().await;
     }
 }
 
@@ -73,7 +49,7 @@ impl Counted {
 }
 
 fn jobs() -> (Jobs, Counted, HandClock) {
-    let clock = HandClock(watch::Sender::new(Duration::ZERO));
+    let clock = HandClock::at(Duration::ZERO);
     let mut process = Process::new();
     process.ports.clock = Arc::new(clock.clone());
     let jobs = Jobs::new(&process);
@@ -86,11 +62,11 @@ async fn counted(pause: Pause, time: Duration) -> [(usize, usize); 2] {
     let (jobs, work, clock) = jobs();
     jobs.every(Job::Files, pause, work.clone());
     settle().await;
-    clock.pass(time).await;
+    pass(&clock, time).await;
     let before = work.runs();
     jobs.shutdown.stop();
     settle().await;
-    clock.pass(millis(2000)).await;
+    pass(&clock, millis(2000)).await;
     jobs.tasks.close_and_wait().await;
     [before, work.runs()]
 }
@@ -137,9 +113,9 @@ async fn a_job_has_a_pause_of_its_own_and_runs_when_it_is_wanted() {
     let (jobs, work, clock) = jobs();
     jobs.every(Job::Rewrap, SECOND, Wanted(work.clone()));
     settle().await;
-    clock.pass(millis(2400)).await;
+    pass(&clock, millis(2400)).await;
     assert_eq!(work.runs(), (1, 1));
-    clock.pass(millis(200)).await;
+    pass(&clock, millis(200)).await;
     assert_eq!(work.runs(), (2, 1));
 }
 
@@ -152,11 +128,11 @@ async fn the_last_run_of_each_job_is_reported_and_counted() {
     };
     jobs.every(Job::Keyring, SECOND, work);
     settle().await;
-    clock.pass(millis(1000)).await;
+    pass(&clock, millis(1000)).await;
     assert_eq!(of(Job::Files), None);
     let at = Timestamp::from_unix_millis(1_800_000_000_500);
     assert_eq!(of(Job::Keyring), Some(LastRun { at, result: Ok(()) }));
-    clock.pass(millis(1250)).await;
+    pass(&clock, millis(1250)).await;
     let at = Timestamp::from_unix_millis(1_800_000_002_000);
     assert_eq!(of(Job::Keyring), Some(LastRun { at, result: Err("run 1".to_owned()) }));
     let page = jobs.metrics.encode(at);
