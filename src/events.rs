@@ -38,7 +38,9 @@ use crate::telemetry::metrics::{CacheResult, LeaseResult, Metrics, TokenRequestH
 use crate::telemetry::sampler::Sampler;
 use crate::telemetry::session_mark::SessionMark;
 
-pub use relayed::{RELAY_OUTCOMES, RelayRecord, Relaying};
+pub use relayed::{
+    BatchParts, CALLER_GONE, RELAY_OUTCOMES, RESOURCE_FULL, RelayRecord, Relaying, TURN_OUTCOMES, TurnWait,
+};
 pub use routine::{Routine, RoutineHandOut, Routines};
 use strangers::Kind;
 pub use strangers::{Listener, Stranger};
@@ -201,7 +203,7 @@ impl Events {
         issuers.iter().for_each(|issuer| self.metrics.expect_issuer(issuer));
         for app in &apps {
             self.metrics.expect_app(app, &Endpoint::WORDS);
-            self.metrics.expect_relayed(app, &RELAY_OUTCOMES);
+            self.metrics.expect_relayed(app, &RELAY_OUTCOMES, &TURN_OUTCOMES);
         }
         for caller in callers.iter() {
             self.metrics.expect_caller(&caller.name);

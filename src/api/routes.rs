@@ -246,7 +246,11 @@ pub(super) fn find_relayed<A: Api>(path: &str, query: Option<&str>) -> Option<Re
     let split = Split::of(path).filter(|_| A::RELAYS)?;
     let connection = segments(split.connection, A::DOTS).ok_or_else(|| A::unreadable(split.connection));
     let found = connection.and_then(|segments| find::<A>(&segments)).and_then(|found| {
-        let Target::Connection(key) = found.target else { return Err(Problem::no_such_path()) };
+        // (`…/{connection}/token` and its kin are of a connection, too, and have nothing below them.)
+        let key = match found.target {
+            Target::Connection(key) if found.path.ends_with("/{connection}") => key,
+            _ => return Err(Problem::no_such_path()),
+        };
         let here = path[..split.connection.len() + "/relay/".len()].to_owned();
         let (base, path) = (split.base.to_owned(), split.path.to_owned());
         let relayed = Relayed { key, here, base, path, query: query.map(str::to_owned) };

@@ -4,6 +4,10 @@
 //! with turns of this replica meets the record in the store: it reads it, merges what this replica knows, and
 //! replaces it. While the store cannot be reached, this replica goes on with its own part of the places.
 
+#[cfg(test)]
+mod tests;
+mod turns;
+
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::pin::pin;
@@ -14,11 +18,12 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use tokio::sync::{Notify, oneshot};
 
+pub use self::turns::{Turn, Turns, Wanted};
 use crate::domain::id::{AppName, CallerName};
 use crate::domain::random::{Random, random_bytes};
 use crate::domain::task::Tasks;
 use crate::domain::time::{Clock, Timestamp};
-use crate::mailbox::{BEAT, Desk, LONGEST_CLOSED, Line, ReplicaId, Ticket};
+use crate::mailbox::{BEAT, Desk, Line, ReplicaId, Ticket};
 use crate::repository::{FiledUnder, Kind, PendingError, Repository, SecretHash, Taken};
 
 /// How often the record is read while a turn of this replica waits.
@@ -105,13 +110,6 @@ struct State {
     is_closed: bool,
 }
 
-/// A turn. It ends when it is dropped.
-pub struct Turn {
-    counter: Arc<Counter>,
-    ticket: Ticket,
-    ports: Arc<Ports>,
-}
-
 impl Mailboxes {
     /// Opens all mailboxes, with nobody at any.
     pub fn new(
@@ -193,7 +191,8 @@ impl Mailboxes {
                 self.drive(Arc::clone(&counter));
             }
             counter.changes(&self.ports);
-            return Ok((Turn { counter, ticket, ports: Arc::clone(&self.ports) }, begun));
+            let (caller, ports) = (caller.clone(), Arc::clone(&self.ports));
+            return Ok((Turn { counter, ticket, caller, ports, is_sent: false }, begun));
         }
     }
 
@@ -295,6 +294,17 @@ impl Counter {
         }
     }
 
+    /// A turn is over, or nobody waits for it any more.
+    fn ends(&self, ticket: Ticket, ports: &Ports) {
+        let mut state = self.state.lock();
+        state.waiting.remove(&ticket);
+        state.desk.end(ticket);
+        // (In the same step: the record is told before the mailbox is left.)
+        state.is_news = true;
+        drop(state);
+        self.changes(ports);
+    }
+
     /// Takes it out of use if there is nothing in it that must be known. Returns true if it was.
     fn closes(&self, now: Timestamp) -> bool {
         let mut state = self.state.lock();
@@ -389,30 +399,5 @@ impl State {
                 let _ = waits.send(());
             }
         }
-    }
-}
-
-impl Turn {
-    /// The mailbox said that it takes nothing for so long.
-    pub fn closes_for(&self, wait: Duration) {
-        let until = self.ports.clock.now().plus(wait.min(LONGEST_CLOSED));
-        let mut state = self.counter.state.lock();
-        state.desk.close(until);
-        state.is_news = true;
-        drop(state);
-        self.counter.changes(&self.ports);
-        self.counter.closed.notify_waiters();
-    }
-}
-
-impl Drop for Turn {
-    fn drop(&mut self) {
-        let mut state = self.counter.state.lock();
-        state.waiting.remove(&self.ticket);
-        state.desk.end(self.ticket);
-        // (In the same step: the record is told before the mailbox is left.)
-        state.is_news = true;
-        drop(state);
-        self.counter.changes(&self.ports);
     }
 }

@@ -60,7 +60,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-pub use mailboxes::{Busy, MailboxName, Mailboxes, Turn};
+pub use mailboxes::{Busy, MailboxName, Mailboxes, Turn, Turns, Wanted};
 pub use refusal::{Outside, Refusal};
 pub use relay::{Rejected, RelayBase};
 pub use rights::Right;

@@ -1,10 +1,9 @@
 //! Relaying: whether a caller may have a request sent with a connection's token, where it goes, and the
 //! token.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::{Broker, MailboxName, Refusal, Turn};
+use super::{Broker, MailboxName, Refusal, Turns};
 use crate::domain::id::{CallerName, ConnectionKey};
 use crate::domain::scope::ScopeNaming;
 use crate::outbound::Resource;
@@ -45,25 +44,18 @@ impl Broker {
         caller: &CallerName,
         (to, served): (&RelayBase, &Served),
         paths: &[CanonicalPath],
-    ) -> Result<Vec<Turn>, Refusal> {
-        let Some(most) = to.at_mailbox else { return Ok(Vec::new()) };
+    ) -> Result<Turns, Refusal> {
+        let Some(most) = to.at_mailbox else { return Ok(Turns::default()) };
         let account = served.held.connection.profile.account();
         let owner =
             Owner { oid: account.oid.as_deref(), username: account.username.as_deref(), sub: &account.sub };
-        // (In one order, so that no two wait for each other.)
-        let mut places: BTreeMap<String, u32> = BTreeMap::new();
-        for mailbox in paths.iter().filter_map(|path| relay::mailbox(path, owner)) {
-            *places.entry(mailbox).or_default() += 1;
-        }
-        let (begun, patience) = (self.deps.clock.monotonic(), self.settings.load().caller_wait);
-        let mut turns = Vec::with_capacity(places.len());
-        for (mailbox, places) in places {
-            let name = MailboxName { app: key.app.clone(), mailbox };
-            let left = (begun + patience).saturating_sub(self.deps.clock.monotonic());
-            let turn = self.mailboxes.turn(&name, caller, (places.min(most), most), left).await;
-            turns.push(turn.map_err(|busy| Refusal::MailboxBusy { retry_after: busy.retry_after })?);
-        }
-        Ok(turns)
+        let named = paths.iter().map(|path| {
+            let mailbox = relay::mailbox(path, owner)?;
+            Some(MailboxName { app: key.app.clone(), mailbox })
+        });
+        let (named, patience) = (named.collect::<Vec<_>>(), self.settings.load().caller_wait);
+        let turns = self.mailboxes.turns(&named, caller, most, patience).await;
+        turns.map_err(|busy| Refusal::MailboxBusy { retry_after: busy.retry_after })
     }
 
     /// Gets the token for a request to a base, if `judge` lets the caller have it relayed. After a resource's

@@ -46,6 +46,13 @@ impl Allowance {
         taken.map_err(|wait| RetryAfter(wait.min(RATE_ZERO_RETRY)))
     }
 
+    /// Counts so many requests, of which some may not have their time yet.
+    fn reserve(&mut self, requests: u32, monotonic: Duration) {
+        for _ in 0..requests {
+            self.bucket.reserve(Rate::whole(self.rate), monotonic);
+        }
+    }
+
     /// Uncounts a request that was then refused elsewhere.
     fn give_back(&mut self) {
         self.bucket.give_back(bucket::ONE);
@@ -121,6 +128,23 @@ impl Admitted<'_> {
                     break;
                 }
             }
+        }
+    }
+
+    /// Counts more requests of the caller for one connection, for one that has several in it. Nothing is
+    /// refused now; what is beyond a rate has to come before the next request may.
+    pub fn charge_for(&self, connection: &ConnectionKey, requests: u32, monotonic: Duration) {
+        let limits = &self.caller.limits;
+        if limits.rate_limit.is_some() {
+            let mut shard = self.limiter.shard(&self.caller.name, None);
+            let own = shard.get_mut(&self.caller.name).and_then(|buckets| buckets.own.as_mut());
+            own.into_iter().for_each(|own| own.reserve(requests, monotonic));
+        }
+        if limits.connection_rate_limit.is_some() {
+            let mut shard = self.limiter.shard(&self.caller.name, Some(connection));
+            let buckets = shard.get_mut(&self.caller.name);
+            let bucket = buckets.and_then(|buckets| buckets.of_connections.get_mut(connection));
+            bucket.into_iter().for_each(|bucket| bucket.reserve(requests, monotonic));
         }
     }
 
@@ -289,6 +313,25 @@ mod tests {
         admitted.charge(100, millis(0));
         let wait = limiter.admit(caller.clone(), millis(0)).map(|_| ()).expect_err("nothing is left");
         assert_eq!(wait, RetryAfter(millis(200)), "nobody is in debt");
+    }
+
+    #[test]
+    fn a_request_with_several_in_it_counts_as_so_many() {
+        let of = |rate, connection_rate| {
+            let (limiter, caller) = (Limiter::default(), caller(rate, connection_rate));
+            let admitted = limiter.admit(caller.clone(), millis(0)).expect("the first");
+            admitted.take_for(&key("a"), millis(0)).expect("the first");
+            admitted.charge_for(&key("a"), 19, millis(0));
+            let next = |name: &str| {
+                (0..).step_by(100).find(|at| try_take(&limiter, &caller, &key(name), millis(*at)).is_ok())
+            };
+            (next("a"), next("b"))
+        };
+        // Twenty at five a second, of which a burst of ten was there: the next but one is due at 2.2 s.
+        assert_eq!(of(Some(5), None), (Some(2200), Some(2400)));
+        // Another connection's rate is its own.
+        assert_eq!(of(None, Some(5)), (Some(2200), Some(0)));
+        assert_eq!(of(None, None), (Some(0), Some(0)));
     }
 
     #[test]

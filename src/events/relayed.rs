@@ -15,7 +15,91 @@ use crate::telemetry::audit::{Action, AuditEvent, TokenWords};
 const RELAY_FAILED: &str = "relay_failed";
 
 /// The reason of one whose caller did not wait.
-const CALLER_GONE: &str = "caller_gone";
+pub const CALLER_GONE: &str = "caller_gone";
+
+/// The reason of one for which no place was free on the way to its resource.
+pub const RESOURCE_FULL: &str = "resource_full";
+
+/// The code of a request whose turn at its mailbox did not come.
+const MAILBOX_BUSY: &str = "mailbox_busy";
+
+/// What becomes of waits for a turn, in metrics: it began, it did not come in time, its caller has gone away;
+/// and what becomes of a turn whose caller is too slow for others that wait.
+pub const TURN_OUTCOMES: [&str; 4] = ["begun", MAILBOX_BUSY, CALLER_GONE, TAKEN_BACK];
+const TAKEN_BACK: &str = "taken_back";
+
+/// What a batch's record says of its requests.
+pub struct BatchParts {
+    /// Method and shape of the path of each that is sent.
+    pub sent: String,
+    /// How many are refused.
+    pub refused: usize,
+    /// Of each of those the status, and method and shape as far as it could be read.
+    pub refused_shapes: String,
+}
+
+impl BatchParts {
+    fn tell(self, event: &mut AuditEvent) {
+        if !self.sent.is_empty() {
+            event.detail.insert("requests", self.sent);
+        }
+        event.detail.insert("refused", self.refused.to_string());
+        if !self.refused_shapes.is_empty() {
+            event.detail.insert("refused_requests", self.refused_shapes);
+        }
+    }
+}
+
+/// A request that waits for its turn. It is counted however that ends, and recorded if its caller goes away.
+pub struct TurnWait<'a> {
+    events: &'a Events,
+    who: Who<'a>,
+    caller: &'a CallerName,
+    key: &'a ConnectionKey,
+    begun: Duration,
+    is_open: bool,
+}
+
+impl TurnWait<'_> {
+    /// It has its turn, or needs none. Returns how long it has waited.
+    pub fn is_over(mut self, has_turn: bool) -> Duration {
+        match has_turn {
+            true => self.ends("begun"),
+            false => {
+                self.is_open = false;
+                Duration::ZERO
+            }
+        }
+    }
+
+    /// Its turn did not come. (The refusal is recorded as any other.)
+    pub fn is_in_vain(mut self) {
+        self.ends(MAILBOX_BUSY);
+    }
+
+    fn ends(&mut self, outcome: &'static str) -> Duration {
+        self.is_open = false;
+        let waited = self.events.clock.monotonic().saturating_sub(self.begun);
+        self.events.metrics.waited_for_turn(&self.key.app, outcome, waited);
+        waited
+    }
+}
+
+impl Drop for TurnWait<'_> {
+    /// Its caller has gone away.
+    fn drop(&mut self) {
+        if !self.is_open {
+            return;
+        }
+        let waited = self.ends(CALLER_GONE);
+        if let Some(mut event) = self.events.refusal(self.who, (self.caller, self.key), MAILBOX_BUSY, waited)
+        {
+            event.reason = Some(CALLER_GONE);
+            // (It is taken at once, and nobody waits for it.)
+            drop(self.events.audit.record(event));
+        }
+    }
+}
 
 /// A request that is about to be relayed.
 pub struct Relaying<'a> {
@@ -43,6 +127,37 @@ pub struct RelayRecord {
 }
 
 impl Events {
+    /// A request waits for its turn at its mailbox, from now until what is returned is told how it ended.
+    pub fn waits_for_turn<'a>(
+        &'a self,
+        who: Who<'a>,
+        caller: &'a CallerName,
+        key: &'a ConnectionKey,
+    ) -> TurnWait<'a> {
+        TurnWait { events: self, who, caller, key, begun: self.clock.monotonic(), is_open: true }
+    }
+
+    /// Reports that a caller lost its turn, because it was too slow and others waited. Always true.
+    pub fn turn_taken_back(&self, app: &AppName) -> bool {
+        self.metrics.turn_taken_back(app, TAKEN_BACK);
+        true
+    }
+
+    /// Reports that all requests of a batch were refused; `code` is the contract's.
+    pub async fn batch_refused(
+        &self,
+        who: Who<'_>,
+        caller: &CallerName,
+        key: &ConnectionKey,
+        (code, parts): (&'static str, BatchParts),
+        elapsed: Duration,
+    ) {
+        if let Some(mut event) = self.refusal(who, (caller, key), code, elapsed) {
+            parts.tell(&mut event);
+            self.record(event).await;
+        }
+    }
+
     /// Begins the record of a request that is about to be relayed.
     ///
     /// # Errors
@@ -72,11 +187,10 @@ impl Events {
 }
 
 impl RelayRecord {
-    /// It is a batch of these: the shapes of what is sent, and how many are refused.
-    pub fn has_parts(&mut self, (sent, refused): (String, usize)) {
+    /// It is a batch of these.
+    pub fn has_parts(&mut self, parts: BatchParts) {
         if let Some(event) = &mut self.event {
-            event.detail.insert("requests", sent);
-            event.detail.insert("refused", refused.to_string());
+            parts.tell(event);
         }
     }
 
@@ -94,9 +208,10 @@ impl RelayRecord {
         self.events.record(event).await;
     }
 
-    /// The resource has not answered, perhaps because its caller has gone away in the middle of the body.
-    pub async fn failed(mut self, is_caller_gone: bool) {
-        if let Some(event) = self.ended_without_answer(is_caller_gone.then_some(CALLER_GONE)) {
+    /// The resource has not answered. The reason is [`CALLER_GONE`], for one that went away in the middle of
+    /// its body, [`RESOURCE_FULL`] or none.
+    pub async fn failed(mut self, reason: Option<&'static str>) {
+        if let Some(event) = self.ended_without_answer(reason) {
             self.events.record(event).await;
         }
     }
@@ -140,7 +255,7 @@ fn outcome_of(status: StatusCode) -> &'static str {
 }
 
 /// Every word of the metric.
-pub const RELAY_OUTCOMES: [&str; 9] = [
+pub const RELAY_OUTCOMES: [&str; 10] = [
     "ok",
     "unauthorized",
     "forbidden",
@@ -150,4 +265,5 @@ pub const RELAY_OUTCOMES: [&str; 9] = [
     "server_error",
     RELAY_FAILED,
     CALLER_GONE,
+    RESOURCE_FULL,
 ];

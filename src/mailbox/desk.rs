@@ -144,6 +144,12 @@ impl Desk {
         self.mine.iter().any(|mine| !mine.is_under_way)
     }
 
+    /// Returns true if a turn of another caller waits, of whichever replica, as far as this one knows.
+    pub fn waits_beside(&self, caller: &str) -> bool {
+        let here = self.mine.iter().any(|mine| !mine.is_under_way && mine.turn.caller != caller);
+        here || self.known.waits_beside(caller)
+    }
+
     /// Returns true if this replica has no turns here.
     pub fn is_idle(&self) -> bool {
         self.mine.is_empty()

@@ -188,6 +188,11 @@ impl Line {
         self.waiting.iter().filter(|turn| turn.caller == caller).count()
     }
 
+    /// Returns true if a turn of another caller waits.
+    pub fn waits_beside(&self, caller: &str) -> bool {
+        self.waiting.iter().any(|turn| turn.caller != caller)
+    }
+
     /// Returns true if a turn is under way.
     pub fn is_under_way(&self, ticket: Ticket) -> bool {
         self.under_way.iter().any(|turn| turn.ticket == ticket)

@@ -29,6 +29,8 @@ mod desk;
 mod line;
 #[cfg(test)]
 mod simulation_tests;
+#[cfg(test)]
+mod tests;
 mod watch;
 
 pub use desk::{Desk, Full, MOST_WAITING, MOST_WAITING_OF_CALLER};

@@ -1,22 +1,32 @@
 //! The client for one resource, to which callers' requests are relayed: bodies of any length in both
 //! directions, HTTP/2 where it is offered, and no redirect.
+//!
+//! A connection over HTTP/2 takes as many requests at a time as its server allows; further ones would wait
+//! within it, and nobody could tell. So requests go by lanes, each with connections of its own, and a lane
+//! takes no more than servers allow.
 
+use std::array;
 use std::error::Error;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::pin::Pin;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{Request, Response};
+use http::response::Parts;
+use http::{HeaderMap, Request, StatusCode};
 use http_body_util::combinators::UnsyncBoxBody;
-use hyper::body::Incoming;
+use hyper::body::{Body, Frame, Incoming, SizeHint};
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::Client;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
+use rustls::ClientConfig;
 
 use super::address::{AddressGuard, GuardedResolver};
 use super::roots::{Roots, tls_config};
 use super::way_out::{Outbound, WayOut};
+use crate::domain::text::chain;
 use crate::domain::time::Clock;
 
 /// How long an unused connection is kept: shorter than servers keep theirs.
@@ -33,6 +43,11 @@ const CONNECTION_WINDOW: u32 = 128 * STREAM_WINDOW;
 /// How often an HTTP/2 connection with requests is asked whether it lives, and how long it may take to
 /// answer.
 const ALIVE: (Duration, Duration) = (Duration::from_secs(20), Duration::from_secs(10));
+
+/// Requests of a lane: RFC 9113 §6.5.2 wants servers to allow at least as many at a time on a connection.
+pub(super) const MOST_IN_LANE: usize = 100;
+/// Lanes to one resource.
+pub(super) const LANES: usize = 16;
 
 /// The body of a request to a resource.
 pub type ResourceBody = UnsyncBoxBody<Bytes, Box<dyn Error + Send + Sync>>;
@@ -54,6 +69,9 @@ pub enum ResourceFault {
     /// Nothing was sent: there is no connection.
     #[error("the resource cannot be reached: {0}")]
     Unreachable(String),
+    /// Nothing was sent: so many requests are under way there.
+    #[error("{} requests are under way at the resource, and it takes no more", MOST_IN_LANE * LANES)]
+    Full,
     /// It was sent, and no answer came.
     #[error("the resource broke off: {0}")]
     BrokeOff(String),
@@ -62,17 +80,94 @@ pub enum ResourceFault {
     Silent(Duration),
 }
 
-/// The client for one resource. It is made when it is first used.
+/// The client for one resource.
 pub struct Resource {
     settings: Settings,
     clock: Arc<dyn Clock>,
+    /// Of all lanes: the trusted certificates are read once.
+    tls: OnceLock<Result<ClientConfig, String>>,
+    lanes: [Lane; LANES],
+}
+
+/// One connection over HTTP/2, or several over HTTP/1. Its client is made when it is first used.
+#[derive(Default)]
+struct Lane {
     client: OnceLock<Result<Client<HttpsConnector<WayOut>, ResourceBody>, String>>,
+    under_way: Arc<AtomicUsize>,
+}
+
+/// A request's place in a lane, until its answer's end.
+struct Place(Arc<AtomicUsize>);
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// An answer, of which the head has come. Dropping it, or its body, ends the exchange.
+pub struct Answered {
+    head: Parts,
+    body: ResourceAnswerBody,
+}
+
+impl Answered {
+    /// Returns its status.
+    pub fn status(&self) -> StatusCode {
+        self.head.status
+    }
+
+    /// Returns its fields.
+    pub fn headers(&self) -> &HeaderMap {
+        &self.head.headers
+    }
+
+    /// Returns its head.
+    pub fn head(&self) -> &Parts {
+        &self.head
+    }
+
+    /// Returns its body.
+    pub fn body(&self) -> &ResourceAnswerBody {
+        &self.body
+    }
+
+    /// Returns its head and its body.
+    pub fn into_parts(self) -> (Parts, ResourceAnswerBody) {
+        (self.head, self.body)
+    }
+}
+
+/// The body of an answer of a resource.
+pub struct ResourceAnswerBody {
+    incoming: Incoming,
+    _place: Place,
+}
+
+impl Body for ResourceAnswerBody {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        Pin::new(&mut self.incoming).poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.incoming.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.incoming.size_hint()
+    }
 }
 
 impl Resource {
     /// Makes the client for a resource that is reached so.
     pub fn new(settings: Settings, clock: Arc<dyn Clock>) -> Self {
-        Resource { settings, clock, client: OnceLock::new() }
+        Resource { settings, clock, tls: OnceLock::new(), lanes: array::from_fn(|_| Lane::default()) }
     }
 
     /// Returns how it is reached.
@@ -89,21 +184,33 @@ impl Resource {
         &self,
         request: Request<ResourceBody>,
         silence: &Silence,
-    ) -> Result<Response<Incoming>, ResourceFault> {
-        let client = self.client.get_or_init(|| self.client()).as_ref();
+    ) -> Result<Answered, ResourceFault> {
+        let (lane, place) = self.lane().ok_or(ResourceFault::Full)?;
+        let client = lane.client.get_or_init(|| self.client()).as_ref();
         let client = client.map_err(|cause| ResourceFault::Unreachable(cause.clone()))?;
         let answer = tokio::select! {
             biased;
             answer = client.request(request) => answer,
             () = silence.is_over() => return Err(silence.fault()),
         };
-        answer.map_err(|error| {
+        let answer = answer.map_err(|error| {
             let cause = chain(&error);
             if error.is_connect() {
                 ResourceFault::Unreachable(cause)
             } else {
                 ResourceFault::BrokeOff(cause)
             }
+        })?;
+        let (head, incoming) = answer.into_parts();
+        Ok(Answered { head, body: ResourceAnswerBody { incoming, _place: place } })
+    }
+
+    /// A place in the first lane that has one: so there are no more connections than are needed.
+    fn lane(&self) -> Option<(&Lane, Place)> {
+        self.lanes.iter().find_map(|lane| {
+            let one_more = |many: usize| (many < MOST_IN_LANE).then_some(many + 1);
+            lane.under_way.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_more).ok()?;
+            Some((lane, Place(Arc::clone(&lane.under_way))))
         })
     }
 
@@ -112,8 +219,9 @@ impl Resource {
         // The operator has named the host, so it may be anywhere.
         let resolver = GuardedResolver::new(Arc::new(AddressGuard::new(host)));
         let way_out = WayOut::new(resolver, Arc::clone(outbound), Arc::clone(&self.clock));
+        let tls = self.tls.get_or_init(|| tls_config(roots, false).map_err(|fault| fault.to_string()));
         let connector = HttpsConnectorBuilder::new()
-            .with_tls_config(tls_config(roots, false).map_err(|fault| fault.to_string())?)
+            .with_tls_config(tls.clone()?)
             .https_or_http() // the configuration refuses plain http except for loopback
             .enable_http1()
             .enable_http2()
@@ -175,14 +283,35 @@ impl Silence {
     }
 }
 
-/// An error with its sources, on one line of tame length.
-fn chain(error: &dyn Error) -> String {
-    let mut words = error.to_string();
-    let mut source = error.source();
-    while let Some(error) = source {
-        words.push_str(": ");
-        words.push_str(&error.to_string());
-        source = error.source();
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testkit::hand_clock::HandClock;
+
+    #[test]
+    fn requests_fill_lanes_one_after_the_other_and_are_refused_beyond_the_last() {
+        let settings = Settings {
+            host: "a.example".to_owned(),
+            roots: Roots::System,
+            outbound: Arc::new(Outbound::default()),
+        };
+        let resource = Resource::new(settings, Arc::new(HandClock::at(Duration::ZERO)));
+        let under_way = || resource.lanes.each_ref().map(|lane| lane.under_way.load(Ordering::Relaxed));
+        let mut places: Vec<Place> = Vec::new();
+        for lane in 0..LANES {
+            for many in 1..=MOST_IN_LANE {
+                places.push(resource.lane().expect("there is room").1);
+                assert_eq!(under_way()[lane], many);
+            }
+        }
+        assert!(resource.lane().is_none());
+        // A place that is free again is the next one's, in the first lane that has one.
+        places.remove(3 * MOST_IN_LANE);
+        places.remove(MOST_IN_LANE);
+        assert_eq!((under_way()[1], under_way()[3]), (MOST_IN_LANE - 1, MOST_IN_LANE - 1));
+        let one = resource.lane().expect("there is room");
+        assert_eq!((under_way()[1], under_way()[3]), (MOST_IN_LANE, MOST_IN_LANE - 1));
+        drop((places, one));
+        assert_eq!(under_way(), [0; LANES]);
     }
-    words.chars().map(|one| if one.is_control() { ' ' } else { one }).take(300).collect()
 }

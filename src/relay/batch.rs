@@ -113,11 +113,22 @@ pub struct Plan {
     pub send: Option<Vec<u8>>,
     /// The answers of what is refused, as items of a list in JSON.
     pub refused: Vec<String>,
+    /// Status, method and shape of the path of each that is refused; of one that cannot be read the status.
+    pub refused_shapes: Vec<String>,
+    /// The code of a batch of which everything is refused: whether a rule is missing, or nothing can be read.
+    pub code: &'static str,
     /// Method and shape of the path of each that is sent.
     pub shapes: Vec<String>,
-    /// The paths of those that are sent.
+    /// The ids of those that are sent, and their paths.
+    pub ids: Vec<String>,
+    /// See `ids`.
     pub paths: Vec<CanonicalPath>,
 }
+
+/// What becomes of a request of which a rule is missing, and of one that cannot be read in one way.
+const FORBIDDEN: (u16, &str) = (403, "caller_forbidden");
+const INVALID: (u16, &str) = (400, "invalid_request");
+const DEPENDS: (u16, &str) = (424, "failed_dependency");
 
 impl Batch {
     /// Reads a batch that was sent to a base, below this version (`v1.0`).
@@ -144,16 +155,21 @@ impl Batch {
         Ok(Batch { requests })
     }
 
+    /// How many requests it has.
+    pub fn count(&self) -> usize {
+        self.requests.len()
+    }
+
     /// Judges each request. `judge` says what is wrong with one.
     pub fn plan(&self, judge: impl Fn(&Asked) -> Result<(), String>) -> Plan {
-        let mut refused: BTreeMap<&str, String> = BTreeMap::new();
+        let mut refused: BTreeMap<&str, ((u16, &str), String)> = BTreeMap::new();
         for one in &self.requests {
             let verdict = match &one.asked {
-                Ok(asked) => judge(asked).map_err(|why| (403, "caller_forbidden", why)),
-                Err(odd) => Err((400, "invalid_request", odd.clone())),
+                Ok(asked) => judge(asked).map_err(|why| (FORBIDDEN, why)),
+                Err(odd) => Err((INVALID, odd.clone())),
             };
-            if let Err((status, code, why)) = verdict {
-                refused.insert(&one.id, answer(&one.id, status, code, &why));
+            if let Err(verdict) = verdict {
+                refused.insert(&one.id, verdict);
             }
         }
         // What depends on a refused one fails with it, in as many rounds as there are requests at most.
@@ -161,11 +177,18 @@ impl Batch {
             !refused.contains_key(one.id.as_str())
                 && one.depends_on.iter().any(|id| refused.contains_key(id.as_str()))
         }) {
-            refused.insert(
-                &one.id,
-                answer(&one.id, 424, "failed_dependency", "a request that it depends on was refused"),
-            );
+            refused.insert(&one.id, (DEPENDS, "a request that it depends on was refused".to_owned()));
         }
+        let refused_shapes = self.requests.iter().filter_map(|one| {
+            let ((status, _), _) = refused.get(one.id.as_str())?;
+            Some(match &one.asked {
+                Ok(asked) => format!("{status} {} {}", asked.method, shape(&asked.path)),
+                Err(_) => status.to_string(),
+            })
+        });
+        let refused_shapes = refused_shapes.collect();
+        let is_forbidden = refused.values().any(|(verdict, _)| *verdict == FORBIDDEN);
+        let code = if is_forbidden { FORBIDDEN.1 } else { INVALID.1 };
         let send: Vec<InnerSent<'_>> = self
             .requests
             .iter()
@@ -173,10 +196,12 @@ impl Batch {
             .filter_map(InnerSent::of)
             .collect();
         let shapes = send.iter().map(|one| format!("{} {}", one.method, one.shape)).collect();
+        let ids = send.iter().map(|one| one.id.to_owned()).collect();
         let paths = send.iter().map(|one| one.path.clone()).collect();
         let send = (!send.is_empty())
             .then(|| serde_json::to_vec(&BatchSent { requests: send }).expect("plain JSON"));
-        Plan { send, refused: refused.into_values().collect(), shapes, paths }
+        let refused = refused.into_iter().map(|(id, (verdict, why))| answer(id, verdict, &why)).collect();
+        Plan { send, refused, refused_shapes, code, shapes, ids, paths }
     }
 }
 
@@ -244,7 +269,7 @@ fn has_circle(requests: &[Inner]) -> bool {
 }
 
 /// The answer of a request that is refused, as Graph words one.
-fn answer(id: &str, status: u16, code: &str, message: &str) -> String {
+fn answer(id: &str, (status, code): (u16, &str), message: &str) -> String {
     serde_json::json!({
         "id": id,
         "status": status,
@@ -334,6 +359,11 @@ impl Injector {
             text: Vec::new(),
             place: Place::Before,
         }
+    }
+
+    /// Returns true if there is nothing left to be put in.
+    pub fn is_done(&self) -> bool {
+        self.items.is_none()
     }
 
     /// Takes a piece, and appends it with the items where they belong.
@@ -460,6 +490,35 @@ mod tests {
     }
 
     #[test]
+    fn what_is_refused_is_told_by_shape_and_by_code() {
+        let plan = |batch: &Value| {
+            let judge = |asked: &Asked| match asked.path.as_str() {
+                "/v1.0/me/messages" => Ok(()),
+                _ => Err("no rule".to_owned()),
+            };
+            let plan = read(batch).expect("a batch").plan(judge);
+            (plan.refused_shapes.join(", "), plan.code, plan.ids.join(" "))
+        };
+        let batch = |urls: &[&str]| {
+            let requests = urls.iter().enumerate().map(|(at, url)| {
+                let on = if at == 3 { json!(["1"]) } else { json!([]) };
+                json!({ "id": at.to_string(), "method": "GET", "url": url, "dependsOn": on })
+            });
+            json!({ "requests": requests.collect::<Vec<_>>() })
+        };
+        let refused = |text: &str, code, ids: &str| (text.to_owned(), code, ids.to_owned());
+        assert_eq!(
+            plan(&batch(&["/me/messages", "/me/contacts/Anna%20Meier", "/me/../x", "/me/messages"])),
+            refused(
+                "403 GET /v1.0/me/contacts/{id}, 400, 424 GET /v1.0/me/messages",
+                "caller_forbidden",
+                "0"
+            )
+        );
+        assert_eq!(plan(&batch(&["/me/../x", "//a"])), refused("400, 400", "invalid_request", ""));
+    }
+
+    #[test]
     fn what_is_not_known_is_left_out() {
         let one = json!({ "id": "1", "method": "GET", "url": "/me/messages" });
         let mut more = one.clone();
@@ -494,6 +553,32 @@ mod tests {
         ] {
             let (sent, refused) = planned(&one(url));
             assert_eq!((sent, refused.get("1").copied()), (Value::Null, Some(status)), "{url}");
+        }
+        // As long as a URL that comes alone may be, and with as many parameters.
+        let long = |bytes: usize| format!("/me/messages?$search={}", "x".repeat(bytes - 21));
+        let many = |parameters: usize| format!("/me/messages?{}", vec!["a=1"; parameters].join("&"));
+        assert_eq!("/me/messages?$search=".len(), 21);
+        for (url, status) in [
+            (long(LONGEST_URL), None),
+            (long(LONGEST_URL + 1), Some(400)),
+            (many(MOST_PARAMETERS), None),
+            (many(MOST_PARAMETERS + 1), Some(400)),
+        ] {
+            assert_eq!(planned(&one(&url)).1.get("1").copied(), status, "{} bytes", url.len());
+        }
+        // A field that HTTP has not, which another reader could take for several.
+        for (name, value, status) in [
+            ("Prefer", "x", None),
+            ("Prefer ", "x", Some(400)),
+            ("", "x", Some(400)),
+            ("Pre\r\nfer", "x", Some(400)),
+            ("Prefer: a\r\nAuthorization", "x", Some(400)),
+            ("Prefer", "x\r\nAuthorization: Bearer y", Some(400)),
+            ("Prefer", "x\u{0}", Some(400)),
+        ] {
+            let mut batch = one("/me/messages");
+            batch["requests"][0]["headers"] = json!({ name: value });
+            assert_eq!(planned(&batch).1.get("1").copied(), status, "{name:?}: {value:?}");
         }
         let mut batch = one("/me/messages");
         for method in ["get", "OPTIONS", "", "GET /me/contacts HTTP/1.1"] {

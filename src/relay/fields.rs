@@ -18,8 +18,8 @@ const OF_CONNECTION: [&str; 11] = [
 ];
 
 /// Fields of a request that say who asks, by which way, as which method or for which path; and what the relay
-/// says itself.
-const OF_CALLER: [&str; 21] = [
+/// says itself. Gateways write some of them for what is behind them, which believes them.
+const OF_CALLER: [&str; 40] = [
     "authorization",
     "cookie",
     "cookie2",
@@ -34,16 +34,51 @@ const OF_CALLER: [&str; 21] = [
     "forwarded",
     "x-real-ip",
     "true-client-ip",
+    "x-true-client-ip",
     "x-client-ip",
+    "client-ip",
     "x-cluster-client-ip",
+    "fastly-client-ip",
+    "x-host",
+    "x-forwarded",
+    "x-remote-user",
+    "remote-user",
+    "x-authenticated-user",
+    "x-webauth-user",
+    "x-user",
+    "x-access-token",
+    "x-id-token",
+    "x-ms-client-principal",
+    "client-cert",
+    "client-cert-chain",
+    "x-client-cert",
     "x-http-method",
     "x-http-method-override",
     "x-method-override",
-    "x-original-url",
+    "x-method",
+    "x-http-path-override",
     "x-rewrite-url",
+    "x-url-scheme",
+    "front-end-https",
 ];
 /// How further fields of a caller begin.
-const OF_CALLER_BEGIN: [&str; 3] = ["proxy-", "x-forwarded-", "x-original-"];
+const OF_CALLER_BEGIN: [&str; 15] = [
+    "proxy-",
+    "x-forwarded-",
+    "x-original-",
+    "x-rewrite-",
+    "cf-",
+    "x-arr-",
+    "x-azure-",
+    "x-ms-client-principal-",
+    "x-ms-token-",
+    "x-ssl-",
+    "ssl-client-",
+    "x-client-cert-",
+    "x-envoy-",
+    "x-auth-request-",
+    "x-amzn-oidc-",
+];
 
 /// Fields of an answer that are for the resource's own clients: cookies, and what a client keeps for a host.
 const OF_RESOURCE: [&str; 6] = [
@@ -148,10 +183,43 @@ mod tests {
             ("x-method-override", "DELETE"),
             ("x-original-url", "/v1.0/me/contacts"),
             ("x-rewrite-url", "/v1.0/me/contacts"),
+            ("x-http-path-override", "/v1.0/me/contacts"),
+            ("cf-connecting-ip", "1"),
+            ("x-arr-clientcert", "MII"),
+            ("x-arr-ssl", "2048"),
+            ("x-ms-client-principal", "e30="),
+            ("x-ms-client-principal-name", "root"),
+            ("x_ms_client_principal_id", "1"),
+            ("x-ms-token-aad-access-token", "x"),
+            ("x-remote-user", "root"),
+            ("remote_user", "root"),
+            ("client-cert", ":MII:"),
+            ("x-ssl-client-cert", "MII"),
+            ("x-azure-clientip", "1"),
+            ("x-forwarded", "for=1"),
+            ("x-amzn-oidc-data", "x"),
+            // What SDKs and Exchange's own clients send.
+            ("client-request-id", "1"),
+            ("sdkversion", "graph-js/3"),
+            ("consistencylevel", "eventual"),
+            ("x-anchormailbox", "a@b.example"),
+            ("x-ms-client-request-id", "1"),
         ]);
         assert_eq!(
             names(&for_resource(&sent)),
-            ["accept", "prefer", "prefer", "content-type", "content-range", "if-match"]
+            [
+                "accept",
+                "prefer",
+                "prefer",
+                "content-type",
+                "content-range",
+                "if-match",
+                "client-request-id",
+                "sdkversion",
+                "consistencylevel",
+                "x-anchormailbox",
+                "x-ms-client-request-id"
+            ]
         );
     }
 

@@ -32,6 +32,7 @@ mod query;
 mod reference_tests;
 mod rule;
 mod shape;
+mod throttled;
 
 pub use asked::{Asked, Beyond, Method, Miswritten, Odd};
 pub use base::Base;
@@ -45,3 +46,4 @@ pub use path::{CanonicalPath, PathFault};
 pub use query::Query;
 pub use rule::{RelayRule, RuleFault};
 pub use shape::shape;
+pub use throttled::{Later, Throttled};

@@ -30,6 +30,9 @@ pub enum QueryFault {
     /// An option of OData that is not understood, or reaches elsewhere.
     #[error("has an option of OData that is not relayed ($apply, $compute, $levels, …)")]
     Option,
+    /// A parameter that some frameworks take for the method.
+    #[error("has a parameter that names another method (`_method` and its kin)")]
+    Method,
     /// `$id` at another path than `…/$ref`.
     #[error("has `$id`, which is relayed at `…/$ref` only")]
     Id,
@@ -48,6 +51,16 @@ pub enum QueryFault {
          quotes"
     )]
     Filter,
+}
+
+/// Parameters that some frameworks take for the method, as they take the fields of these names.
+const METHODS: [&str; 5] =
+    ["_method", "x-http-method", "x-http-method-override", "x-method-override", "x-method"];
+
+/// Whether a parameter names another method. Any case, and `_` for `-`.
+pub(super) fn names_method(name: &str) -> bool {
+    let name = name.replace('_', "-");
+    METHODS.iter().any(|one| one.replace('_', "-").eq_ignore_ascii_case(&name))
 }
 
 /// Returns an option's name, without `$` and in lower case, if it is one of OData.

@@ -8,7 +8,9 @@ use serde_json::Value;
 
 use super::fields::may_reach_resource;
 use super::links::is_name_of_link;
-use super::{Asked, Base, Batch, CanonicalPath, Injector, Links, Method, RelayRule, Rewriter, shape};
+use super::{
+    Asked, Base, Batch, CanonicalPath, Injector, Links, Method, RelayRule, Rewriter, Throttled, shape,
+};
 
 fn links() -> Links {
     let base = Base::parse("graph", "https://graph.microsoft.com").expect("a base");
@@ -52,6 +54,15 @@ pub fn an_answer_changes_in_its_links_alone(input: &[u8]) {
     }
     if serde_json::from_slice::<Value>(input).is_ok() {
         assert!(serde_json::from_slice::<Value>(&whole).is_ok(), "{}", input.escape_ascii());
+    }
+    // Who is to come later is read alike, too.
+    let later = |size: usize| {
+        let mut throttled = Throttled::default();
+        input.chunks(size).flat_map(|piece| throttled.take(piece)).collect::<Vec<_>>()
+    };
+    let whole = later(input.len().max(1));
+    for size in [1, 2, 7] {
+        assert_eq!(later(size), whole, "pieces of {size}: {}", input.escape_ascii());
     }
 }
 

@@ -3,7 +3,7 @@
 use percent_encoding::percent_decode;
 
 use super::expand::navigations;
-use super::option::{QueryFault, REFUSED, begins_elsewhere, option};
+use super::option::{QueryFault, REFUSED, begins_elsewhere, names_method, option};
 use super::path::{CanonicalPath, push_encoded};
 
 /// How an annotation begins that Graph takes as a parameter.
@@ -46,6 +46,7 @@ impl Query {
             Some(known) if REFUSED.contains(&known) => Err(QueryFault::Option),
             Some(_) => Ok(()),
             None if name.starts_with('$') => Err(QueryFault::Option),
+            None if names_method(name) => Err(QueryFault::Method),
             None => Ok(()),
         }
     }
@@ -154,6 +155,19 @@ mod tests {
             ("$select=contacts($select=id)", Select),
             ("$filter=$root/me/contacts/any()", Filter),
             ("$filter=@p", Filter),
+            // Which of the quotes begin a text is read in two ways.
+            ("$filter=a eq \"x' or $root/me eq 'y\"", Filter),
+            ("$filter=subject eq '\"'", Filter),
+            ("$orderby=\"a', microsoft.graph.x/y, 'b\"", Filter),
+            ("$expand=attachments($filter=$root/me/contacts/any())", Filter),
+            ("$expand=attachments($orderby=microsoft.graph.x/y)", Filter),
+            ("$expand=attachments($filter=name eq @p)", Filter),
+            ("$expand=attachments($search=\"a;$expand=contacts\")", Expand),
+            ("_method=DELETE", Method),
+            ("_METHOD=DELETE", Method),
+            ("%5fmethod=DELETE", Method),
+            ("X-HTTP-Method-Override=DELETE", Method),
+            ("x_http_method=PATCH", Method),
             ("$orderby=microsoft.graph.eventMessage/event/subject", Filter),
             ("$filter=Microsoft.Graph.eventMessage/event/subject eq 'x'", Filter),
             ("$top=%zz", Encoding),

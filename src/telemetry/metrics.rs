@@ -184,12 +184,27 @@ impl Metrics {
         }
     }
 
-    /// Starts the series of an app's relayed requests at 0, for these outcomes.
-    pub fn expect_relayed(&self, app: &AppName, outcomes: &[&'static str]) {
+    /// Starts the series of an app's relayed requests and of their turns at 0, for these outcomes.
+    pub fn expect_relayed(&self, app: &AppName, outcomes: &[&'static str], of_turns: &[&'static str]) {
         let _at_zero = self.all.relay_request_duration_seconds.with(&[Label::App(app)]);
+        let _at_zero = self.all.relay_turn_wait_seconds.with(&[Label::App(app)]);
         for outcome in outcomes {
             let _at_zero = self.all.relay_requests_total.with(&[Label::App(app), Label::Word(outcome)]);
         }
+        for outcome in of_turns {
+            let _at_zero = self.all.relay_turns_total.with(&[Label::App(app), Label::Word(outcome)]);
+        }
+    }
+
+    /// A relayed request no longer waits for its turn.
+    pub fn waited_for_turn(&self, app: &AppName, outcome: &'static str, waited: Duration) {
+        self.all.relay_turns_total.with(&[Label::App(app), Label::Word(outcome)]).inc();
+        self.all.relay_turn_wait_seconds.with(&[Label::App(app)]).observe(waited.as_secs_f64());
+    }
+
+    /// A relayed request has lost its turn.
+    pub fn turn_taken_back(&self, app: &AppName, outcome: &'static str) {
+        self.all.relay_turns_total.with(&[Label::App(app), Label::Word(outcome)]).inc();
     }
 
     /// A relayed request has ended, or its answer has begun.

@@ -20,9 +20,10 @@ use tokenward::system::{SystemClock, SystemRandom};
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 
+use crate::attacks_rights::pause;
 use crate::http_client::{Answer, request};
-use crate::relay::plan_with;
-use crate::world::{ALICE, Kept, Plan, Process, World, text};
+use crate::relay::{audit, plan_with};
+use crate::world::{ALICE, BOB, Kept, Plan, Process, World, text};
 
 /// A Graph whose requests take as long as it is told, and that knows how many are at each mailbox.
 #[derive(Clone, Default)]
@@ -40,6 +41,8 @@ struct GraphState {
     ends: Mutex<Option<Arc<Semaphore>>>,
     /// `Retry-After` of the next answer, which is then a 429.
     throttles: Mutex<Option<u64>>,
+    /// Status and body of the next answer.
+    next: Mutex<Option<(u16, String)>>,
 }
 
 /// A request under way.
@@ -93,6 +96,11 @@ impl Graph {
         let throttles = self.0.throttles.lock().take();
         let mut response = Response::new(Full::from("{\"value\":[]}"));
         response.headers_mut().insert("content-type", "application/json".parse().expect("a value"));
+        let next = self.0.next.lock().take();
+        if let Some((status, body)) = next {
+            *response.status_mut() = http::StatusCode::from_u16(status).expect("a status");
+            *response.body_mut() = Full::from(body);
+        }
         if let Some(after) = throttles {
             *response.status_mut() = http::StatusCode::TOO_MANY_REQUESTS;
             response.headers_mut().insert("retry-after", after.into());
@@ -235,6 +243,117 @@ async fn a_batch_takes_a_place_for_each_of_its_requests() {
     graph.lets_end(3);
     for answer in two.into_iter().chain([batch, later]) {
         assert_eq!(answer.await.expect("no panic").status, 200);
+    }
+}
+
+/// Sends a batch of GETs of the events of these users.
+async fn batch(world: &World, users: &[&str]) -> Answer {
+    let requests = users.iter().enumerate().map(|(id, user)| {
+        let url = format!("/users/{user}/events");
+        serde_json::json!({ "id": format!("id-{id}"), "method": "GET", "url": url })
+    });
+    let body = serde_json::json!({ "requests": requests.collect::<Vec<_>>() });
+    let path = "/v1/apps/outlook/connections/user-1/relay/graph/v1.0/$batch";
+    world.api_as(&world.reader_key, Method::POST, path, body).await
+}
+
+#[tokio::test]
+async fn a_throttle_within_a_batch_holds_that_mailbox_alone() {
+    let graph = Graph::start().await;
+    *graph.0.takes.lock() = Some(Duration::ZERO);
+    let world = world(&graph, Kept::Embedded, "", LONG).await;
+    let responses = serde_json::json!({ "responses": [
+        { "id": "id-1", "status": 429, "headers": { "Retry-After": "60" }, "body": { "error": {} } },
+        { "id": "id-0", "status": 200, "headers": { "Retry-After": "60" }, "body": {} },
+        { "id": "other", "status": 429, "headers": { "Retry-After": "60" }, "body": {} },
+    ]});
+    *graph.0.next.lock() = Some((200, responses.to_string()));
+    let answer = batch(&world, &["a", "b", "c"]).await;
+    assert_eq!((answer.status.as_u16(), answer.json()), (200, responses));
+    let one = async |path: &str| ask(&world.daemon, &world.reader_key, path).await;
+    let held = one("/v1.0/users/b/messages").await;
+    assert_eq!((held.status.as_u16(), text(&held.json(), "code")), (429, "mailbox_busy"), "{}", held.text());
+    for user in ["a", "c"] {
+        assert_eq!(one(&format!("/v1.0/users/{user}/messages")).await.status, 200, "{user}");
+    }
+    // A throttle of the whole is one of all of its mailboxes.
+    *graph.0.throttles.lock() = Some(60);
+    assert_eq!(batch(&world, &["d", "e"]).await.status, 429);
+    for user in ["d", "e"] {
+        let held = one(&format!("/v1.0/users/{user}/messages")).await;
+        assert_eq!((held.status.as_u16(), text(&held.json(), "code")), (429, "mailbox_busy"), "{user}");
+    }
+}
+
+#[tokio::test]
+async fn who_was_paused_while_it_waited_is_not_served() {
+    let graph = Graph::start().await;
+    let world = world(&graph, Kept::Embedded, "mailbox_concurrency = 1\n", LONG).await;
+    let path = "/v1.0/users/a/messages";
+    let first = asks(&world, path);
+    world.until("one is under way", async || graph.at("a") == 1).await;
+    let second = asks(&world, path);
+    // (A token is asked for again after half a second.)
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_eq!(pause(&world, "user-1", true).await.status, 200);
+    graph.lets_end(2);
+    assert_eq!(first.await.expect("no panic").status, 200);
+    let second = second.await.expect("no panic");
+    assert_eq!((second.status.as_u16(), text(&second.json(), "code")), (409, "connection_paused"));
+    assert_eq!(graph.seen(), 1);
+}
+
+#[tokio::test]
+async fn what_one_account_was_refused_is_not_repeated_with_another_one_s_token() {
+    let graph = Graph::start().await;
+    let world = world(&graph, Kept::Embedded, "", LONG).await;
+    *graph.0.next.lock() = Some((401, "{}".to_owned()));
+    let asked = asks(&world, "/v1.0/me/messages");
+    world.until("it is under way", async || graph.at("messages") == 1).await;
+    // Meanwhile the name is given to somebody else.
+    let path = "/v1/apps/outlook/connections/user-1";
+    let deleted = world.api(Method::DELETE, path, serde_json::Value::Null).await;
+    assert!(deleted.status.is_success(), "{}", deleted.text());
+    world.connect("user-1", BOB).await;
+    graph.lets_end(2);
+    assert_eq!(asked.await.expect("no panic").status, 401);
+    assert_eq!(graph.seen(), 1);
+}
+
+#[tokio::test]
+async fn who_leaves_is_recorded_while_it_waits_and_its_places_are_kept_for_a_while_afterwards() {
+    let graph = Graph::start().await;
+    let world = world(&graph, Kept::Embedded, "mailbox_concurrency = 1\n", LONG).await;
+    let path = "/v1.0/users/a/messages";
+    let first = asks(&world, path);
+    world.until("one is under way", async || graph.at("a") == 1).await;
+    let gone = asks(&world, path);
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    gone.abort();
+    let is_recorded = |record: &serde_json::Value| {
+        record["action"] == "refused"
+            && record["outcome"] == "mailbox_busy"
+            && record["reason"] == "caller_gone"
+    };
+    world.until("it is recorded", async || audit(&world).iter().any(is_recorded)).await;
+    // The resource may be at work on what was given up: the next one waits a little longer.
+    first.abort();
+    world.until("it is given up", async || graph.at("a") == 0).await;
+    let next = asks(&world, path);
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    assert_eq!(graph.seen(), 1);
+    world.until("the next is under way", async || graph.at("a") == 1).await;
+    graph.lets_end(2);
+    assert_eq!(next.await.expect("no panic").status, 200);
+    let metrics = world.metrics().await;
+    for line in [
+        "tokenward_relay_turns_total{app=\"outlook\",outcome=\"begun\"} 2",
+        "tokenward_relay_turns_total{app=\"outlook\",outcome=\"caller_gone\"} 1",
+        "tokenward_relay_turns_total{app=\"outlook\",outcome=\"mailbox_busy\"} 0",
+        "tokenward_relay_turns_total{app=\"outlook\",outcome=\"taken_back\"} 0",
+        "tokenward_relay_turn_wait_seconds_count{app=\"outlook\"} 3",
+    ] {
+        assert!(metrics.contains(line), "{line}\n{metrics}");
     }
 }
 

@@ -77,7 +77,7 @@ fn code(answer: &Answer) -> String {
     text(&answer.json(), "code").to_owned()
 }
 
-fn audit(world: &World) -> Vec<Value> {
+pub(crate) fn audit(world: &World) -> Vec<Value> {
     let audit = std::fs::read_to_string(world.folder.path().join("audit.jsonl")).expect("an audit file");
     audit.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect()
 }
@@ -133,6 +133,12 @@ async fn a_rule_has_a_request_relayed_and_nothing_else() {
     let other = url(&world, "/v1.0/me/messages").replace("user-1", "team-a%2F1");
     let refused = request(Method::GET, &other, &[("authorization", &bearer)], "").await.expect("an answer");
     assert_eq!(code(&refused), "connection_not_found");
+    // Below what a connection has there is nothing.
+    for path in ["token", "token/watch", "explain", "msi/token"] {
+        let below = url(&world, "/v1.0/me/messages").replace("user-1/relay", &format!("user-1/{path}/relay"));
+        let refused = request(Method::GET, &below, &[("authorization", &bearer)], "").await;
+        assert_eq!(code(&refused.expect("an answer")), "not_found", "{path}");
+    }
     // Another caller's rules are not this one's, and nobody is nobody.
     let all = format!("Bearer {}", world.key);
     let refused =
@@ -545,6 +551,33 @@ async fn links_lead_back_through_the_relay_and_nothing_else_changes() {
 }
 
 #[tokio::test]
+async fn a_round_of_delta_and_the_next_stay_within_the_relay() {
+    const DELTA: &str = "/v1.0/me/mailFolders/inbox/messages/delta";
+    let world = plan("{graph}", &format!("[\"GET graph:{DELTA}\"]")).start().await;
+    world.connect("user-1", ALICE).await;
+    world.entra.set_messages(ALICE, 25);
+    let (here, bearer) = (url(&world, ""), format!("Bearer {}", world.reader_key));
+    let round = async |first: String| {
+        let (mut next, mut seen) = (first, 0);
+        loop {
+            assert!(next.starts_with(&here), "{next}");
+            let page = request(Method::GET, &next, &[("authorization", &bearer)], "").await.expect("a page");
+            assert_eq!(page.status, 200, "{}", page.text());
+            let page = page.json();
+            seen += page["value"].as_array().expect("messages").len();
+            if let Some(link) = page["@odata.deltaLink"].as_str() {
+                return (link.to_owned(), seen);
+            }
+            next = text(&page, "@odata.nextLink").to_owned();
+        }
+    };
+    let (link, seen) = round(url(&world, DELTA)).await;
+    assert_eq!(seen, 25);
+    world.entra.set_messages(ALICE, 27);
+    assert_eq!(round(link).await.1, 2);
+}
+
+#[tokio::test]
 async fn only_links_of_json_are_turned_however_they_are_cut() {
     let (world, resource) = with_resource(|_| Reply::json(200, "{}")).await;
     let (base, here) = (resource.url.clone(), url(&world, ""));
@@ -658,12 +691,25 @@ async fn each_request_of_a_batch_is_judged_by_itself() {
         (&record["detail"]["path"], &record["detail"]["refused"]),
         (&json!("/v1.0/$batch"), &json!("4"))
     );
+    let refused = "403 GET /v1.0/me/contacts, 424 GET /v1.0/me/messages/{id}, 400, 400";
+    assert_eq!(record["detail"]["refused_requests"], refused);
 
     // Where all are refused, none is sent.
     let batch = json!({ "requests": [{ "id": "1", "method": "GET", "url": "/me/contacts" }] });
     let answer = relay(&world, Method::POST, "/v1.0/$batch", &[], batch.to_string().as_bytes()).await;
     assert_eq!((answer.status.as_u16(), &answer.json()["responses"][0]["status"]), (200, &json!(403)));
     assert_eq!(world.entra.ledger_count(Endpoint::Graph, None), before + 1);
+    let refusal = || audit(&world).into_iter().rfind(|record| record["action"] == "refused");
+    let record = refusal().expect("a record");
+    assert_eq!(
+        (&record["outcome"], &record["detail"]["refused_requests"]),
+        (&json!("caller_forbidden"), &json!("403 GET /v1.0/me/contacts"))
+    );
+    // What nobody could allow is no matter of rules.
+    let batch = json!({ "requests": [{ "id": "1", "method": "GET", "url": "/me/../contacts" }] });
+    let answer = relay(&world, Method::POST, "/v1.0/$batch", &[], batch.to_string().as_bytes()).await;
+    assert_eq!((answer.status.as_u16(), &answer.json()["responses"][0]["status"]), (200, &json!(400)));
+    assert_eq!(refusal().expect("a record")["outcome"], "invalid_request");
     // What is no batch is refused as a whole, as is one of another form.
     for (kind, body) in [
         ("application/json", r#"{"requests":[]}"#),
@@ -682,12 +728,87 @@ async fn each_request_of_a_batch_is_judged_by_itself() {
             "{kind} {body}"
         );
     }
+    // So is one that is coded, or a part of one: nobody could say what is in it.
+    let batch = json!({ "requests": [{ "id": "1", "method": "GET", "url": "/me/messages" }] });
+    for (name, value) in
+        [("content-encoding", "gzip"), ("content-encoding", "identity, br"), ("content-range", "bytes 0-1/2")]
+    {
+        let body = batch.to_string();
+        let answer = relay(&world, Method::POST, "/v1.0/$batch", &[(name, value)], body.as_bytes()).await;
+        assert_eq!(answer.status, 400, "{name}: {value}");
+    }
     assert_eq!(world.entra.ledger_count(Endpoint::Graph, None), before + 1);
     // A challenge of the whole is answered as for any request.
     world.entra.challenge_graph(Some(ALICE), 1, ChallengeStyle::Camel);
     let batch = json!({ "requests": [{ "id": "1", "method": "GET", "url": "/me/messages" }] });
     let answer = relay(&world, Method::POST, "/v1.0/$batch", &[], batch.to_string().as_bytes()).await;
     assert_eq!((answer.status.as_u16(), &answer.json()["responses"][0]["status"]), (200, &json!(200)));
+}
+
+/// The answers of what was refused are never lost where the rest of a batch succeeded.
+#[tokio::test]
+async fn refusals_of_a_batch_are_in_its_answer_or_there_is_none() {
+    let (world, resource) = with_resource(|_| Reply::json(200, "{}")).await;
+    let ask = async |url: &str| {
+        let batch = json!({ "requests": [
+            { "id": "1", "method": "GET", "url": "/me/messages" }, { "id": "2", "method": "GET", "url": url },
+        ]});
+        let (bearer, body) = (format!("Bearer {}", world.reader_key), batch.to_string());
+        let headers = [("authorization", bearer.as_str()), ("content-type", "application/json")];
+        request(Method::POST, &self::url(&world, "/v1.0/$batch"), &headers, body).await
+    };
+    let json = ("content-type", "application/json");
+    let good = r#"{"responses":[{"id":"1","status":200,"body":{}}]}"#;
+    for (status, headers, body, with_refusal) in [
+        (200, vec![json], good, Some(200)),
+        // It cannot be read, or has no place for them.
+        (200, vec![json, ("content-encoding", "gzip")], good, Some(502)),
+        (206, vec![json, ("content-range", "bytes 0-1/9")], good, Some(502)),
+        (200, vec![("content-type", "text/html")], good, Some(502)),
+        (200, vec![], good, Some(502)),
+        (200, vec![json], "", Some(502)),
+        (204, vec![], "", Some(502)),
+        (200, vec![json], r#"{"value":[]}"#, None),
+        // The whole failed, and says so itself.
+        (503, vec![("content-type", "text/plain")], "away", Some(503)),
+        (400, vec![json], r#"{"error":{}}"#, Some(400)),
+    ] {
+        let (fields, answered) = (headers.clone(), body.to_owned());
+        resource.answer_with(move |_| {
+            let fields = fields.iter().map(|(name, value)| (*name, (*value).to_owned())).collect();
+            Reply::Whole(status, fields, answered.clone().into())
+        });
+        let plain = ask("/me/messages/2").await.expect("an answer");
+        assert_eq!((plain.status.as_u16(), plain.text().as_str()), (status, body), "{headers:?}");
+        match (ask("/me/contacts").await, with_refusal) {
+            (Ok(answer), Some(expected)) => {
+                assert_eq!(answer.status, expected, "{status} {headers:?} {body}: {}", answer.text());
+                let has_both = answer.text().contains("caller_forbidden");
+                assert_eq!(has_both, expected == 200, "{}", answer.text());
+            }
+            // (It breaks off.)
+            (Err(_), None) => {}
+            (answer, _) => panic!("{status} {headers:?} {body}: {:?}", answer.map(|answer| answer.text())),
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_batch_counts_as_its_requests() {
+    let world = world().await;
+    let limited = "[callers.mail-reader]\nrate_limit = 1\n";
+    crate::attacks_rights::reconfigure(&world, "[callers.mail-reader]\n", limited).await;
+    let requests: Vec<Value> = (0..20)
+        .map(|id: u32| json!({ "id": id.to_string(), "method": "GET", "url": "/me/messages?$top=1" }))
+        .collect();
+    let batch = json!({ "requests": requests }).to_string();
+    let answer = relay(&world, Method::POST, "/v1.0/$batch", &[], batch.as_bytes()).await;
+    assert_eq!(answer.status, 200, "{}", answer.text());
+    let next = get(&world, "/v1.0/me/messages").await;
+    assert_eq!((next.status.as_u16(), code(&next).as_str()), (429, "rate_limited"));
+    // Twenty were asked for and two were there: the next one is due after nineteen more.
+    let after: u64 = next.headers["retry-after"].to_str().expect("text").parse().expect("seconds");
+    assert!((1..=19).contains(&after), "{after}");
 }
 
 #[tokio::test]

@@ -13,16 +13,17 @@ use http_body_util::{BodyExt, Empty, Full, StreamBody};
 use hyper::body::{Frame, Incoming};
 use hyper::client::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use serde_json::json;
 use tokio::net::TcpStream;
 use tokio::sync::{Barrier, mpsc};
 use tokio::time::timeout;
 
+use crate::http_client::request;
 use crate::pki;
 use crate::relay::{RULES, plan_with, with_resource};
-use crate::resource::{Reply, Resource};
+use crate::resource::{MOST_STREAMS, Reply, Resource};
 use crate::world::{ALICE, PATIENCE, World, alone, free_port};
 
 const MIB: usize = 1024 * 1024;
@@ -188,6 +189,45 @@ async fn a_caller_s_streams_over_http_2_pass_beside_each_other() {
     assert!(timeout(PATIENCE, answer.into_body().collect()).await.expect("in time").is_err());
     resource.answer_with(|_| Reply::json(200, "{}"));
     assert_eq!(line.get("/v1.0/files/1").await.status(), StatusCode::OK);
+}
+
+/// A server takes so many requests on one connection; the next ones have another connection.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn more_requests_than_a_connection_takes_wait_for_none_of_them() {
+    let authority = pki::Authority::root("a private authority", 48);
+    let identity = authority.issue(pki::Leaf::new().dns("localhost").for_servers());
+    let chain = CertificateDer::pem_slice_iter(identity.chain.as_bytes()).collect::<Result<Vec<_>, _>>();
+    let key = PrivateKeyDer::from_pem_slice(identity.key.as_bytes()).expect("a key");
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let mut tls = rustls::ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .expect("versions")
+        .with_no_client_auth()
+        .with_single_cert(chain.expect("a chain"), key)
+        .expect("TLS");
+    tls.alpn_protocols = vec![b"h2".to_vec()];
+    let resource = Resource::start_with(Some(Arc::new(tls)), |_| Reply::Silence).await;
+    let plan = plan_with(&resource.url, "ca = \"private.pem\"", RULES).file("private.pem", &authority.pem());
+    let world = plan.start().await;
+    world.connect("user-1", ALICE).await;
+    let (address, bearer) =
+        (format!("{}{HERE}/v1.0/files/1", world.daemon.local), format!("Bearer {}", world.reader_key));
+    let many = usize::try_from(MOST_STREAMS).expect("few") + 30;
+    let asked: Vec<_> = (0..many)
+        .map(|_| {
+            let (address, bearer) = (address.clone(), bearer.clone());
+            tokio::spawn(async move {
+                let _ = request(Method::GET, &address, &[("authorization", &bearer)], "").await;
+            })
+        })
+        .collect();
+    resource.until("all of them have come", |resource| resource.seen() == many).await;
+    asked.iter().for_each(tokio::task::JoinHandle::abort);
+    // Their places are free again.
+    resource.until("they are given up", |resource| resource.dropped() == many as u64).await;
+    resource.answer_with(|_| Reply::json(200, "{}"));
+    let answer = request(Method::GET, &address, &[("authorization", &bearer)], "").await.expect("an answer");
+    assert_eq!(answer.status, StatusCode::OK);
 }
 
 /// What a stream may take on its way, of whatever length it is: the buffers of two connections.

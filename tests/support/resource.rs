@@ -78,6 +78,9 @@ pub struct Resource {
     pub url: String,
 }
 
+/// Streams of a connection over HTTP/2, as servers on the internet have them.
+pub const MOST_STREAMS: u32 = 100;
+
 /// Most bytes of a body that are kept.
 const KEPT: usize = 128 * 1024;
 
@@ -128,6 +131,7 @@ impl Resource {
                     let executor = hyper_util::rt::TokioExecutor::new();
                     let io = TokioIo::new(stream);
                     let _ = hyper::server::conn::http2::Builder::new(executor)
+                        .max_concurrent_streams(MOST_STREAMS)
                         .serve_connection(io, service)
                         .await;
                 });

@@ -9,6 +9,7 @@
 mod answer;
 mod batch;
 mod body;
+mod pace;
 #[cfg(test)]
 mod silence_tests;
 
@@ -17,20 +18,20 @@ use std::time::Duration;
 
 use http::header::{ACCEPT_ENCODING, AUTHORIZATION, CONTENT_TYPE, HOST, HeaderMap, HeaderValue, RETRY_AFTER};
 use http::{Request, StatusCode};
-use hyper::body::Incoming;
 
-use self::answer::Answer;
+use self::answer::{Along, Answer};
 use self::body::Sent;
+use self::pace::Pace;
 use super::{Call, LocalApi};
 use crate::api::doc::{Body as DocBody, Content, Doc};
 use crate::api::problem::Problem;
 use crate::api::relayed::{RELAY, Relayed};
 use crate::api::routes::{Effect, Permission, Route, Run};
-use crate::broker::{Refusal, Rejected, RelayBase, Turn};
+use crate::broker::{Refusal, Rejected, RelayBase, Turns};
 use crate::domain::id::{CallerName, ConnectionKey};
-use crate::events::{RelayRecord, Relaying};
+use crate::events::{CALLER_GONE, RESOURCE_FULL, RelayRecord, Relaying};
 use crate::listener::{Body, BodyStream, GivesWay, Refused, Response};
-use crate::outbound::{ResourceFault, Silence, retry_after};
+use crate::outbound::{Answered, ResourceFault, Silence, retry_after};
 use crate::policy::{CallerPolicy, Permit};
 use crate::refresh::{Claims, Served};
 use crate::relay::{self, Asked, Links, Method};
@@ -119,15 +120,26 @@ impl LocalApi {
         let asked = asked.map_err(|odd| Problem::invalid("path", odd.to_string()))?;
         let links = self.links(relayed, &headers, peer.tls)?;
         let (batch, body) = match asked.path.is_batch() {
-            true => (Some(batch::read(&asked, &headers, body, &links).await?), None),
+            true => {
+                let batch = batch::read(&asked, &headers, body, &links).await?;
+                // (It counts as its requests would.)
+                admitted.charge_for(key, batch.more(), begun);
+                (Some(batch), None)
+            }
             false => (None, Some(body)),
         };
         let mut allowed = Allowed { policy, key, asked, fields: relay::for_resource(&headers), batch };
         let (served, to) = self.relay_token(&allowed, None).await.map_err(Problem::of)?;
-        let waits = self.clock.monotonic();
-        let turns = self.turns(&allowed, &admitted.caller().name, (&to, &served)).await?;
+        let waits = self.events.waits_for_turn(who, &admitted.caller().name, key);
+        let turns = match self.turns(&allowed, &admitted.caller().name, (&to, &served)).await {
+            Ok(turns) => turns,
+            Err(problem) => {
+                waits.is_in_vain();
+                return Err(problem);
+            }
+        };
         // What was paused, deleted or revoked meanwhile is not served.
-        let (served, to) = match self.clock.monotonic().saturating_sub(waits) < LITTLE {
+        let (served, to) = match waits.is_over(turns.is_any()) < LITTLE {
             true => (served, to),
             false => {
                 let (again, way) = self.relay_token(&allowed, None).await.map_err(Problem::of)?;
@@ -144,13 +156,15 @@ impl LocalApi {
             (None, Some(plan)) => match plan.send {
                 Some(text) => {
                     allowed.fields.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-                    (Body::whole(text), Some(plan.refused))
+                    let parts = batch::BatchAnswer { refused: plan.refused, ids: plan.ids };
+                    (Body::whole(text), Some(parts))
                 }
                 // Nothing of it is sent.
                 None => {
                     let (caller, elapsed) =
                         (&admitted.caller().name, self.clock.monotonic().saturating_sub(begun));
-                    self.events.refused(who, caller, key, "caller_forbidden", elapsed).await;
+                    let refused = (plan.code, batch::recorded(&plan));
+                    self.events.batch_refused(who, caller, key, refused, elapsed).await;
                     return Ok(batch::refused(&plan.refused));
                 }
             },
@@ -169,14 +183,17 @@ impl LocalApi {
         let record = self.events.relays(who, relaying, (&words, life)).await;
         let mut record = record.map_err(|refusal| Problem::of(refusal).recorded())?;
         if let Some(requests) = &allowed.batch {
-            record.has_parts(requests.shapes());
+            record.has_parts(batch::recorded(&requests.plan()));
         }
         let silence = Arc::new(Silence::new(SILENCE, Arc::clone(&self.clock)));
         let (body, gives_way) = body.into_stream();
         if body.length().is_none_or(|length| length > LONG_BODY) {
             place.widen();
         }
-        let exchange = Exchange { api: self, to, silence, gives_way, record, batch, turns };
+        let (wanted, events, app) = (turns.wanted(), Arc::clone(&self.events), key.app.clone());
+        let is_wanted = move || wanted.is_so() && events.turn_taken_back(&app);
+        let pace = Arc::new(Pace::new(Arc::clone(&self.clock), is_wanted));
+        let exchange = Exchange { api: self, to, silence, pace, gives_way, record, batch, turns };
         let (answer, record) = exchange.run(&allowed, served, body).await?;
         let is_head = method == Method::Head;
         let response = answer.response(place, is_head, links);
@@ -205,7 +222,7 @@ impl LocalApi {
         allowed: &Allowed<'_>,
         caller: &CallerName,
         way: (&RelayBase, &Served),
-    ) -> Result<Vec<Turn>, Problem> {
+    ) -> Result<Turns, Problem> {
         let paths = match &allowed.batch {
             Some(requests) => requests.plan().paths,
             None => vec![allowed.asked.path.clone()],
@@ -234,13 +251,16 @@ struct Exchange<'a> {
     api: &'a LocalApi,
     to: Arc<RelayBase>,
     silence: Arc<Silence>,
+    pace: Arc<Pace>,
     gives_way: GivesWay,
     record: RelayRecord,
-    /// The answers of what was refused of a batch.
-    batch: Option<Vec<String>>,
+    batch: Option<batch::BatchAnswer>,
     /// The turns at the mailboxes, which end with the answer's body.
-    turns: Vec<Turn>,
+    turns: Turns,
 }
+
+/// No answer came: what the caller is told, and the word for why, where it is not the resource's.
+type NoAnswer = (Problem, Option<&'static str>);
 
 impl Exchange<'_> {
     /// Sends it, and once more with another token if the resource refuses the first.
@@ -250,19 +270,20 @@ impl Exchange<'_> {
         served: Served,
         body: BodyStream,
     ) -> Result<(Answer, RelayRecord), Problem> {
-        let sent = Sent::new(body, Arc::clone(&self.silence));
+        let sent = Sent::new(body, Arc::clone(&self.silence), Arc::clone(&self.pace));
         let first = match self.send(allowed, &served, &sent).await {
             Ok(answer) => answer,
-            Err(problem) => return Err(self.failed(problem, &sent).await),
+            Err(fault) => return Err(self.failed(fault).await),
         };
         if first.status() != StatusCode::UNAUTHORIZED {
-            return Ok(self.answered(first));
+            return self.answered(first).await;
         }
         let claims = relay::claims(first.headers()).and_then(|text| Claims::read(&text).ok());
         let rejected = Rejected { digest: served.token().digest.clone(), claims };
         match self.api.relay_token(allowed, Some(rejected)).await {
             // Only the user or an administrator helps: that is said in our words.
             Err(refusal) if refusal.outside().status == 409 => {
+                self.turns.over();
                 self.record.answered(StatusCode::UNAUTHORIZED).await;
                 Err(Problem::of(refusal).recorded())
             }
@@ -275,60 +296,80 @@ impl Exchange<'_> {
                 self.record.uses(&TokenWords::of(renewed.token()), life);
                 drop(first);
                 match self.send(allowed, &renewed, &sent).await {
-                    Ok(answer) => Ok(self.answered(answer)),
-                    Err(problem) => Err(self.failed(problem, &sent).await),
+                    Ok(answer) => self.answered(answer).await,
+                    Err(fault) => Err(self.failed(fault).await),
                 }
             }
             // The body cannot be sent again, or there is no other token now: the resource's word counts.
-            _ => Ok(self.answered(first)),
+            _ => self.answered(first).await,
         }
     }
 
     async fn send(
-        &self,
+        &mut self,
         allowed: &Allowed<'_>,
         served: &Served,
         sent: &Sent,
-    ) -> Result<http::Response<Incoming>, Problem> {
+    ) -> Result<Answered, NoAnswer> {
         let mut request = Request::new(sent.attempt());
         *request.method_mut() = allowed.asked.method.as_str().parse().expect("a method's word");
         let url = self.to.base.url(&allowed.asked.target());
         *request.uri_mut() =
-            url.parse().map_err(|_| Problem::invalid("path", "makes a URL that is too long"))?;
+            url.parse().map_err(|_| (Problem::invalid("path", "makes a URL that is too long"), None))?;
         *request.headers_mut() = allowed.fields.clone();
         let headers = request.headers_mut();
-        headers.insert(AUTHORIZATION, bearer(served)?);
+        headers.insert(AUTHORIZATION, bearer(served).map_err(|problem| (problem, None))?);
         // An answer in JSON is read on its way.
         headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
         self.silence.breaks();
+        self.turns.sent();
         let answer = tokio::select! {
             biased;
             answer = self.to.way.send(request, &self.silence) => answer,
-            () = self.gives_way.happens() => return Err(Problem::of_listener(Refused::Overloaded)),
+            () = self.gives_way.happens() => return Err((Problem::of_listener(Refused::Overloaded), None)),
         };
         match answer {
             Ok(answer) if answer.status() == StatusCode::SWITCHING_PROTOCOLS => {
-                Err(Problem::relay_failed(502, "the resource wants to change the protocol"))
+                Err((Problem::relay_failed(502, "the resource wants to change the protocol"), None))
             }
             Ok(answer) => Ok(answer),
-            Err(fault) => Err(unanswered(sent, &fault)),
+            Err(fault) => {
+                if matches!(fault, ResourceFault::Unreachable(_) | ResourceFault::Full) {
+                    self.turns.over();
+                }
+                let reason = match &fault {
+                    _ if sent.failed().is_some() => Some(CALLER_GONE),
+                    ResourceFault::Full => Some(RESOURCE_FULL),
+                    _ => None,
+                };
+                Err((unanswered(sent, &fault), reason))
+            }
         }
     }
 
     /// The resource has answered. If it said when to come back, its mailbox is left alone until then.
-    fn answered(self, answer: http::Response<Incoming>) -> (Answer, RelayRecord) {
+    async fn answered(self, answer: Answered) -> Result<(Answer, RelayRecord), Problem> {
+        let Exchange { api, silence, pace, record, batch, turns, .. } = self;
         let busy = [StatusCode::TOO_MANY_REQUESTS, StatusCode::SERVICE_UNAVAILABLE];
         let after = answer.headers().get(RETRY_AFTER).and_then(|value| value.to_str().ok());
-        let after = after.and_then(|value| retry_after(value, self.api.clock.now()));
-        if let (Some(after), true, [turn]) = (after, busy.contains(&answer.status()), &self.turns[..]) {
-            turn.closes_for(after);
+        let after = after.and_then(|value| retry_after(value, api.clock.now()));
+        if let (Some(after), true) = (after, busy.contains(&answer.status())) {
+            turns.close_for(after);
         }
-        (Answer::new(answer, self.silence, self.batch, self.turns), self.record)
+        let clock = Arc::clone(&api.clock);
+        let answer = Answer::new(answer, Along { clock, silence, pace, batch, turns });
+        if answer.loses_refusals() {
+            record.failed(None).await;
+            let what = "it answered the batch in a form that cannot be read, so that the answers of refused \
+                requests have no place in it";
+            return Err(Problem::relay_failed(502, what).recorded());
+        }
+        Ok((answer, record))
     }
 
     /// Records that there is no answer.
-    async fn failed(self, problem: Problem, sent: &Sent) -> Problem {
-        self.record.failed(sent.failed().is_some()).await;
+    async fn failed(self, (problem, reason): NoAnswer) -> Problem {
+        self.record.failed(reason).await;
         problem.recorded()
     }
 }
@@ -338,6 +379,7 @@ fn unanswered(sent: &Sent, fault: &ResourceFault) -> Problem {
     match (sent.failed(), fault) {
         // The caller's own body broke off.
         (Some(error), _) => crate::api::body::unread(error),
+        (None, ResourceFault::Full) => Problem::of_listener(Refused::Overloaded),
         (None, ResourceFault::Silent(_)) => Problem::relay_failed(504, fault.to_string()),
         (None, _) => Problem::relay_failed(502, fault.to_string()),
     }

@@ -30,10 +30,16 @@ metrics! {
         /// Time to answer a request for a token.
         token_request_duration_seconds: Histograms["dialect"] in REQUEST_BUCKETS,
         /// Requests relayed to an app's bases, by the resource's answer; `throttled` is 429 and 503,
-        /// `relay_failed` no answer, `caller_gone` a caller that did not wait for it.
+        /// `relay_failed` no answer, `caller_gone` a caller that did not wait for it, `resource_full` no
+        /// place on the way there.
         relay_requests_total: Counters["app", "outcome"],
         /// Time from the sending of a relayed request to the head of its answer.
         relay_request_duration_seconds: Histograms["app"] in AUTHORITY_BUCKETS,
+        /// Waits of relayed requests for a turn at their mailbox; outcome is begun, mailbox_busy or
+        /// caller_gone. And turns that were taken_back, because their caller was slow and others waited.
+        relay_turns_total: Counters["app", "outcome"],
+        /// How long relayed requests waited for a turn at their mailbox, in vain or not.
+        relay_turn_wait_seconds: Histograms["app"] in REQUEST_BUCKETS,
         /// Open streams of tokens (`…/token/watch`).
         token_streams: IntGauge,
         /// Requests that were answered 429 because their caller is over its rate, of every route.

@@ -210,6 +210,18 @@ impl Ledger {
         self.entries.iter().filter(fits).count()
     }
 
+    /// How many requests of the same client about the same user are under way at the endpoint of this one,
+    /// itself included.
+    pub(crate) fn beside(&mut self, sequence: u64) -> usize {
+        let Some(one) = self.entry(sequence) else { return 0 };
+        let (endpoint, client, user) = (one.endpoint, one.client_id.clone(), one.user.clone());
+        let is_beside = |entry: &&LedgerEntry| {
+            let is_same = (entry.endpoint, &entry.client_id, &entry.user) == (endpoint, &client, &user);
+            is_same && entry.ended.is_none()
+        };
+        self.entries.iter().filter(is_beside).count()
+    }
+
     pub(crate) fn clear(&mut self) {
         self.entries.clear();
     }

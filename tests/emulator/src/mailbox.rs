@@ -70,6 +70,9 @@ impl State {
         let now = self.clock.now();
         Some(match (&request.method, &segments[..]) {
             (&Method::GET, ["v1.0", "me", "messages"]) => allowed(reads, self.page(request, user, now)),
+            (&Method::GET, ["v1.0", "me", "mailFolders", folder, "messages", "delta" | "delta()"]) => {
+                allowed(reads, self.delta(request, folder, user, now))
+            }
             (&Method::GET, ["v1.0", "me", "messages", id]) => {
                 let found = (1..=self.messages_of(&user.upn)).find(|number| message_id(*number) == *id);
                 match found {
@@ -122,6 +125,39 @@ impl State {
         if skip + top < all {
             body["@odata.nextLink"] =
                 json!(format!("{graph}/me/messages?%24top={top}&%24skip={}", skip + top));
+        }
+        Answer::json(200, body)
+    }
+
+    /// What has come since a round of `delta` ended, by pages; in the first round everything. A token says how
+    /// many messages its round has shown; that of a page also where the page ends, so that messages which come
+    /// meanwhile belong to the next round.
+    fn delta(&self, request: &Request, folder: &str, user: &User, now: Moment) -> Answer {
+        let token = |name: &str| request.query.get(name).map(str::to_owned);
+        let all = self.messages_of(&user.upn);
+        let position = match (token("$skiptoken"), token("$deltatoken")) {
+            (Some(token), _) => token
+                .split_once('-')
+                .and_then(|(shown, end)| Some((shown.parse::<usize>().ok()?, end.parse::<usize>().ok()?))),
+            (None, Some(token)) => token.parse::<usize>().ok().map(|shown| (shown, all)),
+            (None, None) => Some((0, all)),
+        };
+        let Some((shown, end)) = position.filter(|(shown, end)| shown <= end && *end <= all) else {
+            let words = "Badly formed token.";
+            return Answer::json(400, self.graph_error(request, "ErrorInvalidUrlQuery", words));
+        };
+        let preferred = request.header("prefer").and_then(|prefer| prefer.strip_prefix("odata.maxpagesize="));
+        let size = preferred.and_then(|size| size.parse::<usize>().ok()).unwrap_or(USUAL_PAGE);
+        let next = (shown + size.clamp(1, MOST_ON_PAGE)).min(end);
+        let value: Vec<Value> = (shown + 1..=next).map(|number| message(number, &user.upn, now)).collect();
+        let graph = format!("{}/graph/v1.0", self.base);
+        let here = format!("{graph}/me/mailFolders/{folder}/messages/delta");
+        let mut body = json!({
+            "@odata.context": format!("{graph}/$metadata#Collection(microsoft.graph.message)"), "value": value,
+        });
+        match next < end {
+            true => body["@odata.nextLink"] = json!(format!("{here}?%24skiptoken={next}-{end}")),
+            false => body["@odata.deltaLink"] = json!(format!("{here}?%24deltatoken={end}")),
         }
         Answer::json(200, body)
     }

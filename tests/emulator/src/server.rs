@@ -155,12 +155,16 @@ async fn handle(
     }
 
     let route = Route::of(&request.path);
-    let (sequence, faults, mut released) = {
+    let (sequence, faults, mut released, too_many) = {
         let mut state = shared.state();
         let (sequence, faults) = state.admit_request(&request, client.peer, &route);
-        (sequence, faults, state.released.subscribe())
+        let too_many = state.one_too_many(&request, &route, sequence);
+        (sequence, faults, state.released.subscribe(), too_many)
     };
     let ending = Ending { shared: Arc::clone(&shared), sequence, delivered: false };
+    if let Some(answer) = too_many {
+        return Ok(respond(answer, Some(&request), None, Some(ending)));
+    }
     for fault in &faults {
         match fault {
             Fault::Delay(wait) => sleep(*wait).await,
@@ -318,6 +322,18 @@ impl Route {
 }
 
 impl State {
+    /// The answer of a request about a mailbox that has as many under way as it takes.
+    fn one_too_many(&mut self, request: &Request, route: &Route, sequence: u64) -> Option<Answer> {
+        let most = self.settings.mailbox_concurrency?;
+        let Route::Graph(path) = route else { return None };
+        if !path.starts_with("/v1.0/me/") || self.ledger.beside(sequence) <= most {
+            return None;
+        }
+        let words = "Application is over its MailboxConcurrency limit.";
+        self.ledger.close(sequence, 429);
+        Some(Answer::json(429, self.graph_error(request, "ApplicationThrottled", words)))
+    }
+
     /// Opens the ledger entry and finds the faults that hit this request.
     fn admit_request(&mut self, request: &Request, peer: SocketAddr, route: &Route) -> (u64, Vec<Fault>) {
         let endpoint = route.endpoint();

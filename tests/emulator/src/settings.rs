@@ -84,6 +84,9 @@ pub struct Settings {
     /// An app gets tokens of its own only in tenants whose administrator consented to it (AADSTS7000229
     /// elsewhere). Off: in every tenant.
     pub app_only_needs_consent: bool,
+    /// How many requests of one app Graph takes at one mailbox at a time. One more is answered at once, with
+    /// 429 and no `Retry-After`. `None`: any number.
+    pub mailbox_concurrency: Option<usize>,
 }
 
 impl Default for Settings {
@@ -103,6 +106,7 @@ impl Default for Settings {
             admin_approval: AdminApproval::Page,
             admin_declines: false,
             app_only_needs_consent: false,
+            mailbox_concurrency: None,
         }
     }
 }

@@ -1,6 +1,7 @@
 //! The answer to a relayed request, as it goes back to the caller.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::Stream;
@@ -9,56 +10,73 @@ use http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_LOCATION, CONTENT_T
 use http::response::Parts;
 use http::{HeaderName, HeaderValue, StatusCode};
 use http_body_util::BodyExt as _;
-use hyper::body::{Body as _, Incoming};
+use hyper::body::Body as _;
 
-use crate::broker::Turn;
+use super::batch::BatchAnswer;
+use super::pace::Pace;
+use crate::broker::Turns;
+use crate::domain::time::Clock;
 use crate::listener::{AnswerBody, BrokenOff, Response, StreamPlace};
-use crate::outbound::Silence;
-use crate::relay::{self, Injector, Links, Rewriter};
+use crate::outbound::{Answered, ResourceAnswerBody, Silence, retry_after};
+use crate::relay::{self, Injector, Links, Rewriter, Throttled};
 
 /// Fields that are links.
 const LINKS: [HeaderName; 3] = [LOCATION, CONTENT_LOCATION, HeaderName::from_static("operation-location")];
 
 /// A resource's answer, of which the head has come.
 pub(super) struct Answer {
-    answer: http::Response<Incoming>,
-    silence: Arc<Silence>,
-    /// The answers of what was refused of a batch; `None` if it is none.
-    batch: Option<Vec<String>>,
-    /// The turns at the mailboxes.
-    turns: Vec<Turn>,
+    answer: Answered,
+    along: Along,
+}
+
+/// What goes along with an answer until its end.
+pub(super) struct Along {
+    pub(super) clock: Arc<dyn Clock>,
+    pub(super) silence: Arc<Silence>,
+    /// How fast the caller takes it.
+    pub(super) pace: Arc<Pace>,
+    /// Of a batch: what belongs into its answer.
+    pub(super) batch: Option<BatchAnswer>,
+    /// The turns at the mailboxes. They end when the resource's part is over, however long the client takes.
+    pub(super) turns: Turns,
 }
 
 impl Answer {
-    /// Takes an answer; that of a batch with the answers of what was refused of it.
-    pub(super) fn new(
-        answer: http::Response<Incoming>,
-        silence: Arc<Silence>,
-        batch: Option<Vec<String>>,
-        turns: Vec<Turn>,
-    ) -> Self {
-        Answer { answer, silence, batch, turns }
+    /// Takes an answer.
+    pub(super) fn new(answer: Answered, along: Along) -> Self {
+        Answer { answer, along }
+    }
+
+    /// Whether it is a batch's in which there is no place for the answers of what was refused.
+    pub(super) fn loses_refusals(&self) -> bool {
+        let has_some = self.along.batch.as_ref().is_some_and(|parts| !parts.refused.is_empty());
+        let head = self.answer.head();
+        has_some && head.status.is_success() && (!is_json(head) || self.answer.body().is_end_stream())
     }
 
     /// Makes the caller's answer, with this place for its body. Links to a base lead through the relay.
     pub(super) fn response(self, place: Arc<StreamPlace>, is_head: bool, links: Arc<Links>) -> Response {
-        let (head, incoming) = self.answer.into_parts();
+        let Answer { answer, along } = self;
+        let (head, body) = answer.into_parts();
         let has_none = matches!(
             head.status,
             StatusCode::NO_CONTENT | StatusCode::RESET_CONTENT | StatusCode::NOT_MODIFIED
         );
-        let body = match is_head || has_none || incoming.is_end_stream() {
-            true => AnswerBody::default(),
+        let body = match is_head || has_none || body.is_end_stream() {
+            true => {
+                let mut turns = along.turns;
+                turns.over();
+                AnswerBody::default()
+            }
             false if is_json(&head) => {
-                let rewriter = Rewriter::new(Arc::clone(&links), self.batch.is_some());
-                let changes = Some((rewriter, self.batch.as_deref().map(Injector::new)));
-                let passing = Passing::new(incoming, self.silence, changes, self.turns, Arc::clone(&place));
-                AnswerBody::relayed(place, None, passing.parts())
+                let changes = Changes::new(&links, along.batch.as_ref(), head.status);
+                let passing = Passing::new(body, Some(changes), along, Arc::clone(&place));
+                AnswerBody::relayed(place, None, parts(passing))
             }
             false => {
-                let length = incoming.size_hint().exact();
-                let passing = Passing::new(incoming, self.silence, None, self.turns, Arc::clone(&place));
-                AnswerBody::relayed(place, length, passing.parts())
+                let length = body.size_hint().exact();
+                let passing = Passing::new(body, None, along, Arc::clone(&place));
+                AnswerBody::relayed(place, length, parts(passing))
             }
         };
         let mut response = Response::new(body);
@@ -88,72 +106,118 @@ fn is_json(head: &Parts) -> bool {
     is_json && is_plain && head.status != StatusCode::PARTIAL_CONTENT
 }
 
+/// What changes in a body in JSON, and what is read from it.
+struct Changes {
+    rewriter: Rewriter,
+    injector: Injector,
+    /// A batch's requests may each be told to come later.
+    throttled: Option<Throttled>,
+    /// What was refused of a batch must be in the answer of one that succeeded.
+    is_whole_with_refusals: bool,
+}
+
+impl Changes {
+    fn new(links: &Arc<Links>, batch: Option<&BatchAnswer>, status: StatusCode) -> Self {
+        Changes {
+            rewriter: Rewriter::new(Arc::clone(links), batch.is_some()),
+            injector: Injector::new(batch.map(|parts| &parts.refused[..]).unwrap_or_default()),
+            throttled: batch.map(|_| Throttled::default()),
+            is_whole_with_refusals: status.is_success(),
+        }
+    }
+}
+
 /// A body on its way.
 struct Passing {
-    incoming: Incoming,
-    silence: Arc<Silence>,
-    changes: Option<(Rewriter, Option<Injector>)>,
+    body: ResourceAnswerBody,
+    changes: Option<Changes>,
+    along: Along,
     /// What came and is not handed on.
     rest: Bytes,
     is_over: bool,
-    /// They end when the resource's part is over, however long the client takes.
-    turns: Vec<Turn>,
+    /// When (monotonic) the last part was handed on, and how long it was.
+    handed: (Option<Duration>, usize),
     place: Arc<StreamPlace>,
+}
+
+/// The parts of a body as they come, none longer than its connection takes at once.
+fn parts(passing: Passing) -> impl Stream<Item = Result<Bytes, BrokenOff>> + Send + 'static {
+    stream::unfold(passing, |mut passing| async move {
+        let part = passing.next().await?;
+        Some((part, passing))
+    })
 }
 
 impl Passing {
     fn new(
-        incoming: Incoming,
-        silence: Arc<Silence>,
-        changes: Option<(Rewriter, Option<Injector>)>,
-        turns: Vec<Turn>,
+        body: ResourceAnswerBody,
+        changes: Option<Changes>,
+        along: Along,
         place: Arc<StreamPlace>,
     ) -> Self {
-        Passing { incoming, silence, changes, rest: Bytes::new(), is_over: false, turns, place }
-    }
-
-    /// The parts of a body as they come, none longer than its connection takes at once.
-    fn parts(self) -> impl Stream<Item = Result<Bytes, BrokenOff>> + Send + 'static {
-        stream::unfold(self, |mut passing| async move {
-            let part = passing.next().await?;
-            Some((part, passing))
-        })
+        Passing { body, changes, along, rest: Bytes::new(), is_over: false, handed: (None, 0), place }
     }
 
     async fn next(&mut self) -> Option<Result<Bytes, BrokenOff>> {
-        // The client takes what came at its own pace, and that is no silence of the resource.
-        self.silence.breaks();
+        // The client takes what came at its own pace, and that is no silence of the resource. But it may be
+        // too slow for others.
+        self.along.silence.breaks();
+        let (since, bytes) = std::mem::take(&mut self.handed);
+        if !self.is_over && self.along.pace.is_too_slow(since, bytes) {
+            return Some(Err(BrokenOff));
+        }
         while self.rest.is_empty() {
             if self.is_over {
                 return None;
             }
             let frame = tokio::select! {
                 biased;
-                frame = self.incoming.frame() => frame,
-                () = self.silence.is_over() => return Some(Err(BrokenOff)),
+                frame = self.body.frame() => frame,
+                () = self.along.silence.is_over() => return Some(Err(BrokenOff)),
             };
-            self.silence.breaks();
-            match (frame, &mut self.changes) {
-                (Some(Err(_)), _) => return Some(Err(BrokenOff)),
+            self.along.silence.breaks();
+            let data = match frame {
+                Some(Err(_)) => return Some(Err(BrokenOff)),
                 // (Trailers end with their connection.)
-                (Some(Ok(frame)), None) => self.rest = frame.into_data().unwrap_or_default(),
-                (Some(Ok(frame)), Some((rewriter, injector))) => {
-                    self.rest = rewriter.take(&frame.into_data().unwrap_or_default());
-                    if let Some(injector) = injector {
-                        let mut out = Vec::new();
-                        injector.take(&self.rest, &mut out);
-                        self.rest = out.into();
-                    }
-                }
-                (None, _) => {
+                Some(Ok(frame)) => Some(frame.into_data().unwrap_or_default()),
+                None => None,
+            };
+            match data {
+                Some(data) => self.rest = self.changed(data),
+                None => {
                     self.is_over = true;
-                    self.turns.clear();
-                    if let Some((rewriter, _)) = self.changes.take() {
-                        self.rest = rewriter.end();
+                    self.along.turns.over();
+                    if let Some(changes) = self.changes.take() {
+                        if changes.is_whole_with_refusals && !changes.injector.is_done() {
+                            return Some(Err(BrokenOff));
+                        }
+                        self.rest = changes.rewriter.end();
                     }
                 }
             }
         }
-        Some(Ok(self.rest.split_to(self.place.part(self.rest.len()))))
+        let part = self.rest.split_to(self.place.part(self.rest.len()));
+        self.handed = (Some(self.along.pace.now()), part.len());
+        Some(Ok(part))
+    }
+
+    /// What is handed on of a piece that came.
+    fn changed(&mut self, piece: Bytes) -> Bytes {
+        let Some(changes) = &mut self.changes else { return piece };
+        let later = changes.throttled.as_mut().map(|throttled| throttled.take(&piece)).unwrap_or_default();
+        let mut turned = changes.rewriter.take(&piece);
+        if !changes.injector.is_done() {
+            let mut out = Vec::new();
+            changes.injector.take(&turned, &mut out);
+            turned = out.into();
+        }
+        for one in later {
+            let mut ids = self.along.batch.iter().flat_map(|parts| &parts.ids);
+            let after = retry_after(&one.after, self.along.clock.now());
+            if let (Some(at), Some(after)) = (ids.position(|id| *id == one.id), after) {
+                self.along.turns.close_one_for(at, after);
+            }
+        }
+        turned
     }
 }

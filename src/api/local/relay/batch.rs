@@ -6,6 +6,7 @@ use parking_lot::Mutex;
 
 use crate::api::body::unread;
 use crate::api::problem::{Problem, json_bytes};
+use crate::events::BatchParts;
 use crate::listener::{Body, BodyError, Response};
 use crate::policy::Permit;
 use crate::relay::{Asked, Batch, Links, Method, Plan};
@@ -17,6 +18,14 @@ const MOST_BYTES: usize = 1024 * 1024;
 pub(super) struct Requests {
     batch: Batch,
     plan: Mutex<Option<Plan>>,
+}
+
+/// What the answer of a batch needs.
+pub(super) struct BatchAnswer {
+    /// The answers of what was refused, as items of a list in JSON.
+    pub(super) refused: Vec<String>,
+    /// The ids of what was sent, in the order in which their turns are known.
+    pub(super) ids: Vec<String>,
 }
 
 /// Reads the batch that a request is.
@@ -54,10 +63,18 @@ impl Requests {
         self.plan.lock().clone().expect("a token was served by a permit that judged them")
     }
 
-    /// Returns the shapes of those that are sent, and how many are not.
-    pub(super) fn shapes(&self) -> (String, usize) {
-        let plan = self.plan();
-        (plan.shapes.join(", "), plan.refused.len())
+    /// Returns how many requests there are beside the first.
+    pub(super) fn more(&self) -> u32 {
+        u32::try_from(self.batch.count()).unwrap_or(u32::MAX).saturating_sub(1)
+    }
+}
+
+/// What the record of a batch says of its requests.
+pub(super) fn recorded(plan: &Plan) -> BatchParts {
+    BatchParts {
+        sent: plan.shapes.join(", "),
+        refused: plan.refused.len(),
+        refused_shapes: plan.refused_shapes.join(", "),
     }
 }
 

@@ -3,13 +3,15 @@
 use std::error::Error;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::BodyExt as _;
 use hyper::body::{Body, Frame, SizeHint};
 use parking_lot::Mutex;
 
+use super::pace::Pace;
 use crate::listener::{BodyError, BodyStream};
 use crate::outbound::{ResourceBody, Silence};
 
@@ -22,6 +24,8 @@ pub(super) struct Sent(Arc<Shared>);
 struct Shared {
     state: Mutex<State>,
     silence: Arc<Silence>,
+    /// How fast the caller sends it.
+    pace: Arc<Pace>,
     /// The announced length.
     length: Option<u64>,
     is_empty: bool,
@@ -36,15 +40,26 @@ struct State {
     failed: Option<BodyError>,
     /// The attempt that may read on.
     attempt: u32,
+    /// Whoever waits for the next part, and since when (monotonic) it is waited for.
+    waiting: Option<Waker>,
+    since: Option<Duration>,
 }
 
 impl Sent {
     /// Begins with a body of which nothing was read.
-    pub(super) fn new(source: BodyStream, silence: Arc<Silence>) -> Self {
+    pub(super) fn new(source: BodyStream, silence: Arc<Silence>, pace: Arc<Pace>) -> Self {
         let (length, is_empty) = (source.length(), source.is_over());
-        let state =
-            State { source, kept: Some(Vec::new()), bytes: 0, is_over: is_empty, failed: None, attempt: 0 };
-        Sent(Arc::new(Shared { state: Mutex::new(state), silence, length, is_empty }))
+        let state = State {
+            source,
+            kept: Some(Vec::new()),
+            bytes: 0,
+            is_over: is_empty,
+            failed: None,
+            attempt: 0,
+            waiting: None,
+            since: None,
+        };
+        Sent(Arc::new(Shared { state: Mutex::new(state), silence, pace, length, is_empty }))
     }
 
     /// Returns the body for the present attempt.
@@ -58,6 +73,10 @@ impl Sent {
         let mut state = self.0.state.lock();
         let may = state.kept.is_some() && state.failed.is_none();
         state.attempt += u32::from(may);
+        // (It is told that it is over: it would sleep, and its connection with it.)
+        if let (true, Some(waiting)) = (may, state.waiting.take()) {
+            waiting.wake();
+        }
         may
     }
 
@@ -105,7 +124,15 @@ impl Body for Attempt {
         if state.is_over {
             return Poll::Ready(None);
         }
-        let part = match std::task::ready!(state.source.poll_next(cx)) {
+        let Poll::Ready(part) = state.source.poll_next(cx) else {
+            state.waiting = Some(cx.waker().clone());
+            if state.since.is_none() {
+                state.since = Some(shared.pace.now());
+            }
+            return Poll::Pending;
+        };
+        let since = state.since.take();
+        let part = match part {
             None => {
                 state.is_over = true;
                 return Poll::Ready(None);
@@ -114,8 +141,13 @@ impl Body for Attempt {
                 state.failed = Some(error);
                 return Poll::Ready(Some(Err(error.into())));
             }
+            Some(Ok(_)) if shared.pace.is_too_slow(since, 0) => {
+                state.failed = Some(BodyError::TimedOut);
+                return Poll::Ready(Some(Err(BodyError::TimedOut.into())));
+            }
             Some(Ok(part)) => part,
         };
+        shared.pace.passed(part.len());
         shared.silence.breaks();
         state.bytes = state.bytes.saturating_add(part.len());
         if state.bytes > MOST_KEPT {

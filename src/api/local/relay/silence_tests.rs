@@ -3,28 +3,33 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use http::Request as HttpRequest;
+use http_body_util::BodyExt as _;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::watch;
+use tokio::sync::Notify;
 use tokio::time::timeout;
 
-use super::answer::Answer;
+use super::answer::{Along, Answer};
 use super::body::Sent;
+use super::pace::{FREE, Pace};
 use super::{SILENCE, unanswered};
+use crate::broker::Turns;
 use crate::domain::task::{BoxFuture, Tasks};
-use crate::domain::time::{Clock, Timestamp};
+use crate::domain::time::Clock;
 use crate::lifecycle::Shutdown;
 use crate::listener::{
-    Address, Bound, Handler, ListenerConfig, LocalAddress, Request, Response, Surroundings,
+    Address, AnswerBody, Bound, Handler, ListenerConfig, LocalAddress, Request, Response, Surroundings,
 };
 use crate::outbound::{Outbound, Resource, Roots, Settings, Silence};
 use crate::relay::Links;
 use crate::span::Tracer;
 use crate::system::{SystemRandom, TokioTasks};
 use crate::telemetry::metrics::Metrics;
+use crate::testkit::hand_clock::HandClock;
 
 /// Long enough for a busy machine.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -34,38 +39,18 @@ const SECOND: Duration = Duration::from_secs(1);
 /// Longer than a connection is kept, were these limits of length.
 const PARTS: usize = 40;
 
-/// Stands still until the test moves it.
-#[derive(Clone)]
-struct HandClock(watch::Sender<Duration>);
-
-impl Clock for HandClock {
-    fn now(&self) -> Timestamp {
-        Timestamp::from_unix_seconds(1_800_000_000).plus(self.monotonic())
-    }
-
-    fn monotonic(&self) -> Duration {
-        *self.0.borrow()
-    }
-
-    fn sleep(&self, duration: Duration) -> BoxFuture<'static, ()> {
-        let (until, mut now) = (self.monotonic() + duration, self.0.subscribe());
-        Box::pin(async move {
-            let _ = now.wait_for(|now| *now >= until).await;
-        })
-    }
-}
-
-impl HandClock {
-    fn pass(&self, time: Duration) {
-        self.0.send_modify(|now| *now += time);
-    }
-}
-
 /// Relays every request to one address, as the API does what it may.
 struct Through {
     to: Resource,
     url: String,
     clock: HandClock,
+    /// Others wait for the exchange's turn.
+    is_wanted: Arc<AtomicBool>,
+    /// The answer's parts are taken one by one, with so much time between them. The caller is told how many
+    /// bytes they were, and whether they were all.
+    pause: Option<Duration>,
+    /// The request is sent once more.
+    begins_again: Arc<Notify>,
 }
 
 impl Handler for Through {
@@ -73,15 +58,38 @@ impl Handler for Through {
         Box::pin(async move {
             let silence = Arc::new(Silence::new(SILENCE, Arc::new(self.clock.clone())));
             let (body, _gives_way) = request.body.into_stream();
-            let sent = Sent::new(body, Arc::clone(&silence));
-            let mut out = HttpRequest::new(sent.attempt());
-            *out.method_mut() = request.method;
-            *out.uri_mut() = self.url.parse().expect("a URL");
-            match self.to.send(out, &silence).await {
+            let clock: Arc<dyn Clock> = Arc::new(self.clock.clone());
+            let wanted = Arc::clone(&self.is_wanted);
+            let pace = Arc::new(Pace::new(Arc::clone(&clock), move || wanted.load(Ordering::Relaxed)));
+            let sent = Sent::new(body, Arc::clone(&silence), Arc::clone(&pace));
+            let attempt = || {
+                let mut out = HttpRequest::new(sent.attempt());
+                *out.method_mut() = request.method.clone();
+                *out.uri_mut() = self.url.parse().expect("a URL");
+                self.to.send(out, &silence)
+            };
+            let answer = {
+                let mut first = Box::pin(attempt());
+                let answer = tokio::select! {
+                    answer = &mut first => answer,
+                    () = self.begins_again.notified() => {
+                        // (The first goes on beside the next one, as one does whose answer came early.)
+                        assert!(sent.begin_again(), "the body is still here");
+                        tokio::join!(first, attempt()).1
+                    }
+                };
+                answer
+            };
+            match answer {
                 Ok(answer) => {
                     let place = request.streams.take().expect("a place");
                     let links = Arc::new(Links::new(Vec::new(), "http://here/".to_owned()));
-                    Answer::new(answer, silence, None, Vec::new()).response(place, false, links)
+                    let along = Along { clock, silence, pace, batch: None, turns: Turns::default() };
+                    let response = Answer::new(answer, along).response(place, false, links);
+                    match self.pause {
+                        Some(pause) => self.taken_slowly(response, pause).await,
+                        None => response,
+                    }
                 }
                 Err(fault) => unanswered(&sent, &fault).response("an-id"),
             }
@@ -89,16 +97,37 @@ impl Handler for Through {
     }
 }
 
+impl Through {
+    async fn taken_slowly(&self, response: Response, pause: Duration) -> Response {
+        let (mut body, mut taken) = (response.into_body(), 0);
+        let is_whole = loop {
+            match body.frame().await {
+                None => break true,
+                Some(Err(_)) => break false,
+                Some(Ok(frame)) => taken += frame.into_data().expect("data").len(),
+            }
+            self.clock.pass(pause);
+        };
+        Response::new(AnswerBody::whole(format!("{taken} {is_whole}")))
+    }
+}
+
 /// A relay between a caller and a resource, both of which are the test's sockets.
 struct Relay {
     clock: HandClock,
+    is_wanted: Arc<AtomicBool>,
+    begins_again: Arc<Notify>,
     address: SocketAddr,
     resource: TcpListener,
 }
 
 impl Relay {
     async fn start() -> Self {
-        let clock = HandClock(watch::Sender::new(Duration::from_secs(1000)));
+        Relay::start_with(None).await
+    }
+
+    async fn start_with(pause: Option<Duration>) -> Self {
+        let clock = HandClock::at(Duration::from_secs(1000));
         let resource = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let url = format!("http://{}/", resource.local_addr().expect("an address"));
         let settings = Settings {
@@ -107,7 +136,16 @@ impl Relay {
             outbound: Arc::new(Outbound::default()),
         };
         let to = Resource::new(settings, Arc::new(clock.clone()));
-        let handler = Arc::new(Through { to, url, clock: clock.clone() });
+        let is_wanted = Arc::new(AtomicBool::new(false));
+        let begins_again = Arc::new(Notify::new());
+        let handler = Arc::new(Through {
+            to,
+            url,
+            clock: clock.clone(),
+            is_wanted: Arc::clone(&is_wanted),
+            pause,
+            begins_again: Arc::clone(&begins_again),
+        });
         let anywhere = Address::Tcp(SocketAddr::from(([127, 0, 0, 1], 0)));
         let bound = Bound::bind(ListenerConfig::new("test", anywhere)).expect("bound");
         let LocalAddress::Tcp(address) = bound.local_address().clone() else { panic!("not TCP") };
@@ -120,7 +158,7 @@ impl Relay {
             tracer: Tracer::off(),
         };
         bound.serve(handler, surroundings);
-        Relay { clock, address, resource }
+        Relay { clock, is_wanted, begins_again, address, resource }
     }
 
     /// A caller that has sent this.
@@ -272,4 +310,71 @@ async fn a_caller_that_takes_nothing_is_given_up() {
         }
     }
     panic!("it goes on");
+}
+
+/// How many bytes of an answer of a mebibyte come to a caller that takes them so slowly, and whether all do.
+async fn taken(pause: Duration, is_wanted: bool) -> String {
+    let relay = Relay::start_with(Some(pause)).await;
+    relay.is_wanted.store(is_wanted, Ordering::Relaxed);
+    let mut caller = relay.caller("GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").await;
+    let mut resource = relay.asked("\r\n\r\n").await;
+    let sends = tokio::spawn(async move {
+        send(&mut resource, "HTTP/1.1 200 OK\r\nContent-Length: 1048576\r\n\r\n").await;
+        // (It may be broken off.)
+        let _ = resource.write_all(&vec![b'x'; 1024 * 1024]).await;
+        gone(&mut resource).await;
+    });
+    let mut answer = String::new();
+    let read = timeout(PATIENCE, caller.read_to_string(&mut answer)).await;
+    read.expect("in time").expect("text");
+    drop((relay, sends));
+    answer.rsplit("\r\n\r\n").next().unwrap_or_default().to_owned()
+}
+
+#[tokio::test]
+async fn an_answer_that_is_taken_slowly_is_taken_back_if_others_wait() {
+    // Eight KiB at a time, each after a second: an eighth of what buys that second. Who waits for nothing has
+    // all the time there is.
+    assert_eq!(taken(SECOND, false).await, "1048576 true");
+    let taken_back = taken(SECOND, true).await;
+    let (bytes, is_whole) = taken_back.split_once(' ').expect("two words");
+    let bytes: u64 = bytes.parse().expect("a number");
+    assert_eq!(is_whole, "false", "{bytes}");
+    // (As many parts as seconds. They are of eight KiB at most.)
+    assert!((FREE.as_secs()..300_000).contains(&bytes), "{bytes}");
+    // Who is as fast as that has all of it, though others wait.
+    assert_eq!(taken(SECOND / 16, true).await, "1048576 true");
+}
+
+#[tokio::test]
+async fn a_request_that_comes_slowly_is_broken_off_if_others_wait() {
+    let relay = Relay::start().await;
+    relay.is_wanted.store(true, Ordering::Relaxed);
+    let mut caller = relay.caller("PUT / HTTP/1.1\r\nHost: a\r\nContent-Length: 100\r\n\r\n").await;
+    let mut resource = relay.asked("\r\n\r\n").await;
+    relay.clock.pass(NEXT_BYTES - SECOND);
+    send(&mut caller, "part").await;
+    read_to(&mut resource, "part").await;
+    relay.clock.pass(NEXT_BYTES - SECOND);
+    send(&mut caller, "part").await;
+    let answer = read_to(&mut caller, "\r\n\r\n").await;
+    assert!(answer.starts_with("HTTP/1.1 400"), "{answer}");
+    gone(&mut resource).await;
+}
+
+/// A resource that refuses before all of the body has come: the attempt waits for bytes that are the next
+/// one's.
+#[tokio::test]
+async fn an_attempt_that_is_superseded_does_not_sleep() {
+    let relay = Relay::start().await;
+    let mut caller = relay.caller("PUT / HTTP/1.1\r\nHost: a\r\nContent-Length: 8\r\n\r\nhalf").await;
+    let mut first = relay.asked("half").await;
+    relay.begins_again.notify_one();
+    // Its connection ends, and the next one gets all of the body.
+    gone(&mut first).await;
+    let mut second = relay.asked("half").await;
+    send(&mut caller, "rest").await;
+    read_to(&mut second, "rest").await;
+    send(&mut second, "HTTP/1.1 201 Created\r\nContent-Length: 2\r\n\r\nok").await;
+    assert!(read_to(&mut caller, "\r\n\r\nok").await.starts_with("HTTP/1.1 201"));
 }
