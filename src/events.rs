@@ -24,6 +24,7 @@ use crate::domain::cause::Cause;
 use crate::domain::connection::Status;
 use crate::domain::id::{AppName, CallerName, ConnectionKey, ConnectionName, SessionId};
 use crate::domain::revocation::Revocation;
+use crate::domain::tenant_block::{Change, Edge};
 use crate::domain::time::{Clock, Timestamp};
 use crate::domain::token::HeldToken;
 use crate::keyring::Replaced;
@@ -736,6 +737,36 @@ impl Events {
         let members = [("app", app), ("credential", credential), ("host", host)];
         let said = members.into_iter().filter_map(|(name, value)| Some((name, value?.to_owned())));
         event.detail.extend(said);
+        self.record(event).await;
+    }
+
+    /// Reports that a tenant began or ceased to block an app: one line and one record, however many
+    /// connections that concerns.
+    pub async fn tenant_changed(&self, edge: &Edge) {
+        let Edge { app, tenant, change } = edge;
+        let (word, block) = match change {
+            Change::Blocked(block) => ("blocked", block),
+            Change::Recovered(block) => ("recovered", block),
+        };
+        let (reason, since, connections) = (block.reason.as_str(), block.since.rfc3339(), block.connections);
+        match change {
+            Change::Blocked(_) => tracing::warn!(
+                %app, tenant, reason, since, connections,
+                "a tenant blocks the app: its connections are refused, and none works; one of them tries for \
+                 all"
+            ),
+            Change::Recovered(_) => tracing::info!(
+                %app, tenant, reason, since, connections,
+                "a tenant does not block the app any more; its blocked connections are tried now"
+            ),
+        }
+        let mut event = AuditEvent::new(self.clock.now(), Action::TenantBlock, "ok");
+        event.app = Some(app.clone());
+        event.tenant = Some(tenant.clone()).filter(|tenant| !tenant.is_empty());
+        event.reason = Some(reason);
+        event.detail.insert("change", word.to_owned());
+        event.detail.insert("since", since);
+        event.detail.insert("connections", connections.to_string());
         self.record(event).await;
     }
 

@@ -8,6 +8,7 @@ use crate::broker::{FailureReason, Mender, SessionFailure, SessionState};
 use crate::domain::account::{Account, AccountId};
 use crate::domain::connection::{Attempt, DAMAGED};
 use crate::domain::id::CallerName;
+use crate::domain::tenant_block::Block;
 use crate::domain::time::Timestamp;
 
 /// An account as it is shown.
@@ -241,6 +242,19 @@ impl ExplainShape {
             last_at: at.rfc3339(),
         };
         self.hand_outs = Some(hand_outs.iter().map(shape).collect());
+        self
+    }
+
+    /// Says that the connection is blocked together with its tenant's others. No caller learns of those.
+    #[must_use]
+    pub fn with_tenant_block(mut self, block: Option<&Block>) -> Self {
+        if let Some(Block { since, connections, .. }) = block {
+            self.advice.push_str(&format!(
+                " The whole tenant blocks the app, since {} and for {connections} connections at least: \
+                 one of them tries for all, and all are tried at once when it works.",
+                since.rfc3339()
+            ));
+        }
         self
     }
 

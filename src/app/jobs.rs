@@ -33,6 +33,8 @@ pub(super) enum Job {
     TokenHosts,
     /// Proves client credentials and shows them.
     ClientCredentials,
+    /// Tells the store of tenants that block an app, and learns of those.
+    TenantBlocks,
     /// Reloads configuration and files once they have changed.
     Files,
     /// Fetches the keys of callers' issuers.
@@ -51,7 +53,7 @@ pub(super) enum Job {
 
 impl Job {
     /// All of them.
-    const ALL: [Job; 14] = [
+    const ALL: [Job; 15] = [
         Job::StorePing,
         Job::UnstoredAnswers,
         Job::EventSums,
@@ -59,6 +61,7 @@ impl Job {
         Job::AppTokens,
         Job::TokenHosts,
         Job::ClientCredentials,
+        Job::TenantBlocks,
         Job::Files,
         Job::IssuerKeys,
         Job::Keyring,
@@ -78,6 +81,7 @@ impl Job {
             Job::AppTokens => "app_tokens",
             Job::TokenHosts => "token_hosts",
             Job::ClientCredentials => "client_credentials",
+            Job::TenantBlocks => "tenant_blocks",
             Job::Files => "files",
             Job::IssuerKeys => "issuer_keys",
             Job::Keyring => "keyring",

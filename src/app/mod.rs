@@ -34,6 +34,7 @@ mod start_error;
 mod steps;
 mod stock;
 mod store;
+mod tenants;
 mod traces;
 mod upkeep;
 mod watch;

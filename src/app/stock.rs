@@ -1,5 +1,6 @@
 //! Shows how many connections have which status, and walks over all of them: slowly, to correct the counts,
-//! to put those back into the schedule that fell out of it, and to destroy revoked ones.
+//! to put those back into the schedule that fell out of it, to destroy revoked ones, and to see on its way
+//! who will have to sign in again.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -7,7 +8,9 @@ use std::time::Duration;
 
 use super::jobs::{Ended, Work};
 use crate::broker::Broker;
+use crate::broker::forecast::Foreseeing;
 use crate::broker::inspect::{Counts, STATUSES, Walk};
+use crate::domain::forecast::{Reason, Summary};
 use crate::domain::id::AppName;
 use crate::domain::time::Clock;
 use crate::refresh::Engine;
@@ -58,7 +61,22 @@ impl Stock {
         if let Some(counts) = counts {
             self.show(counts);
         }
+        match self.broker.kept_forecast().await {
+            Ok(Some(summary)) => self.show_forecast(&summary),
+            Ok(None) => {}
+            Err(error) => tracing::debug!(%error, "what is foreseen could not be read"),
+        }
         Ok(())
+    }
+
+    fn show_forecast(&self, summary: &Summary) {
+        for app in self.broker.apps().keys() {
+            for reason in Reason::ALL {
+                let is_of = |total: &&(String, Reason, u64)| total.0 == app.as_str() && total.1 == reason;
+                let total = summary.totals.iter().find(is_of).map_or(0, |(_, _, count)| *count);
+                self.metrics.foreseen(app, reason.as_str(), total);
+            }
+        }
     }
 
     fn show(&mut self, counts: Counts) {
@@ -68,18 +86,20 @@ impl Stock {
         let now: BTreeSet<AppName> = counts.by_status.into_keys().map(|(app, _)| app).collect();
         for gone in self.shown.difference(&now) {
             self.metrics.connections_gone(gone, &STATUSES);
+            self.metrics.foreseen_gone(gone, &Reason::ALL.map(Reason::as_str));
         }
         self.shown = now;
     }
 
     /// One walk. After an error some are not counted, so the figures stay as they were.
     async fn walk(&mut self) -> Result<(), RepositoryError> {
-        let mut counts = Counts::default();
+        let (mut counts, mut foreseeing) = (Counts::default(), Foreseeing::default());
         let mut walk: Walk = self.broker.walk();
         self.broker.status_walk_begins();
         self.keep().await?;
         while let Some(page) = walk.next(&self.broker, &mut counts).await? {
             self.broker.status_walk_passed(page.app(), page.last());
+            self.broker.foresee_page(&page, &mut foreseeing).await;
             for (key, profile) in page.connections() {
                 if !self.broker.destroy_if_revoked(key, profile).await {
                     self.engine.mend_schedule(key, profile).await;
@@ -94,6 +114,11 @@ impl Stock {
         let counts = self.broker.walk_ended(counts).await?;
         self.is_counted = true;
         self.show(counts);
+        // (What is foreseen is nobody's need: the walk's other work does not fail with it.)
+        match self.broker.keep_forecast(foreseeing).await {
+            Ok(summary) => self.show_forecast(&summary),
+            Err(error) => tracing::debug!(%error, "what was foreseen could not be kept"),
+        }
         Ok(())
     }
 }

@@ -13,6 +13,7 @@ use super::pulse::{self, Pulse};
 use super::reload::{self, Files};
 use super::replicas::ReplicaReport;
 use super::stock::{self, Stock};
+use super::tenants::{self, Tenants};
 use crate::broker::Broker;
 use crate::broker::replicas::REPORT_EVERY;
 use crate::events::Events;
@@ -62,6 +63,9 @@ pub(super) fn start(parts: &Parts, store_latch: Latch) {
 
     let credentials = ClientCredentials::new(broker(), clock(), metrics());
     jobs.every(Job::ClientCredentials, Pause::of(credentials::CHECK_EVERY), credentials);
+
+    let tenants = Tenants::new(broker(), events.clone(), metrics());
+    jobs.every(Job::TenantBlocks, Pause::of(tenants::EVERY).once_more_at_a_stop(), tenants);
 
     let files = Files::new(reloader.clone());
     jobs.every(Job::Files, Pause::of(reload::CHECK_EVERY).before_the_first_run(), files);

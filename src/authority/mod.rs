@@ -300,6 +300,8 @@ pub struct TokenAnswer {
     pub refresh_in: Option<Duration>,
     /// A new refresh token, if there is one.
     pub refresh_token: Option<RefreshToken>,
+    /// When the refresh token ends, if the authority states it.
+    pub refresh_token_ends_at: Option<Timestamp>,
     /// The token's scopes, in the authority's spelling; the requested ones if it named none.
     pub scopes: Vec<String>,
     /// The account, from a validated `id_token`. Always present after a redemption, never for the app itself.

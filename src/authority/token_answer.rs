@@ -28,8 +28,21 @@ const DECIDING: [&str; 6] =
     ["access_token", "refresh_token", "token_type", "id_token", "error", "expires_in"];
 
 /// Members that are read. Others are not kept, so that many of them cost no more than their bytes.
-const READ: [&str; 8] =
-    ["access_token", "refresh_token", "token_type", "id_token", "error", "expires_in", "refresh_in", "scope"];
+const READ: [&str; 10] = [
+    "access_token",
+    "refresh_token",
+    "token_type",
+    "id_token",
+    "error",
+    "expires_in",
+    "refresh_in",
+    "scope",
+    "refresh_token_expires_in",
+    "refresh_expires_in",
+];
+
+/// A stated life of a refresh token beyond this (ten years) says that it does not end.
+const MAX_REFRESH_TOKEN_LIFE_SECONDS: f64 = 10.0 * 365.0 * 86_400.0;
 
 /// A success with a usable access token.
 pub(super) struct TokenSuccess {
@@ -37,6 +50,10 @@ pub(super) struct TokenSuccess {
     pub(super) expires_in: Duration,
     pub(super) refresh_in: Option<Duration>,
     pub(super) refresh_token: Option<RefreshToken>,
+    /// Life of the refresh token, if the answer states it: `refresh_token_expires_in` (Google, Entra for a
+    /// `spa` redirect URI, the draft on refresh token expiration), or `refresh_expires_in` (Keycloak, where 0
+    /// is none).
+    pub(super) refresh_token_expires_in: Option<Duration>,
     /// In the authority's spelling; `None` if it named none.
     pub(super) scopes: Option<Vec<String>>,
     /// Empty if the member is no text, so that no token can be read from it.
@@ -172,6 +189,7 @@ impl<'a> Members<'a> {
             expires_in,
             refresh_in: refresh_in.map(|renew| Duration::from_secs_f64(renew.floor())),
             refresh_token: None,
+            refresh_token_expires_in: self.refresh_token_life(),
             scopes: self.scopes(&mut remarks),
             id_token,
             remarks,
@@ -205,6 +223,13 @@ impl<'a> Members<'a> {
             remarks.push("expires_in_fraction");
         }
         Ok(Duration::from_secs_f64(said.min(MAX_LIFE_SECONDS).floor()))
+    }
+
+    /// Returns the stated life of the refresh token. It is only shown, so an odd one counts as absent.
+    fn refresh_token_life(&self) -> Option<Duration> {
+        let stated = ["refresh_token_expires_in", "refresh_expires_in"].map(|key| self.seconds(key));
+        let life = stated.into_iter().flatten().find(|life| *life >= 1.0)?;
+        (life <= MAX_REFRESH_TOKEN_LIFE_SECONDS).then(|| Duration::from_secs_f64(life.floor()))
     }
 
     /// Returns the scopes. Some servers send a list of words in place of a string.
@@ -351,6 +376,26 @@ mod tests {
                 (Ok(_), Some(_)) => panic!("{name}: was believed"),
                 (Err(unusable), None) => panic!("{name}: {}", unusable.why),
             }
+        }
+    }
+
+    #[test]
+    fn the_stated_life_of_a_refresh_token_is_read_and_an_odd_one_is_nothing() {
+        let rows = [
+            (r#""refresh_token_expires_in":7776000"#, Some(7_776_000)),
+            (r#""refresh_token_expires_in":"86399""#, Some(86_399)),
+            (r#""refresh_expires_in":1800.9"#, Some(1800)), // Keycloak
+            (r#""refresh_expires_in":0"#, None),            // Keycloak: it does not end
+            (r#""refresh_token_expires_in":null,"refresh_expires_in":60"#, Some(60)),
+            (r#""refresh_token_expires_in":-5"#, None),
+            (r#""refresh_token_expires_in":1e300"#, None),
+            (r#""refresh_token_expires_in":"soon""#, None),
+            (r#""x":1"#, None),
+        ];
+        for (member, seconds) in rows {
+            let body = format!(r#"{{"access_token":"a","token_type":"Bearer",{member}}}"#);
+            let read = read(&answer(Some("application/json"), body.as_bytes())).ok().expect("a success");
+            assert_eq!(read.refresh_token_expires_in, seconds.map(Duration::from_secs), "{member}");
         }
     }
 

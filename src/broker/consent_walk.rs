@@ -1,4 +1,5 @@
-//! Tries the blocked connections of a tenant after a report that its administrator has consented.
+//! Tries the blocked connections of a tenant after a report that its administrator has consented, or once one
+//! of them works again.
 //!
 //! Anyone with the link can report any tenant, as often as they like. Therefore a tenant is tried once a
 //! minute. One walk over the app's connections searches for all waiting tenants, one walk at a time. They are
@@ -111,6 +112,11 @@ impl Book {
 }
 
 impl Broker {
+    /// A connection of this tenant works that was blocked: the others are tried now, too.
+    pub(super) fn try_tenant_again(self: &Arc<Self>, app: &AppName, tenant: &str) {
+        self.note_tenant(app, tenant.to_ascii_lowercase(), None);
+    }
+
     /// Records that a browser came back from an admin consent page for a session of that caller and named
     /// this tenant.
     pub(super) fn note_reported_consent(
@@ -119,8 +125,10 @@ impl Broker {
         unverified_tenant: &str,
         starter: &str,
     ) {
-        let starter = CallerName::parse(starter).ok();
-        let tenant = unverified_tenant.to_ascii_lowercase();
+        self.note_tenant(app, unverified_tenant.to_ascii_lowercase(), CallerName::parse(starter).ok());
+    }
+
+    fn note_tenant(self: &Arc<Self>, app: &AppName, tenant: String, starter: Option<CallerName>) {
         let is_id = tenant.len() == 36 && tenant.bytes().all(|byte| byte.is_ascii_hexdigit() || byte == b'-');
         // Accounts have tenant ids: no other name would match.
         if !is_id || !self.reports.book().note(app, &tenant, starter, self.deps.clock.monotonic()) {

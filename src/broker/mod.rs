@@ -27,6 +27,7 @@ mod credential_choices;
 pub mod credentials;
 pub mod disconnect;
 pub mod exchange;
+pub mod forecast;
 mod in_use;
 pub mod inspect;
 mod invitations;
@@ -51,6 +52,7 @@ mod session_waits;
 mod shown_consent;
 pub mod sign_in;
 mod sign_in_permits;
+pub mod tenant_blocks;
 mod token_hosts;
 pub mod watch;
 
@@ -174,6 +176,8 @@ pub struct Broker {
     sayings: sayings::Sayings,
     streams: watch::Streams,
     mailboxes: Mailboxes,
+    /// The tenants that block an app, as last heard.
+    blocked_tenants: ArcSwap<Vec<tenant_blocks::BlockedTenant>>,
 }
 
 impl Broker {
@@ -205,6 +209,7 @@ impl Broker {
             sayings: sayings::Sayings::default(),
             streams: watch::Streams::default(),
             mailboxes,
+            blocked_tenants: ArcSwap::default(),
         }
     }
 

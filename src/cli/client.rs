@@ -413,15 +413,30 @@ impl Client {
         all: &mut Vec<Value>,
         world: &mut World,
     ) -> Result<(), Failure> {
+        let take = |mut page: Value| {
+            if let Some(Value::Array(found)) = page.get_mut(member).map(Value::take) {
+                all.extend(found);
+            }
+            Ok(())
+        };
+        self.each_page(path, filter, world, take).await
+    }
+
+    /// Reads every page of a list, one after the other. Shows how far it is, if that takes a while.
+    pub(super) async fn each_page(
+        &self,
+        path: &[&str],
+        filter: &[(&str, Option<&str>)],
+        world: &mut World,
+        mut take: impl FnMut(Value) -> Result<(), Failure>,
+    ) -> Result<(), Failure> {
         let mut cursor: Option<String> = None;
         let mut progress = Progress::new(&*world.clock, "pages", None);
         for pages in 1_u64.. {
             let query: Vec<_> = filter.iter().copied().chain([("cursor", cursor.as_deref())]).collect();
-            let mut page = self.get_before_long(&target(path, &query), world).await?;
-            if let Some(Value::Array(found)) = page.get_mut(member).map(Value::take) {
-                all.extend(found);
-            }
+            let page = self.get_before_long(&target(path, &query), world).await?;
             let next = page.get("next_cursor").and_then(Value::as_str).map(str::to_owned);
+            take(page)?;
             if next.is_none() {
                 return Ok(());
             }

@@ -33,6 +33,7 @@ mod credentials;
 mod described;
 mod doctor;
 mod explain;
+mod forecast;
 mod init;
 mod keyring;
 mod output;
@@ -132,6 +133,7 @@ fn dispatch(cli: Cli, world: &mut World) -> Result<ExitCode, Failure> {
         Command::Callers(command) => callers::run(&command, &config, world),
         Command::Keyring(command) => keyring::run(&command, &config, world),
         Command::Credentials(command) => credentials::run(&command, &config, world),
+        Command::Forecast(args) => forecast::run(&args, &config, world),
         Command::Status(args) => status::run(&args, &config, world),
         Command::Reload(args) => reload::run(&args, &config, world),
         Command::Revoke(args) => revoke::run(&args, &config, world),
@@ -205,6 +207,9 @@ enum Command {
     /// List, verify, promote, retire and rotate client credentials
     #[command(subcommand, after_help = "Example:\n  tokenward credentials list")]
     Credentials(credentials::Command),
+    /// Show who will have to sign in again, why and when, as far as can be known
+    #[command(after_help = "Example:\n  tokenward forecast --days 7\n  tokenward forecast outlook --json")]
+    Forecast(forecast::Args),
     /// Show the daemon's state: repeatedly on a terminal, otherwise once
     #[command(after_help = "Example:\n  tokenward status\n  tokenward status --json")]
     Status(status::Args),

@@ -8,7 +8,7 @@ use super::credentials::credentials_table;
 use super::output::{shown, table};
 use super::reload::needs_restart;
 use super::{ConfigPath, Exit, Failure, World, block_on};
-use crate::api::admin::wire::{Ending, Job, Status};
+use crate::api::admin::wire::{Ending, Job, Status, TenantBlocked};
 
 /// Time between two refreshes of a terminal's screen.
 const AGAIN: Duration = Duration::from_secs(2);
@@ -60,6 +60,22 @@ pub(super) fn store_lost(status: &Status) -> Option<String> {
         shown(store.answered_at.as_deref().unwrap_or_default()),
         shown(store.cached_until.as_deref().unwrap_or_default())
     ))
+}
+
+/// Lists the tenants that block an app.
+fn tenants_blocked(all: &[TenantBlocked]) -> Option<String> {
+    let row = |one: &TenantBlocked| {
+        let tenant = if one.tenant.is_empty() { "-" } else { &one.tenant };
+        vec![
+            shown(&one.since),
+            shown(&one.app),
+            shown(tenant),
+            shown(&one.reason),
+            one.connections.to_string(),
+        ]
+    };
+    let rows: Vec<Vec<String>> = all.iter().map(row).collect();
+    (!rows.is_empty()).then(|| table(&["SINCE", "APP", "TENANT", "REASON", "CONNECTIONS"], &rows))
 }
 
 /// Lists what expires, the soonest first.
@@ -120,6 +136,9 @@ fn screen(status: &Status, live: bool) -> String {
     lines.extend(store_lost(status));
     lines.push(String::new());
     lines.push(credentials_table(&status.apps));
+    if let Some(blocked) = tenants_blocked(&status.tenants_blocked) {
+        lines.extend([String::new(), "Tenants that block an app:".to_owned(), blocked]);
+    }
     if let Some(ends) = ends_next(&status.ends_next) {
         lines.extend([String::new(), "What ends next:".to_owned(), ends]);
     }
@@ -153,6 +172,10 @@ mod tests {
                 "reachable": false, "answered_at": "2026-11-25T11:59:00Z",
                 "cached_until": "2026-11-25T12:04:00Z",
             },
+            "tenants_blocked": [{
+                "app": "outlook", "tenant": "t-1", "reason": "policy_blocked",
+                "since": "2026-11-25T10:00:00Z", "connections": 412,
+            }],
             "ends_next": [
                 { "what": "API key", "of": "mail-sync", "id": "k", "ends_at": "2026-12-01T00:00:00Z" },
                 { "what": "client secret", "of": "outlook", "id": "a", "ends_at": null },
@@ -178,6 +201,7 @@ mod tests {
             "in_use",
             "NOT REACHABLE since 2026-11-25T11:59:00Z; tokens in memory are served until \
              2026-11-25T12:04:00Z",
+            "2026-11-25T10:00:00Z  outlook  t-1     policy_blocked  412",
             "2026-12-01T00:00:00Z  API key        mail-sync  k",
             "unknown               client secret  outlook    a",
             "files       not yet               -",

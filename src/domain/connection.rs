@@ -5,6 +5,8 @@ mod glimpse;
 mod standing;
 mod stored;
 
+use std::time::Duration;
+
 pub use glimpse::Glimpse;
 use serde::{Deserialize, Serialize};
 
@@ -83,6 +85,19 @@ pub struct SignIn {
     pub nonce: [u8; 8],
 }
 
+/// The end of a refresh token, as the authority stated it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StatedEnd {
+    /// When it ends.
+    pub at: Timestamp,
+    /// Whether a renewal moved it; `None` before the first one that stated it again.
+    #[serde(default)]
+    pub moves: Option<bool>,
+}
+
+/// Two stated ends that differ by less are the same one: an answer counts in seconds from its own time.
+const SAME_END: Duration = Duration::from_secs(300);
+
 /// Everything about a connection but its secrets. It is changed only by the transitions below.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(from = "Stored", into = "Stored")]
@@ -106,6 +121,8 @@ pub struct Profile {
     labels: Vec<String>,
     /// Unlike a generation, which every change counts up, it says which of two grants came first.
     renewals: u64,
+    /// The end of its refresh token, if the authority states one.
+    stated_end: Option<StatedEnd>,
 }
 
 impl Profile {
@@ -134,6 +151,7 @@ impl Profile {
             sign_in: SignIn::default(),
             labels: before.map(|before| before.labels.clone()).unwrap_or_default(),
             renewals: 0,
+            stated_end: None,
         };
         profile.remember(Attempt {
             at: now,
@@ -226,6 +244,22 @@ impl Profile {
     /// How often its grant has worked since that sign-in.
     pub fn renewals(&self) -> u64 {
         self.renewals
+    }
+
+    /// The end of its refresh token, if the authority states one.
+    pub fn stated_end(&self) -> Option<StatedEnd> {
+        self.stated_end
+    }
+
+    /// Takes up the end that the last answer states for the refresh token. An answer without one leaves the
+    /// end that was stated before.
+    #[must_use]
+    pub fn stating(mut self, end: Option<Timestamp>) -> Self {
+        if let Some(at) = end {
+            let moves = self.stated_end.map(|before| at.since(before.at) >= SAME_END);
+            self.stated_end = Some(StatedEnd { at, moves });
+        }
+        self
     }
 
     /// Replaces its labels, if there are new ones.

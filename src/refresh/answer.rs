@@ -29,6 +29,7 @@ pub(super) fn renewed(
         granted_after(naming, before.profile.scopes_granted(), want.resource.as_deref(), &answer.scopes);
     let profile = before.profile.clone().remembering(attempts);
     let profile = profile.refreshed(Some(granted), &answer.remarks, now);
+    let profile = profile.stating(answer.refresh_token_ends_at);
     let mut token = held_token(answer, want.resource.clone());
     if let Some(claims) = &want.claims {
         token.answers_claims = Some(claims.digest().to_owned());

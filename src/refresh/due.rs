@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use crate::domain::connection::{Profile, Status};
+use crate::domain::forecast::Renewals;
 use crate::domain::time::Timestamp;
 use crate::domain::token::HeldToken;
 
@@ -72,10 +73,20 @@ pub fn due_at(
 
 /// When an idle grant is renewed, so that it does not end.
 fn keep_alive_at(profile: &Profile, idle_limit: Option<Duration>, jitter: f64) -> Timestamp {
-    let rhythm = idle_limit
-        .map_or(KEEP_ALIVE, |limit| (limit / OF_LEARNT_LIMIT).clamp(SHORTEST_KEEP_ALIVE, KEEP_ALIVE));
     // From five sixths to seven sixths, so that connections made together are not refreshed together.
-    profile.last_refreshed_at().plus(rhythm.mul_f64((5.0 + 2.0 * jitter.clamp(0.0, 1.0)) / 6.0))
+    profile.last_refreshed_at().plus(rhythm(idle_limit).mul_f64((5.0 + 2.0 * jitter.clamp(0.0, 1.0)) / 6.0))
+}
+
+/// The pause between two renewals of an idle grant.
+fn rhythm(idle_limit: Option<Duration>) -> Duration {
+    idle_limit.map_or(KEEP_ALIVE, |limit| (limit / OF_LEARNT_LIMIT).clamp(SHORTEST_KEEP_ALIVE, KEEP_ALIVE))
+}
+
+/// What is done for idle grants, if they were seen to last for `idle_limit` alone; `renews`: the background
+/// renews at all.
+pub fn renewals(idle_limit: Option<Duration>, renews: bool) -> Renewals {
+    let latest = rhythm(idle_limit).mul_f64(7.0 / 6.0);
+    Renewals { in_use_within: USED_WITHIN, idle_after: renews.then_some(latest), overdue_by: OVERDUE }
 }
 
 /// Whether a connection fell out of the schedule: it would have been renewed long ago.

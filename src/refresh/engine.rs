@@ -19,15 +19,19 @@ use super::schedule::schedule;
 use super::serve::{Refused, Served, serve, serve_now};
 use super::slot::{At, Flight, Held, Slot, Slots};
 use super::sweep::{self, Sweep};
+use super::tenant_watch::Untold;
 use super::watch::Watched;
 use super::{due, durable, schedule as schedules};
 use crate::domain::cause::Cause;
 use crate::domain::connection::{Attempt, Profile, SignIn, Status};
+use crate::domain::forecast::Renewals;
 use crate::domain::id::{AppName, CallerName, ConnectionKey, ConnectionName};
 use crate::domain::random::random_bytes;
 use crate::domain::revocation::Revocation;
+use crate::domain::tenant_block::Part;
 use crate::domain::time::{Moment, Timestamp};
 use crate::domain::token::HeldToken;
+use crate::domain::verdict::BlockReason;
 use crate::repository::{ByKey, Repository, RepositoryError, count_keys, keys_of};
 use crate::store::{Change, LeaseNonce, Revision, StoreError};
 
@@ -413,6 +417,36 @@ impl Engine {
     /// The walk is over: what changed behind it.
     pub fn status_walk_ends(&self) -> Changes {
         self.ports.census.lock().walk_ends()
+    }
+}
+
+/// Tenants: what this process saw of them.
+impl Engine {
+    /// What was seen since the last call.
+    pub fn take_seen_of_tenants(&self) -> Untold {
+        self.ports.tenants.lock().take()
+    }
+
+    /// Puts back what could not be told to the store.
+    pub fn give_back_seen_of_tenants(&self, untold: Untold) {
+        self.ports.tenants.lock().give_back(untold);
+    }
+
+    /// The store said which tenants refuse connections, and which of them block the app.
+    pub fn learn_refusing_tenants(&self, refusing: impl Iterator<Item = (Part, Option<BlockReason>)>) {
+        self.ports.tenants.lock().learn(refusing);
+    }
+
+    /// How long idle grants of a tenant were seen to last, if that was too short, as far as this process
+    /// knows.
+    pub fn seen_idle_limit(&self, app: &AppName, tenant: &str) -> Option<Duration> {
+        self.ports.idle_limits.of(app, tenant.to_owned())
+    }
+
+    /// What the background does for idle grants that live for so long without use, if that is known.
+    pub fn renewals(&self, idle_limit: Option<Duration>) -> Renewals {
+        let renews = self.ports.settings().sweep_rate > 0.0;
+        due::renewals(idle_limit, renews)
     }
 }
 

@@ -128,6 +128,7 @@ async fn succeeded(
 ) -> Result<(), Arc<Failure>> {
     warn_of_remarks(at.key, &answer.remarks);
     let before = &seen.loaded.connection;
+    ports.tenants.lock().worked(&at.key.app, &before.profile);
     let renewed_grant = grant.renewed(&used, answer.refresh_token.clone());
     let authority = ports.authority(&at.key.app).expect("only configured apps reach the engine");
     let attempts = at.state().troubles.take_attempts();
@@ -274,6 +275,7 @@ async fn judge(
     let Connection { revision, profile, tokens } = loaded.connection;
     // An earlier failed attempt may be the verdict's cause, such as a lost answer if a refresh token works
     // once.
+    let before = profile.clone();
     let profile = profile.remembering(at.state().troubles.attempts().iter().cloned());
     let profile = profile.judged(verdict.disposition, attempt, verdict.claims.clone(), now);
     let kept = (!profile.grant_destroyed()).then_some(&grant);
@@ -289,6 +291,8 @@ async fn judge(
                 correlation_id = verdict.answer.correlation_id, "the authority's verdict changed a connection"
             );
             ports.deps.observer.judged(&key.app, profile.account().tid.as_deref(), profile.status());
+            let codes = &verdict.answer.error_codes;
+            ports.tenants.lock().judged(key, &before, profile.status(), codes, now);
             at.state().troubles.take_attempts();
             note_idle_limit(ports, &key.app, &profile).await;
             let connection = Connection { revision: sealed.revision, profile, tokens };

@@ -13,6 +13,7 @@
 //! | `grant`, `call`, `answer` | one use of a grant; the call itself; what an answer makes of it (pure) |
 //! | `durable` | makes an answer durable before it is served |
 //! | `watch` | tells who watches a connection that it may have changed |
+//! | `tenant_watch` | what was seen of tenants that block the app, or end grants by their age (pure) |
 //! | `app_token` | tokens of the app itself: kept in memory, one call at a time for each |
 //! | `schedule`, `due`, `sweep` | when a connection is due; renews due connections |
 //! | `slot/` | the memory of a connection and its troubles (pure), flights, and all slots |
@@ -71,6 +72,7 @@ mod serve;
 mod slot;
 mod sweep;
 mod tenant;
+mod tenant_watch;
 #[cfg(test)]
 mod tests;
 mod turn;
@@ -96,4 +98,5 @@ pub use plan::Want;
 pub use ports::{Deps, EngineApp, Settings};
 pub use serve::{Refused, Served, TokenSource};
 pub use slot::Held;
+pub use tenant_watch::Untold;
 pub use watch::Watched;

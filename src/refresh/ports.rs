@@ -17,6 +17,7 @@ use super::idle_limits::IdleLimits;
 use super::observer::Observer;
 use super::permit::CallPermit;
 use super::revoked::Revoked;
+use super::tenant_watch::TenantWatch;
 use crate::authority::Authority;
 use crate::domain::cause::Cause;
 use crate::domain::id::{AppName, CallerName};
@@ -99,6 +100,8 @@ pub(super) struct Ports {
     pub(super) granted: Granted,
     /// What changed the number of connections with a status.
     pub(super) census: Mutex<Census>,
+    /// What was seen of tenants.
+    pub(super) tenants: Mutex<TenantWatch>,
     /// Monotonic milliseconds of the store's last known answer, to whatever question.
     answered_at: AtomicU64,
 }
@@ -115,6 +118,7 @@ impl Ports {
             idle_limits: IdleLimits::default(),
             granted: Granted::default(),
             census: Mutex::default(),
+            tenants: Mutex::default(),
             answered_at: AtomicU64::new(0),
         }
     }

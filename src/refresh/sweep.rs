@@ -33,6 +33,7 @@ use super::slot::{At, Slots, Work};
 use super::turns::{self, Dry};
 use crate::domain::bucket::{self, Rate, TokenBucket};
 use crate::domain::cause::Cause;
+use crate::domain::connection::Status;
 use crate::domain::time::Timestamp;
 use crate::repository::RepositoryError;
 use crate::store::{Due, LeaseAnswer, LeaseNonce, LeaseOf, SWEEP_SHARDS, StoreError};
@@ -50,6 +51,9 @@ const BATCH: usize = 64;
 const TAKEN_UP: Duration = Duration::from_secs(60);
 /// How far a connection is moved ahead if its tenant has had its share for now.
 const TENANTS_TURN: Duration = Duration::from_secs(5);
+/// How far a blocked connection is moved ahead while its tenant blocks the app: one is tried for all, and all
+/// are tried at once when it works.
+const TENANT_BLOCKS: Duration = Duration::from_secs(1800);
 /// How long an unused budget is kept: a pause must not become a burst.
 const BURST: Duration = Duration::from_secs(1);
 /// A tenant may have this part of a shard's budget.
@@ -256,7 +260,12 @@ async fn sweep_shard(
             break; // what is left is due longest next time
         }
         let monotonic = ports.monotonic();
-        let Some(tenant) = tenant_of(ports, &one).await? else { continue };
+        let Some((tenant, status)) = standing_of(ports, &one).await? else { continue };
+        if !ports.tenants.lock().may_try(&one.key.app, tenant.as_deref(), status, monotonic) {
+            // Another one tries for its tenant.
+            repository.schedule(&one.key, Some(soon(ports, TENANT_BLOCKS))).await?;
+            continue;
+        }
         let Some(of_tenant) = sweep.take(shard, Whose::Tenant(tenant), rate * TENANTS_PART, monotonic) else {
             // One tenant's turn costs the others nothing.
             swept.waiting += 1;
@@ -277,15 +286,18 @@ async fn sweep_shard(
     Ok(())
 }
 
-/// The tenant of a due connection. A connection that is gone is taken out of the schedule.
-async fn tenant_of(ports: &Ports, due: &Due) -> Result<Option<Option<String>>, StoreError> {
+/// The tenant of a due connection, and its status. A connection that is gone is taken out of the schedule.
+async fn standing_of(ports: &Ports, due: &Due) -> Result<Option<(Option<String>, Status)>, StoreError> {
     if !ports.knows_app(&due.key.app) {
         // Not configured (any more): its connections are left as they are, and checked again later.
         ports.repository().schedule(&due.key, Some(soon(ports, TAKEN_UP * 60))).await?;
         return Ok(None);
     }
     match ports.repository().load(&due.key).await {
-        Ok(Some(loaded)) => Ok(Some(loaded.connection.profile.account().tid.clone())),
+        Ok(Some(loaded)) => {
+            let profile = &loaded.connection.profile;
+            Ok(Some((profile.account().tid.clone(), profile.status())))
+        }
         Ok(None) => {
             ports.repository().schedule(&due.key, None).await?;
             Ok(None)

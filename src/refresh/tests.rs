@@ -82,6 +82,7 @@ impl Refreshes for Scripted {
                 expires_in: LIFE,
                 refresh_in: None,
                 refresh_token: Some(RefreshToken::new(format!("refresh-{number}"))),
+                refresh_token_ends_at: None,
                 scopes: vec!["mail".into()],
                 account: None,
                 remarks: Remarks::default(),

@@ -35,6 +35,12 @@ pub enum Kind {
     Counts,
     /// Whose requests are under way at a mailbox, and whose wait.
     Mailbox,
+    /// The tenants that block an app, and those that may.
+    TenantBlocks,
+    /// The ages at which an app's tenants end grants.
+    SignInFrequency,
+    /// What the last walk over all connections foresaw.
+    Forecast,
 }
 
 impl Kind {
@@ -55,10 +61,13 @@ impl Kind {
             Kind::Assertion => "assertion",
             Kind::Counts => "counts",
             Kind::Mailbox => "mailbox",
+            Kind::TenantBlocks => "tenant-blocks",
+            Kind::SignInFrequency => "sign-in-frequency",
+            Kind::Forecast => "forecast",
         }
     }
 
-    pub(super) const ALL: [Kind; 15] = [
+    pub(super) const ALL: [Kind; 18] = [
         Kind::ConnectSession,
         Kind::State,
         Kind::AdminConsentSession,
@@ -74,6 +83,9 @@ impl Kind {
         Kind::Assertion,
         Kind::Counts,
         Kind::Mailbox,
+        Kind::TenantBlocks,
+        Kind::SignInFrequency,
+        Kind::Forecast,
     ];
 
     /// Whether such records may outlive a sealing key, and so must be rewrapped. The others expire within a
@@ -85,7 +97,10 @@ impl Kind {
             | Kind::PausedName
             | Kind::CredentialChoices
             | Kind::TokenHosts
-            | Kind::Counts => true,
+            | Kind::Counts
+            | Kind::TenantBlocks
+            | Kind::SignInFrequency
+            | Kind::Forecast => true,
             Kind::ConnectSession
             | Kind::State
             | Kind::AdminConsentSession

@@ -338,6 +338,30 @@ impl Metrics {
         }
     }
 
+    /// Sets for how many of an app's connections somebody will have to act, for this reason.
+    pub fn foreseen(&self, app: &AppName, reason: &'static str, connections: u64) {
+        let count = i64::try_from(connections).unwrap_or(i64::MAX);
+        self.all.forecast_connections.with(&[Label::App(app), Label::Word(reason)]).set(count);
+    }
+
+    /// An app is not looked at any more.
+    pub fn foreseen_gone(&self, app: &AppName, reasons: &[&'static str]) {
+        for reason in reasons {
+            self.all.forecast_connections.end(&[Label::App(app), Label::Word(reason)]);
+        }
+    }
+
+    /// Sets how many tenants block an app.
+    pub fn tenants_blocked(&self, app: &AppName, tenants: u64) {
+        let count = i64::try_from(tenants).unwrap_or(i64::MAX);
+        self.all.tenants_blocked.with(&[Label::App(app)]).set(count);
+    }
+
+    /// An app has no tenants any more.
+    pub fn tenants_gone(&self, app: &AppName) {
+        self.all.tenants_blocked.end(&[Label::App(app)]);
+    }
+
     /// Sets when a client credential expires; `None` if that is unknown, or it never does.
     pub fn credential_expiry(&self, app: &AppName, credential: &str, at: Option<Timestamp>) {
         self.expiries.set(Expiring::Credential(app.clone(), credential.to_owned()), at);

@@ -595,6 +595,7 @@ impl SimAuthority {
                     expires_in,
                     refresh_in: drawn(200).then_some(life / 2),
                     refresh_token: rotated.then(|| stamp.refresh_token()),
+                    refresh_token_ends_at: None,
                     scopes: words.map(|scope| scope.wire().to_owned()).collect(),
                     account: None,
                     remarks: Remarks::default(),

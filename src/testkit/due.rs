@@ -58,6 +58,7 @@ impl Refreshes for Counting {
                 expires_in: Duration::from_secs(10 * 3600),
                 refresh_in: None,
                 refresh_token: Some(RefreshToken::new(format!("next of {}", request.refresh_token.expose()))),
+                refresh_token_ends_at: None,
                 scopes: vec!["mail".into()],
                 account: None,
                 remarks: Remarks::default(),

@@ -28,6 +28,7 @@ async fn a_path_of_the_admin_api_takes_its_own_methods_and_no_others() {
         ("/admin/v1/reconnect-links", "POST"),
         ("/admin/v1/admin-consent-links", "POST"),
         ("/admin/v1/apps", "GET"),
+        ("/admin/v1/forecast", "GET"),
         ("/admin/v1/credentials", "GET"),
         ("/admin/v1/apps/outlook/credentials/verify", "POST"),
         ("/admin/v1/apps/outlook/credentials/a/verify", "POST"),
@@ -155,6 +156,17 @@ async fn the_admin_listener_serves_its_document_and_every_answer_fits_it() {
     ask("GET", &list, "/admin/v1/apps/outlook/connections", Value::Null, 200).await;
     ask("GET", &list, "/admin/v1/apps/outlook/connections?status=x", Value::Null, 400).await;
     ask("GET", &list, "/admin/v1/apps/nothing/connections", Value::Null, 404).await;
+    let forecast = "/admin/v1/forecast";
+    for (query, status) in [
+        ("", 200),
+        ("?days=366&app=outlook&tenant=t&cursor=outlook", 200),
+        ("?days=0", 400),
+        ("?days=seven", 400),
+        ("?cursor=outlook.x", 400),
+        ("?app=nothing", 404),
+    ] {
+        ask("GET", forecast, &format!("{forecast}{query}"), Value::Null, status).await;
+    }
     ask("GET", &of_connection, connection, Value::Null, 200).await;
     ask("GET", &format!("{of_connection}/explain"), &explain, Value::Null, 200).await;
     ask("POST", &of_connection, connection, Value::Null, 202).await;

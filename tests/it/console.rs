@@ -663,6 +663,7 @@ async fn what_a_page_shows_of_others_is_escaped_and_no_page_takes_anything_from_
         "/console/callers",
         "/console/keys",
         "/console/codes",
+        "/console/forecast",
         &format!("/console/revoke?app={evil}&tenant={evil}"),
         &format!("/console/{evil}"),
         &format!("/console/enter/{evil}"),

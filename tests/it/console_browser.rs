@@ -237,7 +237,11 @@ async fn every_page_can_be_read_by_everybody_on_every_screen() {
         chromium.go(&link);
         chromium.judged();
         chromium.click("form button");
-        for path in PAGES.into_iter().map(|(_, path)| path).chain(["/console/codes", "/console/sessions"]) {
+        for path in PAGES.into_iter().map(|(_, path)| path).chain([
+            "/console/codes",
+            "/console/forecast",
+            "/console/sessions",
+        ]) {
             chromium.go(&format!("{}{path}", scene.base));
             chromium.judged();
         }

@@ -61,6 +61,7 @@ mod evidence_acts;
 mod filling;
 mod first_service;
 mod floods;
+mod forecast;
 mod foresight;
 mod generated;
 mod guarded;

@@ -27,7 +27,17 @@ pub(super) const STATUS: &str = r#"
 "credentials": [{"id": "2026-11", "kind": "secret", "state": "in_use", "in_use": true,
 "since": "2026-11-20T08:00:00Z", "expires_at": "2027-05-01T00:00:00Z",
 "accepted_at": "2026-11-23T10:20:11Z", "last_used_at": "2026-11-23T10:20:11Z", "superseded_at": null,
-"promoted_at": null, "proven_by_use": false, "replicas": []}]}]}"#;
+"promoted_at": null, "proven_by_use": false, "replicas": []}]}], "tenants_blocked": [{"app": "outlook",
+"tenant": "34e60b8e-a5b5-43c9-a67e-a85b7dd8768b", "reason": "policy_blocked",
+"since": "2026-11-23T09:47:12Z", "connections": 412}]}"#;
+
+pub(super) const FORECAST: &str = r#"
+{"now": "2026-11-23T10:21:23Z", "until": "2026-11-30T10:21:23Z", "read": 1300, "rows": [{"app": "outlook",
+"tenant": "34e60b8e-a5b5-43c9-a67e-a85b7dd8768b", "reason": "sign_in_frequency", "acts": "user",
+"certainty": "likely", "from": "2026-11-24T06:10:02Z", "to": "2026-11-27T16:44:51Z", "connections": 118,
+"examples": ["user-4711", "user-4712", "user-5020"]}, {"app": "outlook", "reason": "credential_ends",
+"acts": "operator", "certainty": "certain", "from": "2026-11-29T00:00:00Z", "to": "2026-11-29T00:00:00Z",
+"connections": 0, "examples": [], "detail": "2026-05"}], "next_cursor": "outlook.dXNlci00NzEx"}"#;
 
 pub(super) const RELOAD: &[Example] = &[
     (

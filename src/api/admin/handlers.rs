@@ -1,13 +1,16 @@
 //! What each route of the admin API does.
 
+use std::time::Duration;
+
 use http::StatusCode;
 use serde::Serialize;
 
 use super::acts::{Acting, about};
 use super::wire::{
     AdminConsentLink, Adopted, ApiKey, ApiKeys, AppCredentials, Apps, ConsoleLink, CredentialChosen,
-    Credentials, Ending, Job, Keyring, PolicyDecision, ReconnectLink, Refreshing, Reload, Revoked,
-    Rewrapping, SealingKeyVerdict, Status, Store, TokenHost, Verified, VerifiedCredential, rule_key,
+    Credentials, Ending, Forecast, ForecastRow, Job, Keyring, PolicyDecision, ReconnectLink, Refreshing,
+    Reload, Revoked, Rewrapping, SealingKeyVerdict, Status, Store, TenantBlocked, TokenHost, Verified,
+    VerifiedCredential, rule_key,
 };
 use super::{AdminApi, Call, Operator, shapes};
 use crate::api::body::{self, AskedRevocation};
@@ -15,6 +18,7 @@ use crate::api::problem::{self, Problem};
 use crate::api::shapes::{ConnectionShape, ExplainShape, Reader, SessionPageShape};
 use crate::api::{code_of, list_request, no_content, page_shape};
 use crate::broker::Refusal;
+use crate::broker::forecast::ForecastRequest;
 use crate::broker::inspect::{ListRequest, Shown, Wish};
 use crate::broker::pause::PausedWhat;
 use crate::broker::revoke::Meant;
@@ -30,6 +34,10 @@ use crate::policy::Decision;
 use crate::relay::Asked;
 
 type Answer = Result<Response, Problem>;
+
+/// How many days a forecast looks ahead if nobody says, and at most: nothing that is known reaches further.
+const FORECAST_DAYS: u32 = 7;
+const MOST_FORECAST_DAYS: u32 = 366;
 
 impl AdminApi {
     fn act<'a>(&'a self, call: &Call<'a>) -> Acting<'a> {
@@ -50,6 +58,7 @@ impl AdminApi {
             notes: self.upkeep.notes(),
             last_reload: self.upkeep.last_reload().map(Reload::from),
             store: Some(Store::from(self.upkeep.store_lost())),
+            tenants_blocked: self.broker.blocked_tenants().iter().map(TenantBlocked::from).collect(),
             jobs: self.upkeep.jobs().iter().map(Job::from).collect(),
             ends_next: self.upkeep.endings().await.iter().map(Ending::from).collect(),
             apps: self.app_credentials().await,
@@ -184,6 +193,29 @@ impl AdminApi {
         })
     }
 
+    /// `GET /admin/v1/forecast`
+    pub(super) async fn forecast(&self, call: Call<'_>) -> Answer {
+        let given = |name: &'static str| call.query.value(name);
+        let app = given("app").map(AppName::parse).transpose();
+        let request = ForecastRequest {
+            app: app.map_err(|error| Problem::invalid("app", error.to_string()))?,
+            tenant: given("tenant").map(str::to_owned),
+            ahead: forecast_days(given("days"))?,
+            after: given("cursor")
+                .map(|cursor| self.broker.read_forecast_cursor(cursor))
+                .transpose()
+                .map_err(Problem::of)?,
+        };
+        let page = self.broker.forecast(&request).await.map_err(Problem::of)?;
+        ok(&Forecast {
+            next_cursor: page.next.as_ref().map(|next| self.broker.forecast_cursor(next)),
+            now: page.window.now.rfc3339(),
+            read: page.read as u64,
+            rows: page.rows.iter().map(ForecastRow::from).collect(),
+            until: page.window.until.rfc3339(),
+        })
+    }
+
     /// `GET …/connections/{connection}`
     pub(super) async fn show(&self, _: Call<'_>, key: &ConnectionKey) -> Answer {
         ok(&ConnectionShape::from(&self.shown(key).await?))
@@ -193,6 +225,7 @@ impl AdminApi {
     pub(super) async fn explain(&self, _: Call<'_>, key: &ConnectionKey) -> Answer {
         let shown = self.shown(key).await?;
         let explained = ExplainShape::new(&shown, &self.broker.attempts(&shown), Reader::Operator);
+        let explained = explained.with_tenant_block(self.broker.tenant_block_of(&shown).as_ref());
         ok(&explained.with_hand_outs(&self.broker.hand_outs(&shown)))
     }
 
@@ -325,6 +358,16 @@ impl AdminApi {
         self.events.keyring_act(who, admin, (act, Some(key)), code).await;
         ok(&SealingKeyVerdict { gone_by: gone_by.map(Timestamp::rfc3339), may, reasons })
     }
+}
+
+/// Reads how many days to look ahead.
+fn forecast_days(given: Option<&str>) -> Result<Duration, Problem> {
+    let days: Option<u32> = given.map_or(Some(FORECAST_DAYS), |days| days.parse().ok());
+    let days = days.filter(|days| (1..=MOST_FORECAST_DAYS).contains(days));
+    let days = days.ok_or_else(|| {
+        Problem::invalid("days", format!("must be a whole number from 1 to {MOST_FORECAST_DAYS}"))
+    })?;
+    Ok(Duration::from_secs(u64::from(days) * 86_400))
 }
 
 fn revoked(Meant { connections, complete }: Meant, at: Option<Timestamp>) -> Revoked {

@@ -3,16 +3,18 @@
 use std::collections::BTreeMap;
 
 use super::wire::{
-    ApiKey, AppCredentials, ClientCredential, CredentialElsewhere, Ending, Job, Keyring, Rejection, Reload,
-    Replica, Rewrap, SealingKey, Store, VerifiedCredential,
+    ApiKey, AppCredentials, ClientCredential, CredentialElsewhere, Ending, ForecastRow, Job, Keyring,
+    Rejection, Reload, Replica, Rewrap, SealingKey, Store, TenantBlocked, VerifiedCredential,
 };
 use crate::api::upkeep::{self, JobReport, Reloaded, StoreLost};
 use crate::authority::CredentialReport;
 use crate::broker::credentials::{self, Heard};
 use crate::broker::replicas;
 use crate::broker::rewrap::{Progress, ShownKeyring};
+use crate::broker::tenant_blocks::BlockedTenant;
 use crate::callers::KeyUse;
 use crate::domain::choice::View;
+use crate::domain::forecast;
 use crate::domain::id::AppName;
 use crate::domain::time::Timestamp;
 
@@ -121,6 +123,35 @@ impl From<Option<StoreLost>> for Store {
 impl From<&upkeep::Ending> for Ending {
     fn from(one: &upkeep::Ending) -> Self {
         Ending { ends_at: text(one.at), id: one.id.clone(), of: one.of.clone(), what: one.what.to_owned() }
+    }
+}
+
+impl From<&BlockedTenant> for TenantBlocked {
+    fn from(one: &BlockedTenant) -> Self {
+        TenantBlocked {
+            app: one.app.clone(),
+            connections: one.block.connections,
+            reason: one.block.reason.as_str().to_owned(),
+            since: one.block.since.rfc3339(),
+            tenant: one.tenant.clone(),
+        }
+    }
+}
+
+impl From<&forecast::Row> for ForecastRow {
+    fn from(row: &forecast::Row) -> Self {
+        ForecastRow {
+            acts: row.reason.acts().to_owned(),
+            app: row.app.clone(),
+            certainty: row.certainty.as_str().to_owned(),
+            connections: row.connections,
+            detail: row.detail.clone(),
+            examples: row.examples.clone(),
+            from: row.from.rfc3339(),
+            reason: row.reason.as_str().to_owned(),
+            tenant: row.tenant.clone(),
+            to: row.to.rfc3339(),
+        }
     }
 }
 

@@ -165,6 +165,26 @@ pub(super) const TABLE: &[Route<AdminApi>] = &[
     },
     Route {
         method: "GET",
+        path: "/admin/v1/forecast",
+        handler: Run::Plain(|api, call| Box::pin(api.forecast(call))),
+        permission: Permission::Operates,
+        effect: Effect::Reads("forecast"),
+        doc: Doc {
+            id: "forecast",
+            tag: "connections",
+            summary: "Who will have to act, why and when, as far as can be known",
+            description: "By app and tenant, from the connections that are read in 40 ms. Go on while there \
+             is a `next_cursor`, and put rows together that differ in their times, numbers and examples \
+             alone. A connection that must already be signed in again is in no row.",
+            query: &["session_app", "tenant", "days", "cursor"],
+            answer: (200, "A part of the forecast."),
+            content: Some(Content::one("Forecast", examples::FORECAST)),
+            problems: &[(404, "AppNotFound")],
+            ..Doc::PLAIN
+        },
+    },
+    Route {
+        method: "GET",
         path: "/admin/v1/apps/{app}/connections/{connection}/explain",
         handler: Run::Connection(|api, call, key| Box::pin(api.explain(call, key))),
         permission: Permission::Operates,

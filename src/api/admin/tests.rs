@@ -99,6 +99,7 @@ fn the_types_of_the_wire_have_the_members_of_the_examples() {
     }
     let each = |examples: &[Example], check: fn(&str)| examples.iter().for_each(|one| check(one.2));
     in_order::<wire::Status>(examples::STATUS);
+    in_order::<wire::Forecast>(examples::FORECAST);
     in_order::<wire::Adopted>(examples::ADOPTED);
     in_order::<wire::Apps>(examples::APPS);
     in_order::<wire::ConsoleLink>(examples::CONSOLE_LINK);

@@ -28,6 +28,8 @@ pub struct Status {
     pub now: String,
     /// Whether the store answers. None from a daemon that does not say.
     pub store: Option<Store>,
+    /// The tenants that block an app.
+    pub tenants_blocked: Vec<TenantBlocked>,
     /// The daemon's version.
     pub version: String,
     /// What readiness waits for.
@@ -46,6 +48,67 @@ pub struct Ending {
     pub of: String,
     /// What kind.
     pub what: String,
+}
+
+/// A tenant that blocks an app.
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct TenantBlocked {
+    /// The app.
+    pub app: String,
+    /// How many connections were refused; at least so many are blocked.
+    pub connections: u64,
+    /// Why.
+    pub reason: String,
+    /// Since when.
+    pub since: String,
+    /// The tenant; empty where the authority has none.
+    pub tenant: String,
+}
+
+/// `GET /admin/v1/forecast`
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Forecast {
+    /// Where the next page begins; none on the last.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub next_cursor: Option<String>,
+    /// The daemon's clock.
+    pub now: String,
+    /// Connections that were read for this page.
+    pub read: u64,
+    /// What is foreseen, those first that come first.
+    pub rows: Vec<ForecastRow>,
+    /// How far it looks.
+    pub until: String,
+}
+
+/// Connections of one app and tenant of which the same is foreseen.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ForecastRow {
+    /// Who can do something about it: `user`, `administrator` or `operator`.
+    pub acts: String,
+    /// The app.
+    pub app: String,
+    /// `certain`, `likely` or `possible`.
+    pub certainty: String,
+    /// How many connections; 0 where it is the whole app.
+    pub connections: u64,
+    /// Which policy, or which credential.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub detail: Option<String>,
+    /// Some of their names.
+    pub examples: Vec<String>,
+    /// At the earliest.
+    pub from: String,
+    /// Why.
+    pub reason: String,
+    /// The tenant, where there is one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tenant: Option<String>,
+    /// At the latest.
+    pub to: String,
 }
 
 /// A job and its last run.

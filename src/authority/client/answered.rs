@@ -66,6 +66,7 @@ impl Tokens {
                 success.refresh_in
             },
             refresh_token: success.refresh_token,
+            refresh_token_ends_at: success.refresh_token_expires_in.map(|life| requested_at.plus(life)),
             scopes: success.scopes.unwrap_or_else(|| asked.to_words()),
             account,
             remarks: Remarks { rules, answer: ids },

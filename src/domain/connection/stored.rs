@@ -4,7 +4,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::standing::{NextTry, Reason, Standing, Verdict};
-use super::{Attempt, Profile, SignIn, Status};
+use super::{Attempt, Profile, SignIn, StatedEnd, Status};
 use crate::domain::account::Account;
 use crate::domain::time::Timestamp;
 use crate::domain::verdict::ReauthReason;
@@ -44,6 +44,8 @@ pub(super) struct Stored {
     /// this member, guess it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     paused_under: Option<Status>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    stated_end: Option<StatedEnd>,
 }
 
 impl From<Stored> for Profile {
@@ -86,6 +88,7 @@ impl From<Stored> for Profile {
             sign_in: stored.sign_in,
             labels: stored.labels,
             renewals: stored.renewals,
+            stated_end: stored.stated_end,
         }
     }
 }
@@ -114,6 +117,7 @@ impl From<Profile> for Stored {
             sign_in: profile.sign_in,
             labels: profile.labels,
             renewals: profile.renewals,
+            stated_end: profile.stated_end,
         }
     }
 }

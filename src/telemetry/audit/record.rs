@@ -64,6 +64,9 @@ pub enum Action {
     Deleted,
     /// An admin consent session was made or ended.
     AdminConsent,
+    /// A tenant began or ceased to block an app; `reason` says why it does, `change` in `detail` which of
+    /// the two.
+    TenantBlock,
     /// Any other administrative act; `detail` says which.
     Admin,
     /// Configuration or secrets were read again.
@@ -90,6 +93,7 @@ impl Action {
             Action::Read => "read",
             Action::Deleted => "deleted",
             Action::AdminConsent => "admin_consent",
+            Action::TenantBlock => "tenant_block",
             Action::Admin => "admin",
             Action::Reloaded => "reloaded",
             Action::Started => "started",

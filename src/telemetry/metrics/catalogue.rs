@@ -72,6 +72,11 @@ metrics! {
         /// Connections by status, as far as they are known: kept by the replicas, and corrected by a slow
         /// walk.
         connections: IntGauges["app", "status"],
+        /// Connections for which somebody will have to act within seven days, by reason, as the last walk
+        /// over all connections foresaw; a connection may count under several reasons.
+        forecast_connections: IntGauges["app", "reason"],
+        /// Tenants that block the app: many of their connections are refused for one reason, and none works.
+        tenants_blocked: IntGauges["app"],
         /// Seconds until a client credential expires; negative once it has.
         credential_expiry_seconds: Gauges["app", "credential"],
         /// 1 for a client secret of which nobody said when it expires: no alert will come before it does.

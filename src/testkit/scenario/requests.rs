@@ -129,6 +129,7 @@ impl Cluster {
             expires_in: life,
             refresh_in: None,
             refresh_token: None,
+            refresh_token_ends_at: None,
             scopes: words.clone(),
             account: None,
             remarks: Remarks::default(),

@@ -223,6 +223,7 @@ mod tests {
                 counts: Counted::NotYet,
                 traffic: None,
                 open_breakers: Vec::new(),
+                forecast: None,
                 now: at(0),
             };
             view.status.last_reload = accepted.map(|seconds| Reload {

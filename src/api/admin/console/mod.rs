@@ -16,6 +16,7 @@
 mod charts;
 mod connection;
 mod connections;
+mod forecast;
 mod forms;
 mod guard;
 mod layout;
@@ -348,6 +349,9 @@ impl Console {
                 let body = html! { (done(value("done"))) (own_sessions::page(met, &own, now)) };
                 (Tab::Overview, "Your sessions".to_owned(), body)
             }
+            "/console/forecast" => {
+                (Tab::Overview, "Forecast".to_owned(), forecast::page(&self.api.broker, now).await?)
+            }
             "/console/codes" => (Tab::Overview, "Codes".to_owned(), pages::codes()),
             "/console/revoke" => {
                 let target = forms::target(&query);
@@ -386,7 +390,8 @@ impl Console {
         };
         let traffic = self.look(now, self.api.upkeep.traffic());
         let open_breakers = self.api.broker.open_breakers();
-        Overview { status: self.api.status_now().await, counts, traffic, open_breakers, now }
+        let forecast = forecast::kept(&self.api.broker, &counts).await;
+        Overview { status: self.api.status_now().await, counts, traffic, open_breakers, forecast, now }
     }
 
     /// Keeps a look at the counters, and returns what happened since the oldest that is kept.
@@ -438,7 +443,9 @@ impl Console {
         let shown = self.api.shown(key).await?;
         let attempts = self.api.broker.attempts(&shown);
         let hand_outs = self.api.broker.hand_outs(&shown);
-        let advice = ExplainShape::new(&shown, &attempts, Reader::Operator).into_advice();
+        let block = self.api.broker.tenant_block_of(&shown);
+        let explained = ExplainShape::new(&shown, &attempts, Reader::Operator);
+        let advice = explained.with_tenant_block(block.as_ref()).into_advice();
         Ok(connection::Known { shown, attempts, hand_outs, advice, now })
     }
 

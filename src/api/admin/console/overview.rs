@@ -11,6 +11,7 @@ use crate::api::admin::wire::{ClientCredential, Ending, Status};
 use crate::api::problem::meaning;
 use crate::api::upkeep::Traffic;
 use crate::broker::inspect::{Counts, STATUSES};
+use crate::domain::forecast::Summary;
 use crate::domain::time::Timestamp;
 use crate::domain::verdict::Disposition;
 use crate::refresh::OpenBreaker;
@@ -24,6 +25,8 @@ pub(super) struct Overview {
     pub(super) counts: Counted,
     pub(super) traffic: Option<Between>,
     pub(super) open_breakers: Vec<OpenBreaker>,
+    /// What the last walk over all connections foresaw, if it is known.
+    pub(super) forecast: Option<Summary>,
     pub(super) now: Timestamp,
 }
 
@@ -83,7 +86,8 @@ pub(super) fn region(view: &Overview) -> Markup {
         }
         (connections(view))
         (refusals(view))
-        (trouble(&view.open_breakers))
+        (trouble(view))
+        (foreseen(view))
         (notes(&view.status, view.now))
         section.card {
             h2 { "Secrets that end" }
@@ -239,27 +243,68 @@ fn refusals(view: &Overview) -> Markup {
     }
 }
 
-/// The tenants for which the authority is not called.
-fn trouble(open_breakers: &[OpenBreaker]) -> Markup {
+/// The tenants for which the authority is not called, and those that block the app.
+fn trouble(view: &Overview) -> Markup {
+    let (open_breakers, blocked) = (&view.open_breakers, &view.status.tenants_blocked);
+    let link = |app: &str, tenant: &str| {
+        html! {
+            a href=(href("/console/connections", &[("app", app), ("tenant", tenant)])) { (tenant) }
+        }
+    };
     html! {
-        @if !open_breakers.is_empty() { section.card {
+        @if !open_breakers.is_empty() || !blocked.is_empty() { section.card {
             h2 { "Tenants with trouble" }
-            p.soft { "The authority failed for them, or asked to wait. A call tries again from time to "
-                "time, and tokens that live are served." }
+            @if !blocked.is_empty() {
+                p.soft { "A tenant that blocks the app is its administrator's to mend. One connection tries "
+                    "for all of it, and all are tried at once when it works." }
+            }
+            @if !open_breakers.is_empty() {
+                p.soft { "Where the authority failed, or asked to wait, a call tries again from time to "
+                    "time. Tokens that live are served." }
+            }
             div.scroll { table.stack {
                 (head(&["App", "Tenant", "Why"]))
-                tbody { @for one in open_breakers { tr {
-                    td.name data-label="App" { (one.app) }
-                    td.name data-label="Tenant" { @match one.tenant.as_deref() {
-                        None => (tag(Mood::Bad, "all of them")),
-                        Some("") => "not known",
-                        Some(tenant) => a href=(href("/console/connections",
-                            &[("app", one.app.as_str()), ("tenant", tenant)])) { (tenant) },
+                tbody {
+                    @for one in blocked { tr {
+                        td.name data-label="App" { (one.app) }
+                        td.name data-label="Tenant" { @match one.tenant.as_str() {
+                            "" => "all users",
+                            tenant => (link(&one.app, tenant)),
+                        } }
+                        td.name data-label="Why" { (tag(Mood::Bad, &one.reason.replace('_', " "))) " since "
+                            (when_text(Some(&one.since), view.now, "")) ", "
+                            (number(one.connections)) " connections at least" }
                     } }
-                    td.name data-label="Why" { (one.why) }
-                } } }
+                    @for one in open_breakers { tr {
+                        td.name data-label="App" { (one.app) }
+                        td.name data-label="Tenant" { @match one.tenant.as_deref() {
+                            None => (tag(Mood::Bad, "all of them")),
+                            Some("") => "not known",
+                            Some(tenant) => (link(one.app.as_str(), tenant)),
+                        } }
+                        td.name data-label="Why" { (one.why) }
+                    } }
+                }
             } }
         } }
+    }
+}
+
+/// For how many connections somebody will have to act soon.
+fn foreseen(view: &Overview) -> Markup {
+    let Some(forecast) = view.forecast.as_ref().filter(|forecast| !forecast.rows.is_empty()) else {
+        return html! {};
+    };
+    html! {
+        section.card {
+            h2 { "Who will have to act within a week" }
+            ul { @for (app, reason, count) in &forecast.totals {
+                li { strong { (app) } ": " (reason.as_str().replace('_', " "))
+                    @if *count > 0 { ", " (number(*count)) " connections" } }
+            } }
+            p.soft { a href="/console/forecast" { "By tenant, and how sure it is" } ", as of "
+                (when_text(Some(&forecast.walked_at.rfc3339()), view.now, "")) "." }
+        }
     }
 }
 
@@ -312,7 +357,8 @@ fn endings(all: &[Ending], now: Timestamp) -> Markup {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::api::admin::wire::{AppCredentials, Rejection, Store};
+    use crate::api::admin::wire::{AppCredentials, Rejection, Store, TenantBlocked};
+    use crate::domain::forecast::{Certainty, Reason, Row, Rows};
 
     fn traffic(tokens: &[(&str, u64)], authority: &[(&str, u64)]) -> Traffic {
         let counts =
@@ -324,7 +370,14 @@ mod tests {
         let (then, now) = (Timestamp::from_unix_seconds(1_000), Timestamp::from_unix_seconds(1_060));
         let between = Between::of(then, &Traffic::default(), &traffic(&[("ok", 7)], authority));
         let status = Status { version: "0.1.0".to_owned(), ..Status::default() };
-        Overview { status, counts: Counted::NotYet, traffic: between, open_breakers: Vec::new(), now }
+        Overview {
+            status,
+            counts: Counted::NotYet,
+            traffic: between,
+            open_breakers: Vec::new(),
+            forecast: None,
+            now,
+        }
     }
 
     #[test]
@@ -390,6 +443,43 @@ mod tests {
             vec![open(None, "the app is rejected"), open(Some("a-tenant"), "<b>503</b>")];
         let text = region(&troubled).into_string();
         for part in ["all of them", "the app is rejected", "tenant=a-tenant", "&lt;b&gt;503"] {
+            assert!(text.contains(part), "{part} in {text}");
+        }
+    }
+
+    #[test]
+    fn a_tenant_that_blocks_and_what_is_foreseen_have_their_rows() {
+        let mut known = view(&[]);
+        known.status.tenants_blocked = vec![TenantBlocked {
+            app: "outlook".to_owned(),
+            connections: 1234,
+            reason: "policy_blocked".to_owned(),
+            since: Timestamp::from_unix_seconds(1_000).rfc3339(),
+            tenant: "<t>".to_owned(),
+        }];
+        assert!(!region(&known).into_string().contains("within a week"));
+        let mut rows = Rows::new();
+        rows.insert(Row {
+            app: "outlook".to_owned(),
+            tenant: None,
+            reason: Reason::SignInFrequency,
+            certainty: Certainty::Likely,
+            from: Timestamp::from_unix_seconds(2_000),
+            to: Timestamp::from_unix_seconds(3_000),
+            connections: 77,
+            examples: vec![],
+            detail: None,
+        });
+        known.forecast = Some(rows.summary(Timestamp::from_unix_seconds(1_000), 9));
+        let text = region(&known).into_string();
+        for part in [
+            "policy blocked",
+            "1,234 connections at least",
+            "tenant=%3Ct%3E",
+            "sign in frequency",
+            "77 connections",
+            "/console/forecast",
+        ] {
             assert!(text.contains(part), "{part} in {text}");
         }
     }
