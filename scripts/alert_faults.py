@@ -311,6 +311,42 @@ def reauthorization(world) -> Iterator[None]:
     yield
 
 
+@row("TokenwardTenantBlocked", "Conditional Access of one tenant blocks its users", "it does not any more",
+     beside=("TokenwardConnectionsBlocked",), why="its connections are blocked, and are many")
+def tenant_blocked(world) -> Iterator[None]:
+    tenant = world.names[40].split("/")[0]
+    names = [name for name in world.names if name.startswith(f"{tenant}/")]
+    for name in names:
+        world.emulator("POST", f"users/{world.user(name)}/revoke", {"kind": "conditional_access"})
+    for name in names:
+        world.report_refused(name)
+    yield
+    for name in names:
+        world.emulator("POST", f"users/{world.user(name)}/restore", {})
+    world.replicas[0].command("connections", "refresh", "outlook", names[0])
+    yield
+
+
+@row("TokenwardSignInsAhead", "one tenant ends the grants of three users by their age, and fifteen users sign in there anew",
+     "the fifteen are deleted")
+def sign_ins_ahead(world) -> Iterator[None]:
+    tenant = world.names[60].split("/")[0]
+    names = [name for name in world.names if name.startswith(f"{tenant}/")]
+    for name in names[:3]:
+        world.emulator("POST", f"users/{world.user(name)}/revoke", {"kind": "sign_in_frequency"})
+    for name in names[:3]:
+        world.report_refused(name)
+    for name in names[:3]:
+        world.connect("outlook", name, world.user(name))
+    anew = [f"{tenant}/anew{number}" for number in range(15)]
+    for name in anew:
+        world.connect("outlook", name, world.user(names[0]))
+    yield
+    for name in anew:
+        world.replicas[0].command("connections", "delete", "outlook", name, "--yes")
+    yield
+
+
 # ---- the authority
 
 @row("TokenwardAuthorityErrors", "the authority answers every request for a token with 503", "it answers again",
