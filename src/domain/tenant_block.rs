@@ -16,6 +16,8 @@ use super::verdict::BlockReason;
 const MANY: usize = 3;
 /// Within which time.
 const WITHIN: Duration = Duration::from_secs(600);
+/// A success this soon after a block began may be from before it.
+const SETTLED_AFTER: Duration = Duration::from_secs(60);
 /// A block that no refusal has shown for so long is over. (A blocked connection is tried once an hour, while
 /// there is one.)
 const FORGOTTEN_AFTER: Duration = Duration::from_secs(3 * 86_400);
@@ -46,7 +48,8 @@ fn enough(reason: BlockReason) -> usize {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Refusals {
     reason: BlockReason,
-    /// Marks of different connections, as many as are needed.
+    /// Marks of different connections that were not blocked before, as many as are needed. (One that is tried
+    /// again and is still refused is no sign of a new block.)
     marks: BTreeSet<String>,
     /// Connections that were not blocked before.
     newly: u64,
@@ -74,7 +77,7 @@ impl News {
         }
         let refusals = self.refusals.get_or_insert_with(none);
         refusals.newly += u64::from(is_new);
-        if refusals.marks.len() < enough(reason) {
+        if is_new && refusals.marks.len() < enough(reason) {
             refusals.marks.insert(mark(connection));
         }
     }
@@ -175,7 +178,8 @@ impl Blocks {
     pub fn tell(&mut self, (app, tenant): &Part, news: &News, now: Timestamp) -> Vec<Edge> {
         let edge = |change| Edge { app: app.clone(), tenant: tenant.clone(), change };
         let is_known = self.standing(app, tenant).is_some();
-        if !is_known && (news.refusals.is_none() || !self.has_room()) {
+        let has_marks = news.refusals.as_ref().is_some_and(|refusals| !refusals.marks.is_empty());
+        if !is_known && (!has_marks || !self.has_room()) {
             return Vec::new();
         }
         let tenants = self.apps.entry(app.to_string()).or_default();
@@ -184,9 +188,9 @@ impl Blocks {
         if news.worked {
             standing.suspicion = None;
         }
-        if news.lifted {
-            edges.extend(standing.block.take().map(|block| edge(Change::Recovered(block))));
-        }
+        let is_over =
+            |block: &mut Block| news.lifted || (news.worked && now.since(block.since) >= SETTLED_AFTER);
+        edges.extend(standing.block.take_if(is_over).map(|block| edge(Change::Recovered(block))));
         if let Some(refusals) = &news.refusals {
             edges.extend(standing.refused(refusals, now).map(|block| edge(Change::Blocked(block))));
         }
@@ -277,7 +281,7 @@ impl Standing {
         suspicion.marks.extend(refusals.marks.iter().cloned());
         suspicion.connections = suspicion.connections.saturating_add(refusals.newly);
         if suspicion.marks.len() < enough(refusals.reason) {
-            self.suspicion = Some(suspicion);
+            self.suspicion = Some(suspicion).filter(|suspicion| !suspicion.marks.is_empty());
             return None;
         }
         let shown = u64::try_from(suspicion.marks.len()).unwrap_or(u64::MAX);
@@ -357,7 +361,7 @@ mod tests {
     }
 
     #[test]
-    fn it_ends_when_a_blocked_connection_works_or_when_nothing_shows_it_any_more() {
+    fn it_ends_when_a_connection_works_or_when_nothing_shows_it_any_more() {
         let mut blocks = Blocks::default();
         blocks.tell(&part("t"), &refused(0..3, POLICY), at(0));
         assert_eq!(words(&blocks.tell(&part("t"), &refused(3..50, POLICY), at(10))), [""; 0]);
@@ -365,11 +369,19 @@ mod tests {
             blocks.all().map(|(_, tenant, block)| (tenant, block.connections)).collect::<Vec<_>>(),
             [("t", 50)]
         );
-        // A user whom the policy leaves out says nothing about the others.
-        assert_eq!(words(&blocks.tell(&part("t"), &worked(false), at(20))), [""; 0]);
+        // This may be from before the block.
+        assert_eq!(words(&blocks.tell(&part("t"), &worked(false), at(59))), [""; 0]);
         assert_eq!(words(&blocks.tell(&part("t"), &worked(true), at(30))), ["recovered policy_blocked 50"]);
         assert_eq!(words(&blocks.tell(&part("t"), &worked(true), at(40))), [""; 0], "once");
         assert_eq!(blocks, Blocks { apps: BTreeMap::from([("outlook".to_owned(), BTreeMap::new())]) });
+
+        // The policy leaves a user out: so it is not the tenant's. Who stays blocked does not make it that.
+        blocks.tell(&part("t"), &refused(0..3, POLICY), at(0));
+        assert_eq!(words(&blocks.tell(&part("t"), &worked(false), at(60))), ["recovered policy_blocked 3"]);
+        let mut again = News::default();
+        (0..9).for_each(|number| again.refused(&name(number), POLICY, false));
+        assert_eq!(words(&blocks.tell(&part("t"), &again, at(70))), [""; 0]);
+        assert_eq!(blocks.watched().count(), 0);
 
         blocks.tell(&part("t"), &refused(0..3, POLICY), at(0));
         blocks.tell(&part("u"), &refused([0], POLICY), at(0));

@@ -1,6 +1,8 @@
 //! Who will have to sign in again is foreseen, with how sure that is; and a tenant that blocks an app is one
 //! thing, on every replica.
 
+#![expect(clippy::print_stdout, reason = "a test says in how many pages its connections came")]
+
 use std::time::Duration;
 
 use entra_emulator::RevokeKind;
@@ -9,6 +11,7 @@ use serde_json::{Value, json};
 use tokenward::domain::time::{Clock, Timestamp};
 use tokenward::system::SystemClock;
 
+use crate::filling;
 use crate::http_client::{Answer, request_unix};
 use crate::status::{err, out};
 use crate::world::{ALICE, BOB, Kept, Plan, Process, World, text, until};
@@ -145,6 +148,34 @@ async fn who_must_sign_in_again_is_foreseen_by_app_and_tenant() {
     world.stop_and_restart().await;
     let figure = "tokenward_forecast_connections{app=\"outlook\",reason=\"grant_idle\"} 3";
     world.until(figure, async || world.metrics().await.contains(figure)).await;
+}
+
+/// Many connections come by pages, each of which reads for a moment; together they say of each once.
+#[tokio::test]
+async fn of_many_connections_each_counts_once_however_the_pages_fall() {
+    const MANY: usize = 3000;
+    let world = Plan::default().kept(Kept::Redis).start().await;
+    world.connect("one", BOB).await;
+    let redis = world.redis.as_ref().expect("Redis");
+    filling::fill(redis, world.folder.path(), MANY, filling::TENANT, &[]);
+    world.pass(DAY * 85);
+    let rows = world.foreseen_at("", "days=7").await;
+    let of_many = |row: &&Value| row["tenant"] == filling::TENANT;
+    let counted: u64 =
+        rows.iter().filter(of_many).map(|row| row["connections"].as_u64().expect("a number")).sum();
+    println!("{MANY} connections came in {} rows", rows.len());
+    assert_eq!(counted, MANY as u64, "{rows:?}");
+    let printed: Value = serde_json::from_str(&out(&world.asked(&["forecast", "--json"]))).expect("JSON");
+    assert_eq!(printed["read"], MANY + 1);
+    let mut all: Vec<_> = printed["rows"].as_array().expect("rows").iter().map(words).collect();
+    all.sort();
+    let expected = [
+        row(filling::TENANT, "grant_idle", "likely", MANY as u64),
+        row(BOBS_TENANT, "grant_idle", "likely", 1),
+    ];
+    assert_eq!(all, expected);
+    let examples = printed["rows"].as_array().expect("rows").iter().map(|row| row["examples"].as_array());
+    assert!(examples.flatten().all(|names| names.len() <= 3), "{printed}");
 }
 
 /// One replica sees grants end by the age of their sign-in; the other foresees the next one.
