@@ -2,6 +2,7 @@
 
 mod crowd;
 mod damage;
+mod handles;
 mod relayed;
 mod routine;
 mod strangers;
@@ -22,6 +23,7 @@ use crate::domain::account::Account;
 use crate::domain::auth_method::AuthMethod;
 use crate::domain::cause::Cause;
 use crate::domain::connection::Status;
+use crate::domain::handle::HandleId;
 use crate::domain::id::{AppName, CallerName, ConnectionKey, ConnectionName, SessionId};
 use crate::domain::revocation::Revocation;
 use crate::domain::tenant_block::{Change, Edge};
@@ -39,6 +41,7 @@ use crate::telemetry::metrics::{CacheResult, LeaseResult, Metrics, TokenRequestH
 use crate::telemetry::sampler::Sampler;
 use crate::telemetry::session_mark::SessionMark;
 
+pub use handles::HandleMade;
 pub use relayed::{
     BatchParts, CALLER_GONE, RELAY_OUTCOMES, RESOURCE_FULL, RelayRecord, Relaying, TURN_OUTCOMES, TurnWait,
 };
@@ -80,9 +83,18 @@ pub struct Who<'a> {
     pub dialect: &'static str,
     /// How the sender proved who it is; `None` for a stranger.
     pub method: Option<AuthMethod>,
+    /// The handle that was presented, if it was one of ours.
+    pub handle: Option<&'a HandleId>,
 }
 
-impl Who<'_> {
+impl<'a> Who<'a> {
+    /// Adds the handle that was presented.
+    #[must_use]
+    pub fn with_handle(mut self, handle: Option<&'a HandleId>) -> Self {
+        self.handle = handle;
+        self
+    }
+
     /// Adds how the sender proved who it is.
     #[must_use]
     pub fn proven_by(mut self, method: AuthMethod) -> Self {
@@ -210,6 +222,9 @@ impl Events {
             self.metrics.expect_caller(&caller.name);
             for rule in caller.policy.rules() {
                 self.handles(&rule.app, &caller.name, NATIVE);
+                if !rule.relay.is_empty() {
+                    self.metrics.expect_handles(&rule.app, &caller.name);
+                }
             }
         }
     }
@@ -497,6 +512,7 @@ impl Events {
         let mut event = kind.record(self.clock.now()).from_request(who.origin, who.request_id);
         event.door = Some(door(who));
         event.reason = Some(stranger.reason());
+        event.detail.extend(handle_of(who));
         event.app = app.cloned();
         if self.audit.note(event) == Noted::NoRoom {
             self.strangers.leave_out(kind, who.origin, self.clock.monotonic());
@@ -936,7 +952,13 @@ fn draft(at: Timestamp, who: Who<'_>, action: Action, outcome: &'static str) -> 
     let mut event = AuditEvent::new(at, action, outcome).from_request(who.origin, who.request_id);
     event.method = who.method.map(AuthMethod::as_str);
     event.door = Some(door(who));
+    event.detail.extend(handle_of(who));
     Draft(event)
+}
+
+/// The member of a record that names the handle which was presented.
+fn handle_of(who: Who<'_>) -> Option<(&'static str, String)> {
+    who.handle.map(|handle| ("handle", handle.to_string()))
 }
 
 /// The record of a token that is handed out.

@@ -11,6 +11,7 @@ use percent_encoding::percent_decode_str;
 use super::problem::Problem;
 use super::relayed::holds_key;
 use super::routes::{Api, Effect, Found, find, find_relayed};
+use crate::domain::handle;
 use crate::listener::{BadPairs, Pairs, segments};
 
 /// A request's URL, as its API reads it.
@@ -110,7 +111,7 @@ fn shows_credential(
     segments: Option<&[Cow<'_, str>]>,
     parameters: &[(Cow<'_, str>, Cow<'_, str>)],
 ) -> bool {
-    let is_key = |text: &str| KEY.find(text.as_bytes()).is_some();
+    let is_key = |text: &str| KEY.find(text.as_bytes()).is_some() || handle::is_in(text);
     let is_name = |name: &str| SECRET_PARAMETERS.contains(&&*name.to_ascii_lowercase());
     let in_path = match segments {
         // What has no escape is as it was sent.

@@ -15,6 +15,7 @@ use crate::broker::ConsentState;
 use crate::broker::confirm::Confirmation;
 use crate::broker::connect::NewSession;
 use crate::domain::account::{AccountId, tenant_id};
+use crate::domain::handle::HandleId;
 use crate::domain::id::{AppName, ConnectionKey, ConnectionName};
 use crate::domain::label;
 use crate::domain::revocation::Revocation;
@@ -96,6 +97,8 @@ pub(super) fn link_wanted(bytes: Bytes) -> Result<ConnectionKey, Problem> {
 /// What is to be revoked, and how.
 pub(super) struct AskedRevocation {
     pub(super) revocation: Revocation,
+    /// A handle alone, and nothing else.
+    pub(super) handle: Option<HandleId>,
     /// Though it names nothing that is known.
     pub(super) even_if_unknown: bool,
     /// It is only to be said what it would mean.
@@ -104,14 +107,19 @@ pub(super) struct AskedRevocation {
 
 /// `POST /admin/v1/revocations`, as of `now`.
 pub(super) fn revocation(bytes: Bytes, now: Timestamp) -> Result<AskedRevocation, Problem> {
-    let wire::Revocation { app, tenant, caller, even_if_unknown, dry_run } = parse(&bytes)?;
+    let wire::Revocation { app, tenant, caller, handle, even_if_unknown, dry_run } = parse(&bytes)?;
+    let handle = handle.as_deref().map(HandleId::parse).transpose();
+    let handle = handle.map_err(|error| Problem::invalid("handle", error.to_string()))?;
     let tenant = tenant.as_deref().map(tenant_id).transpose();
     let tenant = tenant.map_err(|error| Problem::invalid("tenant", error.to_string()))?;
     if caller.as_deref() == Some("") {
         return Err(Problem::invalid("caller", "is empty"));
     }
     let revocation = Revocation { app, tenant, caller, at: now };
-    Ok(AskedRevocation { revocation, even_if_unknown, dry_run })
+    if handle.is_some() && revocation.names_something() {
+        return Err(Problem::invalid("handle", "stands alone: it is ended, and nothing else"));
+    }
+    Ok(AskedRevocation { revocation, handle, even_if_unknown, dry_run })
 }
 
 #[derive(Deserialize)]

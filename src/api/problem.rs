@@ -312,6 +312,8 @@ impl Problem {
             | Refusal::AuthorityUnclear { answer }
             | Refusal::AppCredentialRejected { answer }
             | Refusal::AppRejected { answer } => return problem.answer(answer),
+            // Only who brings a handle is told so.
+            Refusal::HandleEnded => problem.more.brought_credential = true,
             Refusal::Forbidden { .. }
             | Refusal::AppNotFound
             | Refusal::ConnectionNotFound

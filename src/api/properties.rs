@@ -133,7 +133,7 @@ pub fn a_credential_is_the_one_that_was_brought(input: &[u8]) {
     match super::credential(&headers, &peer) {
         // A header decides alone.
         Some(Credential::UnixPeer { uid }) => assert!(headers.is_empty() && uid == 1001),
-        Some(Credential::ApiKey(text) | Credential::Jwt(text)) => {
+        Some(Credential::ApiKey(text) | Credential::Jwt(text) | Credential::Handle(text)) => {
             let value = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
             let value = value.expect("it was read");
             assert_eq!(headers.len(), 1, "one of two decides");

@@ -3,6 +3,7 @@
 use percent_encoding::percent_decode_str;
 
 use crate::callers::api_key::PresentedKey;
+use crate::domain::handle;
 use crate::domain::id::ConnectionKey;
 
 /// The path of relayed requests, as tables spell it.
@@ -47,17 +48,18 @@ impl<'a> Split<'a> {
     }
 }
 
-/// Whether a text has an API key in it, escaped or not. (Ids of a resource may have a key's first letters in
-/// them, so the whole form counts.)
+/// Whether a text has an API key or a handle in it, escaped or not. (Ids of a resource may have a key's first
+/// letters in them, so the whole form counts.)
 pub(super) fn holds_key(text: &str) -> bool {
     let decoded = percent_decode_str(text).decode_utf8_lossy();
-    decoded.match_indices("twk_").any(|(at, _)| {
-        let rest = &decoded[at..];
-        let mut marks = rest.match_indices('_').map(|(at, _)| at);
-        // The checksum stands behind the third mark.
-        let end = marks.nth(2).and_then(|mark| rest.get(..mark + 7));
-        end.is_some_and(|key| PresentedKey::parse(key).is_some())
-    })
+    handle::is_in(&decoded)
+        || decoded.match_indices("twk_").any(|(at, _)| {
+            let rest = &decoded[at..];
+            let mut marks = rest.match_indices('_').map(|(at, _)| at);
+            // The checksum stands behind the third mark.
+            let end = marks.nth(2).and_then(|mark| rest.get(..mark + 7));
+            end.is_some_and(|key| PresentedKey::parse(key).is_some())
+        })
 }
 
 #[cfg(test)]

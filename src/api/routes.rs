@@ -16,7 +16,7 @@ use crate::listener::{Dots, Response, segments};
 
 /// Words of the API below a connection. A path's last part is one of them, and not of the connection's name,
 /// when something stands before it.
-const BELOW_A_CONNECTION: [&str; 2] = ["token", "explain"];
+const BELOW_A_CONNECTION: [&str; 3] = ["token", "explain", "handles"];
 
 /// An API that has a table.
 pub(super) trait Api: Sized + 'static {

@@ -151,7 +151,12 @@ impl Work for Revocations {
                 self.is_reported = true;
             }
         }
-        ended(followed)
+        let handles = self.broker.follow_ended_handles().await;
+        if let Err(error) = &handles {
+            // (Nothing is asked by a handle before the list was read, and again if that fails for long.)
+            tracing::debug!(%error, "the list of ended handles could not be read; the known ones stay ended");
+        }
+        ended(followed.and(handles))
     }
 }
 

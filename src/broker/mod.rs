@@ -28,6 +28,7 @@ pub mod credentials;
 pub mod disconnect;
 pub mod exchange;
 pub mod forecast;
+pub mod handles;
 mod in_use;
 pub mod inspect;
 mod invitations;
@@ -178,6 +179,7 @@ pub struct Broker {
     mailboxes: Mailboxes,
     /// The tenants that block an app, as last heard.
     blocked_tenants: ArcSwap<Vec<tenant_blocks::BlockedTenant>>,
+    handles: handles::Known,
 }
 
 impl Broker {
@@ -210,6 +212,7 @@ impl Broker {
             streams: watch::Streams::default(),
             mailboxes,
             blocked_tenants: ArcSwap::default(),
+            handles: handles::Known::default(),
         }
     }
 

@@ -56,7 +56,10 @@ impl Broker {
             let is_so = (before.profile.status() == Status::Paused) == paused;
             if !is_so {
                 let was = before.profile.status();
-                let profile = if paused { before.profile.paused() } else { before.profile.resumed() };
+                let profile = match paused {
+                    true => before.profile.paused().ending_handles(Some(self.handles_made_by_now())),
+                    false => before.profile.resumed(),
+                };
                 let committed = repository
                     .commit(key, before.revision, &profile, &before.tokens, grant.as_ref(), Writer::Operator)
                     .await;

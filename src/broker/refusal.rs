@@ -27,6 +27,8 @@ pub enum Refusal {
         /// What was refused.
         problem: String,
     },
+    /// 401: the handle that was presented has ended.
+    HandleEnded,
     /// 404: the app does not exist, or the caller may not know of it.
     AppNotFound,
     /// 404: the connection does not exist, or the caller may not know of it.
@@ -178,6 +180,7 @@ impl Refusal {
         let (status, code, retry_after) = match self {
             Refusal::InvalidRequest { .. } => (400, "invalid_request", None),
             Refusal::Forbidden { .. } => (403, "caller_forbidden", None),
+            Refusal::HandleEnded => (401, "caller_unauthenticated", None),
             Refusal::AppNotFound => (404, "app_not_found", None),
             Refusal::ConnectionNotFound => (404, "connection_not_found", None),
             Refusal::SessionNotFound => (404, "session_not_found", None),
@@ -267,6 +270,7 @@ impl From<Denial> for Refusal {
             Denial::ScopeForbidden { .. }
             | Denial::ActionForbidden { .. }
             | Denial::RelayForbidden { .. }
+            | Denial::NotItsOwn { .. }
             | Denial::AppTokenForbidden => Refusal::Forbidden { problem: denial.to_string() },
         }
     }
@@ -327,6 +331,7 @@ mod tests {
         let rows = [
             (Refusal::invalid("scope", "odd"), 400, "invalid_request", None),
             (Refusal::Forbidden { problem: word() }, 403, "caller_forbidden", None),
+            (Refusal::HandleEnded, 401, "caller_unauthenticated", None),
             (Refusal::AppNotFound, 404, "app_not_found", None),
             (Refusal::ConnectionNotFound, 404, "connection_not_found", None),
             (Refusal::SessionNotFound, 404, "session_not_found", None),

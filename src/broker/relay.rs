@@ -4,10 +4,11 @@
 use std::sync::Arc;
 
 use super::{Broker, MailboxName, Refusal, Turns};
+use crate::domain::connection::Profile;
 use crate::domain::id::{CallerName, ConnectionKey};
 use crate::domain::scope::ScopeNaming;
 use crate::outbound::Resource;
-use crate::policy::{Denial, Permit, Provisional};
+use crate::policy::{Permit, Provisional};
 use crate::refresh::plan::ORDINARY_MIN_TTL;
 use crate::refresh::{Claims, Held, Served, Want};
 use crate::relay::{self, Base, CanonicalPath, Owner};
@@ -64,15 +65,15 @@ impl Broker {
         &self,
         permit: Provisional<'_>,
         base: &str,
-        judge: impl Fn(&Permit) -> Result<(), Denial>,
+        judge: impl Fn(&Permit, &Profile) -> Result<(), Refusal>,
         rejected: Option<Rejected>,
     ) -> Result<(Served, Arc<RelayBase>), Refusal> {
         let app = self.app(&permit.key().app)?;
         let to = app.bases.iter().find(|one| one.base.name() == base).cloned();
         let (digest, claims) = rejected.map_or((None, None), |one| (Some(one.digest), one.claims));
         let want = |held: &Held| -> Result<Want, Refusal> {
-            let tenant = held.connection.profile.account().tid.as_deref();
-            judge(&permit.of_tenant(tenant)?)?;
+            let profile = &held.connection.profile;
+            judge(&permit.of_tenant(profile.account().tid.as_deref())?, profile)?;
             // (A rule names bases of its app alone, so nobody is told of one that is not there.)
             let resource = to.as_ref().and_then(|to| to.resource.clone());
             let scopes = match (app.naming(), &resource) {

@@ -389,7 +389,13 @@ impl Broker {
         // Longest life of a short-lived record after its last write: a session that is confirmed late.
         let longest = (limits.connect_session_ttl + limits.confirmation_ttl).max(limits.state_ttl);
         let longest = longest + READABLE_AFTER_END;
-        Ok(against_retiring(id, self.deps.repository.keyring().may_go(id), longest, &replicas))
+        let repository = &self.deps.repository;
+        let counted = repository.keyring().may_go(id);
+        let handles_until = match &counted {
+            Err(_) => repository.handles_of(&id.to_owned()).await?,
+            Ok(()) => None,
+        };
+        Ok(against_retiring(id, counted, (longest, handles_until), &replicas))
     }
 }
 
@@ -415,11 +421,12 @@ fn against_promoting(id: &str, replicas: &[Replica]) -> Vec<String> {
         .collect()
 }
 
-/// `longest` is the longest life of a short-lived record.
+/// `longest` is the longest life of a short-lived record, and `handles_until` the time until which handles
+/// live that the key sealed.
 fn against_retiring(
     id: &str,
     counted: Result<(), Needed>,
-    longest: Duration,
+    (longest, handles_until): (Duration, Option<Timestamp>),
     replicas: &[Replica],
 ) -> Against {
     let mut gone_by = None;
@@ -440,10 +447,14 @@ fn against_retiring(
         if let Needed::Records { records, passing, unused_since } = &why
             && records == passing
         {
-            gone_by = unused_since.map(|since| since.plus(longest));
+            gone_by = unused_since.map(|since| since.plus(longest)).max(handles_until);
         }
+        let handles = match handles_until {
+            Some(_) => ", and handles that it sealed live",
+            None => "",
+        };
         let by = gone_by.map(|at| format!(", by {} at the latest", at.rfc3339())).unwrap_or_default();
-        reasons.insert(0, format!("{why}{by}"));
+        reasons.insert(0, format!("{why}{handles}{by}"));
     }
     Against { reasons, gone_by }
 }
@@ -549,13 +560,25 @@ mod tests {
             let only_time =
                 matches!(&counted, Err(Needed::Records { records, passing, .. }) if records == passing);
             let longest = Duration::from_secs(7200);
-            let Against { reasons, gone_by } = against_retiring("a", counted, longest, &replicas(rows));
+            let lives = (longest, None);
+            let Against { reasons, gone_by } = against_retiring("a", counted, lives, &replicas(rows));
             assert_eq!(gone_by, only_time.then(|| since.plus(longest)), "{reasons:?}");
             assert_eq!(reasons.len(), expected.len(), "{reasons:?}");
             for (reason, part) in reasons.iter().zip(expected) {
                 assert!(reason.contains(part), "{reasons:?}");
             }
         }
+    }
+
+    #[test]
+    fn a_key_is_kept_for_the_handles_that_it_sealed() {
+        let (since, until) = (Timestamp::from_unix_seconds(0), Timestamp::from_unix_seconds(86_400));
+        let counted = Err(Needed::Records { records: 1, passing: 1, unused_since: Some(since) });
+        let lives = (Duration::from_secs(7200), Some(until));
+        let Against { reasons, gone_by } = against_retiring("a", counted, lives, &replicas(&[("b", "a! b")]));
+        assert_eq!(gone_by, Some(until));
+        let [reason] = &reasons[..] else { panic!("{reasons:?}") };
+        assert!(reason.contains("handles that it sealed live, by 1970-01-02T00:00:00Z"), "{reason}");
     }
 
     #[test]

@@ -3,8 +3,9 @@
 //! anyone. Neither base62 nor a caller's name contains a `_`, so the parts stay apart.
 
 use aws_lc_rs::{digest, hmac};
-use zeroize::{Zeroize, Zeroizing};
+use zeroize::Zeroizing;
 
+use crate::domain::base62::{CHECKSUM_DIGITS, base62, checksum};
 use crate::domain::id::CallerName;
 use crate::domain::random::Random;
 use crate::keyring::{Purpose, SealingKey};
@@ -12,9 +13,6 @@ use crate::keyring::{Purpose, SealingKey};
 const PREFIX: &str = "twk";
 /// 62^43 is the first power of 62 beyond 2^256.
 const RANDOM_DIGITS: usize = 43;
-/// 62^6 is the first power of 62 beyond 2^32.
-const CHECKSUM_DIGITS: usize = 6;
-const DIGITS: &[u8; 62] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
 
 /// A new API key on its way to the person who asked for it. It is shown once and never stored.
 ///
@@ -42,7 +40,7 @@ impl ApiKey {
         text.push('_');
         text.push_str(caller.as_str());
         text.push('_');
-        for digit in base62::<RANDOM_DIGITS>(&mut bits).iter() {
+        for digit in base62::<RANDOM_DIGITS>(&mut bits[..]).iter() {
             text.push(char::from(*digit));
         }
         let checksum = checksum(text.as_bytes());
@@ -135,53 +133,6 @@ impl KeyHasher {
     }
 }
 
-/// Writes the big-endian `number`, which is consumed, as `N` base62 digits.
-fn base62<const N: usize>(number: &mut [u8; 32]) -> Zeroizing<[u8; N]> {
-    let mut digits = Zeroizing::new([b'0'; N]);
-    for digit in digits.iter_mut().rev() {
-        let mut remainder = 0u32;
-        for byte in number.iter_mut() {
-            let dividend = remainder << 8 | u32::from(*byte);
-            *byte = (dividend / 62) as u8;
-            remainder = dividend % 62;
-        }
-        *digit = DIGITS[remainder as usize];
-        remainder.zeroize();
-    }
-    digits
-}
-
-fn checksum(text: &[u8]) -> [u8; CHECKSUM_DIGITS] {
-    let (mut digits, mut left) = ([0; CHECKSUM_DIGITS], crc32(text));
-    for digit in digits.iter_mut().rev() {
-        *digit = DIGITS[(left % 62) as usize];
-        left /= 62;
-    }
-    digits
-}
-
-/// Computes the CRC-32 of zip and Ethernet (reflected, polynomial 0x04C11DB7).
-fn crc32(bytes: &[u8]) -> u32 {
-    let next = |crc: u32, byte: &u8| crc >> 8 ^ CRC_OF_BYTES[((crc ^ u32::from(*byte)) & 0xff) as usize];
-    !bytes.iter().fold(u32::MAX, next)
-}
-
-/// The CRC-32 of each byte alone.
-const CRC_OF_BYTES: [u32; 256] = {
-    let mut table = [0; 256];
-    let mut byte = 0;
-    while byte < 256 {
-        let (mut crc, mut bit) = (byte as u32, 0);
-        while bit < 8 {
-            crc = crc >> 1 ^ (0xedb8_8320 & (crc & 1).wrapping_neg());
-            bit += 1;
-        }
-        table[byte] = crc;
-        byte += 1;
-    }
-    table
-};
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -191,18 +142,6 @@ mod tests {
     fn caller(name: &str) -> CallerName {
         CallerName::parse(name).expect("a caller name")
     }
-
-    #[test]
-    fn the_checksum_is_the_well_known_crc_32() {
-        assert_eq!(crc32(b"123456789"), 0xcbf4_3926);
-        assert_eq!(crc32(b""), 0);
-        assert_eq!(&*base62::<RANDOM_DIGITS>(&mut [0; 32]), &[b'0'; RANDOM_DIGITS]);
-        // 2^256 - 1, computed by another program.
-        let largest = base62::<RANDOM_DIGITS>(&mut [0xff; 32]);
-        assert_eq!(std::str::from_utf8(&*largest).expect("digits"), LARGEST);
-    }
-
-    const LARGEST: &str = "yhjskwdA6OZ1AL1YmHWZWm8LLG7HjnuCA2j5rOw8Xp1";
 
     #[test]
     fn a_new_key_has_the_contract_s_shape_and_is_read_back() {

@@ -164,6 +164,14 @@ impl KeyIndex {
         self.current().all.iter().any(|(of, key)| is_it(of, key))
     }
 
+    /// Notes the use of a key that was not presented itself. Returns false if a caller has no live key of
+    /// this id.
+    pub(super) fn use_it(&self, caller: &CallerName, id: &str, now: Timestamp) -> bool {
+        let keys = self.current();
+        let mut of_id = keys.all.iter().filter(|(of, key)| of == caller && key.info.id == id);
+        of_id.any(|(_, key)| key.used(now))
+    }
+
     pub(super) fn uses(&self) -> Vec<KeyUse> {
         // (This avoids `watched`, which may be locked by a check that hangs.)
         let used = |key: &Key| Some(key.last_used_at.load(Ordering::Relaxed)).filter(|at| *at != NEVER);

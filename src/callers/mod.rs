@@ -47,6 +47,7 @@ pub use unix_user::{UnixUser, UnknownUnixUser};
 
 use crate::domain::auth_method::{AuthMethod, AuthMethods};
 use crate::domain::certificate_names::CertificateNames;
+use crate::domain::handle;
 use crate::domain::id::CallerName;
 use crate::domain::time::{Clock, Timestamp};
 use crate::keyring::{Hashed, Keyring};
@@ -109,6 +110,8 @@ pub enum Credential<'a> {
     ApiKey(&'a str),
     /// The text of a JWT.
     Jwt(&'a str),
+    /// The text of a handle. It is no caller's credential: the relay alone looks into it.
+    Handle(&'a str),
     /// The user at the other end of a Unix socket, as the kernel reports it.
     UnixPeer {
         /// The user's number.
@@ -125,6 +128,9 @@ pub enum Credential<'a> {
 impl<'a> Credential<'a> {
     /// Returns what a bearer credential is by its form: a JWT has dots, and an API key never has one.
     pub fn bearer(text: &'a str) -> Self {
+        if text.starts_with(handle::PREFIX) {
+            return Credential::Handle(text);
+        }
         if memchr(b'.', text.as_bytes()).is_some() { Credential::Jwt(text) } else { Credential::ApiKey(text) }
     }
 }
@@ -156,6 +162,9 @@ pub enum AuthenticationFailure {
     /// The listener does not accept credentials of this kind.
     #[error("the listener does not accept what was presented")]
     NotAccepted,
+    /// The handle has expired, or was ended.
+    #[error("the handle presented has ended")]
+    HandleEnded,
     /// The names in the client certificate are those of several callers.
     #[error("the certificate presented names several callers")]
     Ambiguous,
@@ -182,6 +191,7 @@ impl AuthenticationFailure {
             AuthenticationFailure::Unknown => "unknown",
             AuthenticationFailure::Expired => "expired",
             AuthenticationFailure::NotAccepted => "not_accepted",
+            AuthenticationFailure::HandleEnded => "handle_ended",
             AuthenticationFailure::Ambiguous => "ambiguous",
             AuthenticationFailure::Distrusted => "distrusted",
             AuthenticationFailure::Jwt(refusal) => refusal.as_str(),
@@ -354,7 +364,9 @@ impl Callers {
                 let caller = Box::pin(self.by_jwt.authenticate(text, clock)).await?;
                 Ok(Authenticated { caller, method: AuthMethod::Jwt })
             }
-            Credential::ApiKey(_) | Credential::Jwt(_) => Err(AuthenticationFailure::NotAccepted),
+            Credential::ApiKey(_) | Credential::Jwt(_) | Credential::Handle(_) => {
+                Err(AuthenticationFailure::NotAccepted)
+            }
             Credential::UnixPeer { uid } if accepted.contains(AuthMethod::UnixUser) => {
                 let caller = self.identities.of_uid(uid).ok_or(AuthenticationFailure::Unknown)?;
                 Ok(Authenticated { caller, method: AuthMethod::UnixUser })
@@ -472,6 +484,12 @@ impl Callers {
     /// Returns the id of an API key in force, for what lasts no longer than the key; it authenticates nobody.
     pub fn key_id(&self, presented: &str) -> Option<String> {
         self.keys.id_of(&PresentedKey::parse(presented)?)
+    }
+
+    /// Notes that what was made with an API key is used, so that an operator sees that the key is needed.
+    /// Returns false if this caller has no live API key of this id.
+    pub fn use_key(&self, caller: &CallerName, id: &str, now: Timestamp) -> bool {
+        self.keys.use_it(caller, id, now)
     }
 
     /// Returns true if this caller has a live API key of this id, as far as the files were checked.

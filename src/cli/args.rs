@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use crate::domain::handle::{HandleId, InvalidHandleId};
 use crate::domain::id::{AppName, CallerName, ConnectionName, InvalidName};
 use crate::domain::time::Timestamp;
 
@@ -41,6 +42,10 @@ pub(super) fn stored_connection_name(text: &str) -> Result<ConnectionName, Inval
 
 pub(super) fn caller_name(text: &str) -> Result<CallerName, InvalidName> {
     CallerName::parse(text)
+}
+
+pub(super) fn handle_id(text: &str) -> Result<HandleId, InvalidHandleId> {
+    HandleId::parse(text)
 }
 
 /// Error: the text is no duration.

@@ -219,9 +219,9 @@ enum Command {
     /// Make, list, promote and retire sealing keys
     #[command(subcommand, after_help = "Example:\n  tokenward keyring status")]
     Keyring(keyring::Command),
-    /// End every connection of an app, a tenant or a caller, on all replicas within seconds
-    #[command(after_help = "Example:\n  tokenward revoke --app outlook --tenant \
-            11111111-2222-3333-4444-555555555555")]
+    /// End every connection of an app, a tenant or a caller, or one handle, on all replicas within seconds
+    #[command(after_help = "Examples:\n  tokenward revoke --app outlook --tenant \
+            11111111-2222-3333-4444-555555555555\n  tokenward revoke --handle 0PmK2xWb7LqYdR4cTn1q3Vn2")]
     Revoke(revoke::Args),
     /// Ask what the rules in the configuration allow
     #[command(

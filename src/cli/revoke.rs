@@ -2,15 +2,16 @@
 
 use http::Method;
 
-use super::args::{app_name, caller_name};
+use super::args::{app_name, caller_name, handle_id};
 use super::client::{DEADLINE, ReachArgs, body, read};
 use super::{ConfigPath, Failure, World, block_on};
 use crate::api::admin::wire::{Revocation, Revoked};
 use crate::domain::account::{PERSONAL_TENANT, tenant_id};
+use crate::domain::handle::HandleId;
 use crate::domain::id::{AppName, CallerName};
 
 #[derive(clap::Args)]
-#[group(id = "what", required = true, multiple = true, args = ["app", "tenant", "caller"])]
+#[group(id = "what", required = true, multiple = true, args = ["app", "tenant", "caller", "handle"])]
 pub(super) struct Args {
     /// Of this app
     #[arg(long, value_name = "APP", value_parser = app_name)]
@@ -21,6 +22,12 @@ pub(super) struct Args {
     /// Connected by this caller
     #[arg(long, value_name = "CALLER", value_parser = caller_name)]
     caller: Option<CallerName>,
+    /// This handle alone, by its id: the part between the first two `_` of the handle
+    #[arg(
+        long, value_name = "ID", value_parser = handle_id,
+        conflicts_with_all = ["app", "tenant", "caller", "even_if_unknown", "dry_run"]
+    )]
+    handle: Option<HandleId>,
     /// Revoke even if no such app, tenant or caller is known
     #[arg(long)]
     even_if_unknown: bool,
@@ -39,6 +46,21 @@ pub(super) struct Args {
 
 pub(super) fn run(args: &Args, config: &ConfigPath, world: &mut World) -> Result<(), Failure> {
     let client = args.reach.admin(config, world)?;
+    if let Some(handle) = &args.handle {
+        // (It ends one bearer and destroys nothing, so nobody is asked.)
+        let asked = body(&Revocation { handle: Some(handle.to_string()), ..Revocation::default() });
+        return block_on(async {
+            let done = client.ask(Method::POST, "/admin/v1/revocations", Some(&asked), DEADLINE).await?;
+            match args.json {
+                true => return world.output.json(&done),
+                false => world.output.say(&format!(
+                    "Ended the handle {handle}, if there is one of this id. Every replica follows within \
+                     seconds."
+                )),
+            }
+            Ok(())
+        });
+    }
     let named = [
         args.app.as_ref().map(|app| format!("of app {app}")),
         args.tenant.as_ref().map(|tenant| format!("of tenant {tenant}")),
@@ -50,6 +72,7 @@ pub(super) fn run(args: &Args, config: &ConfigPath, world: &mut World) -> Result
             app: args.app.clone(),
             tenant: args.tenant.clone(),
             caller: args.caller.as_ref().map(CallerName::to_string),
+            handle: None,
             even_if_unknown: args.even_if_unknown,
             dry_run,
         })

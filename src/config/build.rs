@@ -424,6 +424,7 @@ fn accept(section: &Section<'_>, tls: Option<&Tls>, is_admin: bool) -> AuthMetho
         AuthMethod::ClientAssertion if is_admin => {
             Some("is for the token endpoint, and the admin API has none")
         }
+        AuthMethod::Handles if is_admin => Some("are for the relay, and the admin API has none"),
         _ => None,
     };
     if !section.is_given("accept") {

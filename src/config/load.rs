@@ -179,11 +179,13 @@ credentials_dir = "credentials"
     }
 
     fn on_unix() -> AuthMethods {
-        of_admins_on_unix().iter().chain([AuthMethod::ClientAssertion]).collect()
+        let of_callers = [AuthMethod::ClientAssertion, AuthMethod::Handles];
+        of_admins_on_unix().iter().chain(of_callers).collect()
     }
 
     fn on_tcp() -> AuthMethods {
-        AuthMethods::from_iter([AuthMethod::ApiKeys, AuthMethod::Jwt, AuthMethod::ClientAssertion])
+        use AuthMethod::{ApiKeys, ClientAssertion, Handles, Jwt};
+        AuthMethods::from_iter([ApiKeys, Jwt, ClientAssertion, Handles])
     }
 
     fn env(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {

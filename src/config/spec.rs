@@ -363,10 +363,13 @@ static INTERNAL_TLS: Table = Table {
 };
 
 const ACCEPT: Kind =
-    Kind::List(&Kind::OneOf(&["unix_user", "api_keys", "spiffe", "san", "jwt", "client_assertion"]));
-const ACCEPT_DOC: &str = "The words of `authenticate` that count here. Default: all that it can carry: \
-    `api_keys` and `jwt`, at a local listener also `client_assertion`, on a Unix socket also `unix_user`, \
-    and where `tls` has `client_ca` also `spiffe` and `san`.";
+    Kind::List(&Kind::OneOf(&["unix_user", "api_keys", "spiffe", "san", "jwt", "client_assertion", HANDLES]));
+/// What callers make for the relay.
+const HANDLES: &str = "handles";
+const ACCEPT_DOC: &str = "The words of `authenticate` that count here, and `handles`, which callers make for \
+    the relay. Default: all that it can carry: `api_keys` and `jwt`, at a local listener also \
+    `client_assertion` and `handles`, on a Unix socket also `unix_user`, and where `tls` has `client_ca` \
+    also `spiffe` and `san`.";
 
 static OUTBOUND: Table = Table {
     doc: "The way of all outgoing requests: direct, or through a forward proxy with CONNECT. The \

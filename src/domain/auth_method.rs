@@ -1,4 +1,5 @@
 //! The ways in which a caller can prove who it is: the words of `authenticate` and of a listener's `accept`.
+//! (A handle is no way of `authenticate`: callers make it.)
 
 use std::fmt;
 use std::sync::Arc;
@@ -19,17 +20,20 @@ pub enum AuthMethod {
     Jwt,
     /// A JWT that the caller itself has signed, at the token endpoint (`private_key_jwt`).
     ClientAssertion,
+    /// A handle that a caller made, at the relay.
+    Handles,
 }
 
 impl AuthMethod {
     /// Every method.
-    pub const ALL: [AuthMethod; 6] = [
+    pub const ALL: [AuthMethod; 7] = [
         AuthMethod::UnixUser,
         AuthMethod::ApiKeys,
         AuthMethod::Spiffe,
         AuthMethod::San,
         AuthMethod::Jwt,
         AuthMethod::ClientAssertion,
+        AuthMethod::Handles,
     ];
 
     /// Its word in the configuration and in the audit log.
@@ -41,6 +45,7 @@ impl AuthMethod {
             AuthMethod::San => "san",
             AuthMethod::Jwt => "jwt",
             AuthMethod::ClientAssertion => "client_assertion",
+            AuthMethod::Handles => "handles",
         }
     }
 

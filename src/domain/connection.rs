@@ -123,6 +123,8 @@ pub struct Profile {
     renewals: u64,
     /// The end of its refresh token, if the authority states one.
     stated_end: Option<StatedEnd>,
+    /// The last instant whose handles are over, since an operator paused it then.
+    handles_over: Option<Timestamp>,
 }
 
 impl Profile {
@@ -152,6 +154,7 @@ impl Profile {
             labels: before.map(|before| before.labels.clone()).unwrap_or_default(),
             renewals: 0,
             stated_end: None,
+            handles_over: before.and_then(|before| before.handles_over),
         };
         profile.remember(Attempt {
             at: now,
@@ -369,6 +372,18 @@ impl Profile {
     #[must_use]
     pub fn paused(mut self) -> Self {
         self.standing = self.standing.paused();
+        self
+    }
+
+    /// The last instant whose handles are over.
+    pub fn handles_over(&self) -> Option<Timestamp> {
+        self.handles_over
+    }
+
+    /// Ends the handles that were made by an instant; those that were over stay so.
+    #[must_use]
+    pub fn ending_handles(mut self, by: Option<Timestamp>) -> Self {
+        self.handles_over = self.handles_over.max(by);
         self
     }
 

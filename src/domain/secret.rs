@@ -64,6 +64,10 @@ secret!(
     ClientSecret
 );
 secret!(
+    /// A handle, with which its bearer has requests relayed.
+    HandleText
+);
+secret!(
     /// A one-time code with which the product confirms a connect session.
     ConfirmationCode
 );

@@ -1,6 +1,5 @@
 //! Relayed requests: one record for each, however it ends.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -170,8 +169,7 @@ impl Events {
     ) -> Result<RelayRecord, Refusal> {
         let Relaying { caller, key, method, base, shape, elapsed } = relaying;
         let Draft(mut event) = self.of(who, Action::Relayed, "ok").caller(caller).key(key);
-        event.detail =
-            BTreeMap::from([("method", method.to_owned()), ("base", base.to_owned()), ("path", shape)]);
+        event.detail.extend([("method", method.to_owned()), ("base", base.to_owned()), ("path", shape)]);
         let event = event.token(words, life);
         if self.is_fail_closed {
             let mut begins = event.clone();

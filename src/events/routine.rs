@@ -118,7 +118,7 @@ impl Events {
         if recorded == Recorded::Lost && self.is_fail_closed {
             let Routine { caller, method, dialect, key, .. } = &*routine;
             let (listener, method) = (Listener::Local, Some(*method));
-            let who = Who { request_id: &request_id, origin, listener, dialect, method };
+            let who = Who { request_id: &request_id, origin, listener, dialect, method, handle: None };
             return Err(self.not_recorded(who, (&caller.name, key), elapsed));
         }
         routine.handles.served(elapsed);

@@ -67,6 +67,8 @@ pub enum Stranger {
     ExpiredKey,
     /// The listener does not accept credentials of this kind.
     CredentialNotAccepted,
+    /// The handle has expired, or was ended.
+    EndedHandle,
     /// A client certificate has the names of several callers.
     AmbiguousCertificate,
     /// A client certificate is not trusted any more.
@@ -108,12 +110,13 @@ impl Stranger {
         Stranger::WITHOUT_JWTS.into_iter().chain(of_jwts)
     }
 
-    const WITHOUT_JWTS: [Stranger; 19] = [
+    const WITHOUT_JWTS: [Stranger; 20] = [
         Stranger::NoCredential,
         Stranger::NoKey,
         Stranger::UnknownCredential,
         Stranger::ExpiredKey,
         Stranger::CredentialNotAccepted,
+        Stranger::EndedHandle,
         Stranger::AmbiguousCertificate,
         Stranger::DistrustedCertificate,
         Stranger::MalformedCallback,
@@ -138,6 +141,7 @@ impl Stranger {
             Stranger::UnknownCredential => "credential_unknown",
             Stranger::ExpiredKey => "credential_expired",
             Stranger::CredentialNotAccepted => "credential_not_accepted",
+            Stranger::EndedHandle => "handle_ended",
             Stranger::AmbiguousCertificate => "certificate_ambiguous",
             Stranger::DistrustedCertificate => "certificate_distrusted",
             Stranger::Jwt(refusal) => refusal.credential(),
@@ -165,6 +169,7 @@ impl Stranger {
             Stranger::UnknownCredential => AuthenticationFailure::Unknown.as_str(),
             Stranger::ExpiredKey => AuthenticationFailure::Expired.as_str(),
             Stranger::CredentialNotAccepted => AuthenticationFailure::NotAccepted.as_str(),
+            Stranger::EndedHandle => AuthenticationFailure::HandleEnded.as_str(),
             Stranger::AmbiguousCertificate => AuthenticationFailure::Ambiguous.as_str(),
             Stranger::DistrustedCertificate => AuthenticationFailure::Distrusted.as_str(),
             Stranger::Jwt(refusal) => refusal.as_str(),
@@ -198,6 +203,7 @@ impl Stranger {
             | Stranger::UnknownCredential
             | Stranger::ExpiredKey
             | Stranger::CredentialNotAccepted
+            | Stranger::EndedHandle
             | Stranger::AmbiguousCertificate
             | Stranger::DistrustedCertificate
             | Stranger::Jwt(_)
@@ -218,6 +224,7 @@ impl From<AuthenticationFailure> for Stranger {
             AuthenticationFailure::Unknown => Stranger::UnknownCredential,
             AuthenticationFailure::Expired => Stranger::ExpiredKey,
             AuthenticationFailure::NotAccepted => Stranger::CredentialNotAccepted,
+            AuthenticationFailure::HandleEnded => Stranger::EndedHandle,
             AuthenticationFailure::Ambiguous => Stranger::AmbiguousCertificate,
             AuthenticationFailure::Distrusted => Stranger::DistrustedCertificate,
             AuthenticationFailure::Jwt(refusal) => Stranger::Jwt(refusal),

@@ -21,6 +21,7 @@
 mod app_only;
 mod decision;
 mod lookup;
+mod part;
 mod pattern;
 #[cfg(any(test, feature = "testkit"))]
 pub mod properties;
@@ -34,6 +35,7 @@ use std::sync::Arc;
 pub use app_only::{AppTenants, AppTokenPermit, AppsOfTokens};
 pub use decision::Decision;
 pub use lookup::Lookup;
+pub use part::RelayPart;
 pub use pattern::{Pattern, PatternError};
 
 use crate::domain::app_only::AppResource;
@@ -101,6 +103,12 @@ pub enum Denial {
         /// What was refused.
         beyond: Box<Beyond>,
     },
+    /// The caller wants to give on what is not its own (403 `caller_forbidden`).
+    #[error("no rule of this caller includes `{rule}` (each must be included in one of its own)")]
+    NotItsOwn {
+        /// The first rule that is not.
+        rule: String,
+    },
     /// The rules name the app, but give no token of the app itself in this tenant and for this resource (403
     /// `caller_forbidden`).
     #[error(
@@ -119,6 +127,7 @@ impl Denial {
             Denial::ScopeForbidden { .. }
             | Denial::ActionForbidden { .. }
             | Denial::RelayForbidden { .. }
+            | Denial::NotItsOwn { .. }
             | Denial::AppTokenForbidden => "caller_forbidden",
         }
     }
@@ -673,6 +682,7 @@ mod tests {
             Denial::ActionForbidden { .. } => "action",
             Denial::ScopeForbidden { .. } => "scope",
             Denial::RelayForbidden { .. } => "relay",
+            Denial::NotItsOwn { .. } => "not its own",
             Denial::AppTokenForbidden => "app token",
         }
     }

@@ -472,5 +472,5 @@ fn who(request: &Request) -> Who<'_> {
 }
 
 fn of_browser(request_id: &RequestId, origin: Origin) -> Who<'_> {
-    Who { request_id, origin, listener: Listener::Public, dialect: NATIVE, method: None }
+    Who { request_id, origin, listener: Listener::Public, dialect: NATIVE, method: None, handle: None }
 }

@@ -162,6 +162,7 @@ pub(super) fn on_top(mut ours: Connection, theirs: Connection) -> Connection {
         // An answer does not undo an operator's act in between.
         ours.profile = ours.profile.paused();
     }
+    ours.profile = ours.profile.ending_handles(theirs.profile.handles_over());
     ours
 }
 

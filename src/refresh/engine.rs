@@ -225,6 +225,11 @@ impl Engine {
         self.ports.revoked.is_known_since(self.ports.monotonic(), within)
     }
 
+    /// How long what is known counts while the store does not answer.
+    pub fn serve_cached_for(&self) -> Duration {
+        self.ports.settings().serve_cached_for
+    }
+
     /// Whether there is a revocation that fits.
     pub fn revokes(&self, is_meant: impl Fn(&Revocation) -> bool) -> bool {
         self.ports.revoked.any(is_meant)

@@ -154,7 +154,7 @@ async fn store_again(
         let loaded = Loaded { connection: known.clone(), sealed: StoredConnection::clone(&recent.sealed) };
         let grant = repository.open_grant(at.key, &loaded)?;
         let after = stored.revision.generation.max(known.revision.generation);
-        let paused = known.profile.clone().paused();
+        let paused = known.profile.clone().paused().ending_handles(stored.profile.handles_over());
         let sealed = repository.seal(at.key, after, &paused, &known.tokens, grant.as_ref());
         repository.commit_sealed(at.key, stored.revision, &sealed, writer).await?
     } else {

@@ -141,15 +141,7 @@ impl CanonicalPath {
     /// Returns the end of its last cast's namespace, in bytes; 0 without a cast. A prefix that is shorter
     /// does not name that cast.
     pub(super) fn cast_named_at(&self) -> usize {
-        let (mut start, mut named_at) = (0, 0);
-        for segment in self.segments() {
-            start += 1;
-            if let Some(namespace) = NAMESPACES.iter().find(|namespace| begins_with(segment, namespace)) {
-                named_at = start + namespace.len();
-            }
-            start += segment.len();
-        }
-        named_at
+        cast_named_at(&self.0)
     }
 
     /// Returns it as it is sent: percent-encoded in the one way.
@@ -166,6 +158,19 @@ impl fmt::Display for CanonicalPath {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
     }
+}
+
+/// Returns the same for the text of a path, or for what a path begins with.
+pub(super) fn cast_named_at(path: &str) -> usize {
+    let (mut start, mut named_at) = (0, 0);
+    for segment in path.split('/').skip(1) {
+        start += 1;
+        if let Some(namespace) = NAMESPACES.iter().find(|namespace| begins_with(segment, namespace)) {
+            named_at = start + namespace.len();
+        }
+        start += segment.len();
+    }
+    named_at
 }
 
 /// Writes a byte as it is if it stands for itself, escaped otherwise.

@@ -282,6 +282,68 @@ fn agree(seed: u64, questions: usize) {
     }
 }
 
+/// A rule's path, or what a path begins with.
+fn rule_of(dice: &Dice) -> Option<(String, RelayRule)> {
+    const PIECES: &[&str] = &[
+        "v1.0",
+        "me",
+        "messages",
+        "users",
+        "4711",
+        "graph.user",
+        "Microsoft.Graph.user",
+        "micro",
+        "delta()",
+    ];
+    let path: String = (0..1 + dice.below(4)).map(|_| format!("/{}", dice.one(PIECES))).collect();
+    let path = match dice.below(2) {
+        0 => path,
+        _ => format!("{}*", &path[..1 + dice.below(path.len())]),
+    };
+    let (method, base) = (dice.one(&["GET", "GET", "GET", "POST"]), dice.one(&["graph", "graph", "other"]));
+    let text = format!("{method} {base}:{path}");
+    RelayRule::parse(&text).ok().map(|rule| (text, rule))
+}
+
+/// A rule that is included in another covers no request that the other does not, by the words; and of one
+/// that is not included there is a request to show for it.
+fn includes_nothing_more(seed: u64, questions: usize) {
+    let dice = Dice(SeededRandom::new(seed));
+    let (mut yes, mut no) = (0, 0);
+    for number in 0..questions {
+        let (Some((one, known)), Some((other, part))) = (rule_of(&dice), rule_of(&dice)) else { continue };
+        let (head, wanted) = other.split_once(":/").expect("a rule");
+        let (method, base) = head.split_once(' ').expect("a base");
+        let is_beyond = |path: &str| {
+            segments(path)
+                .is_some_and(|path| covers(&other, method, base, &path) && !covers(&one, method, base, &path))
+        };
+        let is_included = known.includes(&part);
+        if is_included {
+            for _ in 0..4 {
+                let path = dice.path();
+                assert!(!is_beyond(&path), "seed {seed}, question {number}: {one} | {other} | {path}");
+            }
+        }
+        let begin = format!("/{}", wanted.trim_end_matches('*'));
+        let ends: &[&str] = match wanted.ends_with('*') {
+            true => &["", "x", "/x", "0/me/messages", ")", "x)"],
+            false => &[""],
+        };
+        let shown = ends.iter().any(|end| is_beyond(&format!("{begin}{end}")));
+        assert_eq!(shown, !is_included, "seed {seed}, question {number}: {one} | {other}");
+        *if is_included { &mut yes } else { &mut no } += 1;
+    }
+    for times in [yes, no] {
+        assert!(times > questions / 100, "{yes} yes, {no} no");
+    }
+}
+
+#[test]
+fn a_rule_includes_what_the_words_say_and_no_more() {
+    includes_nothing_more(4711, 50_000);
+}
+
 #[test]
 fn random_requests_are_judged_as_the_words_say() {
     agree(4711, 20_000);
@@ -293,5 +355,6 @@ fn random_requests_are_judged_as_the_words_say() {
 fn a_million_random_requests_are_judged_as_the_words_say() {
     for seed in 0..10 {
         agree(seed, 100_000);
+        includes_nothing_more(seed, 100_000);
     }
 }

@@ -3,7 +3,7 @@
 use std::fmt;
 
 use super::asked::Method;
-use super::path::{CanonicalPath, PathFault};
+use super::path::{CanonicalPath, PathFault, cast_named_at};
 
 /// One thing that a caller may have relayed.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -86,6 +86,16 @@ impl RelayRule {
             true => path.as_str().starts_with(&self.path) && path.cast_named_at() <= self.path.len(),
         };
         self.method == method && self.base == base && is_path
+    }
+
+    /// Returns true if it covers every request that another rule covers. (Of what the other covers, each path
+    /// begins with the other's and has no cast that is named behind it. So it has the other's casts.)
+    pub fn includes(&self, other: &RelayRule) -> bool {
+        let is_path = match self.is_prefix {
+            false => !other.is_prefix && other.path == self.path,
+            true => other.path.starts_with(&self.path) && cast_named_at(&other.path) <= self.path.len(),
+        };
+        self.method == other.method && self.base == other.base && is_path
     }
 }
 
@@ -187,6 +197,37 @@ mod tests {
             ),
         ] {
             assert_eq!(covers(rule, asked), is_covered, "{rule} | {asked}");
+        }
+    }
+
+    #[test]
+    fn a_rule_includes_what_covers_no_more() {
+        for (rule, other, is_included) in [
+            ("GET graph:/v1.0/me/messages", "GET graph:/v1.0/me/messages", true),
+            ("GET graph:/v1.0/me/messages*", "GET graph:/v1.0/me/messages", true),
+            ("GET graph:/v1.0/me/messages*", "GET graph:/v1.0/me/messages*", true),
+            ("GET graph:/v1.0/me/messages*", "GET graph:/v1.0/me/messages/*", true),
+            ("GET graph:/v1.0/me/messages*", "GET graph:/v1.0/me/messages/1/attachments", true),
+            ("GET graph:/*", "GET graph:/v1.0/me/messages*", true),
+            ("GET graph:/v1.0/me/messages", "GET graph:/v1.0/me/messages*", false),
+            ("GET graph:/v1.0/me/messages/*", "GET graph:/v1.0/me/messages*", false),
+            ("GET graph:/v1.0/me/messages/*", "GET graph:/v1.0/me/messages", false),
+            ("GET graph:/v1.0/me/messages*", "GET graph:/v1.0/me/message*", false),
+            ("GET graph:/v1.0/me/messages*", "GET graph:/*", false),
+            ("GET graph:/*", "HEAD graph:/v1.0/me", false),
+            ("GET graph:/*", "GET other:/v1.0/me", false),
+            ("GET graph:/v1.0/*", "GET graph:/beta/me", false),
+            // A cast is covered where it is named.
+            ("GET graph:/v1.0/groups/*", "GET graph:/v1.0/groups/1/members/microsoft.graph.user", false),
+            ("GET graph:/v1.0/groups/*", "GET graph:/v1.0/groups/1/members/microsoft.graph.user*", false),
+            ("GET graph:/v1.0/groups/*", "GET graph:/v1.0/groups/1/members/Graph.*", false),
+            ("GET graph:/v1.0/groups/*", "GET graph:/v1.0/groups/1/members/micro*", true),
+            ("GET graph:/v1.0/m/microsoft.*", "GET graph:/v1.0/m/microsoft.graph.user/x*", true),
+            ("GET graph:/v1.0/m/microsoft.graph.user*", "GET graph:/v1.0/m/microsoft.*", false),
+            ("GET graph:/v1.0/m/graph.a*", "GET graph:/v1.0/m/graph.a/b/graph.c", false),
+        ] {
+            let [one, two] = [rule, other].map(|text| RelayRule::parse(text).expect(text));
+            assert_eq!(one.includes(&two), is_included, "{rule} | {other}");
         }
     }
 

@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
 use crate::domain::id::{AppName, ConnectionKey, SessionId};
+use crate::keyring::KeyId;
 
 /// The SHA-256 of a bearer secret: enough to recognise it, and to find its record.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -77,6 +78,11 @@ impl FiledUnder {
     /// The id for the only record of its kind.
     pub fn only() -> Self {
         FiledUnder { name: "all".to_owned(), before: None }
+    }
+
+    /// The id for what a sealing key sealed.
+    pub fn sealing_key(id: &KeyId) -> Self {
+        FiledUnder { name: id.clone(), before: None }
     }
 
     /// The id for an app.

@@ -41,6 +41,10 @@ pub enum Kind {
     SignInFrequency,
     /// What the last walk over all connections foresaw.
     Forecast,
+    /// Until when handles live that a sealing key sealed. It is sealed by that key, and keeps it in the ring.
+    HandlesOfKey,
+    /// The handles that operators ended.
+    EndedHandles,
 }
 
 impl Kind {
@@ -64,10 +68,12 @@ impl Kind {
             Kind::TenantBlocks => "tenant-blocks",
             Kind::SignInFrequency => "sign-in-frequency",
             Kind::Forecast => "forecast",
+            Kind::HandlesOfKey => "handles-of-key",
+            Kind::EndedHandles => "ended-handles",
         }
     }
 
-    pub(super) const ALL: [Kind; 18] = [
+    pub(super) const ALL: [Kind; 20] = [
         Kind::ConnectSession,
         Kind::State,
         Kind::AdminConsentSession,
@@ -86,6 +92,8 @@ impl Kind {
         Kind::TenantBlocks,
         Kind::SignInFrequency,
         Kind::Forecast,
+        Kind::HandlesOfKey,
+        Kind::EndedHandles,
     ];
 
     /// Whether such records may outlive a sealing key, and so must be rewrapped. The others expire within a
@@ -97,6 +105,7 @@ impl Kind {
             | Kind::PausedName
             | Kind::CredentialChoices
             | Kind::TokenHosts
+            | Kind::EndedHandles
             | Kind::Counts
             | Kind::TenantBlocks
             | Kind::SignInFrequency
@@ -108,6 +117,8 @@ impl Kind {
             | Kind::Confirming
             | Kind::Hold
             | Kind::Assertion
+            // Sealed anew, it would say nothing of the key that sealed the handles.
+            | Kind::HandlesOfKey
             // Written anew every few seconds.
             | Kind::Mailbox
             | Kind::Replicas => false,

@@ -10,6 +10,7 @@
 
 mod damage;
 mod filing;
+mod handles;
 mod journal;
 mod kind;
 mod pending;

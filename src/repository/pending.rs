@@ -20,7 +20,7 @@ const CHANGE_TRIES: usize = 16;
 pub struct Taken<T> {
     /// The record.
     pub value: T,
-    sealed: Vec<u8>,
+    pub(super) sealed: Vec<u8>,
     /// Its name in the store, under which a new one is stored too.
     found_under: String,
 }

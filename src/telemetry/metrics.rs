@@ -213,6 +213,16 @@ impl Metrics {
         self.all.relay_request_duration_seconds.with(&[Label::App(app)]).observe(duration.as_secs_f64());
     }
 
+    /// Starts the series of a caller's handles for an app at 0.
+    pub fn expect_handles(&self, app: &AppName, caller: &CallerName) {
+        let _at_zero = self.all.handles_made_total.with(&[Label::App(app), Label::Caller(caller)]);
+    }
+
+    /// A caller made a handle.
+    pub fn handle_made(&self, app: &AppName, caller: &CallerName) {
+        self.all.handles_made_total.with(&[Label::App(app), Label::Caller(caller)]).inc();
+    }
+
     /// A stream of tokens is open.
     pub fn token_stream_opened(&self) {
         self.all.token_streams.inc();

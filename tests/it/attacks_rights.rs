@@ -205,6 +205,9 @@ fn every_route_is_a_door_that_is_tried() {
     // They ask for a token as GET …/token does, and are judged by the same rules' connections
     // (doors::the_same_trouble_is_told_at_every_door_in_its_own_form).
     tried.extend(["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"].map(|method| (method, relay.as_str())));
+    // handles::what_a_handle_hangs_on_ends_it
+    let handles = format!("{CONNECTION}/handles");
+    tried.push(("POST", handles.as_str()));
     let mut routes = tokenward::api::ROUTES.to_vec();
     tried.sort_unstable();
     routes.sort_unstable();

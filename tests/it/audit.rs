@@ -608,6 +608,15 @@ async fn every_act_of_every_route_is_one_record() {
             acts.push(act(method, route, path, Value::Null));
         }
     }
+    for name in ["one", "nobody"] {
+        let wanted = json!({ "ttl": 60, "relay": ["GET graph:/v1.0/me"] });
+        acts.push(act(
+            "POST",
+            "/v1/apps/{app}/connections/{connection}/handles",
+            of(name, "/handles"),
+            wanted,
+        ));
+    }
     acts.push(act("GET", "/v1/apps/{app}/token", "/v1/apps/outlook/token?tenant=home", Value::Null));
     acts.push(act("POST", "/v1/connect-sessions/{id}/confirm", confirm, json!({ "code": "wrong" })));
     let consent = json!({ "app": "outlook", "tenant": "11111111-2222-3333-4444-555555555555" });

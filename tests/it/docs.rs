@@ -948,6 +948,7 @@ fn the_page_of_the_audit_has_every_word_of_it() {
         "src/events.rs",
         "src/events/strangers.rs",
         "src/events/relayed.rs",
+        "src/events/handles.rs",
         "src/app/mod.rs",
         "src/app/parts.rs",
         "src/telemetry/audit/writer.rs",

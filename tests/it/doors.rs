@@ -284,6 +284,19 @@ async fn the_same_trouble_is_told_at_every_door_in_its_own_form() {
     }
     let all = |connection| (key.as_str(), connection, None);
 
+    // A handle is for the relay alone: elsewhere it is a stranger's.
+    let wanted = json!({ "ttl": 60, "relay": ["GET graph:/v1.0/me/messages"] });
+    let path = "/v1/apps/outlook/connections/team-b%2Fa/handles";
+    let handle = world.api(Method::POST, path, wanted).await.json();
+    let handle = handle["handle"].as_str().expect("a handle").to_owned();
+    for door in DOORS {
+        let answer = ask(&world, door, &handle, "team-b/a", None).await;
+        match door.name {
+            RELAY => assert_eq!(answer.status, 200, "{}", answer.text()),
+            _ => assert_refused(door, "a handle", &answer, (401, "caller_unauthenticated")),
+        }
+    }
+
     let unknown = format!("{key}x");
     assert_all_refuse(
         &world,

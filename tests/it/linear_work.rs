@@ -140,6 +140,7 @@ impl Listener {
                 "token" => {
                     vec![Door::Json(JSON, "scope"), Door::Json(CLAIMS, "claims"), Door::Json(JSON, "claims")]
                 }
+                "handles" => vec![Door::Json(FORM, "note"), Door::Json(FORM, "relay")],
                 "connect-sessions" => vec![Door::Json(JSON, "scopes"), Door::Json(FORM, "account")],
                 "confirm" => vec![Door::Json(FORM, "code"), Door::Json(FORM, "account")],
                 "admin-consent-sessions" | "revocations" => vec![Door::Json(FORM, "tenant")],

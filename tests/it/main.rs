@@ -66,6 +66,7 @@ mod foresight;
 mod generated;
 mod guarded;
 mod guides;
+mod handles;
 mod http2;
 mod interop;
 mod jwt_callers;

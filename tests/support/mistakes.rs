@@ -205,6 +205,7 @@ const SECRETS: Table = &[
     ("[admins.a]\nauthenticate = [{}]", "`san` or `jwt`"),
     ("[admins.a]\nauthenticate = [{ client_assertion = { jwks_file = \"a\" } }]", "client_assertion"),
     ("[[listen.admin]]\nunix = \"a\"\naccept = [\"client_assertion\"]", "the admin API has none"),
+    ("[[listen.admin]]\nunix = \"a\"\naccept = [\"handles\"]", "are for the relay"),
     ("[callers.a]\nauthenticate = [{ unix_user = 1, token = \"hunter2\" }]", "`api_keys`"),
 ];
 
@@ -266,8 +267,8 @@ const LISTENERS: Table = &[
     ("[[listen.local]]\nunix = \"/a\"\naccept = []", "listen.local[0].accept: must not be empty"),
     (
         "[[listen.local]]\nunix = \"/a\"\naccept = [\"api_key\"]",
-        "listen.local[0].accept[0]: must be \"unix_user\", \"api_keys\", \"spiffe\", \"san\", \"jwt\" or \
-         \"client_assertion\" (did you mean `api_keys`?)",
+        "listen.local[0].accept[0]: must be \"unix_user\", \"api_keys\", \"spiffe\", \"san\", \"jwt\", \
+         \"client_assertion\" or \"handles\" (did you mean `api_keys`?)",
     ),
     (
         "[[listen.local]]\naddress = \"127.0.0.1:1\"\ntls = { certificate = \"a\", key = \"b\", client_crl = \

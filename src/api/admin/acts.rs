@@ -16,6 +16,7 @@ use crate::broker::pause::PausedWhat;
 use crate::broker::revoke::Meant;
 use crate::callers::Caller;
 use crate::domain::choice::Choice;
+use crate::domain::handle::HandleId;
 use crate::domain::id::{AppName, CallerName, ConnectionKey};
 use crate::domain::revocation::Revocation;
 use crate::events::{About, Who};
@@ -47,6 +48,13 @@ impl Acting<'_> {
         let outcome = self.api.broker.revoke(revocation.clone(), even_if_unknown).await;
         let meant = outcome.as_ref().ok();
         self.api.events.revoked(self.who, self.admin, revocation, meant, code_of(&outcome)).await;
+        outcome.map_err(Problem::of)
+    }
+
+    /// Ends a handle.
+    pub(super) async fn end_handle(&self, id: &HandleId) -> Result<(), Problem> {
+        let outcome = self.api.broker.end_handle(id).await;
+        self.api.events.handle_ended(self.who, self.admin, id, code_of(&outcome)).await;
         outcome.map_err(Problem::of)
     }
 

@@ -82,6 +82,7 @@ pub(super) const REVOCATION: &[Example] = &[
 {"app": "outlook", "tenant": "34e60b8e-a5b5-43c9-a67e-a85b7dd8768b"}"#,
     ),
     ("what_it_would_mean", "", r#"{"caller": "mail-sync", "dry_run": true}"#),
+    ("handle", "", r#"{"handle": "0PmK2xWb7LqYdR4cTn1q3Vn2"}"#),
 ];
 
 pub(super) const REVOKED: &[Example] = &[

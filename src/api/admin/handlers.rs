@@ -93,7 +93,14 @@ impl AdminApi {
     pub(super) async fn revoke(&self, call: Call<'_>) -> Answer {
         let act = self.act(&call);
         let asked = body::revocation(body::read(call.body).await?, self.clock.now())?;
-        let AskedRevocation { revocation, even_if_unknown, dry_run } = asked;
+        let AskedRevocation { revocation, handle, even_if_unknown, dry_run } = asked;
+        if let Some(handle) = handle {
+            let none = Meant { connections: 0, complete: true };
+            if !dry_run {
+                act.end_handle(&handle).await?;
+            }
+            return ok(&revoked(none, (!dry_run).then_some(revocation.at)));
+        }
         if dry_run {
             let meant = self.broker.would_revoke(&revocation, even_if_unknown).await;
             return ok(&revoked(meant.map_err(Problem::of)?, None));

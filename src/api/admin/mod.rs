@@ -137,7 +137,14 @@ impl AdminApi {
             return Ok(answer);
         }
         let origin = request.peer.origin;
-        let who = Who { request_id: id, origin, listener: Listener::Admin, dialect: NATIVE, method: None };
+        let who = Who {
+            request_id: id,
+            origin,
+            listener: Listener::Admin,
+            dialect: NATIVE,
+            method: None,
+            handle: None,
+        };
         let operator = match self.authenticate(&request.headers, &request.peer).await {
             Ok(authenticated) => authenticated,
             Err(failure) => {

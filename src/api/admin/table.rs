@@ -119,10 +119,11 @@ pub(super) const TABLE: &[Route<AdminApi>] = &[
         doc: Doc {
             id: "revoke",
             tag: "connections",
-            summary: "End every connection of an app, a tenant or a caller",
-            description: "Several members narrow it to what they have in common. It is in force on the \
-             replica that answers before the answer, and on every other one within seconds. Tokens that \
-             were handed out work until they end.",
+            summary: "End every connection of an app, a tenant or a caller, or one handle",
+            description: "Several members narrow it to what they have in common; `handle` stands alone. It \
+             is in force on the replica that answers before the answer, and on every other one within \
+             seconds. Tokens that were handed out work until they end; handles of what is revoked end with \
+             it.",
             body: Body::Required(Content::several("Revocation", examples::REVOCATION)),
             answer: (200, "They are revoked; with `dry_run`, what would be."),
             content: Some(Content::several("Revoked", examples::REVOKED)),

@@ -362,6 +362,9 @@ pub struct Revocation {
     pub tenant: Option<String>,
     /// Connections that this caller made.
     pub caller: Option<String>,
+    /// This handle alone, by its id.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub handle: Option<String>,
     /// Although no such app, tenant or caller is known.
     pub even_if_unknown: bool,
     /// Only say what it would mean.

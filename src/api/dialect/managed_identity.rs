@@ -139,7 +139,9 @@ mod tests {
             }
             for (peer, expected) in [(&tcp, of_tcp), (&unix, of_unix)] {
                 let found = credential(&headers, peer).map(|credential| match credential {
-                    Credential::ApiKey(key) | Credential::Jwt(key) => key.to_owned(),
+                    Credential::ApiKey(key) | Credential::Jwt(key) | Credential::Handle(key) => {
+                        key.to_owned()
+                    }
                     Credential::UnixPeer { uid } => format!("uid {uid}"),
                     Credential::Certificate(_) | Credential::DistrustedCertificate => {
                         "a certificate".to_owned()

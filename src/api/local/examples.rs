@@ -46,6 +46,13 @@ pub(super) const TOKEN_REQUEST: &[Example] = &[
     ),
 ];
 
+pub(super) const NEW_HANDLE: &str = r#"
+{"ttl": 3600, "relay": ["GET graph:/v1.0/me/messages*"], "note": "nightly export of invoices"}"#;
+
+pub(super) const HANDLE: &str = r#"
+{"handle": "twh_0PmK2xWb7LqYdR4cTn1q3Vn2_AQEEazEtMQ…_2mZk0Q", "id": "0PmK2xWb7LqYdR4cTn1q3Vn2",
+"expires_at": "2026-11-23T10:21:23Z"}"#;
+
 pub(super) const NEW_CONNECT_SESSION: &[Example] = &[
     (
         "new",

@@ -4,6 +4,7 @@ mod at_once;
 mod entity_tag;
 mod examples;
 mod handlers;
+mod handles;
 mod managed_identity;
 mod relay;
 #[cfg(feature = "testkit")]
@@ -31,10 +32,12 @@ use super::dialect::{Dialect, is_below_creds};
 use super::problem::Problem;
 use super::routes::{self, Api, Effect, Found, Paths, Route, Target};
 use super::to_its_end::{Acts, ToItsEnd};
+use crate::broker::handles::Handle;
 use crate::broker::{Broker, Refusal};
 use crate::callers::limit::{Admitted, Limiter};
 use crate::callers::{Authenticated, AuthenticationFailure, Caller, Credential, LiveCallers};
 use crate::domain::auth_method::LiveAuthMethods;
+use crate::domain::handle::HandleId;
 use crate::domain::id::{CallerName, ConnectionKey, ConnectionName, InvalidName};
 use crate::domain::task::{BoxFuture, Tasks};
 use crate::domain::time::Clock;
@@ -75,14 +78,21 @@ pub struct CallersUrl {
 
 /// Why nobody is known to ask.
 enum NoCaller {
-    /// What is presented is nobody's.
-    Unknown(AuthenticationFailure),
+    /// What is presented is nobody's, or a handle that is over.
+    Unknown(AuthenticationFailure, Option<HandleId>),
     /// The body, in which the credential may be, cannot be had.
     Body(Box<Problem>),
 }
 
-/// What a request has beside its path: head, query, body, and where its answer may stream to.
-type Rest = ((Method, HeaderMap), Result<Pairs, BadPairs>, Body, (Streams, Peer));
+impl From<AuthenticationFailure> for NoCaller {
+    fn from(failure: AuthenticationFailure) -> Self {
+        NoCaller::Unknown(failure, None)
+    }
+}
+
+/// What a request has beside its path: head, query, body, where its answer may stream to, and the handle by
+/// which it is made.
+type Rest<'a> = ((Method, HeaderMap), Result<Pairs, BadPairs>, Body, (Streams, Peer), Option<&'a Handle>);
 
 /// A request of a caller that was counted.
 pub(super) struct Call<'a> {
@@ -93,6 +103,8 @@ pub(super) struct Call<'a> {
     body: Body,
     /// For an answer that is a stream.
     streaming: (Streams, Peer),
+    /// The handle by which it is made: at the relay alone.
+    handle: Option<&'a Handle>,
     who: Who<'a>,
 }
 
@@ -172,16 +184,27 @@ impl LocalApi {
             return Ok(answer);
         }
         let (origin, word) = (request.peer.origin, dialect.as_str());
-        let who = Who { request_id: id, origin, listener: Listener::Local, dialect: word, method: None };
+        let listener = Listener::Local;
+        let who = Who { request_id: id, origin, listener, dialect: word, method: None, handle: None };
+        let credential = dialect.credential(&request.headers, &request.peer);
+        let mut handle = None;
         let known = match dialect {
             // (Boxed, as all that is not the ordinary way: so an ordinary request's future is small.)
             Dialect::TokenEndpoint => {
                 Box::pin(self.client(&request.headers, &request.peer, request.body)).await
             }
             _ => {
-                let known = self.authenticate(dialect.credential(&request.headers, &request.peer)).await;
+                let known = match (dialect, credential) {
+                    (Dialect::Relay, Some(Credential::Handle(text))) => {
+                        Box::pin(self.by_handle(text)).await.map(|(known, of)| {
+                            handle = Some(of);
+                            known
+                        })
+                    }
+                    (_, credential) => self.authenticate(credential).await.map_err(NoCaller::from),
+                };
                 let body = request.body;
-                known.map(|known| Client { known, once: None, body }).map_err(NoCaller::Unknown)
+                known.map(|known| Client { known, once: None, body })
             }
         };
         let Client { known: Authenticated { caller, method }, once, body } = match known {
@@ -191,9 +214,9 @@ impl LocalApi {
                 self.events.unauthenticated(who, AuthenticationFailure::Malformed);
                 return Err(*problem);
             }
-            Err(NoCaller::Unknown(failure)) => {
+            Err(NoCaller::Unknown(failure, handle)) => {
                 // A credential in the URL is said so to everybody, and is nobody's for all that.
-                self.events.unauthenticated(who, failure);
+                self.events.unauthenticated(who.with_handle(handle.as_ref()), failure);
                 if let Err(BadUrl::Refused(problem)) = found {
                     return Err(*problem);
                 }
@@ -201,7 +224,7 @@ impl LocalApi {
                 return Err(Problem::of_stranger(failure, brought));
             }
         };
-        let who = who.proven_by(method);
+        let who = who.proven_by(method).with_handle(handle.as_ref().map(|handle| &handle.id));
         let name = caller.name.clone();
         span::set(span::key::CALLER, Value::Caller(&name));
         match self.limiter.admit(caller, self.clock.monotonic()) {
@@ -215,7 +238,7 @@ impl LocalApi {
                 };
                 let route = found.route(&request.method);
                 let head = (request.method, request.headers);
-                let rest = (head, query, body, (request.streams, request.peer));
+                let rest = (head, query, body, (request.streams, request.peer), handle.as_deref());
                 let outcome = self.serve(&admitted, &found, route, rest, who).await;
                 if let Err(problem) = &outcome {
                     Box::pin(self.leave_record(who, &name, (&found, route), problem)).await;
@@ -301,12 +324,12 @@ impl LocalApi {
         admitted: &Admitted<'_>,
         found: &Found<LocalApi>,
         route: Option<&Route<LocalApi>>,
-        ((method, headers), query, body, streaming): Rest,
+        ((method, headers), query, body, streaming, handle): Rest<'_>,
         who: Who<'_>,
     ) -> Result<Response, Problem> {
         let query = query.map_err(Problem::query)?;
         let route = route.ok_or_else(|| found.other_method())?;
-        let call = Call { admitted, method, headers, query, body, streaming, who };
+        let call = Call { admitted, method, headers, query, body, streaming, handle, who };
         route.run(self, call, &found.target).await
     }
 
@@ -354,7 +377,7 @@ fn unreadable_name(path: &str) -> Option<InvalidName> {
         (Some("connections"), Some(name)) if !name.is_empty() => name,
         _ => return None,
     };
-    let name = ["/token/watch", "/token", "/explain"]
+    let name = ["/token/watch", "/token", "/explain", "/handles"]
         .iter()
         .find_map(|word| name.strip_suffix(word))
         .unwrap_or(name);

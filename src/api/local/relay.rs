@@ -27,7 +27,9 @@ use crate::api::doc::{Body as DocBody, Content, Doc};
 use crate::api::problem::Problem;
 use crate::api::relayed::{RELAY, Relayed};
 use crate::api::routes::{Effect, Permission, Route, Run};
+use crate::broker::handles::Handle;
 use crate::broker::{Refusal, Rejected, RelayBase, Turns};
+use crate::domain::connection::Profile;
 use crate::domain::id::{CallerName, ConnectionKey};
 use crate::events::{CALLER_GONE, RESOURCE_FULL, RelayRecord, Relaying};
 use crate::listener::{Body, BodyStream, GivesWay, Refused, Response};
@@ -98,6 +100,8 @@ const fn row(method: Method, id: &'static str) -> Route<LocalApi> {
 /// A request that its caller may have relayed.
 struct Allowed<'a> {
     policy: &'a CallerPolicy,
+    /// The handle by which it is asked, if it is.
+    handle: Option<&'a Handle>,
     key: &'a ConnectionKey,
     asked: Asked,
     fields: HeaderMap,
@@ -108,8 +112,18 @@ struct Allowed<'a> {
 impl LocalApi {
     /// Relays a request.
     pub(super) async fn relay(&self, call: Call<'_>, relayed: &Relayed) -> Result<Response, Problem> {
-        let Call { admitted, method, headers, query: _, body, streaming: (streams, peer), who } = call;
+        let Call { admitted, method, headers, query: _, body, streaming: (streams, peer), handle, who } =
+            call;
         let (begun, key) = (self.clock.monotonic(), &relayed.key);
+        // (A handle knows of one connection.)
+        if let Some(handle) = handle.filter(|handle| handle.key != *key) {
+            let is_of_app = handle.key.app == key.app;
+            return Err(Problem::of(if is_of_app {
+                Refusal::ConnectionNotFound
+            } else {
+                Refusal::AppNotFound
+            }));
+        }
         let taken = admitted.take_for(key, begun);
         taken.map_err(|after| Problem::of(Refusal::ConnectionRateLimited { retry_after: after.0 }))?;
         let policy = &admitted.caller().policy;
@@ -128,8 +142,14 @@ impl LocalApi {
             }
             false => (None, Some(body)),
         };
-        let mut allowed = Allowed { policy, key, asked, fields: relay::for_resource(&headers), batch };
-        let (served, to) = self.relay_token(&allowed, None).await.map_err(Problem::of)?;
+        let fields = relay::for_resource(&headers);
+        let mut allowed = Allowed { policy, handle, key, asked, fields, batch };
+        let first = self.relay_token(&allowed, None).await;
+        if let Err(Refusal::HandleEnded) = &first {
+            // Who has one that is over uses up nothing of its caller's.
+            admitted.give_back();
+        }
+        let (served, to) = first.map_err(Problem::of)?;
         let waits = self.events.waits_for_turn(who, &admitted.caller().name, key);
         let turns = match self.turns(&allowed, &admitted.caller().name, (&to, &served)).await {
             Ok(turns) => turns,
@@ -236,10 +256,17 @@ impl LocalApi {
         rejected: Option<Rejected>,
     ) -> Result<(Served, Arc<RelayBase>), Refusal> {
         let permit = allowed.policy.may_see(allowed.key).map_err(Refusal::from)?;
-        let judge = |permit: &Permit| {
-            permit.relays(&allowed.asked)?;
+        let judge = |permit: &Permit, profile: &Profile| {
+            if let Some(handle) = allowed.handle {
+                self.broker.handle_stands(handle, profile)?;
+            }
+            let relays = |asked: &Asked| {
+                permit.relays(asked)?;
+                allowed.handle.map_or(Ok(()), |handle| handle.part.relays(asked))
+            };
+            relays(&allowed.asked)?;
             // (Each request in a batch has its own verdict, which refuses it alone.)
-            allowed.batch.iter().for_each(|requests| requests.judge(permit));
+            allowed.batch.iter().for_each(|requests| requests.judge(relays));
             Ok(())
         };
         self.broker.relay_token(permit, &allowed.asked.base, judge, rejected).await

@@ -122,9 +122,9 @@ impl LocalApi {
         peer: &Peer,
         body: Body,
     ) -> Result<Client, NoCaller> {
-        let malformed = |_| NoCaller::Unknown(AuthenticationFailure::Malformed);
+        let malformed = |_| NoCaller::from(AuthenticationFailure::Malformed);
         if let Some(presented) = client::of_header(headers).map_err(malformed)? {
-            let known = self.named_caller(&presented).await.map_err(NoCaller::Unknown)?;
+            let known = self.named_caller(&presented).await?;
             return Ok(Client { known, once: None, body });
         }
         let bytes = body::read(body).await.map_err(|problem| NoCaller::Body(Box::new(problem)))?;
@@ -141,7 +141,7 @@ impl LocalApi {
             }
             None => self.authenticate(Some(credential_of_peer(peer))).await.map(alone),
         };
-        let (known, once) = known.map_err(NoCaller::Unknown)?;
+        let (known, once) = known?;
         Ok(Client { known, once, body: Body::whole(bytes) })
     }
 
@@ -184,7 +184,7 @@ impl LocalApi {
 
     /// `POST /oauth2/token`
     async fn token_endpoint(&self, call: Call<'_>) -> Result<Response, Problem> {
-        let Call { admitted, method: _, query, headers, body, streaming: _, who } = call;
+        let Call { admitted, method: _, query, headers, body, streaming: _, handle: _, who } = call;
         if !query.is_empty() {
             let problem = "must be empty here; send every parameter in the body, as a form";
             return Err(Problem::invalid("query", problem));

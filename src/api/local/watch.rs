@@ -115,7 +115,8 @@ impl LocalApi {
         key: &ConnectionKey,
         asked: TokenBody,
     ) -> Result<(Stream, Judged), Box<Problem>> {
-        let Call { admitted, method: _, headers, query, body: _, streaming: (streams, peer), who } = call;
+        let Call { admitted, method: _, headers, query, body: _, streaming, handle: _, who } = call;
+        let (streams, peer) = streaming;
         let begun = self.clock.monotonic();
         let caller = admitted.caller();
         let min_ttl = asked.life()?;
@@ -314,6 +315,7 @@ impl Asker {
             listener: self.listener,
             dialect: Dialect::Watch.as_str(),
             method,
+            handle: None,
         }
     }
 }

@@ -37,6 +37,11 @@ pub(super) fn of(refusal: &Refusal) -> Words {
             problem.clone(),
             "ask the operator to add it to this caller's allow rules",
         ),
+        Refusal::HandleEnded => words(
+            "The caller is not known",
+            "the handle that the request carries has ended",
+            "have the service that made it make another one (POST …/handles)",
+        ),
         Refusal::AppNotFound => words(
             "No such app",
             "there is no such app for this caller",

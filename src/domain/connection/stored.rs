@@ -46,6 +46,7 @@ pub(super) struct Stored {
     paused_under: Option<Status>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     stated_end: Option<StatedEnd>,
+    handles_over: Option<Timestamp>,
 }
 
 impl From<Stored> for Profile {
@@ -89,6 +90,7 @@ impl From<Stored> for Profile {
             labels: stored.labels,
             renewals: stored.renewals,
             stated_end: stored.stated_end,
+            handles_over: stored.handles_over,
         }
     }
 }
@@ -118,6 +120,7 @@ impl From<Profile> for Stored {
             labels: profile.labels,
             renewals: profile.renewals,
             stated_end: profile.stated_end,
+            handles_over: profile.handles_over,
         }
     }
 }

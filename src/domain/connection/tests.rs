@@ -116,6 +116,21 @@ fn a_resumed_connection_is_as_good_as_its_grant() {
 }
 
 #[test]
+fn a_pause_ends_handles_and_nothing_gives_them_back() {
+    assert_eq!(profile().handles_over(), None);
+    let paused = profile().paused().ending_handles(Some(at(5)));
+    let resumed = paused.clone().resumed().refreshed(None, &Remarks::default(), at(9));
+    assert_eq!(resumed.handles_over(), Some(at(5)));
+    assert_eq!(resumed.clone().ending_handles(None), resumed);
+    assert_eq!(resumed.clone().ending_handles(Some(at(3))), resumed);
+    let json = serde_json::to_string(&resumed).expect("JSON");
+    assert_eq!(read(&json), resumed);
+    let account = resumed.account().clone();
+    let anew = Profile::connected(account, vec![], vec![], "sync".into(), at(20), Some(&resumed));
+    assert_eq!(anew.handles_over(), Some(at(5)), "its user signing in again is no end and no beginning");
+}
+
+#[test]
 fn a_pause_survives_refreshes_and_verdicts() {
     let paused = profile().paused();
     assert_eq!(paused.clone().refreshed(None, &Remarks::default(), at(1)).status(), Status::Paused);

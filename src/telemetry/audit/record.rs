@@ -17,7 +17,8 @@
 //! | `scopes`, `expires_in` | what was handed out, and for how many seconds it lives |
 //! | `token_sha256`, `uti` | which token: its SHA-256, and the id that Entra's logs have of it |
 //! | `session` | the connect session: the first 16 hex digits of its id's SHA-256, for the id is a link |
-//! | `detail` | subject of an administrative act, `{"credential": "2026-11"}`; in a sum: `peers`, `most` |
+//! | `detail` | subject of an administrative act, `{"credential": "2026-11"}`; the `handle` by which it was \
+//! asked; in a sum: `peers`, `most` |
 //! | `suppressed` | a sum: how many requests this record stands for; it has no `peer` and `request_id` |
 //! | `request_id` | the request, as in the log and in the caller's response |
 //! | `checkpoint` | a checkpoint: `key`, `records`, `every`, `within`, `signature` |
@@ -48,6 +49,8 @@ pub enum Action {
     Token,
     /// A request was relayed with a connection's token.
     Relayed,
+    /// A caller made a handle for a part of its relay.
+    HandleMade,
     /// A caller was unknown, or not allowed what it asked.
     Refused,
     /// A connect session was made.
@@ -85,6 +88,7 @@ impl Action {
         match self {
             Action::Token => "token",
             Action::Relayed => "relayed",
+            Action::HandleMade => "handle_made",
             Action::Refused => "refused",
             Action::ConnectStarted => "connect_started",
             Action::Connected => "connected",

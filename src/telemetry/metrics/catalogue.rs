@@ -40,6 +40,8 @@ metrics! {
         relay_turns_total: Counters["app", "outcome"],
         /// How long relayed requests waited for a turn at their mailbox, in vain or not.
         relay_turn_wait_seconds: Histograms["app"] in REQUEST_BUCKETS,
+        /// Handles that callers made for a part of their relay.
+        handles_made_total: Counters["app", "caller"],
         /// Open streams of tokens (`…/token/watch`).
         token_streams: IntGauge,
         /// Requests that were answered 429 because their caller is over its rate, of every route.

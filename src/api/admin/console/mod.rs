@@ -506,7 +506,14 @@ impl Acts for Console {
 }
 
 fn who<'a>(request_id: &'a RequestId, peer: &Peer) -> Who<'a> {
-    Who { request_id, origin: peer.origin, listener: Listener::Admin, dialect: NATIVE, method: None }
+    Who {
+        request_id,
+        origin: peer.origin,
+        listener: Listener::Admin,
+        dialect: NATIVE,
+        method: None,
+        handle: None,
+    }
 }
 
 fn connection_key(app: &str, name: &str) -> Result<ConnectionKey, Problem> {

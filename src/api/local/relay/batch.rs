@@ -8,7 +8,7 @@ use crate::api::body::unread;
 use crate::api::problem::{Problem, json_bytes};
 use crate::events::BatchParts;
 use crate::listener::{Body, BodyError, Response};
-use crate::policy::Permit;
+use crate::policy::Denial;
 use crate::relay::{Asked, Batch, Links, Method, Plan};
 
 /// Most bytes of a batch. It is read as a whole before anything of it is sent.
@@ -52,9 +52,9 @@ pub(super) async fn read(
 }
 
 impl Requests {
-    /// Judges each by a caller's permit.
-    pub(super) fn judge(&self, permit: &Permit) {
-        let judge = |asked: &Asked| permit.relays(asked).map_err(|denial| denial.to_string());
+    /// Judges each.
+    pub(super) fn judge(&self, relays: impl Fn(&Asked) -> Result<(), Denial>) {
+        let judge = |asked: &Asked| relays(asked).map_err(|denial| denial.to_string());
         *self.plan.lock() = Some(self.batch.plan(judge));
     }
 
