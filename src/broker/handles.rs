@@ -175,7 +175,7 @@ impl Broker {
         };
         let repository = &self.deps.repository;
         let sealing = repository.keyring().primary();
-        if !self.handles.noted.lock().get(&sealing.id).is_some_and(|until| *until >= expires_at) {
+        if self.handles.noted.lock().get(&sealing.id).is_none_or(|until| *until < expires_at) {
             let until = expires_at.plus(NOTED_AHEAD);
             repository.note_handles(&sealing, until, now).await?;
             self.handles.noted.lock().insert(sealing.id.clone(), until);

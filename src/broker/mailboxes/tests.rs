@@ -144,8 +144,7 @@ impl Scene {
         };
         self.world.spawn(WORLD, "a look", Box::pin(reads));
         self.world.run_until(self.world.now()).expect("it comes to rest");
-        let taken = *taken.lock();
-        taken
+        *taken.lock()
     }
 }
 

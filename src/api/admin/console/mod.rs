@@ -26,6 +26,7 @@ mod own_sessions;
 mod pages;
 mod searching;
 mod sessions;
+mod words;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -39,6 +40,7 @@ use self::layout::{Tab, page, plain, refusal};
 use self::overview::{Between, Counted, Overview};
 use self::sessions::Met;
 pub(super) use self::sessions::{Operator, Sessions};
+use self::words::{done, from_elsewhere, link_gone, no_session};
 use super::AdminApi;
 use super::acts::Acting;
 use super::wire::Keyring;
@@ -520,48 +522,6 @@ fn connection_key(app: &str, name: &str) -> Result<ConnectionKey, Problem> {
     let app = AppName::parse(app).map_err(|_| Problem::of(Refusal::AppNotFound))?;
     let connection = ConnectionName::stored(name).map_err(Problem::no_connection)?;
     Ok(ConnectionKey { app, connection })
-}
-
-/// What was done, after an act. The words are ours, whatever the address says.
-fn done(said: &str) -> Markup {
-    let words = match said {
-        "paused" => "It is paused: no token of it is handed out.",
-        "resumed" => "It is resumed.",
-        "refreshing" => "A refresh has begun. The timeline shows how it ends.",
-        "promoted" => "It is preferred. Every replica follows within seconds.",
-        "confirmed" => "The host is confirmed. Every replica follows within seconds.",
-        "ended" => "It is over. What it has open learns so at its next request.",
-        "others_ended" => "The others are over. What they have open learns so at its next request.",
-        "rewrapping" => "Rewrapping has begun. The numbers show how far it is.",
-        "retired" => "It is out of service. Remove its file, and then the credential at the authority.",
-        _ => return html! {},
-    };
-    html! { div.note.calm role="status" { (words) } }
-}
-
-fn no_session() -> Markup {
-    let body = html! {
-        p { "Nobody is known in this browser here, or the session is over." }
-        p { "Run " code { "tokenward console" } " on the daemon's machine, and open the link that it "
-            "prints." }
-    };
-    plain("Who are you?", &body)
-}
-
-fn link_gone() -> Markup {
-    let body = html! {
-        p { "Links to the console work once and for a minute." }
-        p { "Run " code { "tokenward console" } " again." }
-    };
-    plain("This link does not work any more", &body)
-}
-
-fn from_elsewhere() -> Markup {
-    let body = html! {
-        p { "The form did not come from a page of this console, so nothing was done." }
-        p { "Open the console, and do it there." }
-    };
-    plain("This came from elsewhere", &body)
 }
 
 fn redirect(to: &str) -> Response {
