@@ -122,8 +122,7 @@ pub(super) const TABLE: &[Route<AdminApi>] = &[
             summary: "End every connection of an app, a tenant or a caller, or one handle",
             description: "Several members narrow it to what they have in common; `handle` stands alone. It \
              is in force on the replica that answers before the answer, and on every other one within \
-             seconds. Tokens that were handed out work until they end; handles of what is revoked end with \
-             it.",
+             seconds. Tokens that were handed out work until they end.",
             body: Body::Required(Content::several("Revocation", examples::REVOCATION)),
             answer: (200, "They are revoked; with `dry_run`, what would be."),
             content: Some(Content::several("Revoked", examples::REVOKED)),
