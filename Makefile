@@ -4,7 +4,7 @@
 CARGO ?= cargo
 # Most tests wait on sockets and clocks: more of them than cores may do so at once.
 export RUST_TEST_THREADS ?= 8
-.PHONY: quickstart build quick test check fmt lint structure docs deny bench bench-refresh bench-relay bench-steps audit-stream scale image image-test dockerfile deploy-check tools providers schemas vault mail soak soak-short flood slow simulate sweep-load baseline model rotation rotation-rewrap revoke-load drill fuzz linear-work work policy timing azure-identity systemd kubernetes kubernetes-rules tour site release reproduce screenshots languages console-load alerts relay-streams mailboxes
+.PHONY: quickstart build quick test check fmt lint structure docs deny bench bench-refresh bench-relay bench-steps audit-stream scale image image-test dockerfile deploy-check tools providers schemas vault mail soak soak-short flood slow simulate sweep-load baseline model rotation rotation-rewrap revoke-load import-drill drill fuzz linear-work work policy timing azure-identity systemd kubernetes kubernetes-rules tour site release reproduce screenshots languages console-load alerts relay-streams mailboxes
 
 quickstart:
 	$(CARGO) run --example quickstart
@@ -262,6 +262,10 @@ rotation-rewrap: tools
 # A tenant of 10,000 connections is revoked: after five seconds no replica hands out any of them.
 revoke-load:
 	$(CARGO) test --test it -- revocations::a_tenant_of_ten_thousand --ignored --nocapture
+
+# 10,000 grants of another system are imported while the daemon and the command are killed 120 times. (Some hundred are in `make test`.)
+import-drill:
+	$(CARGO) test --test it -- imports::ten_thousand_grants --ignored --nocapture
 
 # The refresh protocol, exhaustively: the large configurations (the small ones are in `make test`).
 model:

@@ -52,6 +52,27 @@ pub use strangers::{Listener, Stranger};
 /// The word of tokenward's own interfaces, for [`Who::dialect`].
 pub const NATIVE: &str = "native";
 
+/// How an attempt to import a grant ends: with what it did, or with a code.
+pub const IMPORT_OUTCOMES: [&str; 17] = [
+    "imported",
+    "replaced",
+    "already_imported",
+    "invalid_request",
+    "caller_forbidden",
+    "app_not_found",
+    "reauthorization_required",
+    "connection_blocked",
+    "connection_paused",
+    "import_refused",
+    "rate_limited",
+    "authority_unavailable",
+    "app_credential_rejected",
+    "app_rejected",
+    "record_damaged",
+    "store_unavailable",
+    "overloaded",
+];
+
 /// The object of an operator's act on the daemon.
 #[derive(Clone, Copy, Default)]
 pub struct About<'a> {
@@ -217,6 +238,7 @@ impl Events {
         for app in &apps {
             self.metrics.expect_app(app, &Endpoint::WORDS);
             self.metrics.expect_relayed(app, &RELAY_OUTCOMES, &TURN_OUTCOMES);
+            self.metrics.expect_imports(app, &IMPORT_OUTCOMES);
         }
         for caller in callers.iter() {
             self.metrics.expect_caller(&caller.name);
@@ -732,6 +754,11 @@ impl Events {
         event.detail.insert("admin", admin.to_owned());
         event.detail.insert("act", act.to_owned());
         self.record(event).await;
+    }
+
+    /// Counts an attempt to import a grant. (The act itself is reported as every operator's is.)
+    pub fn imported(&self, app: &AppName, outcome: &'static str) {
+        self.metrics.imported(app, outcome);
     }
 
     /// Reports an operator's act on the daemon itself.

@@ -11,6 +11,7 @@ pub mod domain;
 pub mod events;
 pub mod flight;
 pub mod journal;
+pub mod jwe;
 pub mod jwt;
 pub mod keyring;
 pub mod lifecycle;

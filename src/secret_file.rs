@@ -307,6 +307,16 @@ impl SecretReader {
         }
     }
 
+    /// Opens a file of secrets that is read piece by piece, of any size.
+    ///
+    /// # Errors
+    /// It cannot be opened, or the errors of [`check`](Self::check).
+    pub fn open(&self, path: &Path) -> Result<File, SecretFileError> {
+        let file = open_inside_its_directory(path)?;
+        self.check(path, &file)?;
+        Ok(file)
+    }
+
     /// Reads a password or another one-line secret. One line end after it is removed, since editors and
     /// `echo` add one.
     ///

@@ -10,17 +10,19 @@ use serde::{Deserialize, Deserializer, Serialize};
 
 use super::admin::wire;
 use super::problem::Problem;
-use super::shapes::{FailureShape, NamedAccount};
+use super::shapes::{FailureShape, NamedAccount, account_id};
 use crate::broker::ConsentState;
 use crate::broker::confirm::Confirmation;
 use crate::broker::connect::NewSession;
+use crate::broker::import::NewImport;
 use crate::domain::account::{AccountId, tenant_id};
 use crate::domain::handle::HandleId;
-use crate::domain::id::{AppName, ConnectionKey, ConnectionName};
+use crate::domain::id::{AppName, CallerName, ConnectionKey, ConnectionName};
 use crate::domain::label;
 use crate::domain::revocation::Revocation;
-use crate::domain::secret::ConfirmationCode;
+use crate::domain::secret::{ConfirmationCode, RefreshToken};
 use crate::domain::time::Timestamp;
+use crate::jwe::Recipient;
 use crate::listener::{Body, BodyError};
 
 /// Reads a body within the listener's bounds.
@@ -92,6 +94,56 @@ pub(super) fn link_wanted(bytes: Bytes) -> Result<ConnectionKey, Problem> {
     let app = AppName::parse(&app).map_err(|error| Problem::invalid("app", error.to_string()))?;
     let connection = ConnectionName::stored(&connection).map_err(Problem::no_connection)?;
     Ok(ConnectionKey { app, connection })
+}
+
+/// A grant to import.
+pub(super) struct AskedImport {
+    pub(super) new: NewImport,
+    /// In whose name, if that is said.
+    pub(super) caller: Option<CallerName>,
+    /// It is only to be checked.
+    pub(super) dry_run: bool,
+}
+
+/// `POST /admin/v1/imports`
+pub(super) fn import(bytes: Bytes) -> Result<AskedImport, Problem> {
+    let mut body: wire::Import = parse(&bytes)?;
+    // Taken first: whatever is refused, the secret is wiped.
+    let refresh_token = body.refresh_token.take().map(RefreshToken::new);
+    let caller = body.caller.as_deref().map(CallerName::parse).transpose();
+    let caller = caller.map_err(|error| Problem::invalid("caller", error.to_string()))?;
+    if refresh_token.as_ref().is_some_and(|token| token.expose().is_empty()) {
+        return Err(Problem::invalid("refresh_token", "is empty"));
+    }
+    if refresh_token.is_none() && !body.dry_run {
+        return Err(Problem::invalid("refresh_token", "is missing"));
+    }
+    let labels = body.labels.map(label::checked).transpose();
+    let account = body.account.map(|account| {
+        let wire::ImportAccount { tid, oid, iss, sub, username: _ } = account;
+        account_id(tid, oid, iss, sub).ok_or_else(no_account)
+    });
+    let new = NewImport {
+        key: ConnectionKey {
+            app: app_name(&body.app)?,
+            connection: ConnectionName::parse(&body.connection).map_err(Problem::no_connection)?,
+        },
+        refresh_token,
+        client_id: body.client_id,
+        account: account.transpose()?,
+        scopes: body.scopes.map(|scopes| scopes.join(" ")),
+        labels: labels.map_err(|error| Problem::invalid("labels", error.to_string()))?,
+        replace: body.replace,
+    };
+    Ok(AskedImport { new, caller, dry_run: body.dry_run })
+}
+
+/// `POST /admin/v1/exports`
+pub(super) fn export(bytes: Bytes) -> Result<(AppName, Recipient, wire::Export), Problem> {
+    let body: wire::Export = parse(&bytes)?;
+    let recipient = Recipient::new(&body.recipient);
+    let recipient = recipient.map_err(|error| Problem::invalid("recipient", error.to_string()))?;
+    Ok((app_name(&body.app)?, recipient, body))
 }
 
 /// What is to be revoked, and how.
@@ -188,7 +240,11 @@ fn app_name(text: &str) -> Result<AppName, Problem> {
 }
 
 fn named(account: NamedAccount) -> Result<AccountId, Problem> {
-    account.id().ok_or_else(|| Problem::invalid("account", "must have tid and oid, or iss and sub"))
+    account.id().ok_or_else(no_account)
+}
+
+fn no_account() -> Problem {
+    Problem::invalid("account", "must have tid and oid, or iss and sub")
 }
 
 #[derive(Deserialize)]

@@ -308,6 +308,7 @@ impl Problem {
             Refusal::ConnectionBlocked { reason, answer } | Refusal::TenantBlocked { reason, answer } => {
                 return problem.reason(reason.as_str()).answer(answer);
             }
+            Refusal::ImportRefused(why) => return problem.reason(why.as_str()),
             Refusal::AuthorityUnavailable { answer, .. }
             | Refusal::AuthorityUnclear { answer }
             | Refusal::AppCredentialRejected { answer }
@@ -324,6 +325,7 @@ impl Problem {
             | Refusal::ConnectionRateLimited { .. }
             | Refusal::MailboxBusy { .. }
             | Refusal::TooManyForced { .. }
+            | Refusal::TooManyImports { .. }
             | Refusal::TooMany { .. }
             | Refusal::TooManyWalks { .. }
             | Refusal::TooManyStreams { .. }

@@ -56,11 +56,21 @@ pub struct NamedAccount {
 impl NamedAccount {
     /// What it names; none when it names nothing whole.
     pub fn id(self) -> Option<AccountId> {
-        match (self.tid, self.oid, self.iss, self.sub) {
-            (Some(tid), Some(oid), _, _) => Some(AccountId::entra(&tid, &oid)),
-            (None, None, Some(iss), Some(sub)) => Some(AccountId::OpenId { iss, sub }),
-            _ => None,
-        }
+        account_id(self.tid, self.oid, self.iss, self.sub)
+    }
+}
+
+/// The account that these members name; none when they name nothing whole.
+pub(super) fn account_id(
+    tid: Option<String>,
+    oid: Option<String>,
+    iss: Option<String>,
+    sub: Option<String>,
+) -> Option<AccountId> {
+    match (tid, oid, iss, sub) {
+        (Some(tid), Some(oid), _, _) => Some(AccountId::entra(&tid, &oid)),
+        (None, None, Some(iss), Some(sub)) => Some(AccountId::OpenId { iss, sub }),
+        _ => None,
     }
 }
 

@@ -44,7 +44,7 @@ pub(super) fn start(parts: &Parts, store_latch: Latch) {
     jobs.every(Job::StorePing, Pause::of(pulse::PING), pulse);
 
     let again = Pause::of(STORE_AGAIN).before_the_first_run();
-    jobs.every(Job::UnstoredAnswers, again, UnstoredAnswers(engine()));
+    jobs.every(Job::UnstoredAnswers, again, UnstoredAnswers(engine(), broker()));
 
     let engine_of_changes = engine();
     jobs.until_stop("hear what other replicas do", async move { engine_of_changes.follow_changes().await });
@@ -100,11 +100,11 @@ impl Work for IssuerKeys {
     }
 }
 
-struct UnstoredAnswers(Engine);
+struct UnstoredAnswers(Engine, Arc<Broker>);
 
 impl Work for UnstoredAnswers {
     async fn run(&mut self) -> Ended {
-        match self.0.store_unstored().await {
+        match self.0.store_unstored().await + self.1.store_journaled_imports().await {
             0 => Ok(()),
             left => Err(format!("the store has not taken {left} answers yet")),
         }

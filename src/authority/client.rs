@@ -1,5 +1,6 @@
 //! The client of one app's authority. It implements the port with the files below it.
 
+mod adopt;
 mod answered;
 mod app_token;
 mod config;
@@ -32,9 +33,9 @@ use super::clouds::Provider;
 use super::credential_set::CredentialSet;
 use super::http::HttpClient;
 use super::{
-    AdminConsentRequest, AppTokenRequest, Authority, AuthorizeRequest, AuthorizeUrl, RedeemFailure,
-    RedeemRequest, RedirectError, RedirectRefusal, RefreshRequest, Refreshed, Subject, SubjectRefusal,
-    TokenAnswer, UserToken, UserTokenKind,
+    AdminConsentRequest, AdoptRequest, Adopted, AppTokenRequest, Authority, AuthorizeRequest, AuthorizeUrl,
+    RedeemFailure, RedeemRequest, RedirectError, RedirectRefusal, RefreshRequest, Refreshed, Subject,
+    SubjectRefusal, TokenAnswer, UserToken, UserTokenKind,
 };
 use crate::domain::scope::ScopeNaming;
 use crate::domain::task::BoxFuture;
@@ -172,6 +173,14 @@ impl Authority for OpenIdAuthority {
         request: RefreshRequest<'a>,
     ) -> BoxFuture<'a, Result<Refreshed, AuthorityFailure>> {
         Box::pin(self.use_refresh_token(request))
+    }
+
+    fn adopt<'a>(&'a self, request: AdoptRequest<'a>) -> BoxFuture<'a, Result<Adopted, AuthorityFailure>> {
+        Box::pin(self.adopt_grant(request))
+    }
+
+    fn client_id(&self) -> &str {
+        &self.app.config.client_id
     }
 
     fn app_token<'a>(

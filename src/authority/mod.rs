@@ -103,6 +103,12 @@ pub trait Authority: Send + Sync {
         request: RefreshRequest<'a>,
     ) -> BoxFuture<'a, Result<Refreshed, AuthorityFailure>>;
 
+    /// Uses a refresh token of a grant whose account is not known yet, once: its answer must name it.
+    fn adopt<'a>(&'a self, request: AdoptRequest<'a>) -> BoxFuture<'a, Result<Adopted, AuthorityFailure>>;
+
+    /// Returns the app's id at the authority, which a grant is for.
+    fn client_id(&self) -> &str;
+
     /// Requests a token for the app itself (RFC 6749 §4.4).
     fn app_token<'a>(
         &'a self,
@@ -234,6 +240,45 @@ pub struct RefreshRequest<'a> {
     pub claims: Option<&'a str>,
     /// Whether the token may be under continuous access evaluation, if the app declares that.
     pub cae: bool,
+}
+
+/// The first use of a grant that another system held.
+pub struct AdoptRequest<'a> {
+    /// The refresh token to use.
+    pub refresh_token: &'a RefreshToken,
+    /// The scopes: those of one resource.
+    pub scopes: &'a ScopeSet,
+    /// At Entra the tenant of its account, if that is known.
+    pub tenant: Option<&'a str>,
+}
+
+/// A success answer to the first use of a grant.
+pub enum Adopted {
+    /// Usable tokens, and the account from a validated `id_token`.
+    Tokens(Box<TokenAnswer>),
+    /// An answer of which nothing is used but its refresh token.
+    Refused(Box<RefusedAdoption>),
+}
+
+/// Why an answer does not make a connection.
+pub struct RefusedAdoption {
+    /// What is wrong with it.
+    pub why: NoAdoption,
+    /// Its refresh token: the one that was sent may be spent.
+    pub refresh_token: Option<RefreshToken>,
+    /// The same as a failure, with the authority's ids of the answer.
+    pub failure: AuthorityFailure,
+}
+
+/// What is wrong with a success answer to the first use of a grant.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NoAdoption {
+    /// It has no `id_token`, so nobody knows whose grant it is.
+    NoAccount,
+    /// It is of a tenant whose users may not be connected.
+    TenantNotAllowed,
+    /// It breaks a rule.
+    NotBelieved,
 }
 
 /// A request for a token of the app itself.

@@ -422,7 +422,7 @@ impl Broker {
 
 /// Returns the scopes to request from the user: the app's, or fewer, and always those needed to keep a
 /// connection.
-fn scopes_to_request(app: &App, asked: Option<&str>) -> Result<ScopeSet, Refusal> {
+pub(super) fn scopes_to_request(app: &App, asked: Option<&str>) -> Result<ScopeSet, Refusal> {
     let naming = app.naming();
     let mut scopes = match asked {
         None => app.scopes.clone(),

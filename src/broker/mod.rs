@@ -27,8 +27,10 @@ mod credential_choices;
 pub mod credentials;
 pub mod disconnect;
 pub mod exchange;
+pub mod export;
 pub mod forecast;
 pub mod handles;
+pub mod import;
 mod in_use;
 pub mod inspect;
 mod invitations;
@@ -180,6 +182,7 @@ pub struct Broker {
     /// The tenants that block an app, as last heard.
     blocked_tenants: ArcSwap<Vec<tenant_blocks::BlockedTenant>>,
     handles: handles::Known,
+    imports: import::Imports,
 }
 
 impl Broker {
@@ -213,6 +216,7 @@ impl Broker {
             mailboxes,
             blocked_tenants: ArcSwap::default(),
             handles: handles::Known::default(),
+            imports: import::Imports::default(),
         }
     }
 

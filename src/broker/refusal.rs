@@ -6,6 +6,7 @@
 
 use std::time::Duration;
 
+use crate::broker::import::ImportFault;
 use crate::domain::not_now::NotNow;
 use crate::domain::verdict::{AuthorityError, BlockReason, Disposition, ReauthReason};
 use crate::policy::Denial;
@@ -67,6 +68,13 @@ pub enum Refusal {
     ConfirmationRejected {
         /// The reason.
         problem: String,
+    },
+    /// 409: a grant is not imported.
+    ImportRefused(ImportFault),
+    /// 429: imports are asked for faster than the budget of calls allows.
+    TooManyImports {
+        /// Time until the next try.
+        retry_after: Duration,
     },
     /// 429: the caller exceeds its rate.
     RateLimited {
@@ -190,7 +198,9 @@ impl Refusal {
             Refusal::ScopeNotGranted { .. } => (409, "scope_not_granted", None),
             Refusal::ConnectionPaused => (409, "connection_paused", None),
             Refusal::ConfirmationRejected { .. } => (409, "confirmation_rejected", None),
+            Refusal::ImportRefused(_) => (409, "import_refused", None),
             Refusal::RateLimited { retry_after }
+            | Refusal::TooManyImports { retry_after }
             | Refusal::ConnectionRateLimited { retry_after }
             | Refusal::TooManyForced { retry_after }
             | Refusal::TooMany { retry_after, .. } => (429, "rate_limited", Some(*retry_after)),
@@ -273,6 +283,12 @@ impl From<Denial> for Refusal {
             | Denial::NotItsOwn { .. }
             | Denial::AppTokenForbidden => Refusal::Forbidden { problem: denial.to_string() },
         }
+    }
+}
+
+impl From<ImportFault> for Refusal {
+    fn from(fault: ImportFault) -> Self {
+        Refusal::ImportRefused(fault)
     }
 }
 

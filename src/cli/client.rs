@@ -257,17 +257,17 @@ pub(super) struct SeenProblem {
     #[serde(default)]
     title: String,
     #[serde(default)]
-    detail: String,
+    pub(super) detail: String,
     #[serde(default)]
     hint: String,
-    reason: Option<String>,
+    pub(super) reason: Option<String>,
     request_id: Option<String>,
     connect_url: Option<String>,
-    retry_after: Option<u64>,
-    error: Option<String>,
+    pub(super) retry_after: Option<u64>,
+    pub(super) error: Option<String>,
     suberror: Option<String>,
     #[serde(default)]
-    error_codes: Vec<u32>,
+    pub(super) error_codes: Vec<u32>,
     trace_id: Option<String>,
     correlation_id: Option<String>,
 }
@@ -365,6 +365,27 @@ impl Client {
         method: Method,
         target: &str,
         body: Option<&Value>,
+        deadline: Duration,
+    ) -> Result<Value, ClientError> {
+        let body = body.map(|body| Bytes::from(body.to_string()));
+        self.ask_with(method, target, body, deadline).await
+    }
+
+    /// Posts a body with a secret, which is wiped afterwards, and returns the answer's JSON.
+    pub(super) async fn post_secret(
+        &self,
+        target: &str,
+        body: Zeroizing<Vec<u8>>,
+        deadline: Duration,
+    ) -> Result<Value, ClientError> {
+        self.ask_with(Method::POST, target, Some(Bytes::from_owner(body)), deadline).await
+    }
+
+    async fn ask_with(
+        &self,
+        method: Method,
+        target: &str,
+        body: Option<Bytes>,
         deadline: Duration,
     ) -> Result<Value, ClientError> {
         let endpoint = || self.endpoint.clone();
@@ -469,7 +490,7 @@ impl Client {
         stream: S,
         method: Method,
         target: &str,
-        body: Option<&Value>,
+        body: Option<Bytes>,
     ) -> Result<(StatusCode, Bytes), ClientError>
     where
         S: AsyncRead + AsyncWrite + Unpin,
@@ -497,7 +518,7 @@ impl Client {
         let bytes = match body {
             Some(body) => {
                 request = request.header(header::CONTENT_TYPE, "application/json");
-                Bytes::from(body.to_string())
+                body
             }
             None => Bytes::new(),
         };

@@ -33,7 +33,9 @@ mod credentials;
 mod described;
 mod doctor;
 mod explain;
+mod export;
 mod forecast;
+mod import;
 mod init;
 mod keyring;
 mod output;
@@ -130,6 +132,8 @@ fn dispatch(cli: Cli, world: &mut World) -> Result<ExitCode, Failure> {
         Command::Sessions(command) => sessions::run(&command, &config, world),
         Command::Console(args) => console::run(&args, &config, world),
         Command::Connections(command) => connections::run(&command, &config, world),
+        Command::Import(args) => import::run(&args, &config, world),
+        Command::Export(args) => export::run(&args, &config, world),
         Command::Callers(command) => callers::run(&command, &config, world),
         Command::Keyring(command) => keyring::run(&command, &config, world),
         Command::Credentials(command) => credentials::run(&command, &config, world),
@@ -198,6 +202,18 @@ enum Command {
     /// List, show, explain and delete connections, as an operator
     #[command(subcommand, after_help = "Example:\n  tokenward connections list outlook --status blocked")]
     Connections(connections::Command),
+    /// Take over grants that another system holds: each is proven by a refresh, and then a connection
+    #[command(
+        after_help = "Examples:\n  tokenward import --from jsonl grants.jsonl --dry-run\n  tokenward import \
+            --from msal-python cache.json --app outlook --caller webshop"
+    )]
+    Import(import::Args),
+    /// Give grants out, sealed to a public key; they can be imported again
+    #[command(
+        after_help = "Examples:\n  tokenward export --make-key export.jwk\n  tokenward export --to jsonl \
+            --recipient export.jwk.pub > grants.jsonl"
+    )]
+    Export(export::Args),
     /// Print a link that opens the operators' console in a browser, once
     #[command(after_help = "Example:\n  tokenward console")]
     Console(console::Args),

@@ -15,12 +15,21 @@ pub enum Cause {
     Consent,
     /// A browser came back from a sign-in with a code.
     SignIn,
+    /// An operator imports a grant that another system held.
+    Import,
 }
 
 impl Cause {
     /// All causes.
-    pub const ALL: [Cause; 6] =
-        [Cause::Sweep, Cause::Report, Cause::Challenge, Cause::MinTtl, Cause::Consent, Cause::SignIn];
+    pub const ALL: [Cause; 7] = [
+        Cause::Sweep,
+        Cause::Report,
+        Cause::Challenge,
+        Cause::MinTtl,
+        Cause::Consent,
+        Cause::SignIn,
+        Cause::Import,
+    ];
 
     /// The label value in metrics.
     pub fn as_str(self) -> &'static str {
@@ -31,6 +40,7 @@ impl Cause {
             Cause::MinTtl => "min_ttl",
             Cause::Consent => "consent",
             Cause::SignIn => "sign_in",
+            Cause::Import => "import",
         }
     }
 }

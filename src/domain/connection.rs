@@ -58,7 +58,7 @@ impl Status {
 pub struct Attempt {
     /// When.
     pub at: Timestamp,
-    /// `connect` or `refresh`.
+    /// `connect`, `import` or `refresh`.
     pub action: String,
     /// `ok`, or the disposition's word.
     pub outcome: String,
@@ -138,7 +138,34 @@ impl Profile {
         now: Timestamp,
         before: Option<&Profile>,
     ) -> Self {
-        let mut profile = Profile {
+        let words = "the user signed in and granted access";
+        let profile = Profile::began(account, (scopes_requested, scopes_granted), connected_by, now, before);
+        profile.remembering([Attempt::established("connect", words, now)])
+    }
+
+    /// A connection as it comes from a grant that another system held and that has worked here once. `before`
+    /// is the connection it renews in place.
+    #[must_use]
+    pub fn imported(
+        account: Account,
+        (scopes_requested, scopes_granted): (Vec<String>, Vec<String>),
+        connected_by: String,
+        now: Timestamp,
+        before: Option<&Profile>,
+    ) -> Self {
+        let words = "an operator imported a grant of another system, and it works";
+        let profile = Profile::began(account, (scopes_requested, scopes_granted), connected_by, now, before);
+        profile.remembering([Attempt::established("import", words, now)])
+    }
+
+    fn began(
+        account: Account,
+        (scopes_requested, scopes_granted): (Vec<String>, Vec<String>),
+        connected_by: String,
+        now: Timestamp,
+        before: Option<&Profile>,
+    ) -> Self {
+        Profile {
             account,
             scopes_requested,
             scopes_granted,
@@ -155,15 +182,7 @@ impl Profile {
             renewals: 0,
             stated_end: None,
             handles_over: before.and_then(|before| before.handles_over),
-        };
-        profile.remember(Attempt {
-            at: now,
-            action: "connect".into(),
-            outcome: "ok".into(),
-            conclusion: "the user signed in and granted access".into(),
-            answer: AuthorityError::default(),
-        });
-        profile
+        }
     }
 
     /// The account that signed in.

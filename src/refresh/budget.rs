@@ -4,8 +4,9 @@
 //! takes from one bucket of a second's worth: renewals ahead of time, renewals that callers force by reports
 //! and challenges, attempts after an administrator's consent, codes that come back from a sign-in. While half
 //! of the bucket is left, each call may take from it. Below that each party has its part: renewals ahead of
-//! time have half, and of the rest every caller, and all consents together, have the same. Beside these a
-//! caller's first reports of current tokens have a bucket of that caller's own, from which nobody else takes.
+//! time have half, and of the rest every caller, all consents together and all imports together have the
+//! same. Beside these a caller's first reports of current tokens have a bucket of that caller's own, from
+//! which nobody else takes.
 //!
 //! Codes of sign-ins take from the upper half alone and do not wait for it, since a person waits. Codes
 //! beyond it take from a bucket of the caller that started the sign-ins. So however many sign in, the lower
@@ -48,6 +49,8 @@ pub(super) enum Whose {
     Sweep,
     /// All consents together.
     Consent,
+    /// All imports together.
+    Imports,
     /// Renewals that a caller forces, or no caller in particular.
     Caller(Option<CallerName>),
     /// Sign-ins that a caller started.
@@ -77,9 +80,9 @@ impl Buckets {
         match whose {
             Whose::Sweep => rate * SWEEPS_PART,
             Whose::SignIns(_) => SIGN_INS_RATE,
-            Whose::Consent | Whose::Caller(_) => {
+            Whose::Consent | Whose::Imports | Whose::Caller(_) => {
                 let others = self.parts.iter().filter(|(other, part)| {
-                    let shares = matches!(other, Whose::Consent | Whose::Caller(_));
+                    let shares = matches!(other, Whose::Consent | Whose::Imports | Whose::Caller(_));
                     shares && *other != whose && asks(part)
                 });
                 for_others / f64::from(u32::try_from(1 + others.count()).unwrap_or(u32::MAX))
@@ -136,7 +139,7 @@ impl Buckets {
         // (The most of the part, what the whole must have, and what is left to the others.)
         let (parts_most, needed, kept) = match whose {
             Whose::SignIns(_) => (SIGN_INS_BURST, 0, half),
-            Whose::Sweep | Whose::Consent | Whose::Caller(_) => (part_rate.max(1.0), ONE, 0),
+            Whose::Sweep | Whose::Consent | Whose::Imports | Whose::Caller(_) => (part_rate.max(1.0), ONE, 0),
         };
         let (rate, part_rate) = (Rate::new(rate, most), Rate::new(part_rate, parts_most));
         let whole = self.whole.get_or_insert(TokenBucket::full(rate, now));

@@ -205,6 +205,7 @@ impl Ports {
         let whose = match cause {
             Cause::Sweep => Whose::Sweep,
             Cause::Consent => Whose::Consent,
+            Cause::Import => Whose::Imports,
             Cause::Report | Cause::Challenge | Cause::MinTtl => Whose::Caller(by.cloned()),
             Cause::SignIn => Whose::SignIns(by.cloned()),
         };

@@ -18,6 +18,8 @@ use crate::keyring::{KeyId, SealingKey};
 use crate::store::{LeaseNonce, Revision, StoredConnection, record};
 
 const SCHEMA: &str = "journal";
+/// How names of entries for imports begin. (All others are hexadecimal digits.)
+const OF_IMPORT: &str = "import-";
 
 /// An unstored answer: the successor of a connection.
 #[derive(Clone)]
@@ -98,6 +100,7 @@ impl Repository {
         let Some(journal) = &self.journal else { return Ok(counts) };
         let primary = self.keyring.primary();
         for (name, sealed) in journal.entries().await? {
+            // (An import's is no connection's: it stays as it is until the store takes it.)
             let Ok((key, unstored)) = self.open_entry(&name, &sealed) else {
                 count_keys(&mut counts, key_id(&sealed));
                 continue;
@@ -127,6 +130,9 @@ impl Repository {
         let Some(journal) = &self.journal else { return Ok(Vec::new()) };
         let mut found = Vec::new();
         for (name, sealed) in journal.entries().await? {
+            if is_of_import(&name) {
+                continue;
+            }
             match self.open_entry(&name, &sealed) {
                 Ok(entry) => found.push(entry),
                 Err(error) => {
@@ -168,6 +174,21 @@ impl Repository {
         };
         Ok((key, unstored))
     }
+}
+
+/// Whether an entry is what the first use of an imported grant brought.
+pub(super) fn is_of_import(name: &str) -> bool {
+    name.starts_with(OF_IMPORT)
+}
+
+/// The name of the entry for the import that is filed there.
+pub(super) fn name_of_import(filed: &str) -> String {
+    format!("{OF_IMPORT}{filed}")
+}
+
+/// The import that an entry of this name is filed under.
+pub(super) fn filed_of_import(name: &str) -> Option<&str> {
+    name.strip_prefix(OF_IMPORT)
 }
 
 /// An entry's name: the nonce of its revision, so that no two answers share one.

@@ -45,6 +45,8 @@ pub enum Kind {
     HandlesOfKey,
     /// The handles that operators ended.
     EndedHandles,
+    /// How far the import of a grant is, by the hash of its refresh token.
+    Import,
 }
 
 impl Kind {
@@ -70,10 +72,11 @@ impl Kind {
             Kind::Forecast => "forecast",
             Kind::HandlesOfKey => "handles-of-key",
             Kind::EndedHandles => "ended-handles",
+            Kind::Import => "import",
         }
     }
 
-    pub(super) const ALL: [Kind; 20] = [
+    pub(super) const ALL: [Kind; 21] = [
         Kind::ConnectSession,
         Kind::State,
         Kind::AdminConsentSession,
@@ -94,6 +97,7 @@ impl Kind {
         Kind::Forecast,
         Kind::HandlesOfKey,
         Kind::EndedHandles,
+        Kind::Import,
     ];
 
     /// Whether such records may outlive a sealing key, and so must be rewrapped. The others expire within a
@@ -109,7 +113,8 @@ impl Kind {
             | Kind::Counts
             | Kind::TenantBlocks
             | Kind::SignInFrequency
-            | Kind::Forecast => true,
+            | Kind::Forecast
+            | Kind::Import => true,
             Kind::ConnectSession
             | Kind::State
             | Kind::AdminConsentSession

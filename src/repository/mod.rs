@@ -11,6 +11,7 @@
 mod damage;
 mod filing;
 mod handles;
+mod importing;
 mod journal;
 mod kind;
 mod pending;
@@ -24,6 +25,7 @@ use std::sync::Arc;
 
 pub use damage::{Damage, DamageObserver, Owner};
 pub use filing::{FiledUnder, SecretHash};
+pub use importing::{ImportState, Importing, SealedImport, TakenImport};
 pub use journal::Unstored;
 pub use kind::Kind;
 pub use pending::{PendingError, Taken};

@@ -54,8 +54,9 @@ struct GrantWire<'a> {
     is_doubtful: bool,
 }
 
+/// A redemption as it is sealed.
 #[derive(Serialize, Deserialize)]
-struct RedeemedWire<'a> {
+pub(super) struct RedeemedWire<'a> {
     account: Account,
     scopes_granted: Vec<String>,
     #[serde(borrow)]
@@ -68,27 +69,36 @@ struct RedeemedWire<'a> {
 
 pub(super) fn encode_redeemed(redeemed: &Redeemed) -> Zeroizing<Vec<u8>> {
     let size = redeemed.refresh_token.expose().len() + redeemed.token.access_token.expose().len() + 4096;
-    let wire = RedeemedWire {
-        account: redeemed.account.clone(),
-        scopes_granted: redeemed.scopes_granted.clone(),
-        refresh_token: Cow::Borrowed(redeemed.refresh_token.expose()),
-        token: TokenWire::of(&redeemed.token),
-        floor: redeemed.floor,
-        nonce: redeemed.nonce,
-    };
-    encode(&wire, size)
+    encode(&RedeemedWire::of(redeemed), size)
 }
 
 pub(super) fn decode_redeemed(bytes: &[u8]) -> Option<Redeemed> {
     let wire: RedeemedWire<'_> = serde_json::from_slice(bytes).ok()?;
-    Some(Redeemed {
-        account: wire.account,
-        scopes_granted: wire.scopes_granted,
-        refresh_token: RefreshToken::new(wire.refresh_token),
-        token: wire.token.into_token(),
-        floor: wire.floor,
-        nonce: wire.nonce,
-    })
+    Some(wire.into_redeemed())
+}
+
+impl<'a> RedeemedWire<'a> {
+    pub(super) fn of(redeemed: &'a Redeemed) -> Self {
+        RedeemedWire {
+            account: redeemed.account.clone(),
+            scopes_granted: redeemed.scopes_granted.clone(),
+            refresh_token: Cow::Borrowed(redeemed.refresh_token.expose()),
+            token: TokenWire::of(&redeemed.token),
+            floor: redeemed.floor,
+            nonce: redeemed.nonce,
+        }
+    }
+
+    pub(super) fn into_redeemed(self) -> Redeemed {
+        Redeemed {
+            account: self.account,
+            scopes_granted: self.scopes_granted,
+            refresh_token: RefreshToken::new(self.refresh_token),
+            token: self.token.into_token(),
+            floor: self.floor,
+            nonce: self.nonce,
+        }
+    }
 }
 
 impl<'a> TokenWire<'a> {
@@ -166,7 +176,7 @@ pub(super) fn decode_grant(bytes: &[u8]) -> Option<Option<Grant>> {
 
 /// Encodes into a buffer that is wiped when dropped; `size` is ample, so that it does not grow and leave
 /// copies.
-fn encode<T: Serialize>(value: &T, size: usize) -> Zeroizing<Vec<u8>> {
+pub(super) fn encode<T: Serialize>(value: &T, size: usize) -> Zeroizing<Vec<u8>> {
     let mut bytes = Zeroizing::new(Vec::with_capacity(size));
     serde_json::to_writer(&mut *bytes, value).expect("these types have no map keys that JSON lacks");
     bytes

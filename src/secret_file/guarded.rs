@@ -761,6 +761,8 @@ mod tests {
         ("keyring/files.rs", "writes keys; reads them with a SecretReader"),
         ("config/load.rs", "the configuration: judged in app/reading.rs before anything of it is taken up"),
         ("cli/init.rs", "writes a new configuration"),
+        ("cli/export.rs", "writes a new key pair; reads a public one with a Guard"),
+        ("cli/import/ledger.rs", "says which rows are imported; judged by SecretReader::check"),
         ("cli/credential_file.rs", "writes a new client credential; reads it with a SecretReader"),
         ("store/embedded/reader.rs", "the store: sealed"),
         ("store/embedded/file.rs", "the store: sealed"),

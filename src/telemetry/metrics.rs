@@ -302,6 +302,18 @@ impl Metrics {
         self.all.refresh_duration_seconds.with(&[Label::App(app)]).observe(duration.as_secs_f64());
     }
 
+    /// Starts the series of an app's imports at 0.
+    pub fn expect_imports(&self, app: &AppName, outcomes: &[&'static str]) {
+        for outcome in outcomes {
+            let _at_zero = self.all.imports_total.with(&[Label::App(app), Label::Word(outcome)]);
+        }
+    }
+
+    /// An attempt to import a grant ended; `outcome` is a word of the import, or the error code.
+    pub fn imported(&self, app: &AppName, outcome: &'static str) {
+        self.all.imports_total.with(&[Label::App(app), Label::Word(outcome)]).inc();
+    }
+
     /// The store answers, or does not.
     pub fn store_reachable(&self, reachable: bool) {
         self.all.store_reachable.set(reachable.into());

@@ -3,8 +3,9 @@
 use std::sync::Arc;
 
 use crate::authority::{
-    AdminConsentRequest, AppTokenRequest, Authority, AuthorizeRequest, AuthorizeUrl, RedeemFailure,
-    RedeemRequest, RefreshRequest, Refreshed, Subject, SubjectRefusal, TokenAnswer, UserToken, UserTokenKind,
+    AdminConsentRequest, AdoptRequest, Adopted, AppTokenRequest, Authority, AuthorizeRequest, AuthorizeUrl,
+    RedeemFailure, RedeemRequest, RefreshRequest, Refreshed, Subject, SubjectRefusal, TokenAnswer, UserToken,
+    UserTokenKind,
 };
 use crate::domain::scope::ScopeNaming;
 use crate::domain::task::BoxFuture;
@@ -61,6 +62,14 @@ impl<T: Refreshes> Authority for OnlyRefreshes<T> {
         request: RefreshRequest<'a>,
     ) -> BoxFuture<'a, Result<Refreshed, AuthorityFailure>> {
         self.answers.refresh(request)
+    }
+
+    fn adopt<'a>(&'a self, _request: AdoptRequest<'a>) -> BoxFuture<'a, Result<Adopted, AuthorityFailure>> {
+        Box::pin(async { Err(not_asked("proving a grant that is imported")) })
+    }
+
+    fn client_id(&self) -> &str {
+        "the only one"
     }
 
     fn app_token<'a>(

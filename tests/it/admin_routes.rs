@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 use crate::docs::Document;
 use crate::http_client::{Answer, request_unix};
-use crate::world::{ALICE, Plan, SYNC, World, text};
+use crate::world::{ALICE, CLIENT_ID, Plan, SYNC, World, text};
 
 const METHODS: [&str; 9] = ["GET", "POST", "DELETE", "PUT", "PATCH", "OPTIONS", "TRACE", "HEAD", "CONNECTX"];
 
@@ -25,6 +25,8 @@ async fn a_path_of_the_admin_api_takes_its_own_methods_and_no_others() {
         ("/admin/v1/store/adopt", "POST"),
         ("/admin/v1/console-links", "POST"),
         ("/admin/v1/revocations", "POST"),
+        ("/admin/v1/imports", "POST"),
+        ("/admin/v1/exports", "POST"),
         ("/admin/v1/reconnect-links", "POST"),
         ("/admin/v1/admin-consent-links", "POST"),
         ("/admin/v1/apps", "GET"),
@@ -176,6 +178,34 @@ async fn the_admin_listener_serves_its_document_and_every_answer_fits_it() {
         plain("POST", path, wanted("nobody"), 404).await;
         plain("POST", path, wanted("a b"), 400).await;
         plain("POST", path, json!({ "app": "outlook" }), 400).await;
+    }
+    let grant = world.entra.foreign_grant(ALICE, CLIENT_ID, "openid profile offline_access Mail.Read");
+    let grant = grant.expect("a grant");
+    let wanted = |more: Value| {
+        let mut body = json!({ "app": "outlook", "connection": "moved", "refresh_token": grant });
+        body.as_object_mut().expect("an object").extend(more.as_object().cloned().unwrap_or_default());
+        body
+    };
+    for (more, status) in [
+        (json!({ "dry_run": true }), 200),
+        (Value::Null, 200),
+        (json!({ "connection": "team-b/alice" }), 409),
+        (json!({ "client_id": "another" }), 409),
+        (json!({ "caller": "mail-reader" }), 403),
+        (json!({ "app": "nothing" }), 404),
+        (json!({ "sekrit": 1 }), 400),
+    ] {
+        plain("POST", "/admin/v1/imports", wanted(more), status).await;
+    }
+    let recipient = |x: &str| json!({ "kty": "OKP", "crv": "X25519", "x": x });
+    let mine = recipient("hSDwCYkwp1R0i33ctD73Wg2_Og0mOBr066SpjqqbTmo");
+    for (body, status) in [
+        (json!({ "app": "outlook", "recipient": mine }), 200),
+        (json!({ "app": "nothing", "recipient": mine }), 404),
+        (json!({ "app": "outlook", "recipient": recipient("AAAA") }), 400),
+        (json!({ "app": "outlook", "recipient": mine, "cursor": "x" }), 400),
+    ] {
+        plain("POST", "/admin/v1/exports", body, status).await;
     }
     ask("PATCH", &of_connection, connection, json!({ "paused": true }), 200).await;
     ask("POST", &of_connection, connection, Value::Null, 409).await;

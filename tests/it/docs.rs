@@ -38,7 +38,7 @@ fn documents() -> Vec<String> {
 }
 
 /// Every stable code of the contract with the statuses it comes with.
-const CODES: [(&str, &[u16]); 26] = [
+const CODES: [(&str, &[u16]); 27] = [
     ("invalid_request", &[400, 414]),
     ("caller_unauthenticated", &[401]),
     ("caller_forbidden", &[403]),
@@ -54,6 +54,8 @@ const CODES: [(&str, &[u16]); 26] = [
     ("scope_not_granted", &[409]),
     ("connection_paused", &[409]),
     ("confirmation_rejected", &[409]),
+    // The operators' document has it.
+    ("import_refused", &[]),
     ("rate_limited", &[429]),
     ("mailbox_busy", &[429]),
     ("relay_failed", &[502, 504]),

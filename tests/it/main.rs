@@ -68,6 +68,7 @@ mod guarded;
 mod guides;
 mod handles;
 mod http2;
+mod imports;
 mod interop;
 mod jwt_callers;
 mod keyring;

@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use tokenward::authority::Endpoint;
 use tokenward::domain::cause::Cause;
 use tokenward::domain::verdict::{BlockReason, Disposition, ReauthReason};
-use tokenward::events::{RELAY_OUTCOMES, Stranger, TURN_OUTCOMES};
+use tokenward::events::{IMPORT_OUTCOMES, RELAY_OUTCOMES, Stranger, TURN_OUTCOMES};
 use tokenward::repository::Owner;
 use tokenward::store::observed::{OPERATIONS, Risk};
 
@@ -37,6 +37,9 @@ async fn every_series_whose_labels_are_a_closed_set_is_there_at_0_from_the_start
     }
     for outcome in TURN_OUTCOMES {
         expect(format!("relay_turns_total{{app=\"outlook\",outcome=\"{outcome}\"}}"));
+    }
+    for outcome in IMPORT_OUTCOMES {
+        expect(format!("imports_total{{app=\"outlook\",outcome=\"{outcome}\"}}"));
     }
     let verdict = |status: &str, reason: &str| {
         format!("verdicts_total{{app=\"outlook\",reason=\"{reason}\",status=\"{status}\"}}")

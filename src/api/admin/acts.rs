@@ -11,15 +11,19 @@ use crate::broker::Refusal;
 use crate::broker::admin_consent::StartedConsent;
 use crate::broker::connect::StartedSession;
 use crate::broker::credentials::Verified;
+use crate::broker::export::ExportedPage;
+use crate::broker::import::{Imported, NewImport, Outcome};
 use crate::broker::inspect::Shown;
 use crate::broker::pause::PausedWhat;
 use crate::broker::revoke::Meant;
 use crate::callers::Caller;
+use crate::domain::auth_method::AuthMethod;
 use crate::domain::choice::Choice;
 use crate::domain::handle::HandleId;
-use crate::domain::id::{AppName, CallerName, ConnectionKey};
+use crate::domain::id::{AppName, CallerName, ConnectionKey, ConnectionName};
 use crate::domain::revocation::Revocation;
 use crate::events::{About, Who};
+use crate::jwe::Recipient;
 
 /// An operator who acts.
 #[derive(Clone, Copy)]
@@ -62,6 +66,90 @@ impl Acting<'_> {
     pub(super) async fn set_paused(&self, key: &ConnectionKey, paused: bool) -> Result<PausedWhat, Problem> {
         let outcome = self.api.broker.set_paused(key, paused).await;
         self.on_connection(if paused { "pause" } else { "resume" }, key, outcome).await
+    }
+
+    /// Imports a grant in a caller's name, or only checks it. Returns what was done with the caller.
+    pub(super) async fn import(
+        &self,
+        new: &NewImport,
+        caller: Option<&CallerName>,
+        dry_run: bool,
+    ) -> Result<(Arc<Caller>, Tried), Problem> {
+        let by = self.importing(caller, &new.key);
+        if dry_run {
+            let by = by.map_err(|refusal| about(refusal, &new.key))?;
+            let outcome = self.api.broker.would_import(&by.policy, new).await;
+            return Ok((by, Tried::Checked(outcome.map_err(|refusal| about(refusal, &new.key))?)));
+        }
+        let work = async {
+            let by = by?;
+            let imported = self.api.broker.import(&by.policy, new).await?;
+            Ok((by, imported))
+        };
+        let outcome: Result<(Arc<Caller>, Imported), Refusal> = work.await;
+        let word = match &outcome {
+            Ok((_, imported)) => imported.outcome.as_str(),
+            Err(refusal) => refusal.outside().code,
+        };
+        self.api.events.imported(&new.key.app, word);
+        let (by, imported) = self.on_connection("import", &new.key, outcome).await?;
+        Ok((by, Tried::Done(imported)))
+    }
+
+    /// Returns the caller in whose name a grant is imported: the one that is named, or the only one that may
+    /// connect it.
+    fn importing(&self, caller: Option<&CallerName>, key: &ConnectionKey) -> Result<Arc<Caller>, Refusal> {
+        self.api.broker.app(&key.app)?;
+        let callers = self.api.callers.load();
+        if let Some(name) = caller {
+            let problem = || format!("`{name}` is no caller of the configuration");
+            return callers.named(name).ok_or_else(|| Refusal::invalid("caller", problem()));
+        }
+        let mut able = callers.iter().filter(|caller| caller.policy.can_connect(key, None).is_ok());
+        match (able.next(), able.next()) {
+            (Some(only), None) => callers.named(&only.name).ok_or(Refusal::AppNotFound),
+            (None, _) => {
+                Err(Refusal::invalid("caller", "is needed: no caller's rules let it connect this name"))
+            }
+            (Some(one), Some(other)) => {
+                let (one, other) = (&one.name, &other.name);
+                let problem =
+                    format!("is needed: several callers may connect this name, such as {one} and {other}");
+                Err(Refusal::invalid("caller", problem))
+            }
+        }
+    }
+
+    /// Gives a page of an app's grants out, sealed, to a user of this machine. Each is a record before it
+    /// leaves.
+    pub(super) async fn export(
+        &self,
+        app: &AppName,
+        recipient: &Recipient,
+        after: Option<&ConnectionName>,
+        pause: bool,
+    ) -> Result<ExportedPage, Problem> {
+        let exported = match self.who.method {
+            Some(AuthMethod::UnixUser) => self.api.broker.export(app, recipient, after, pause).await,
+            // A stolen key of an operator must not be worth every grant.
+            _ => Err(Refusal::Forbidden {
+                problem: "grants are exported over a Unix socket of this machine alone".to_owned(),
+            }),
+        };
+        let page = match exported {
+            Ok(page) => page,
+            Err(refusal) => {
+                let (code, about) =
+                    (refusal.outside().code, About { app: Some(app.as_str()), ..About::default() });
+                self.api.events.operated(self.who, self.admin, "export", code, about).await;
+                return Err(Problem::of(refusal));
+            }
+        };
+        for (connection, _) in &page.grants {
+            let key = ConnectionKey { app: app.clone(), connection: connection.clone() };
+            self.api.events.admin_act(self.who, self.admin, "export", &key, "ok").await;
+        }
+        Ok(page)
     }
 
     /// Refreshes a connection now.
@@ -165,6 +253,14 @@ impl Acting<'_> {
         self.api.events.admin_act(self.who, self.admin, act, key, code_of(&outcome)).await;
         outcome.map_err(|refusal| about(refusal, key))
     }
+}
+
+/// How an import ended that was not refused.
+pub(super) enum Tried {
+    /// It was only checked: what it would do.
+    Checked(Outcome),
+    /// It is done.
+    Done(Imported),
 }
 
 struct Connected {

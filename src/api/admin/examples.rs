@@ -61,6 +61,48 @@ pub(super) const CONSOLE_LINK: &str = r#"
 {"expires_at": "2026-11-23T10:22:23Z",
 "urls": ["http://127.0.0.1:7071/console/enter/8Yk0b1m3Qm2u5s9xw7Jt4oDqfS6cVvA1hXzNnR0LgEI"]}"#;
 
+pub(super) const IMPORT: &[Example] = &[
+    (
+        "a_grant",
+        "",
+        r#"
+{"app": "outlook", "connection": "user-4711", "caller": "webshop", "refresh_token": "1.AXkA…",
+"account": {"tid": "34e60b8e-a5b5-43c9-a67e-a85b7dd8768b", "oid": "503c2116-3318-4ef4-9137-98e7501a0886"},
+"replace": false, "dry_run": false}"#,
+    ),
+    (
+        "what_would_be_done",
+        "",
+        r#"
+{"app": "outlook", "connection": "user-4711", "replace": true, "dry_run": true}"#,
+    ),
+];
+
+pub(super) const IMPORTED: &[Example] = &[
+    (
+        "imported",
+        "",
+        r#"
+{"account": {"tid": "34e60b8e-a5b5-43c9-a67e-a85b7dd8768b", "oid": "503c2116-3318-4ef4-9137-98e7501a0886",
+"username": "alice@contoso.com"}, "app": "outlook", "caller": "webshop", "connection": "user-4711",
+"outcome": "imported", "scopes_granted": ["openid", "profile", "Mail.Read"]}"#,
+    ),
+    (
+        "nothing_speaks_against_it",
+        "",
+        r#"
+{"app": "outlook", "caller": "webshop", "connection": "user-4711", "outcome": "replaced"}"#,
+    ),
+];
+
+pub(super) const EXPORT: &str = r#"
+{"app": "outlook", "recipient": {"kty": "OKP", "crv": "X25519",
+"x": "hSDwCYkwp1R0i33ctD73Wg2_Og0mOBr066SpjqqbTmo"}, "pause": true}"#;
+
+pub(super) const EXPORTED: &str = r#"
+{"grants": ["eyJhbGciOiJFQ0RILUVTIiwiZW5jIjoiQTI1NkdDTSIs…..kq2v….Zm9v….3d9c…"], "left_out": 0,
+"next_cursor": "AQEMMjAyNi0xMS0yMy…"}"#;
+
 pub(super) const LINK_WANTED: &str = r#"{"app": "outlook", "connection": "user-4711"}"#;
 
 pub(super) const RECONNECT_LINK: &str = r#"

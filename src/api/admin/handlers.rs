@@ -5,15 +5,15 @@ use std::time::Duration;
 use http::StatusCode;
 use serde::Serialize;
 
-use super::acts::{Acting, about};
+use super::acts::{Acting, Tried, about};
 use super::wire::{
     AdminConsentLink, Adopted, ApiKey, ApiKeys, AppCredentials, Apps, ConsoleLink, CredentialChosen,
-    Credentials, Ending, Forecast, ForecastRow, Job, Keyring, PolicyDecision, ReconnectLink, Refreshing,
-    Reload, Revoked, Rewrapping, SealingKeyVerdict, Status, Store, TenantBlocked, TokenHost, Verified,
-    VerifiedCredential, rule_key,
+    Credentials, Ending, Exported, Forecast, ForecastRow, ImportAccount, Imported, Job, Keyring,
+    PolicyDecision, ReconnectLink, Refreshing, Reload, Revoked, Rewrapping, SealingKeyVerdict, Status, Store,
+    TenantBlocked, TokenHost, Verified, VerifiedCredential, rule_key,
 };
 use super::{AdminApi, Call, Operator, shapes};
-use crate::api::body::{self, AskedRevocation};
+use crate::api::body::{self, AskedImport, AskedRevocation};
 use crate::api::problem::{self, Problem};
 use crate::api::shapes::{ConnectionShape, ExplainShape, Reader, SessionPageShape};
 use crate::api::{code_of, list_request, no_content, page_shape};
@@ -24,6 +24,7 @@ use crate::broker::pause::PausedWhat;
 use crate::broker::revoke::Meant;
 use crate::broker::rewrap::Against;
 use crate::broker::session_list::SessionsWanted;
+use crate::domain::account::Account;
 use crate::domain::choice::Choice;
 use crate::domain::id::{AppName, CallerName, ConnectionKey, ConnectionName, InvalidName};
 use crate::domain::reference::Reference;
@@ -259,6 +260,39 @@ impl AdminApi {
         Ok(no_content())
     }
 
+    /// `POST /admin/v1/imports`
+    pub(super) async fn import(&self, call: Call<'_>) -> Answer {
+        let act = self.act(&call);
+        let AskedImport { new, caller, dry_run } = body::import(body::read(call.body).await?)?;
+        let (by, tried) = act.import(&new, caller.as_ref(), dry_run).await?;
+        let (outcome, account, scopes_granted) = match tried {
+            Tried::Checked(outcome) => (outcome, None, None),
+            Tried::Done(done) => (done.outcome, Some((&done.account).into()), Some(done.scopes_granted)),
+        };
+        ok(&Imported {
+            account,
+            app: new.key.app.to_string(),
+            caller: by.name.to_string(),
+            connection: new.key.connection.to_string(),
+            outcome: outcome.as_str().to_owned(),
+            scopes_granted,
+        })
+    }
+
+    /// `POST /admin/v1/exports`
+    pub(super) async fn export(&self, call: Call<'_>) -> Answer {
+        let act = self.act(&call);
+        let (app, recipient, asked) = body::export(body::read(call.body).await?)?;
+        let after = asked.cursor.as_deref().map(|cursor| self.broker.read_cursor(&app, cursor));
+        let after = after.transpose().map_err(Problem::of)?;
+        let page = act.export(&app, &recipient, after.as_ref(), asked.pause).await?;
+        ok(&Exported {
+            grants: page.grants.into_iter().map(|(_, sealed)| sealed).collect(),
+            left_out: page.left_out,
+            next_cursor: page.next.map(|next| self.broker.cursor(&app, &next)),
+        })
+    }
+
     /// `POST /admin/v1/reconnect-links`
     pub(super) async fn reconnect_link(&self, call: Call<'_>) -> Answer {
         let act = self.act(&call);
@@ -375,6 +409,19 @@ fn forecast_days(given: Option<&str>) -> Result<Duration, Problem> {
         Problem::invalid("days", format!("must be a whole number from 1 to {MOST_FORECAST_DAYS}"))
     })?;
     Ok(Duration::from_secs(u64::from(days) * 86_400))
+}
+
+impl From<&Account> for ImportAccount {
+    fn from(account: &Account) -> Self {
+        let is_of_entra = account.tid.is_some() && account.oid.is_some();
+        ImportAccount {
+            tid: account.tid.clone(),
+            oid: account.oid.clone(),
+            iss: (!is_of_entra).then(|| account.iss.clone()),
+            sub: (!is_of_entra).then(|| account.sub.clone()),
+            username: account.username.clone(),
+        }
+    }
 }
 
 fn revoked(Meant { connections, complete }: Meant, at: Option<Timestamp>) -> Revoked {

@@ -271,6 +271,54 @@ pub(super) const TABLE: &[Route<AdminApi>] = &[
     },
     Route {
         method: "POST",
+        path: "/admin/v1/imports",
+        handler: Run::Plain(|api, call| Box::pin(api.import(call))),
+        permission: Permission::Operates,
+        effect: Effect::Acts,
+        doc: Doc {
+            id: "importGrant",
+            tag: "connections",
+            summary: "Take over a grant that another system held",
+            description: "It is used once, and is stored as a connection only if it worked; account and \
+             scopes are the authority's. The refresh token that its answer brings is stored in any case. The \
+             same request may be sent again at any time: a grant is known by its refresh token, and nothing \
+             is done twice. A connection that exists is left as it is, unless `replace` is true and the \
+             account is the same.",
+            body: Body::Required(Content::several("Import", examples::IMPORT)),
+            answer: (200, "It is a connection; with `dry_run`, nothing speaks against it."),
+            content: Some(Content::several("Imported", examples::IMPORTED)),
+            problems: &[
+                (403, "Forbidden"),
+                (404, "AppNotFound"),
+                (409, "NotImported"),
+                (429, "TooManyImports"),
+                (503, "ImportUnavailable"),
+            ],
+            ..Doc::PLAIN
+        },
+    },
+    Route {
+        method: "POST",
+        path: "/admin/v1/exports",
+        handler: Run::Plain(|api, call| Box::pin(api.export(call))),
+        permission: Permission::Operates,
+        effect: Effect::Acts,
+        doc: Doc {
+            id: "exportGrants",
+            tag: "connections",
+            summary: "Give an app's grants out, sealed to a public key",
+            description: "At most 50 a page; each is a JWE (compact, ECDH-ES with X25519, A256GCM) of the \
+             row that an import takes. For operators who come over a Unix socket alone. The grants stay \
+             here, and are used here unless their connections are paused.",
+            body: Body::Required(Content::one("Export", examples::EXPORT)),
+            answer: (200, "A page."),
+            content: Some(Content::one("Exported", examples::EXPORTED)),
+            problems: &[(403, "Forbidden"), (404, "AppNotFound")],
+            ..Doc::PLAIN
+        },
+    },
+    Route {
+        method: "POST",
         path: "/admin/v1/reconnect-links",
         handler: Run::Plain(|api, call| Box::pin(api.reconnect_link(call))),
         permission: Permission::Operates,

@@ -103,6 +103,12 @@ fn the_types_of_the_wire_have_the_members_of_the_examples() {
     in_order::<wire::Adopted>(examples::ADOPTED);
     in_order::<wire::Apps>(examples::APPS);
     in_order::<wire::ConsoleLink>(examples::CONSOLE_LINK);
+    each(examples::IMPORT, |example| {
+        serde_json::from_str::<wire::Import>(example).unwrap_or_else(|error| panic!("{error}: {example}"));
+    });
+    each(examples::IMPORTED, in_order::<wire::Imported>);
+    again::<wire::Export>(examples::EXPORT);
+    in_order::<wire::Exported>(examples::EXPORTED);
     in_order::<wire::LinkWanted>(examples::LINK_WANTED);
     in_order::<wire::ReconnectLink>(examples::RECONNECT_LINK);
     in_order::<wire::AdminConsentLink>(examples::ADMIN_CONSENT_LINK);

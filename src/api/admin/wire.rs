@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 pub use crate::broker::session_list::STATES as SESSION_STATES;
 use crate::domain::id::{AppName, CallerName};
+use crate::jwe::PublicJwk;
 
 /// `GET /admin/v1/status`
 #[derive(Debug, Default, Serialize, Deserialize)]
@@ -199,6 +200,109 @@ pub struct AdminConsentLink {
     pub admin_consent_url: String,
     /// Until when the administrator's way back counts.
     pub expires_at: String,
+}
+
+/// The request of `POST /admin/v1/imports`. It has a secret, so it cannot be shown.
+#[derive(Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Import {
+    /// The connection's app.
+    pub app: String,
+    /// The connection that the grant becomes.
+    pub connection: String,
+    /// The caller in whose name; the only one that may connect it, if it is left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub caller: Option<String>,
+    /// The grant's newest refresh token. A dry run needs none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub refresh_token: Option<String>,
+    /// The app's id at the authority that the grant is for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub client_id: Option<String>,
+    /// Whose grant it must be: `tid` and `oid`, or `iss` and `sub`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub account: Option<ImportAccount>,
+    /// Its scopes; the app's, if they are left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub scopes: Option<Vec<String>>,
+    /// Labels for the connection.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub labels: Option<Vec<String>>,
+    /// Whether it may renew a connection that there is.
+    #[serde(default)]
+    pub replace: bool,
+    /// Only check it, without the grant's use.
+    #[serde(default)]
+    pub dry_run: bool,
+}
+
+/// An account, as an import names one.
+#[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct ImportAccount {
+    /// Entra's tenant id.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tid: Option<String>,
+    /// Entra's object id.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub oid: Option<String>,
+    /// The issuer, elsewhere.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub iss: Option<String>,
+    /// The subject, elsewhere.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sub: Option<String>,
+    /// For people; never compared.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub username: Option<String>,
+}
+
+/// `POST /admin/v1/imports`
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Imported {
+    /// The account that the authority named; absent from a dry run.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub account: Option<ImportAccount>,
+    /// The app.
+    pub app: String,
+    /// The caller in whose name.
+    pub caller: String,
+    /// The connection.
+    pub connection: String,
+    /// `imported`, `replaced` or `already_imported`; of a dry run, what it would be.
+    pub outcome: String,
+    /// The scopes that the authority granted; absent from a dry run.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub scopes_granted: Option<Vec<String>>,
+}
+
+/// The request of `POST /admin/v1/exports`
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Export {
+    /// The app.
+    pub app: String,
+    /// The public key that every grant is sealed to.
+    pub recipient: PublicJwk,
+    /// Where the page begins.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cursor: Option<String>,
+    /// Whether each connection is paused first.
+    #[serde(default)]
+    pub pause: bool,
+}
+
+/// `POST /admin/v1/exports`
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Exported {
+    /// Each grant, sealed.
+    pub grants: Vec<String>,
+    /// Connections that have no grant any more.
+    pub left_out: u64,
+    /// Where the next page begins.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub next_cursor: Option<String>,
 }
 
 /// `GET /admin/v1/credentials`

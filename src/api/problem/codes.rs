@@ -23,6 +23,7 @@ pub const CODES: &[(&str, &str)] = &[
     ("scope_not_granted", "The user has not granted a scope that the caller asked for."),
     ("connection_paused", "An operator paused the connection, or its name."),
     ("confirmation_rejected", "A confirmation does not fit the sign-in that it is about."),
+    ("import_refused", "A grant of another system is not imported; the reason says why."),
     ("rate_limited", "The caller asks faster than its limits, or has as much open as it may have."),
     ("mailbox_busy", "A relayed request's turn at its mailbox did not come in time."),
     ("relay_failed", "A relayed request's resource could not be reached, or broke off."),

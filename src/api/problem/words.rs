@@ -91,6 +91,12 @@ pub(super) fn of(refusal: &Refusal) -> Words {
             "read the session (GET /v1/connect-sessions/{id}) and confirm what came back there, or start a \
              new one",
         ),
+        Refusal::ImportRefused(why) => words("The grant is not imported", why.to_string(), why.hint()),
+        Refusal::TooManyImports { .. } => words(
+            "Too many imports",
+            "grants are imported faster than the budget of calls to the authority allows",
+            "send it again after the time in Retry-After; nothing was sent to the authority",
+        ),
         Refusal::RateLimited { .. } => words(
             "Too many requests",
             "this caller asks for more than its rate limit",

@@ -64,6 +64,14 @@ impl OpenIdAuthority {
         }
     }
 
+    /// Returns the grants of the authority itself: those of an account that is not known yet belong to them.
+    pub(super) fn grants_of_issuer<'a>(&self, issuer: &'a str) -> Confined<'a> {
+        match self.provider() {
+            Provider::Entra => Confined::Grants { issuer: origin_of(issuer), is_of_authority: true },
+            Provider::OpenId => Confined::Grants { issuer, is_of_authority: true },
+        }
+    }
+
     /// Returns the host of this app's token endpoint, as far as it is known here, if one of the app's
     /// credentials belongs to another. Only at Entra is that host known before the document is read.
     pub fn unconfirmed_host(&self) -> Option<String> {

@@ -136,7 +136,7 @@ impl From<RefusedAnswer> for Refreshed {
 }
 
 /// Marks a refresh whose answer a gateway says it lost: the authority may have used the refresh token up.
-fn used_all_the_same(failure: AuthorityFailure) -> AuthorityFailure {
+pub(super) fn used_all_the_same(failure: AuthorityFailure) -> AuthorityFailure {
     match (failure.disposition, failure.answer.status) {
         (Disposition::RetryAfter(_), Some(502 | 504)) => {
             AuthorityFailure { disposition: Disposition::OutcomeUnknown, ..failure }

@@ -22,6 +22,17 @@ enum Kept {
 }
 
 impl Attempt {
+    /// What made the connection: it worked.
+    pub(super) fn established(action: &str, conclusion: &str, at: Timestamp) -> Self {
+        Attempt {
+            at,
+            action: action.into(),
+            outcome: OK.into(),
+            conclusion: conclusion.into(),
+            answer: AuthorityError::default(),
+        }
+    }
+
     /// A renewal that worked.
     pub(super) fn worked(at: Timestamp) -> Self {
         Attempt {

@@ -64,6 +64,9 @@ metrics! {
         sweep_waiting: IntGauge,
         /// When the background last looked for what is due.
         sweep_last_success_timestamp_seconds: Gauge,
+        /// Attempts to import a grant of another system; outcome is imported, replaced, already_imported or
+        /// the error code that was answered.
+        imports_total: Counters["app", "outcome"],
         /// Verdicts of the authority that changed a connection.
         verdicts_total: Counters["app", "status", "reason"],
         /// Attempts to get the right to refresh a connection; held means another replica was first.

@@ -337,6 +337,14 @@ impl Emulator {
         self.0.shared.state().user_token(upn, client_id, patch).map_err(KnobError)
     }
 
+    /// A refresh token that another program of this app got from a user, who consented there to these scopes.
+    ///
+    /// # Errors
+    /// When there is no such user, or a scope is none.
+    pub fn foreign_grant(&self, upn: &str, client_id: &str, scopes: &str) -> Result<String, KnobError> {
+        self.0.shared.state().foreign_grant(upn, client_id, scopes).map_err(KnobError)
+    }
+
     /// Adds a user; replaces one of the same name.
     pub fn add_user(&self, user: User) {
         self.0.shared.state().directory.add_user(user);

@@ -93,6 +93,34 @@ impl State {
         answer
     }
 
+    /// Issues a refresh token as if the user had signed in to another program of this app and consented there.
+    pub(crate) fn foreign_grant(
+        &mut self,
+        upn: &str,
+        client_id: &str,
+        scopes: &str,
+    ) -> Result<String, String> {
+        let wanted = Scopes::parse(scopes).map_err(|bad| format!("not a scope: {bad}"))?;
+        let account = self.directory.account_mut(upn).ok_or_else(|| format!("there is no user {upn}"))?;
+        account.consents.entry(client_id.to_owned()).or_default().add(&wanted);
+        let account = account.clone();
+        let due = Delegation {
+            client_id: client_id.to_owned(),
+            granted: self.directory.granted(client_id, &account),
+            user: account.user,
+            family: self.next_serial(),
+            generation: 0,
+            resource: GRAPH.to_owned(),
+            asked: wanted.clone(),
+            refresh_scopes: Some(wanted.clone()),
+            nonce: None,
+            cae: false,
+            client_info: false,
+        };
+        let now = self.clock.now();
+        Ok(self.refresh_token(&due, &wanted, now).0)
+    }
+
     /// Issues an app's own token.
     pub(crate) fn issue_app_only(
         &mut self,

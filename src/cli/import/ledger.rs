@@ -1,0 +1,143 @@
+//! What became of each row, in a file beside the one that is imported: a line of JSON for each outcome,
+//! without anything secret. A killed command leaves at most half a line, which is passed over.
+
+use std::collections::HashSet;
+use std::fs::{File, OpenOptions};
+use std::io::{self, BufRead as _, BufReader, Seek as _, SeekFrom, Write as _};
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
+
+use parking_lot::Mutex;
+use rustix::fs::{FlockOperation, flock};
+use serde::{Deserialize, Serialize};
+
+use super::row::Digest;
+use crate::cli::{Failure, World};
+use crate::secret_file::SecretReader;
+
+/// What stands behind the name of the imported file.
+const SUFFIX: &str = ".imported";
+
+/// The ledger of one file.
+pub(super) struct Ledger {
+    path: PathBuf,
+    /// The rows that are connections.
+    done: HashSet<Digest>,
+    /// Open once something is written.
+    file: Option<Mutex<File>>,
+}
+
+/// One line.
+#[derive(Serialize, Deserialize)]
+struct Line {
+    /// The row's digest, in hexadecimal digits.
+    row: String,
+    place: u64,
+    app: String,
+    connection: String,
+    /// The outcome, or why it failed.
+    outcome: String,
+    imported: bool,
+}
+
+impl Ledger {
+    /// Reads what an earlier run wrote.
+    pub(super) fn read(imported: &Path, world: &World) -> Result<Self, Failure> {
+        let mut name = imported.file_name().unwrap_or_default().to_owned();
+        name.push(SUFFIX);
+        let path = imported.with_file_name(name);
+        let mut done = HashSet::new();
+        if path.symlink_metadata().is_ok() {
+            let reader = SecretReader::new(world.env.get("CREDENTIALS_DIRECTORY").map(Path::new));
+            let file = reader.open(&path).map_err(|error| Failure::usage(error.to_string()))?;
+            for line in BufReader::new(file).split(b'\n') {
+                let line = line.map_err(|error| failed("read", &path, &error))?;
+                // (Half a line of a killed run is none.)
+                let Ok(Line { row, imported: true, .. }) = serde_json::from_slice(&line) else { continue };
+                let mut digest = Digest::default();
+                if hex::decode_to_slice(&row, &mut digest).is_ok() {
+                    done.insert(digest);
+                }
+            }
+        }
+        Ok(Ledger { path, done, file: None })
+    }
+
+    /// Opens it for writing; no other command may be at it.
+    pub(super) fn to_write(mut self, world: &World) -> Result<Self, Failure> {
+        let fail = |error: &io::Error| failed("write", &self.path, error);
+        let mut options = OpenOptions::new();
+        let opened = options.read(true).append(true).create(true).mode(0o600).open(&self.path);
+        let mut file = opened.map_err(|error| fail(&error))?;
+        let reader = SecretReader::new(world.env.get("CREDENTIALS_DIRECTORY").map(Path::new));
+        reader.check(&self.path, &file).map_err(|error| Failure::usage(error.to_string()))?;
+        flock(&file, FlockOperation::NonBlockingLockExclusive).map_err(|_| {
+            Failure::failed(format!("another command imports this file: it holds {}", self.path.display()))
+        })?;
+        let length = file.seek(SeekFrom::End(0)).map_err(|error| fail(&error))?;
+        if length > 0 {
+            // Behind half a line, a new one begins.
+            file.write_all(b"\n").map_err(|error| fail(&error))?;
+        }
+        self.file = Some(Mutex::new(file));
+        Ok(self)
+    }
+
+    /// Whether this row is a connection since an earlier run.
+    pub(super) fn has(&self, digest: &Digest) -> bool {
+        self.done.contains(digest)
+    }
+
+    /// Notes what became of a row.
+    pub(super) fn note(
+        &self,
+        digest: &Digest,
+        place: u64,
+        (app, connection): (&str, &str),
+        (outcome, imported): (&str, bool),
+    ) -> Result<(), Failure> {
+        let Some(file) = &self.file else { return Ok(()) };
+        let (app, connection, outcome) = (app.to_owned(), connection.to_owned(), outcome.to_owned());
+        let line = Line { row: hex::encode(digest), place, app, connection, outcome, imported };
+        let mut text = serde_json::to_vec(&line).expect("a line is plain JSON");
+        text.push(b'\n');
+        file.lock().write_all(&text).map_err(|error| failed("write", &self.path, &error))
+    }
+}
+
+fn failed(what: &str, path: &Path, error: &io::Error) -> Failure {
+    Failure::failed(format!("cannot {what} {}: {error}", path.display()))
+        .hint("it says which rows are done; without it they are asked for again, and found to be imported")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::testing::world;
+
+    #[test]
+    fn what_is_done_is_known_again_after_a_kill_within_a_line() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let file = folder.path().join("grants.jsonl");
+        let (world, _) = world();
+        let read = || Ledger::read(&file, &world).expect("read");
+        let open = || read().to_write(&world).expect("opened");
+        let note = |ledger: &Ledger, row: u8, outcome, done| {
+            ledger.note(&[row; 16], row.into(), ("outlook", "a"), (outcome, done)).expect("written");
+        };
+        let ledger = open();
+        note(&ledger, 1, "imported", true);
+        note(&ledger, 2, "grant_expired", false);
+        assert!(read().to_write(&world).is_err_and(|failure| failure.message.contains("another command")));
+        drop(ledger);
+        let path = folder.path().join("grants.jsonl.imported");
+        let mut text = std::fs::read(&path).expect("it");
+        text.extend_from_slice(b"{\"row\":\"0303");
+        std::fs::write(&path, text).expect("written");
+        let ledger = open();
+        assert!(ledger.has(&[1; 16]) && !ledger.has(&[2; 16]) && !ledger.has(&[3; 16]));
+        note(&ledger, 4, "imported", true);
+        drop(ledger);
+        assert!(read().has(&[4; 16]));
+    }
+}

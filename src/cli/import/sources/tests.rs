@@ -1,0 +1,103 @@
+//! Files that the programs themselves wrote (`tests/data/import/make.py`, `make.mjs`).
+
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+
+use super::*;
+use crate::cli::import::row::Foreign;
+use crate::cli::testing::world;
+
+const CLIENT: &str = "11111111-2222-3333-4444-555555555555";
+const TENANT: &str = "34e60b8e-a5b5-43c9-a67e-a85b7dd8768b";
+const ALICE: &str = "503c2116-3318-4ef4-9137-98e7501a0886";
+
+/// A copy of a fixture that only its owner reads.
+fn copy(folder: &tempfile::TempDir, name: &str) -> PathBuf {
+    let from = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/import").join(name);
+    let to = folder.path().join(name);
+    std::fs::copy(&from, &to).unwrap_or_else(|error| panic!("{}: {error}", from.display()));
+    std::fs::set_permissions(&to, std::fs::Permissions::from_mode(0o600)).expect("chmod");
+    to
+}
+
+fn rows(format: Format, name: &str, key: Option<&str>) -> Vec<Result<Foreign, String>> {
+    let folder = tempfile::tempdir().expect("a folder");
+    let key = key.map(|content| {
+        let path = folder.path().join("key");
+        std::fs::write(&path, content).expect("written");
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).expect("chmod");
+        path
+    });
+    let (world, _) = world();
+    let rows = format.open(&copy(&folder, name), key.as_deref(), &world);
+    let mut rows = rows.unwrap_or_else(|failure| panic!("{failure:?}"));
+    std::iter::from_fn(|| rows.next().unwrap_or_else(|failure| panic!("{failure:?}")))
+        .map(|row| row.grant)
+        .collect()
+}
+
+/// Name for a template, account, client and token of those that can be imported.
+fn fit(rows: &[Result<Foreign, String>]) -> Vec<(String, Option<(String, String)>, String)> {
+    let fit = rows.iter().filter_map(|row| row.as_ref().ok());
+    fit.map(|grant| {
+        let account = grant.account.as_ref();
+        let ids = account.and_then(|account| Some((account.tid.clone()?, account.oid.clone()?)));
+        (grant.id.clone().unwrap_or_default(), ids, grant.refresh_token.expose().to_owned())
+    })
+    .collect()
+}
+
+fn ids(tid: &str, oid: &str) -> Option<(String, String)> {
+    Some((tid.to_owned(), oid.to_owned()))
+}
+
+#[test]
+fn caches_of_msal_for_python_and_node() {
+    let python = rows(Format::MsalPython, "msal-python.json", None);
+    let alice = (format!("{ALICE}.{TENANT}"), ids(TENANT, ALICE), "refresh-of-alice".to_owned());
+    let gina = (
+        "66666666-1111-4222-8333-444444444444.99999999-8888-4777-8666-555555555555".to_owned(),
+        // As the app got it: a guest's id in the app's tenant.
+        ids(TENANT, "77777777-1111-4222-8333-444444444444"),
+        "refresh-of-gina".to_owned(),
+    );
+    let mut found = fit(&python);
+    found.sort();
+    assert_eq!(found, [alice.clone(), gina]);
+    let family: Vec<&String> = python.iter().filter_map(|row| row.as_ref().err()).collect();
+    assert!(family.iter().all(|why| why.contains("family")) && !family.is_empty(), "{family:?}");
+
+    let node = rows(Format::MsalNode, "msal-node.json", None);
+    assert_eq!(fit(&node), [alice]);
+    for grant in python.iter().chain(&node).filter_map(|row| row.as_ref().ok()) {
+        assert_eq!(grant.client_id.as_deref(), Some(CLIENT));
+        assert!(grant.account.as_ref().is_some_and(|account| account.username.is_some()));
+    }
+}
+
+#[test]
+fn rows_of_nango_and_the_answers_of_its_api() {
+    let key = include_str!("../../../../tests/data/import/nango.key");
+    let opened = rows(Format::Nango, "nango.jsonl", Some(key));
+    let alice = |name: &str| (name.to_owned(), ids(TENANT, ALICE), "refresh-of-alice".to_owned());
+    assert_eq!(fit(&opened), [alice("user-1"), alice("user-3")]);
+    assert!(opened.iter().flatten().all(|grant| grant.filed_under.as_deref() == Some("outlook-prod")));
+    let (deleted, other) = (&opened[1], &opened[3]);
+    assert!(deleted.as_ref().is_err_and(|why| why.contains("deleted")));
+    assert!(other.as_ref().is_err_and(|why| why.contains("OAUTH2") && !why.contains("canary")));
+
+    // Without the key, and with another one.
+    for key in [None, Some("AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=")] {
+        let rows = rows(Format::Nango, "nango.jsonl", key);
+        assert_eq!(fit(&rows), [alice("user-3")], "{key:?}");
+    }
+}
+
+#[test]
+fn accounts_of_email_oauth2_proxy() {
+    let opened = rows(Format::Emailproxy, "emailproxy.config", Some("correct horse\n"));
+    let account = |name: &str| (format!("{name}@contoso.com"), None, format!("refresh-of-{name}"));
+    assert_eq!(fit(&opened), [account("alice"), account("bob")]);
+    let wrong = rows(Format::Emailproxy, "emailproxy.config", Some("battery staple"));
+    assert!(wrong.len() == 2 && wrong.iter().all(Result::is_err));
+}
