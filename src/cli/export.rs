@@ -48,7 +48,7 @@ pub(super) struct Args {
 /// A form of what is printed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 enum Form {
-    /// A line for each grant: a sealed row, as `import --from jsonl` reads it
+    /// A line for each grant: a sealed row, as an import reads it
     Jsonl,
 }
 
