@@ -17,6 +17,7 @@ pub mod keyring;
 pub mod lifecycle;
 pub mod listener;
 pub mod mailbox;
+pub mod notices;
 pub mod ops;
 pub mod outbound;
 pub mod policy;

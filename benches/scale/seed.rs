@@ -83,8 +83,14 @@ impl Seeder {
         let grant = Grant::new(RefreshToken::new(random_text(REFRESH_TOKEN)));
         let token = token(now, number % 2 == 1);
         let due_at = now.plus(Duration::from_secs(12 * 3600 + number % 36_000));
-        let made =
-            self.repository.connect(&key, (None, 1), [7; 8], profile, std::slice::from_ref(&token), &grant);
+        let made = self.repository.connect(
+            &key,
+            (None, 1),
+            ([7; 8], now),
+            profile,
+            std::slice::from_ref(&token),
+            &grant,
+        );
         if made.await?.0 != Committed::Done {
             return Err(format!("{key} is there already").into());
         }

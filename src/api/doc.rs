@@ -85,6 +85,10 @@ impl Content {
     pub const EVENTS: Content =
         Content { media_type: "text/event-stream", schema: "TokenEvents", examples: Examples::None };
 
+    /// Server-sent events about changes.
+    pub const NOTICES: Content =
+        Content { media_type: "text/event-stream", schema: "Events", examples: Examples::None };
+
     /// A schema with one example, in JSON.
     pub const fn one(schema: &'static str, example: &'static str) -> Self {
         Content { media_type: JSON, schema, examples: Examples::One(example) }

@@ -324,6 +324,7 @@ impl Problem {
             | Refusal::RateLimited { .. }
             | Refusal::ConnectionRateLimited { .. }
             | Refusal::MailboxBusy { .. }
+            | Refusal::EventsGone
             | Refusal::TooManyForced { .. }
             | Refusal::TooManyImports { .. }
             | Refusal::TooMany { .. }

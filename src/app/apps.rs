@@ -135,7 +135,7 @@ fn authority(
     }
 }
 
-/// Logs the way by which each authority is reached, and the collector of traces.
+/// Logs the way by which each authority is reached, the collector of traces, and each webhook.
 pub(super) fn log_ways_out(config: &Config) {
     for (app, settings) in &config.apps {
         let (authority, way) = (settings.authority.host(), config.outbound.way_to(&settings.authority));
@@ -144,6 +144,10 @@ pub(super) fn log_ways_out(config: &Config) {
     if let Some(traces) = &config.traces {
         let (collector, way) = (traces.endpoint.host(), config.outbound.way_to(&traces.endpoint));
         tracing::info!(collector, "the collector of traces is reached {way}");
+    }
+    for (webhook, settings) in &config.webhooks {
+        let (host, way) = (settings.url.host(), config.outbound.way_to(&settings.url));
+        tracing::info!(webhook, host, "the webhook is reached {way}");
     }
 }
 

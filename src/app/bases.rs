@@ -8,7 +8,7 @@ use crate::authority::{Outbound, Roots};
 use crate::broker::RelayBase;
 use crate::config::RelayConfig;
 use crate::domain::scope::ScopeNaming;
-use crate::outbound::{Resource, Settings};
+use crate::outbound::{Leads, Resource, Settings};
 use crate::relay::Base;
 
 /// The name of Microsoft Graph's base, which is there by default.
@@ -41,8 +41,10 @@ pub(super) fn build(
         let base = Base::parse(name, url)?;
         let resource =
             graph.map(|graph| if name == GRAPH { graph.to_ascii_lowercase() } else { base.origin() });
-        let settings =
-            Settings { host: base.host().to_owned(), roots: roots.clone(), outbound: Arc::clone(outbound) };
+        // The operator has named the host.
+        let leads = Leads::Anywhere;
+        let (host, roots, outbound) = (base.host().to_owned(), roots.clone(), Arc::clone(outbound));
+        let settings = Settings { host, leads, roots, outbound };
         let is_same = |one: &&Arc<RelayBase>| one.base == base && *one.way.settings() == settings;
         let way = match before.iter().find(is_same) {
             Some(one) => Arc::clone(&one.way),

@@ -130,6 +130,9 @@ fn read_by_a_reload(config: &Config) -> Vec<PathBuf> {
     paths.extend(config.audit.signing_key.clone());
     let traces = config.traces.iter().flat_map(|traces| [&traces.headers_file, &traces.ca_file]);
     paths.extend(traces.flatten().cloned());
+    let webhooks = config.webhooks.values();
+    paths.extend(webhooks.clone().map(|webhook| webhook.secret_file.clone()));
+    paths.extend(webhooks.filter_map(|webhook| webhook.ca_file.clone()));
     paths.extend([&config.pages.logo, &config.pages.languages_dir].into_iter().flatten().cloned());
     for app in config.apps.values() {
         paths.extend(app.authority_ca.clone());

@@ -6,7 +6,7 @@ use arc_swap::ArcSwap;
 
 use super::apps::{self, Authorities};
 use super::callers::Roster;
-use super::core::{Core, broker_settings, engine_apps, engine_settings};
+use super::core::{Core, broker_settings, engine_apps, engine_settings, take_webhooks};
 use super::listeners::{LiveListeners, TlsEnds};
 use super::process::Process;
 use super::reading::Replaceable;
@@ -14,6 +14,7 @@ use super::reporting::level_of;
 use crate::broker::Broker;
 use crate::config::Config;
 use crate::events::Events;
+use crate::notices::Deliveries;
 use crate::public::Look;
 use crate::refresh::Engine;
 use crate::telemetry::audit::Signing;
@@ -36,6 +37,7 @@ pub(super) struct InForce {
     signing: Arc<Signing>,
     metrics: Arc<Metrics>,
     traces: Arc<Traces>,
+    deliveries: Arc<Deliveries>,
 }
 
 impl InForce {
@@ -65,6 +67,7 @@ impl InForce {
             signing,
             metrics: process.metrics.clone(),
             traces: process.traces.clone(),
+            deliveries: core.deliveries.clone(),
         }
     }
 
@@ -93,8 +96,18 @@ impl InForce {
     /// Replaces the parts in force by `prepared`. `before` are the authorities beside which those were
     /// prepared.
     pub(super) fn take_up(&self, config: Config, prepared: Replaceable, before: &Authorities) {
-        let Replaceable { apps, listeners, issuers, callers, admins, look, signing_key, traces, .. } =
-            prepared;
+        let Replaceable {
+            apps,
+            listeners,
+            issuers,
+            callers,
+            admins,
+            look,
+            signing_key,
+            traces,
+            webhooks,
+            ..
+        } = prepared;
         // Apps before callers, so that nobody is granted an app that is not there yet. (A removed app is
         // therefore "not found" a moment before its rules are gone.)
         let (apps, authorities) = apps::install(apps, before);
@@ -115,6 +128,7 @@ impl InForce {
         self.look.store(Arc::new(look));
         self.signing.replace(signing_key);
         traces.take_up(&self.traces);
+        take_webhooks(&self.deliveries, webhooks, &self.metrics);
         if let Some(level) = &self.level {
             level.set(level_of(config.log.level));
         }

@@ -49,11 +49,13 @@ pub(super) enum Job {
     Expiries,
     /// Counts connections, and schedules those again that fell out of the schedule.
     ConnectionCount,
+    /// Orders notices, shows them to streams and has them delivered to webhooks.
+    Notices,
 }
 
 impl Job {
     /// All of them.
-    const ALL: [Job; 15] = [
+    const ALL: [Job; 16] = [
         Job::StorePing,
         Job::UnstoredAnswers,
         Job::EventSums,
@@ -69,6 +71,7 @@ impl Job {
         Job::Rewrap,
         Job::Expiries,
         Job::ConnectionCount,
+        Job::Notices,
     ];
 
     /// Its name in `status`, in metrics and in the log of a panic.
@@ -89,6 +92,7 @@ impl Job {
             Job::Rewrap => "rewrap",
             Job::Expiries => "expiries",
             Job::ConnectionCount => "connection_count",
+            Job::Notices => "notices",
         }
     }
 }

@@ -38,6 +38,7 @@ mod tenants;
 mod traces;
 mod upkeep;
 mod watch;
+mod webhooks;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -102,8 +103,18 @@ impl Daemon {
 
         let everything = reading::everything(&loaded, &files.by(&process))?;
         let Everything { keyring, store, replaceable } = everything;
-        let Replaceable { apps, listeners, issuers, callers, admins, look, signing_key, traces, warnings } =
-            replaceable;
+        let Replaceable {
+            apps,
+            listeners,
+            issuers,
+            callers,
+            admins,
+            look,
+            signing_key,
+            traces,
+            webhooks,
+            warnings,
+        } = replaceable;
         files.say(&warnings);
         process.traces.start(process.trace_tasks.as_ref());
         traces.take_up(&process.traces);
@@ -113,6 +124,7 @@ impl Daemon {
         let stored = store::start(store, &config.store, &keyring, &reporting, &process.ports)?;
         let roster = Roster::new(issuers, callers, admins);
         let (core, authorities) = Core::start(apps, &roster, &stored, &reporting, &config, &process).await?;
+        core.takes_webhooks(webhooks, &process);
         let (listeners, live) = listeners::bind(&config.listen, listeners, passed, &process.metrics)?;
         let addresses = listeners.addresses();
 

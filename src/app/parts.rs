@@ -89,7 +89,7 @@ impl Parts {
     /// Completes when no work is under way and every answer is stored. Requests and refreshes end first, then
     /// their unstored answers, then the store.
     async fn finish(&self) {
-        let (clock, Core { engine, broker }) = (&self.process.ports.clock, &self.core);
+        let (clock, Core { engine, broker, .. }) = (&self.process.ports.clock, &self.core);
         let pause = || clock.sleep(Duration::from_millis(200));
         broker.stop_waiting();
         let ended = self.process.tasks.close_and_wait();

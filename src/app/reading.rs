@@ -22,7 +22,7 @@ pub use super::findings::{Checked, Refused};
 use super::issuers::{self, InstalledIssuers};
 use super::listeners::{self, PreparedListeners};
 use super::process::Ports;
-use super::{callers, pages, store, traces};
+use super::{callers, pages, store, traces, webhooks};
 use crate::broker::App;
 use crate::callers::Callers;
 use crate::config::{AuditSink, Config, Loaded, Mistake};
@@ -32,6 +32,7 @@ use crate::domain::scope::ScopeNaming;
 use crate::domain::time::Clock;
 use crate::journal::files as journal_files;
 use crate::keyring::{Keyring, files as keyring_files};
+use crate::notices::Webhook;
 use crate::policy::CallerPolicy;
 use crate::public::Look;
 use crate::secret_file::SecretReader;
@@ -51,6 +52,8 @@ pub(super) struct Replaceable {
     pub(super) signing_key: Option<SigningKey>,
     /// Where traces go, and which.
     pub(super) traces: traces::Prepared,
+    /// Who is told of changes.
+    pub(super) webhooks: Vec<Arc<Webhook>>,
     pub(super) warnings: Vec<Mistake>,
 }
 
@@ -171,9 +174,21 @@ fn replaceable_with(
     let look = pages::prepare(config, &secrets, findings);
     let signing_key = signing_key(config, &secrets, findings);
     let traces = traces::prepare(config, &apps.outbound, by, findings);
+    let webhooks = webhooks::prepare(config, &apps.outbound, by, findings);
     let (callers, admins) = callers?;
-    let (listeners, warnings) = (listeners?, Vec::new());
-    Some(Replaceable { apps, listeners, issuers, callers, admins, look, signing_key, traces, warnings })
+    let (listeners, webhooks, warnings) = (listeners?, webhooks?, Vec::new());
+    Some(Replaceable {
+        apps,
+        listeners,
+        issuers,
+        callers,
+        admins,
+        look,
+        signing_key,
+        traces,
+        webhooks,
+        warnings,
+    })
 }
 
 /// Reads the key that signs the audit.

@@ -18,6 +18,7 @@ use crate::broker::Broker;
 use crate::broker::replicas::REPORT_EVERY;
 use crate::events::Events;
 use crate::lifecycle::Latch;
+use crate::notices::Deliveries;
 use crate::refresh::Engine;
 
 /// How often unstored answers are offered to the store.
@@ -31,6 +32,8 @@ const TOKEN_HOSTS: Duration = Duration::from_secs(1);
 /// How often sums of events are written.
 const SUM_UP: Duration = Duration::from_secs(1);
 
+/// How often notices are ordered and looked for.
+const NOTICES: Duration = Duration::from_secs(1);
 /// How often the age of issuers' keys is checked.
 const ISSUER_KEYS: Duration = Duration::from_secs(1);
 
@@ -86,6 +89,9 @@ pub(super) fn start(parts: &Parts, store_latch: Latch) {
 
     let stock = Stock::new(broker(), engine(), clock(), metrics());
     jobs.every(Job::ConnectionCount, Pause::of(stock::WALK_AGAIN).dropped_at_a_stop(), stock);
+
+    let notices = Notices(core.deliveries.clone());
+    jobs.every(Job::Notices, Pause::of(NOTICES).before_the_first_run().dropped_at_a_stop(), notices);
 }
 
 /// Starts a fetch of each issuer's keys that is due; the fetches themselves are tasks.
@@ -97,6 +103,15 @@ impl Work for IssuerKeys {
             installed.issuer.keys.renew_if_due();
         }
         Ok(())
+    }
+}
+
+/// Begins deliveries; each is a task of its own.
+struct Notices(Arc<Deliveries>);
+
+impl Work for Notices {
+    async fn run(&mut self) -> Ended {
+        self.0.round().await.map_err(|error| error.to_string())
     }
 }
 

@@ -50,7 +50,11 @@ impl Broker {
     }
 
     /// Hands out a token of the app itself.
-    pub async fn app_token(&self, permit: AppTokenPermit, min_ttl: Duration) -> Result<AppToken, Refusal> {
+    pub async fn app_token(
+        self: &Arc<Self>,
+        permit: AppTokenPermit,
+        min_ttl: Duration,
+    ) -> Result<AppToken, Refusal> {
         let app = self.app(permit.app())?;
         // They are read every second; after a long sleep of the machine, or an outage, now.
         if !self.deps.engine.knows_revocations_of_late() {
@@ -63,11 +67,15 @@ impl Broker {
             resource: permit.resource().cloned(),
         };
         let served = self.deps.engine.serve_app_token(&key, permit.caller(), min_ttl).await;
-        let ServedAppToken { token, source } = served.map_err(|none| match none {
+        let served = served.map_err(|none| match none {
             NoAppToken::NoApp => Refusal::AppNotFound,
             NoAppToken::Store => Refusal::StoreUnavailable,
             NoAppToken::Failed(failure) => Refusal::of_app_failure(&failure),
-        })?;
+        });
+        if let Some(tenant) = &key.tenant {
+            self.note_app_token(&key.app, tenant, &served);
+        }
+        let ServedAppToken { token, source } = served?;
         // It may have been revoked while the authority was asked.
         self.bar_revoked(&app, &permit)?;
         let resource = permit.resource().map(ToString::to_string);

@@ -41,11 +41,13 @@ impl Broker {
         let work = async move {
             // (An unreadable connection tells nothing about a pause, and can be deleted all the same.)
             let held = broker.deps.engine.inspect(&key).await.ok();
-            let before = held.map(|held| held.connection.profile.status());
+            let before = held.as_ref().map(|held| held.connection.profile.status());
+            let tenant = held.and_then(|held| held.connection.profile.account().tid.clone());
             if let Some(status) = before {
                 broker.keep_name_paused(&key, status).await?;
             }
-            let deleted = broker.deps.repository.delete(&key).await;
+            let deleted =
+                broker.deps.repository.delete(&key, tenant.as_deref(), broker.deps.clock.now()).await;
             match &deleted {
                 Ok(meant) => {
                     broker.deps.engine.deleted(&key, *meant);

@@ -18,6 +18,7 @@
 //! pins the account or leaves it to [`confirm`]).
 
 pub mod admin_consent;
+mod app_notices;
 pub mod app_tokens;
 pub mod confirm;
 pub mod connect;
@@ -79,6 +80,7 @@ use crate::domain::scope::{ScopeNaming, ScopeSet};
 use crate::domain::task::Tasks;
 use crate::domain::tenants::Tenants;
 use crate::domain::time::Clock;
+use crate::notices::Feed;
 use crate::policy::Policies;
 use crate::refresh::Engine;
 use crate::repository::{Repository, RepositoryError};
@@ -178,6 +180,8 @@ pub struct Broker {
     /// Limits log lines about events that strangers can repeat.
     sayings: sayings::Sayings,
     streams: watch::Streams,
+    feed: Arc<Feed>,
+    looked: app_notices::Looked,
     mailboxes: Mailboxes,
     /// The tenants that block an app, as last heard.
     blocked_tenants: ArcSwap<Vec<tenant_blocks::BlockedTenant>>,
@@ -194,6 +198,7 @@ impl Broker {
             Arc::clone(&deps.random),
             Arc::clone(&deps.tasks),
         );
+        let feed = Arc::new(Feed::new(Arc::clone(&deps.repository)));
         Broker {
             apps: ArcSwap::from_pointee(apps),
             deps,
@@ -213,6 +218,8 @@ impl Broker {
             proving: credentials::UnderWay::default(),
             sayings: sayings::Sayings::default(),
             streams: watch::Streams::default(),
+            feed,
+            looked: app_notices::Looked::default(),
             mailboxes,
             blocked_tenants: ArcSwap::default(),
             handles: handles::Known::default(),

@@ -9,6 +9,7 @@ use super::connect::SWAP_TRIES;
 use super::{Broker, KEPT_FOR_GOOD, Refusal};
 use crate::domain::connection::Status;
 use crate::domain::id::ConnectionKey;
+use crate::domain::notice::Turn;
 use crate::domain::time::Timestamp;
 use crate::repository::{FiledUnder, Kind, Taken};
 use crate::store::{Committed, Writer};
@@ -56,12 +57,14 @@ impl Broker {
             let is_so = (before.profile.status() == Status::Paused) == paused;
             if !is_so {
                 let was = before.profile.status();
+                let turn = Turn::After { before: before.profile.outlook(), at: self.deps.clock.now() };
+                let base = (before.revision, turn);
                 let profile = match paused {
                     true => before.profile.paused().ending_handles(Some(self.handles_made_by_now())),
                     false => before.profile.resumed(),
                 };
                 let committed = repository
-                    .commit(key, before.revision, &profile, &before.tokens, grant.as_ref(), Writer::Operator)
+                    .commit(key, base, &profile, &before.tokens, grant.as_ref(), Writer::Operator)
                     .await;
                 self.deps.engine.distrust(key);
                 // Read here, so that it is given back to a store that loses it.

@@ -115,6 +115,8 @@ pub enum Refusal {
         /// Number allowed.
         most: u32,
     },
+    /// 410: the event after which a stream should begin is not kept any more.
+    EventsGone,
     /// 503: the authority is unavailable.
     AuthorityUnavailable {
         /// Time that it asked to be left alone.
@@ -207,6 +209,7 @@ impl Refusal {
             Refusal::MailboxBusy { retry_after } => (429, "mailbox_busy", Some(*retry_after)),
             Refusal::TooManyWalks { .. } => (429, "rate_limited", Some(Duration::from_secs(1))),
             Refusal::TooManyStreams { .. } => (429, "rate_limited", Some(STREAMS)),
+            Refusal::EventsGone => (410, "events_gone", None),
             Refusal::NotNow(why) => match why {
                 NotNow::Crowded | NotNow::LeaseRanOut => (503, "overloaded", Some(Duration::from_secs(2))),
                 NotNow::LeaseElsewhere => (503, "overloaded", Some(Duration::from_secs(1))),
@@ -376,6 +379,7 @@ mod tests {
             (Refusal::RateLimited { retry_after: Duration::from_millis(1001) }, 429, "rate_limited", Some(2)),
             (Refusal::ConnectionRateLimited { retry_after: seconds(1) }, 429, "rate_limited", Some(1)),
             (Refusal::MailboxBusy { retry_after: Duration::from_millis(1001) }, 429, "mailbox_busy", Some(2)),
+            (Refusal::EventsGone, 410, "events_gone", None),
             (Refusal::TooManyForced { retry_after: Duration::ZERO }, 429, "rate_limited", Some(1)),
             (Refusal::TooMany { what: "", most: 1, retry_after: seconds(9) }, 429, "rate_limited", Some(9)),
             (Refusal::TooManyWalks { most: 1 }, 429, "rate_limited", Some(1)),

@@ -221,7 +221,8 @@ impl Broker {
             return true;
         }
         // Its user may have signed in again since the walk read it: the new sign-in is not covered.
-        match self.deps.repository.delete_sign_in(key, profile.sign_in()).await {
+        let (tenant, now) = (profile.account().tid.as_deref(), self.deps.clock.now());
+        match self.deps.repository.delete_sign_in(key, profile.sign_in(), tenant, now).await {
             Ok(Deleted::Gone) => {
                 tracing::warn!(
                     app = %key.app, connection = %key.connection,

@@ -204,7 +204,9 @@ impl Broker {
             return Ok(Put::Barred(FailureReason::ConnectionPaused));
         }
         let base = (before.map(|(revision, _)| revision), floor);
-        let stored = self.deps.repository.connect(right.key(), base, nonce, profile, tokens, grant).await?;
+        let of_sign_in = (nonce, self.deps.clock.now());
+        let repository = &self.deps.repository;
+        let stored = repository.connect(right.key(), base, of_sign_in, profile, tokens, grant).await?;
         Ok(match stored {
             (Committed::Done, revision) => Put::Done(revision),
             (Committed::Conflict | Committed::Fenced, _) => Put::Conflict,

@@ -8,6 +8,7 @@ use parking_lot::Mutex;
 
 use super::{Broker, Refusal};
 use crate::domain::id::CallerName;
+use crate::notices::Feed;
 use crate::policy::Provisional;
 use crate::refresh::Watched;
 
@@ -17,6 +18,11 @@ pub(super) type Streams = Arc<Mutex<BTreeMap<CallerName, u32>>>;
 /// A caller's stream of one connection's tokens. It counts until it is dropped.
 pub struct Watch {
     watched: Watched,
+    _place: OpenPlace,
+}
+
+/// A caller's place for a stream, given back when it is dropped.
+pub struct OpenPlace {
     caller: CallerName,
     streams: Streams,
 }
@@ -24,7 +30,15 @@ pub struct Watch {
 impl Broker {
     /// Begins a stream for a caller. It gives no right: each token is asked for like any other.
     pub fn watch(&self, permit: &Provisional<'_>) -> Result<Watch, Refusal> {
-        let caller = permit.caller();
+        let place = self.open_stream(permit.caller())?;
+        Ok(Watch { watched: self.deps.engine.watch(permit.key()), _place: place })
+    }
+
+    /// Takes a place for a stream of this caller.
+    ///
+    /// # Errors
+    /// It has as many as it may have.
+    pub fn open_stream(&self, caller: &CallerName) -> Result<OpenPlace, Refusal> {
         let most = self.settings().streams_per_caller;
         {
             let mut streams = self.streams.lock();
@@ -34,9 +48,12 @@ impl Broker {
             }
             *open += 1;
         }
-        // (It gives the place back from here on.)
-        let (caller, streams) = (caller.clone(), self.streams.clone());
-        Ok(Watch { watched: self.deps.engine.watch(permit.key()), caller, streams })
+        Ok(OpenPlace { caller: caller.clone(), streams: self.streams.clone() })
+    }
+
+    /// What changes, for streams.
+    pub fn feed(&self) -> &Arc<Feed> {
+        &self.feed
     }
 
     /// Callers, rules or limits changed: every stream looks again whether it may go on.
@@ -57,7 +74,7 @@ impl Watch {
     }
 }
 
-impl Drop for Watch {
+impl Drop for OpenPlace {
     fn drop(&mut self) {
         if let Entry::Occupied(mut open) = self.streams.lock().entry(self.caller.clone()) {
             *open.get_mut() -= 1;

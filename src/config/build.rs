@@ -22,6 +22,7 @@ use super::spec::nearest;
 use super::traces::traces;
 use super::tree::{Entries, Value};
 use super::url::{HttpUrl, is_host_name, is_loopback_host, split_host_port};
+use super::webhooks::webhook;
 use crate::domain::account::is_for_personal_accounts;
 use crate::domain::auth_method::{AuthMethod, AuthMethods};
 use crate::domain::certificate_names::{San, SpiffeId};
@@ -62,6 +63,7 @@ pub(super) fn config(context: &Context, entries: &Entries, env: &BTreeMap<String
     let log = root.section("log").and_then(|section| log(&section));
     let audit = root.section("audit").and_then(|section| audit(&section));
     let traces = root.section("traces").and_then(|section| traces(&section));
+    let webhooks = root.map("webhooks", |_, section| webhook(section, &known_apps));
     Some(Config {
         store: store?,
         sealing: sealing?,
@@ -76,6 +78,7 @@ pub(super) fn config(context: &Context, entries: &Entries, env: &BTreeMap<String
         log: log?,
         audit: audit?,
         traces: traces?,
+        webhooks,
     })
 }
 

@@ -97,6 +97,7 @@ pub fn changed_sections(running: &Config, new: &Config) -> Vec<String> {
     changed.extend(members("issuers", &running.issuers, &new.issuers));
     changed.extend(members("callers", &running.callers, &new.callers));
     changed.extend(members("admins", &running.admins, &new.admins));
+    changed.extend(members("webhooks", &running.webhooks, &new.webhooks));
     changed
 }
 

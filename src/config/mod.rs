@@ -45,6 +45,7 @@ mod spec;
 mod traces;
 mod tree;
 mod url;
+mod webhooks;
 
 pub use credentials_dir::{CredentialsDirError, credential_from_file_name, read_credentials_dir};
 pub use diff::{cannot_change, changed_sections, leave_for_a_restart};

@@ -127,7 +127,8 @@ each kind of store. With [`schema.json`](../config/schema.json) an editor can co
 - **Relative paths** start at the directory of the configuration file.
 - **URLs** are https; http is for `localhost`, `127.0.0.1` and `[::1]` only. They have no user, password or
   fragment, and are written in ASCII (`xn--…` for international names).
-- **Names** of apps, issuers, callers and admins are up to 63 of `a-z 0-9 -` and begin with a letter or digit.
+- **Names** of apps, issuers, callers, admins and webhooks are up to 63 of `a-z 0-9 -` and begin with a
+  letter or digit.
 
 ## Secrets are files
 
@@ -161,9 +162,9 @@ configuration is checked and built before anything is replaced. A mistake change
 counted (`tokenward_config_reloads_total{outcome=\"failed\"}`) and printed by `tokenward reload`.
 
 Live: `[apps]` with their credentials, `[issuers]`, `[callers]`, `[admins]`, `[limits]`, `[pages]`,
-`[traces]`, `store.serve_cached_for`, `listen.public.base_url`, the content of every certificate and key
-file, and `log.level`. API keys, federated assertions, sealing keys, and the password and certificates for
-Redis are checked by themselves and need no reload.
+`[traces]`, `[webhooks]`, `store.serve_cached_for`, `listen.public.base_url`, the content of every
+certificate and key file, and `log.level`. API keys, federated assertions, sealing keys, and the password
+and certificates for Redis are checked by themselves and need no reload.
 
 A change of these waits for a restart, and holds nothing else up: the addresses of listeners, how many there
 are and whether they have TLS, `listen.issuer` and `log.format`. `tokenward reload` and `status` name what

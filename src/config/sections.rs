@@ -51,6 +51,8 @@ pub struct Config {
     pub audit: AuditConfig,
     /// `[traces]`: where traces are sent; `None` makes none.
     pub traces: Option<TracesConfig>,
+    /// `[webhooks.NAME]`: who is told of changes.
+    pub webhooks: BTreeMap<String, WebhookConfig>,
 }
 
 impl Config {
@@ -643,6 +645,23 @@ pub struct TracesConfig {
     pub ca_file: Option<PathBuf>,
     /// `service.name`; default tokenward.
     pub service_name: String,
+}
+
+/// `[webhooks.NAME]`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct WebhookConfig {
+    /// Where events are sent.
+    pub url: HttpUrl,
+    /// File with one or two secrets that sign them.
+    pub secret_file: PathBuf,
+    /// The apps whose events are sent; default all.
+    pub apps: Option<Vec<String>>,
+    /// The types of events that are sent; default all.
+    pub events: Option<Vec<String>>,
+    /// CA certificates to trust for the receiver.
+    pub ca_file: Option<PathBuf>,
+    /// Whether it may be in the operator's own network; default false.
+    pub allow_private: bool,
 }
 
 /// `[audit]`.

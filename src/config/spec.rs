@@ -135,6 +135,12 @@ pub(super) static ROOT: Table = Table {
         key("log", Kind::Table(&LOG), SECTION, "What is logged, on standard error."),
         key("audit", Kind::Table(&AUDIT), SECTION, "The audit log's sinks."),
         key("traces", Kind::Table(&TRACES), SECTION, "Where traces are sent."),
+        key(
+            "webhooks",
+            Kind::Map { noun: "webhook", table: &WEBHOOK },
+            Optional,
+            "Who is told of changes, by name.",
+        ),
     ],
 };
 
@@ -1050,6 +1056,48 @@ static TRACES: Table = Table {
             "PEM certificates to trust for the collector, in place of the system's.",
         ),
         key("service_name", Kind::Text, Default(r#""tokenward""#), "`service.name` of every span."),
+    ],
+};
+
+static WEBHOOK: Table = Table {
+    doc: "A receiver of events: what changes of connections, apps and tenants is sent there, signed as \
+          Standard Webhooks has it, and tried for three days. Live. See [Events](events.md).",
+    keys: &[
+        key(
+            "url",
+            Kind::Url,
+            Required,
+            "Where events are sent, with POST. https; the way there is that of `[outbound]`, and no redirect \
+             is followed. Its host must lead to public addresses.",
+        ),
+        key(
+            "secret_file",
+            Kind::Path,
+            Required,
+            "A file with the secret that signs: `whsec_` and 24 to 64 random bytes in base64, on one line. \
+             With a second secret on a second line both sign. It is watched; what it had before signs beside \
+             what it has for a day.",
+        ),
+        key("apps", TEXTS, Optional, "The apps whose events are sent; default all."),
+        key(
+            "events",
+            TEXTS,
+            Optional,
+            "The types of events that are sent, such as `connection.needs_reauthorization`; default all.",
+        ),
+        key(
+            "ca_file",
+            Kind::Path,
+            Optional,
+            "PEM certificates to trust for the receiver, in place of the system's.",
+        ),
+        key(
+            "allow_private",
+            Kind::Bool,
+            Default("false"),
+            "Let its host lead to private addresses too, and to this machine, there also over `http://`. \
+             Link-local addresses, where clouds have their metadata, are refused in any case.",
+        ),
     ],
 };
 

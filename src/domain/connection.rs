@@ -2,6 +2,7 @@
 
 mod attempts;
 mod glimpse;
+pub mod outlook;
 mod standing;
 mod stored;
 
@@ -11,6 +12,7 @@ pub use glimpse::Glimpse;
 use serde::{Deserialize, Serialize};
 
 use self::attempts::Attempts;
+use self::outlook::Outlook;
 use self::standing::{NextTry, Standing, Verdict, Word};
 use self::stored::Stored;
 use super::account::Account;
@@ -203,6 +205,15 @@ impl Profile {
     /// Whether it can serve.
     pub fn status(&self) -> Status {
         self.standing.status()
+    }
+
+    /// Who must act for it, whether or not an operator stopped it.
+    pub fn outlook(&self) -> Outlook {
+        match self.standing.verdict().map(|verdict| verdict.reason.status()) {
+            Some(Status::NeedsReauthorization(_)) => Outlook::User,
+            Some(Status::Blocked(_)) => Outlook::Administrator,
+            Some(Status::Active | Status::Paused) | None => Outlook::Good,
+        }
     }
 
     /// The caller whose session connected it.

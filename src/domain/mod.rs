@@ -31,6 +31,7 @@ pub mod id;
 pub mod json_text;
 pub mod label;
 pub mod not_now;
+pub mod notice;
 #[cfg(any(test, feature = "testkit"))]
 pub mod properties;
 pub mod proxy;

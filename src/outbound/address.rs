@@ -85,6 +85,8 @@ fn embedded_v4(address: Ipv6Addr) -> Option<Ipv4Addr> {
 /// Checks every address before a connection to it.
 #[derive(Debug)]
 pub(crate) struct AddressGuard {
+    /// If there are some, only addresses of these scopes.
+    only: Option<&'static [Reach]>,
     authority_host: String,
     /// Scope of the authority's own address; updated whenever its name is resolved.
     authority_reach: Mutex<Option<Reach>>,
@@ -94,13 +96,21 @@ impl AddressGuard {
     /// Makes a guard for the authority on `host` (lower case, no brackets).
     pub(crate) fn new(host: &str) -> Self {
         let literal = host.parse().ok().map(Reach::of);
-        AddressGuard { authority_host: host.to_owned(), authority_reach: Mutex::new(literal) }
+        AddressGuard { only: None, authority_host: host.to_owned(), authority_reach: Mutex::new(literal) }
+    }
+
+    /// Makes a guard that lets every name lead to these scopes alone.
+    pub(crate) fn only(scopes: &'static [Reach]) -> Self {
+        AddressGuard { only: Some(scopes), authority_host: String::new(), authority_reach: Mutex::default() }
     }
 
     /// Returns true if `host` may be reached at `address`. The operator configured the authority's own host,
     /// so it may be anywhere. Other hosts come from the authority, so they may be public, or as near as the
     /// authority itself.
     pub(crate) fn allows(&self, host: &str, address: IpAddr) -> bool {
+        if let Some(only) = self.only {
+            return only.contains(&Reach::of(address));
+        }
         match Reach::of(address) {
             Reach::Never => false,
             Reach::Public => true,
@@ -154,10 +164,13 @@ impl Service<Name> for GuardedResolver {
         Box::pin(async move {
             let allowed = guard.filter(&host, resolving.await?);
             if allowed.is_empty() {
-                return Err(io::Error::new(
-                    io::ErrorKind::PermissionDenied,
-                    "every address of this host is private, local or reserved, which the authority is not",
-                ));
+                let why = match guard.only {
+                    None => {
+                        "every address of this host is private, local or reserved, which the authority is not"
+                    }
+                    Some(_) => "every address of this host is private, local or reserved",
+                };
+                return Err(io::Error::new(io::ErrorKind::PermissionDenied, why));
             }
             Ok(allowed.into_iter())
         })
@@ -206,6 +219,23 @@ mod tests {
         ];
         for (text, reach) in rows {
             assert_eq!(Reach::of(text.parse().expect("an address")), reach, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_guard_of_scopes_lets_no_other_address_through_whatever_the_name() {
+        let resolved = |text: &str| [SocketAddr::new(text.parse().expect("an address"), 443)].into_iter();
+        let public = AddressGuard::only(&[Reach::Public]);
+        assert_eq!(public.filter("hooks.example", resolved("20.190.151.1")).len(), 1);
+        let near = ["127.0.0.1", "10.0.0.1", "169.254.169.254", "fd00::1", "::ffff:10.0.0.1", "0.0.0.0"];
+        for address in near {
+            assert!(public.filter("hooks.example", resolved(address)).is_empty(), "{address}");
+            assert!(public.filter("", resolved(address)).is_empty(), "{address}");
+        }
+        let own = AddressGuard::only(&[Reach::Public, Reach::Private, Reach::Loopback]);
+        assert_eq!(own.filter("hooks.corp", resolved("10.0.0.1")).len(), 1);
+        for never in ["169.254.169.254", "0.0.0.0", "224.0.0.1"] {
+            assert!(own.filter("hooks.corp", resolved(never)).is_empty(), "{never}");
         }
     }
 

@@ -18,7 +18,9 @@ mod times;
 mod way_out;
 
 pub(crate) use address::{AddressGuard, GuardedResolver, Reach};
-pub use resource::{Answered, Resource, ResourceAnswerBody, ResourceBody, ResourceFault, Settings, Silence};
+pub use resource::{
+    Answered, Leads, Resource, ResourceAnswerBody, ResourceBody, ResourceFault, Settings, Silence,
+};
 pub(crate) use roots::tls_config;
 pub use roots::{Roots, RootsFault};
 pub(crate) use times::{http_date, retry_after};

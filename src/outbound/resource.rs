@@ -23,7 +23,7 @@ use hyper_util::client::legacy::Client;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use rustls::ClientConfig;
 
-use super::address::{AddressGuard, GuardedResolver};
+use super::address::{AddressGuard, GuardedResolver, Reach};
 use super::roots::{Roots, tls_config};
 use super::way_out::{Outbound, WayOut};
 use crate::domain::text::chain;
@@ -57,10 +57,46 @@ pub type ResourceBody = UnsyncBoxBody<Bytes, Box<dyn Error + Send + Sync>>;
 pub struct Settings {
     /// Its host, in lower case and without brackets.
     pub host: String,
+    /// Where its name may lead.
+    pub leads: Leads,
     /// CA certificates to trust.
     pub roots: Roots,
     /// The way out.
     pub outbound: Arc<Outbound>,
+}
+
+/// Where the name of a resource may lead. (Behind a proxy, the proxy resolves it.)
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Leads {
+    /// Anywhere: the operator has named the host.
+    Anywhere,
+    /// To public addresses.
+    Public,
+    /// To public addresses, the operator's own network and this machine.
+    OwnNetworkToo,
+}
+
+impl Leads {
+    fn guard(self, host: &str) -> AddressGuard {
+        match self.scopes() {
+            None => AddressGuard::new(host),
+            Some(scopes) => AddressGuard::only(scopes),
+        }
+    }
+
+    fn scopes(self) -> Option<&'static [Reach]> {
+        match self {
+            Leads::Anywhere => None,
+            Leads::Public => Some(&[Reach::Public]),
+            Leads::OwnNetworkToo => Some(&[Reach::Public, Reach::Private, Reach::Loopback]),
+        }
+    }
+
+    /// Whether it may lead to a host that is written as an address. (Nobody resolves those.)
+    pub fn allows_literal(self, host: &str) -> bool {
+        let Ok(address) = host.parse() else { return true };
+        self.guard(host).allows(host, address)
+    }
 }
 
 /// Why there is no answer of a resource. The texts are for people; none has anything of a request.
@@ -215,9 +251,8 @@ impl Resource {
     }
 
     fn client(&self) -> Result<Client<HttpsConnector<WayOut>, ResourceBody>, String> {
-        let Settings { host, roots, outbound } = &self.settings;
-        // The operator has named the host, so it may be anywhere.
-        let resolver = GuardedResolver::new(Arc::new(AddressGuard::new(host)));
+        let Settings { host, leads, roots, outbound } = &self.settings;
+        let resolver = GuardedResolver::new(Arc::new(leads.guard(host)));
         let way_out = WayOut::new(resolver, Arc::clone(outbound), Arc::clone(&self.clock));
         let tls = self.tls.get_or_init(|| tls_config(roots, false).map_err(|fault| fault.to_string()));
         let connector = HttpsConnectorBuilder::new()

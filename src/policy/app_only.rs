@@ -125,6 +125,13 @@ impl CallerPolicy {
 }
 
 impl Rule {
+    /// Returns true if it gives tokens of the app itself in this tenant, for some resource.
+    pub(super) fn gives_app_tokens_in(&self, tenant: &str) -> bool {
+        // (What is no id is the domain of the app's own.)
+        let tenant = AppTenant::parse(tenant).unwrap_or(AppTenant::Home);
+        self.app_tenants().any(|one| one.matches(&tenant))
+    }
+
     /// Iterates over the entries of `app_only` that can match: `*` counts only with `bulk`.
     pub(super) fn app_tenants(&self) -> impl Iterator<Item = &AppTenants> {
         self.app_only.iter().filter(|one| self.bulk || **one != AppTenants::Any)

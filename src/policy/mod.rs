@@ -40,6 +40,7 @@ pub use pattern::{Pattern, PatternError};
 
 use crate::domain::app_only::AppResource;
 use crate::domain::id::{AppName, CallerName, ConnectionKey};
+use crate::domain::notice::{About, Notice};
 use crate::domain::scope::{Scope, ScopeSet};
 use crate::domain::time::Timestamp;
 use crate::relay::{Asked, Beyond, CanonicalPath, RelayRule};
@@ -271,6 +272,19 @@ impl CallerPolicy {
         Ok(ConnectPermit { policy: self.clone(), key: permit.key, covers_name })
     }
 
+    /// Judges whether the caller may hear of a change: of a connection that it may see, of an app that it
+    /// knows, and of a tenant that one of its rules is about as a whole.
+    pub fn may_hear(&self, notice: &Notice) -> bool {
+        match &notice.about {
+            About::Connection { connection, of } => {
+                let key = ConnectionKey { app: notice.app.clone(), connection: connection.clone() };
+                self.matches(&key, of.as_deref()).next().is_some()
+            }
+            About::Tenant { tenant } => self.of_app(&notice.app).any(|rule| rule.is_about_tenant(tenant)),
+            About::App {} => self.knows_app(&notice.app),
+        }
+    }
+
     fn unseen(&self, key: &ConnectionKey) -> Denial {
         if self.knows_app(&key.app) { Denial::ConnectionNotFound } else { Denial::AppNotFound }
     }
@@ -295,6 +309,15 @@ impl Rule {
     /// Iterates over the patterns that can match: `*` counts only with `bulk`.
     fn effective(&self) -> impl Iterator<Item = &Pattern> {
         self.connections.iter().filter(|pattern| self.bulk || !pattern.is_any())
+    }
+
+    /// Returns true if it covers every connection of a tenant, or gives the app's own tokens in it.
+    fn is_about_tenant(&self, tenant: &str) -> bool {
+        let covers = |pattern: &Pattern| match pattern {
+            Pattern::Tenant(tid) => tid == tenant,
+            other => other.is_any(),
+        };
+        self.effective().any(covers) || self.gives_app_tokens_in(tenant)
     }
 }
 

@@ -12,6 +12,7 @@ use super::ports::Ports;
 use super::slot::{At, Epoch, Journaling, Source};
 use crate::domain::grant::Grant;
 use crate::domain::not_now::NotNow;
+use crate::domain::notice::{Outlook, Turn};
 use crate::domain::secret::RefreshToken;
 use crate::repository::{Connection, Loaded, Unstored};
 use crate::store::{Committed, LeaseNonce, Revision, Writer};
@@ -21,19 +22,21 @@ const JOURNAL_AFTER: Duration = Duration::from_millis(40);
 /// How often an answer is offered to the store again before its waiters are told.
 const STORE_TRIES: u32 = 5;
 
-/// Seals an answer as the successor of `expected`. It came under this lease, with the refresh token `used`.
+/// Seals an answer as the successor of `expected`, which had the outlook `before`. It came under this lease,
+/// with the refresh token `used`.
 pub(super) fn seal(
     ports: &Ports,
     at: At<'_>,
-    (lease, expected): (LeaseNonce, Revision),
+    (lease, expected, before): (LeaseNonce, Revision, Outlook),
     mut connection: Connection,
     grant: Grant,
     used: RefreshToken,
 ) -> Unstored {
     // Above the stored generation and above our own last one: a failover may have lowered the stored one.
     let after = expected.generation.max(connection.revision.generation);
-    let sealed =
-        ports.repository().seal(at.key, after, &connection.profile, &connection.tokens, Some(&grant));
+    let turn = Some(Turn::After { before, at: ports.now() });
+    let Connection { profile, tokens, .. } = &connection;
+    let sealed = ports.repository().seal(at.key, after, profile, tokens, Some(&grant), turn);
     connection.revision = sealed.revision;
     Unstored { lease, expected, sealed, connection, grant, used }
 }
@@ -224,9 +227,9 @@ async fn rebase(
     is_journaled: bool,
 ) -> Result<(), Arc<Failure>> {
     let before = answer.sealed.revision;
-    let expected = theirs.revision;
+    let base = (answer.lease, theirs.revision, theirs.profile.outlook());
     let connection = answer::on_top(answer.connection, theirs);
-    let again = seal(ports, at, (answer.lease, expected), connection, answer.grant, answer.used);
+    let again = seal(ports, at, base, connection, answer.grant, answer.used);
     let repository = ports.repository();
     if is_journaled {
         repository.journal(at.key, &again).await.map_err(|error| Arc::new(error.into()))?;

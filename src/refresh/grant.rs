@@ -19,6 +19,7 @@ use crate::authority::{Fate, Refreshed, RefusedAnswer, TokenAnswer};
 use crate::domain::grant::Grant;
 use crate::domain::id::ConnectionKey;
 use crate::domain::not_now::NotNow;
+use crate::domain::notice::Turn;
 use crate::domain::remarks::Remarks;
 use crate::domain::secret::RefreshToken;
 use crate::domain::time::Timestamp;
@@ -133,7 +134,7 @@ async fn succeeded(
     let authority = ports.authority(&at.key.app).expect("only configured apps reach the engine");
     let attempts = at.state().troubles.take_attempts();
     let connection = renewed(authority.scope_naming(), before, want, attempts, answer, ports.now());
-    let base = (lease.nonce, before.revision);
+    let base = (lease.nonce, before.revision, before.profile.outlook());
     let sealed = durable::seal(ports, at, base, connection.clone(), renewed_grant, used);
     let stored = keep(ports, at, seen.epoch, sealed, lease).await;
     if let Err(failure) = &stored {
@@ -166,7 +167,7 @@ async fn replaced(
     };
     attempts.push(attempt(&failure, ports.now()));
     let mut connection = seen.loaded.connection;
-    let base = (lease.nonce, connection.revision);
+    let base = (lease.nonce, connection.revision, connection.profile.outlook());
     connection.profile = connection.profile.grant_replaced(attempts);
     let replaced = grant.replaced(&used, next);
     let sealed = durable::seal(ports, at, base, connection, replaced, used);
@@ -273,6 +274,7 @@ async fn judge(
     let Seen { epoch, loaded } = seen;
     let place = loaded.connection.grant_place();
     let Connection { revision, profile, tokens } = loaded.connection;
+    let turn = Some(Turn::After { before: profile.outlook(), at: now });
     // An earlier failed attempt may be the verdict's cause, such as a lost answer if a refresh token works
     // once.
     let before = profile.clone();
@@ -281,7 +283,7 @@ async fn judge(
     let kept = (!profile.grant_destroyed()).then_some(&grant);
     let begun = ports.monotonic();
     let repository = ports.repository();
-    let sealed = repository.seal(key, revision.generation, &profile, &tokens, kept);
+    let sealed = repository.seal(key, revision.generation, &profile, &tokens, kept, turn);
     let committed = repository.commit_sealed(key, revision, &sealed, Writer::Verdict(lease)).await;
     match committed {
         Ok(Committed::Done) => {

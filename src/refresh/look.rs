@@ -10,6 +10,7 @@ use super::fly::{fly, wait};
 use super::ports::Ports;
 use super::slot::{At, Epoch, Flight, Held, Look, Recent, Repair, Work};
 use crate::domain::connection::Status;
+use crate::domain::notice::{Notice, Turn};
 use crate::repository::{Connection, Loaded, RepositoryError};
 use crate::store::{Committed, StoreError, StoredConnection, Writer};
 
@@ -133,8 +134,9 @@ async fn delete_again(ports: &Ports, at: At<'_>, loaded: &Loaded) -> Result<(), 
         app = %at.key.app, connection = %at.key.connection,
         "the store lost a delete that it had acknowledged (a failover?); it is deleted again"
     );
-    let sign_in = loaded.connection.profile.sign_in();
-    ports.repository().delete_sign_in(at.key, sign_in).await?;
+    let profile = &loaded.connection.profile;
+    let tenant = profile.account().tid.as_deref();
+    ports.repository().delete_sign_in(at.key, profile.sign_in(), tenant, ports.now()).await?;
     Ok(())
 }
 
@@ -155,10 +157,13 @@ async fn store_again(
         let grant = repository.open_grant(at.key, &loaded)?;
         let after = stored.revision.generation.max(known.revision.generation);
         let paused = known.profile.clone().paused().ending_handles(stored.profile.handles_over());
-        let sealed = repository.seal(at.key, after, &paused, &known.tokens, grant.as_ref());
+        let sealed = repository.seal(at.key, after, &paused, &known.tokens, grant.as_ref(), None);
+        let sealed = StoredConnection { notice: lost_notice(ports, at, stored, recent), ..sealed };
         repository.commit_sealed(at.key, stored.revision, &sealed, writer).await?
     } else {
-        repository.commit_sealed(at.key, stored.revision, &recent.sealed, writer).await?
+        let notice = lost_notice(ports, at, stored, recent);
+        let sealed = StoredConnection { notice, ..StoredConnection::clone(&recent.sealed) };
+        repository.commit_sealed(at.key, stored.revision, &sealed, writer).await?
     };
     if committed == Committed::Done {
         tracing::warn!(
@@ -167,6 +172,20 @@ async fn store_again(
         );
     }
     Ok(committed != Committed::Fenced)
+}
+
+/// The notice of a state that the store had lost: its own, with its id; or that of a change before it, which
+/// was lost with it.
+fn lost_notice(ports: &Ports, at: At<'_>, stored: &Connection, recent: &Recent) -> Option<Box<Notice>> {
+    let known = &recent.held.connection.profile;
+    let now = ports.now();
+    let turn = match known.sign_in() == stored.profile.sign_in() {
+        true => Turn::After { before: stored.profile.outlook(), at: now },
+        false => Turn::SignedIn { at: now },
+    };
+    let nonce = &recent.held.connection.revision.nonce;
+    let anew = || turn.notice(at.key, known.account().tid.as_deref(), known.outlook(), nonce).map(Box::new);
+    recent.sealed.notice.clone().or_else(anew)
 }
 
 fn store_failed(ports: &Ports, at: At<'_>, error: RepositoryError) -> Arc<Failure> {

@@ -15,6 +15,7 @@ use crate::domain::connection::{Profile, Status};
 use crate::domain::digest::sha256_hex;
 use crate::domain::grant::Grant;
 use crate::domain::id::{AppName, CallerName, ConnectionKey, ConnectionName};
+use crate::domain::notice::Turn;
 use crate::domain::remarks::Remarks;
 use crate::domain::scope::{ScopeNaming, ScopeSet};
 use crate::domain::secret::{AccessToken, RefreshToken};
@@ -197,7 +198,9 @@ impl Scene {
         self.run("connect", async move {
             let grant = Grant::new(RefreshToken::new("refresh-0"));
             let nothing_before = (None, LOWEST_FLOOR.number);
-            let stored = repository.connect(&key, nothing_before, [0; 8], profile, &[token], &grant).await;
+            let of_sign_in = ([0; 8], profile.connected_at());
+            let stored =
+                repository.connect(&key, nothing_before, of_sign_in, profile, &[token], &grant).await;
             stored.expect("stored");
         });
     }
@@ -363,7 +366,7 @@ fn a_record_that_is_loaded_behind_its_delete_is_deleted_again() {
     scene.server.set_weather(StoreWeather { lag: seconds(3600), ..StoreWeather::default() });
     let (repository, engine, key) = (scene.repository.clone(), scene.engine.clone(), scene.key.clone());
     scene.run("delete", async move {
-        let meant = repository.delete(&key).await.expect("the store answers");
+        let meant = repository.delete(&key, None, Timestamp::default()).await.expect("the store answers");
         engine.deleted(&key, meant);
     });
     scene.server.lose_primary();
@@ -398,8 +401,9 @@ fn what_was_read_a_moment_ago_is_not_used_if_another_has_renewed_it_since() {
         tokens[0].digest = sha256_hex(b"access-of-another");
         let grant = Grant::new(RefreshToken::new("refresh-of-another"));
         let profile = loaded.profile.grant_replaced(vec![]);
-        let committed =
-            repository.commit(&key, loaded.revision, &profile, &tokens, Some(&grant), Writer::Operator);
+        let turn = Turn::After { before: profile.outlook(), at: Timestamp::default() };
+        let base = (loaded.revision, turn);
+        let committed = repository.commit(&key, base, &profile, &tokens, Some(&grant), Writer::Operator);
         assert_eq!(committed.await.expect("the store answers").0, Committed::Done);
     };
     scene.world.spawn(WORLD, "another replica renews", Box::pin(another));

@@ -85,6 +85,16 @@ impl FiledUnder {
         FiledUnder { name: id.clone(), before: None }
     }
 
+    /// The id for a webhook, by its name in the configuration.
+    pub fn webhook(name: &str) -> Self {
+        FiledUnder { name: name.to_owned(), before: None }
+    }
+
+    /// The id for an app in a tenant. No name of an app has a space.
+    pub fn app_in_tenant(app: &AppName, tenant: &str) -> Self {
+        FiledUnder { name: format!("{app} {tenant}"), before: None }
+    }
+
     /// The id for an app.
     pub fn app(app: &AppName) -> Self {
         FiledUnder { name: app.as_str().to_owned(), before: None }

@@ -11,6 +11,7 @@ use super::{ByKey, Connection, Owner, Repository, RepositoryError, count_keys, k
 use crate::domain::connection::SignIn;
 use crate::domain::grant::Grant;
 use crate::domain::id::{AppName, ConnectionKey, ConnectionName};
+use crate::domain::notice::Notice;
 use crate::domain::secret::RefreshToken;
 use crate::journal::JournalError;
 use crate::keyring::seal::{Place, key_id};
@@ -49,6 +50,9 @@ struct EntryWire<'a> {
     record: Cow<'a, str>,
     #[serde(borrow)]
     used: Cow<'a, str>,
+    /// What the record tells when it is stored. Entries of earlier versions have none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    notice: Option<Box<Notice>>,
 }
 
 impl Repository {
@@ -85,6 +89,7 @@ impl Repository {
             expected: (unstored.expected.sign_in, unstored.expected.generation, unstored.expected.nonce),
             record: Cow::Borrowed(&record),
             used: Cow::Borrowed(unstored.used.expose()),
+            notice: unstored.sealed.notice.clone(),
         };
         let mut bytes = Zeroizing::new(Vec::with_capacity(record.len() + wire.used.len() + 2048));
         serde_json::to_writer(&mut *bytes, &wire).expect("these types have no map keys that JSON lacks");
@@ -160,7 +165,8 @@ impl Repository {
             connection: ConnectionName::stored(&wire.connection).map_err(|_| format())?,
         };
         let record = STANDARD.decode(wire.record.as_ref()).map_err(|_| format())?;
-        let sealed = record::decode("reading the journal", &record)?;
+        let mut sealed = record::decode("reading the journal", &record)?;
+        sealed.notice = wire.notice;
         let loaded = self.open(&key, sealed.clone())?;
         let grant = self.open_grant(&key, &loaded)?.ok_or_else(format)?;
         let (sign_in, generation, nonce) = wire.expected;

@@ -47,6 +47,10 @@ pub enum Kind {
     EndedHandles,
     /// How far the import of a grant is, by the hash of its refresh token.
     Import,
+    /// How far a webhook's notices are delivered.
+    Webhook,
+    /// What notices last said of an app and its tenants.
+    AppOutlook,
 }
 
 impl Kind {
@@ -73,10 +77,12 @@ impl Kind {
             Kind::HandlesOfKey => "handles-of-key",
             Kind::EndedHandles => "ended-handles",
             Kind::Import => "import",
+            Kind::Webhook => "webhook",
+            Kind::AppOutlook => "app-outlook",
         }
     }
 
-    pub(super) const ALL: [Kind; 21] = [
+    pub(super) const ALL: [Kind; 23] = [
         Kind::ConnectSession,
         Kind::State,
         Kind::AdminConsentSession,
@@ -98,6 +104,8 @@ impl Kind {
         Kind::HandlesOfKey,
         Kind::EndedHandles,
         Kind::Import,
+        Kind::Webhook,
+        Kind::AppOutlook,
     ];
 
     /// Whether such records may outlive a sealing key, and so must be rewrapped. The others expire within a
@@ -114,7 +122,9 @@ impl Kind {
             | Kind::TenantBlocks
             | Kind::SignInFrequency
             | Kind::Forecast
-            | Kind::Import => true,
+            | Kind::Import
+            | Kind::Webhook
+            | Kind::AppOutlook => true,
             Kind::ConnectSession
             | Kind::State
             | Kind::AdminConsentSession

@@ -2,7 +2,8 @@
 //! one room that knows both the keyring and the store. Neither of these knows the other.
 //!
 //! Invariants:
-//! 1. Nothing enters the store unsealed, and no name in it contains a bearer secret.
+//! 1. Nothing enters the store unsealed but names, times, and notices made of these; and no name in it
+//!    contains a bearer secret.
 //! 2. Each field is sealed for its app, connection, field and generation, all fields of a record by one key;
 //!    a record whose fields do not open together is refused whole.
 //! 3. A grant is opened only for its use. Reading a connection, or serving a cached token, never puts a
@@ -36,6 +37,7 @@ use crate::domain::account::Account;
 use crate::domain::connection::{Glimpse, Profile, SignIn};
 use crate::domain::grant::Grant;
 use crate::domain::id::{AppName, ConnectionKey, ConnectionName};
+use crate::domain::notice::{Notice, Turn};
 use crate::domain::random::{Random, random_bytes};
 use crate::domain::secret::RefreshToken;
 use crate::domain::time::Timestamp;
@@ -218,36 +220,38 @@ impl Repository {
         &self,
         key: &ConnectionKey,
         (before, floor): (Option<Revision>, u64),
-        nonce: [u8; 8],
+        (nonce, now): ([u8; 8], Timestamp),
         profile: Profile,
         tokens: &[HeldToken],
         grant: &Grant,
     ) -> Result<(Committed, Revision), RepositoryError> {
         let number = before.map_or(0, |before| before.generation + 1).max(floor);
         let profile = profile.of_sign_in(SignIn { number, nonce });
-        let sealed = self.seal(key, number - 1, &profile, tokens, Some(grant));
+        let turn = Some(Turn::SignedIn { at: now });
+        let sealed = self.seal(key, number - 1, &profile, tokens, Some(grant), turn);
         let committed = self.store.commit(key, before, &sealed, Writer::SignIn).await?;
         Ok((committed, sealed.revision))
     }
 
-    /// Seals and stores a connection if its stored revision still is `expected`. Returns the new revision if
-    /// it was.
+    /// Seals and stores a connection if its stored revision still is `expected`, with the notice of its turn.
+    /// Returns the new revision if it was.
     pub async fn commit(
         &self,
         key: &ConnectionKey,
-        expected: Revision,
+        (expected, turn): (Revision, Turn),
         profile: &Profile,
         tokens: &[HeldToken],
         grant: Option<&Grant>,
         writer: Writer,
     ) -> Result<(Committed, Revision), RepositoryError> {
-        let sealed = self.seal(key, expected.generation, profile, tokens, grant);
+        let sealed = self.seal(key, expected.generation, profile, tokens, grant, Some(turn));
         let committed = self.store.commit(key, Some(expected), &sealed, writer).await?;
         Ok((committed, sealed.revision))
     }
 
     /// Seals a connection with the generation after `after`, without storing it. One sealed value may be
-    /// committed again after a lost answer; a second sealing may not.
+    /// committed again after a lost answer; a second sealing may not. `turn` says what it follows; without
+    /// one it tells nothing.
     pub fn seal(
         &self,
         key: &ConnectionKey,
@@ -255,6 +259,7 @@ impl Repository {
         profile: &Profile,
         tokens: &[HeldToken],
         grant: Option<&Grant>,
+        turn: Option<Turn>,
     ) -> StoredConnection {
         let generation = after + 1;
         let nonce = random_bytes(self.random.as_ref());
@@ -263,11 +268,14 @@ impl Repository {
         let field = |name, bytes: Zeroizing<Vec<u8>>| {
             primary.seal(&place(key, name, generation), &bytes, self.random.as_ref())
         };
+        let tenant = profile.account().tid.as_deref();
+        let notice = turn.and_then(|turn| turn.notice(key, tenant, profile.outlook(), &nonce));
         StoredConnection {
             revision,
             profile: field(PROFILE, wire::encode_profile(profile)),
             tokens: field(TOKENS, wire::encode_tokens(tokens)),
             grant: field(GRANT, wire::encode_grant(grant)),
+            notice: notice.map(Box::new),
         }
     }
 
@@ -287,7 +295,13 @@ impl Repository {
 
     /// Destroys a connection as it is now, for its user or on the user's behalf. Returns its sign-in, or
     /// `None` if there was none. The delete covers sign-ins that have begun, and none that begin later.
-    pub async fn delete(&self, key: &ConnectionKey) -> Result<Option<SignIn>, RepositoryError> {
+    /// `tenant` is that of its account, as far as it is known.
+    pub async fn delete(
+        &self,
+        key: &ConnectionKey,
+        tenant: Option<&str>,
+        now: Timestamp,
+    ) -> Result<Option<SignIn>, RepositoryError> {
         for _ in 0..DELETE_TRIES {
             let meant = match self.store.revision(key).await {
                 Ok(Some(revision)) => revision.sign_in,
@@ -297,7 +311,8 @@ impl Repository {
                 }
                 Err(error) => return Err(error.into()),
             };
-            match self.store.delete(key, meant, true).await? {
+            let notice = Notice::deleted(key, &meant, tenant, now);
+            match self.store.delete(key, meant, true, Some(&notice)).await? {
                 Deleted::Gone => return Ok(Some(meant)),
                 Deleted::Absent => return Ok(None),
                 Deleted::Another => {} // connected anew, or given back to the store, in between

@@ -9,6 +9,7 @@ use serde::de::DeserializeOwned;
 use zeroize::Zeroizing;
 
 use super::{FiledUnder, Kind, Owner, Redeemed, Repository, RepositoryError, SecretHash, wire};
+use crate::domain::notice::Notice;
 use crate::domain::time::Timestamp;
 use crate::keyring::seal::Place;
 use crate::store::Deadline;
@@ -76,8 +77,24 @@ impl Repository {
             .await?)
     }
 
-    /// The same, and returns the record as it is now, so that it can be replaced again without being read.
-    /// `None` if it was not the one that was read any more.
+    /// The same with a notice, which is written in the step that replaces it.
+    pub async fn swap_telling<T: Serialize>(
+        &self,
+        kind: Kind,
+        id: &FiledUnder,
+        (read, value): (Option<&Taken<T>>, &T),
+        notice: &Notice,
+        now: Timestamp,
+        ttl: Duration,
+    ) -> Result<bool, PendingError> {
+        let name = read.map_or(&id.name, |read| &read.found_under);
+        let sealed = self.seal_pending(kind, name, value);
+        let (expected, deadline) = (read.map(|read| &read.sealed[..]), Deadline::after(now, ttl));
+        Ok(self.store.swap_telling(&kind.store_id(name), expected, &sealed, deadline, notice).await?)
+    }
+
+    /// As [`Repository::swap_pending`], and returns the record as it is now, so that it can be replaced again
+    /// without being read. `None` if it was not the one that was read any more.
     pub async fn replace_pending<T: Serialize>(
         &self,
         kind: Kind,

@@ -55,6 +55,7 @@ pub fn a_journal_entry_is_read_as_it_is_written(input: &[u8]) {
         profile: field(3, super::PROFILE, PROFILE.as_bytes()),
         tokens: field(4, super::TOKENS, b"[]"),
         grant: field(5, super::GRANT, br#"{"current":"R2","previous":"R1"}"#),
+        notice: None,
     };
     let record = match level % 6 {
         2 => bytes.to_vec(),

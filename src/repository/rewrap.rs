@@ -102,7 +102,7 @@ impl Repository {
         };
         let [profile, tokens, grant] = fields;
         let (profile, tokens, grant) = (anew(profile)?, anew(tokens)?, anew(grant)?);
-        Ok(Some(StoredConnection { revision: stored.revision, profile, tokens, grant }))
+        Ok(Some(StoredConnection { profile, tokens, grant, ..stored.clone() }))
     }
 }
 
@@ -189,7 +189,7 @@ mod tests {
             let at = Timestamp::from_unix_seconds(5);
             let profile = Profile::connected(account, vec![], vec![], "sync".into(), at, None);
             let grant = Grant::new(RefreshToken::new("r1"));
-            let made = repository.connect(&self.key, (None, 1), [7; 8], profile, &[], &grant).await;
+            let made = repository.connect(&self.key, (None, 1), ([7; 8], at), profile, &[], &grant).await;
             let (committed, revision) = made.expect("serves");
             assert_eq!(committed, Committed::Done);
             revision
@@ -240,7 +240,8 @@ mod tests {
         let revision = desk.connect(&old).await;
         let loaded = old.load(&desk.key).await.expect("opens").expect("is there");
         let grant = old.open_grant(&desk.key, &loaded).expect("opens");
-        let held = old.seal(&desk.key, revision.generation, &loaded.connection.profile, &[], grant.as_ref());
+        let held =
+            old.seal(&desk.key, revision.generation, &loaded.connection.profile, &[], grant.as_ref(), None);
         let committed = both.commit_sealed(&desk.key, revision, &held, Writer::Operator).await;
         assert_eq!(committed.expect("serves"), Committed::Done);
         assert_eq!(desk.keys().await, ["key2", "key2", "key2"]);
@@ -287,7 +288,7 @@ mod tests {
         let loaded = old.load(&desk.key).await.expect("opens").expect("is there");
         let grant = old.open_grant(&desk.key, &loaded).expect("opens").expect("a grant");
         let profile = loaded.connection.profile;
-        let sealed = old.seal(&desk.key, revision.generation, &profile, &[], Some(&grant));
+        let sealed = old.seal(&desk.key, revision.generation, &profile, &[], Some(&grant), None);
         let unstored = Unstored {
             lease: LeaseNonce([1; 16]),
             expected: revision,

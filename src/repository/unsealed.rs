@@ -1,14 +1,16 @@
-//! The store's unsealed data: leases, the schedule, floors and counts. Nothing here is opened, so nothing
-//! here can be damaged: the only error is the store's own.
+//! The store's unsealed data: leases, the schedule, floors, counts and notices. Nothing here is opened, so
+//! nothing here can be damaged: the only error is the store's own.
 
 use std::time::Duration;
 
 use super::Repository;
 use crate::domain::connection::SignIn;
 use crate::domain::id::ConnectionKey;
+use crate::domain::notice::Notice;
 use crate::domain::time::Timestamp;
 use crate::store::{
-    Change, Counted, Deleted, Due, Floor, LeaseAnswer, LeaseNonce, LeaseOf, Most, Revision, StoreError,
+    Change, Counted, Deleted, Due, Floor, Gathered, LeaseAnswer, LeaseNonce, LeaseOf, Most, NoticePage,
+    Revision, StoreError,
 };
 
 impl Repository {
@@ -43,9 +45,31 @@ impl Repository {
     }
 
     /// Destroys the connection of this very sign-in. A sign-in that has only begun may be stored afterwards,
-    /// unlike with [`Repository::delete`].
-    pub async fn delete_sign_in(&self, key: &ConnectionKey, meant: SignIn) -> Result<Deleted, StoreError> {
-        self.store.delete(key, meant, false).await
+    /// unlike with [`Repository::delete`]. `tenant` is that of its account.
+    pub async fn delete_sign_in(
+        &self,
+        key: &ConnectionKey,
+        meant: SignIn,
+        tenant: Option<&str>,
+        now: Timestamp,
+    ) -> Result<Deleted, StoreError> {
+        let notice = Notice::deleted(key, &meant, tenant, now);
+        self.store.delete(key, meant, false, Some(&notice)).await
+    }
+
+    /// Puts notices into their one order ([`crate::store::Notices::gather`]).
+    pub async fn gather_notices(&self, nonce: LeaseNonce) -> Result<Gathered, StoreError> {
+        self.store.gather(nonce).await
+    }
+
+    /// The notices behind a place, in order.
+    pub async fn notices(&self, after: u64, limit: usize) -> Result<NoticePage, StoreError> {
+        self.store.notices(after, limit).await
+    }
+
+    /// The place of a notice, if it is still kept.
+    pub async fn place_of_notice(&self, id: &str) -> Result<Option<u64>, StoreError> {
+        self.store.place_of(id).await
     }
 
     /// Tries to take a lease ([`crate::store::Leases::take_lease`]).

@@ -24,6 +24,7 @@
 mod batch;
 mod file;
 mod leases;
+mod notices;
 mod pending;
 mod reader;
 mod records;

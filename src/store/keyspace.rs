@@ -17,6 +17,12 @@
 //! | `tokenward:used:{sweep-N}` | the same connections by their last use |
 //! | `tokenward:pending:{id}` | a pending record, with its time to live |
 //! | `tokenward:counted:{owner}` | an owner's open entries by their end: a sorted set |
+//! | `tokenward:outbox:{N}` | notices beside the records of a slot (N is hashed to it): a sorted set |
+//! | `tokenward:outbox-count:{N}` | how many there ever were |
+//! | `tokenward:notices:{notices}` | notices by place: a sorted set |
+//! | `tokenward:notice-places:{notices}` | places by the notice's id: a sorted set |
+//! | `tokenward:notice-last:{notices}` | the last place |
+//! | `tokenward:notice-slots:{notices}` | in a Cluster: slots with notices, by when: a sorted set |
 //! | `tokenward:identity` | which store this is |
 //! | `tokenward:identity:{N}` | in a Cluster: the same for one slot (N is hashed to it) |
 //!
@@ -58,6 +64,7 @@ pub fn redis_lease(of: LeaseOf<'_>) -> (String, String) {
         LeaseOf::Connection(key) => key.to_string(),
         LeaseOf::Sweep(shard) => sweep_tag(shard),
         LeaseOf::Rewrap => REWRAP_TAG.to_owned(),
+        LeaseOf::Notices => NOTICES_TAG.to_owned(),
     };
     (format!("{PREFIX}lease:{{{tag}}}"), format!("{PREFIX}intent:{{{tag}}}"))
 }
@@ -86,6 +93,38 @@ pub fn embedded_counted(owner: &str) -> String {
 
 /// Tag of the rewrap lease. A connection's tag always contains a colon, so the two cannot clash.
 const REWRAP_TAG: &str = "rewrap";
+
+/// Tag of everything about the one order of notices, its lease included: so that scripts may ask for it.
+const NOTICES_TAG: &str = "notices";
+
+/// The keys in Redis of the notices beside the records of a slot, and of their count. Both are in that slot.
+pub fn redis_outbox(slot: u16) -> (String, String) {
+    let tag = slot_tag(slot);
+    (format!("{PREFIX}outbox:{{{tag}}}"), format!("{PREFIX}outbox-count:{{{tag}}}"))
+}
+
+/// The keys in Redis of the one order of notices. All are in one slot.
+pub struct NoticeKeys {
+    /// Notices by place.
+    pub by_place: String,
+    /// Places by id.
+    pub places: String,
+    /// The last place.
+    pub last: String,
+    /// Slots with notices, in a Cluster.
+    pub slots: String,
+}
+
+/// The keys in Redis of the one order of notices.
+pub fn redis_notices() -> NoticeKeys {
+    let key = |name: &str| format!("{PREFIX}{name}:{{{NOTICES_TAG}}}");
+    NoticeKeys {
+        by_place: key("notices"),
+        places: key("notice-places"),
+        last: key("notice-last"),
+        slots: key("notice-slots"),
+    }
+}
 
 /// Tag of one shard of the schedule. It contains no colon either.
 fn sweep_tag(shard: u8) -> String {
@@ -268,6 +307,10 @@ mod tests {
             redis_lease(LeaseOf::Connection(&key)).1,
             redis_index(&key.app),
             redis_counted("sessions/team-a"),
+            redis_outbox(7).0,
+            redis_outbox(7).1,
+            redis_notices().by_place,
+            redis_notices().last,
         ];
         for other in others.iter().map(String::as_str).chain([REDIS_IDENTITY, "tokenward:{x}", "other:{a:b}"])
         {
@@ -296,7 +339,12 @@ mod tests {
         assert_eq!(slot(&redis_due(3).0), slot(&redis_lease(LeaseOf::Sweep(3)).0));
         for number in 0..SLOTS {
             assert_eq!(slot(&redis_slot_identity(number)), number);
+            let (outbox, count) = redis_outbox(number);
+            assert_eq!((slot(&outbox), slot(&count)), (number, number));
         }
+        let NoticeKeys { by_place, places, last, slots } = redis_notices();
+        let lease = redis_lease(LeaseOf::Notices).0;
+        assert!([places, last, slots, lease].iter().all(|key| slot(key) == slot(&by_place)));
     }
 
     #[test]

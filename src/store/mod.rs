@@ -10,6 +10,8 @@
 //! 3. A pending record is taken at most once, by any caller of any process (I10).
 //! 4. A store that is lost, refuses, or is not the one that was there before, is an error, never "not found".
 //! 5. A resealed record is never replaced by the bytes from before, not by a repeated commit either.
+//! 6. A notice is written in the step that makes its change, or not at all. Notices of one connection, and of
+//!    one pending record, keep their order.
 //!
 //! The one hard problem: an answer that did not come. So every operation is safe to repeat.
 
@@ -24,6 +26,7 @@ pub mod redis;
 pub(crate) mod rules;
 #[cfg(test)]
 pub(crate) mod suite;
+pub(crate) mod telling;
 #[cfg(any(test, feature = "testkit"))]
 pub mod testing;
 
@@ -31,9 +34,11 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-pub use self::port::{Leases, Pending, Records, Reseal, Schedule, Store};
+pub use self::port::{Leases, Notices, Pending, Records, Reseal, Schedule, Store};
+pub use self::telling::{Gathered, MOST_NOTICES, NoticePage};
 use crate::domain::connection::SignIn;
 use crate::domain::id::{ConnectionKey, ConnectionName};
+use crate::domain::notice::Notice;
 use crate::domain::time::Timestamp;
 
 /// Identifies one state of a record. The nonce is random, so two states with the same generation still
@@ -60,6 +65,8 @@ pub struct StoredConnection {
     pub tokens: Vec<u8>,
     /// Refresh tokens, sealed.
     pub grant: Vec<u8>,
+    /// What this state tells, written in the step that stores it. A state that was loaded has none.
+    pub notice: Option<Box<Notice>>,
 }
 
 /// The beginning of a connection's record: enough to show the connection, without reading its tokens or its
@@ -111,6 +118,8 @@ pub enum LeaseOf<'a> {
     Sweep(u8),
     /// The right to seal records anew, for all of them.
     Rewrap,
+    /// The right to order notices and deliver them to webhooks.
+    Notices,
 }
 
 /// The answer to an attempt to take a lease.

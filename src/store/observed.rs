@@ -7,17 +7,18 @@ use std::time::Duration;
 use async_trait::async_trait;
 
 use super::{
-    Change, Committed, ConnectionPage, Counted, Deadline, Deleted, Due, Floor, LeaseAnswer, LeaseNonce,
-    LeaseOf, Leases, Most, Pending, Records, Reseal, Revision, Schedule, SealedPage, Store, StoreError,
-    StoredConnection, StoredProfile, Writer,
+    Change, Committed, ConnectionPage, Counted, Deadline, Deleted, Due, Floor, Gathered, LeaseAnswer,
+    LeaseNonce, LeaseOf, Leases, Most, NoticePage, Notices, Pending, Records, Reseal, Revision, Schedule,
+    SealedPage, Store, StoreError, StoredConnection, StoredProfile, Writer,
 };
 use crate::domain::connection::SignIn;
 use crate::domain::id::{AppName, ConnectionKey, ConnectionName};
+use crate::domain::notice::Notice;
 use crate::domain::time::{Clock, Timestamp};
 use crate::span::{self, Value};
 
 /// Every word by which an observer is told of an operation.
-pub const OPERATIONS: [&str; 25] = [
+pub const OPERATIONS: [&str; 29] = [
     "ping",
     "adopt",
     "load",
@@ -40,6 +41,10 @@ pub const OPERATIONS: [&str; 25] = [
     "count_in",
     "count_out",
     "counted",
+    "swap_telling",
+    "gather",
+    "notices",
+    "place_of",
     "sealed",
     "reseal",
     "reseal_pending",
@@ -205,8 +210,9 @@ impl<S: Store> Records for Observed<S> {
         key: &ConnectionKey,
         meant: SignIn,
         cuts_off: bool,
+        notice: Option<&Notice>,
     ) -> Result<Deleted, StoreError> {
-        self.watch("delete", self.store.delete(key, meant, cuts_off)).await
+        self.watch("delete", self.store.delete(key, meant, cuts_off, notice)).await
     }
 
     async fn profiles(&self, keys: &[ConnectionKey]) -> Result<Vec<Option<StoredProfile>>, StoreError> {
@@ -309,6 +315,32 @@ impl<S: Store> Pending for Observed<S> {
 
     async fn counted(&self, owner: &str) -> Result<Vec<String>, StoreError> {
         self.watch("counted", self.store.counted(owner)).await
+    }
+}
+
+#[async_trait]
+impl<S: Store> Notices for Observed<S> {
+    async fn swap_telling(
+        &self,
+        id: &str,
+        expected: Option<&[u8]>,
+        sealed: &[u8],
+        deadline: Deadline,
+        notice: &Notice,
+    ) -> Result<bool, StoreError> {
+        self.watch("swap_telling", self.store.swap_telling(id, expected, sealed, deadline, notice)).await
+    }
+
+    async fn gather(&self, nonce: LeaseNonce) -> Result<Gathered, StoreError> {
+        self.watch("gather", self.store.gather(nonce)).await
+    }
+
+    async fn notices(&self, after: u64, limit: usize) -> Result<NoticePage, StoreError> {
+        self.watch("notices", self.store.notices(after, limit)).await
+    }
+
+    async fn place_of(&self, id: &str) -> Result<Option<u64>, StoreError> {
+        self.watch("place_of", self.store.place_of(id)).await
     }
 }
 

@@ -1,4 +1,4 @@
-//! The port: what the core asks of a store, in five parts.
+//! The port: what the core asks of a store, in six parts.
 //!
 //! Every operation may be repeated after its answer was lost, and then gives the first answer again. (The one
 //! exception is [`Pending::take_pending`]: a repeated take that finds nothing is an error if the first one
@@ -9,16 +9,18 @@ use std::time::Duration;
 use async_trait::async_trait;
 
 use super::{
-    Change, Committed, ConnectionPage, Counted, Deadline, Deleted, Due, Floor, LeaseAnswer, LeaseNonce,
-    LeaseOf, Most, Revision, SealedPage, StoreError, StoredConnection, StoredProfile, Writer,
+    Change, Committed, ConnectionPage, Counted, Deadline, Deleted, Due, Floor, Gathered, LeaseAnswer,
+    LeaseNonce, LeaseOf, Most, NoticePage, Revision, SealedPage, StoreError, StoredConnection, StoredProfile,
+    Writer,
 };
 use crate::domain::connection::SignIn;
 use crate::domain::id::{AppName, ConnectionKey, ConnectionName};
+use crate::domain::notice::Notice;
 use crate::domain::time::Timestamp;
 
-/// A whole store: the five parts, and what concerns all of them.
+/// A whole store: the six parts, and what concerns all of them.
 #[async_trait]
-pub trait Store: Records + Leases + Schedule + Pending + Reseal {
+pub trait Store: Records + Leases + Schedule + Pending + Notices + Reseal {
     /// True if other processes may change what is stored, so that a copy in memory has to be compared with
     /// it.
     fn is_shared(&self) -> bool;
@@ -52,7 +54,7 @@ pub trait Records: Send + Sync {
     /// Stores a connection in one step, if its stored revision is `expected` and nobody but `writer` holds
     /// its lease. `expected: None` creates: there must be no record yet, and the new sign-in's number must
     /// not be below the [`Records::floor`]. A repeated commit says [`Committed::Done`] if the stored revision
-    /// is already the new one.
+    /// is already the new one. The connection's notice, if it has one, is written in the same step.
     async fn commit(
         &self,
         key: &ConnectionKey,
@@ -72,8 +74,15 @@ pub trait Records: Send + Sync {
     ///
     /// A lease stays with its holder, and so does its intent. The holder may be about to load the connection
     /// of a new sign-in, and nobody else may do so meanwhile.
-    async fn delete(&self, key: &ConnectionKey, meant: SignIn, cuts_off: bool)
-    -> Result<Deleted, StoreError>;
+    ///
+    /// If there was a connection, `notice` is written in the same step.
+    async fn delete(
+        &self,
+        key: &ConnectionKey,
+        meant: SignIn,
+        cuts_off: bool,
+        notice: Option<&Notice>,
+    ) -> Result<Deleted, StoreError>;
 
     /// The profiles of these connections, in their order; `None` for each that does not exist.
     async fn profiles(&self, keys: &[ConnectionKey]) -> Result<Vec<Option<StoredProfile>>, StoreError>;
@@ -176,6 +185,32 @@ pub trait Pending: Send + Sync {
 
     /// The entries that count for an owner, in no order.
     async fn counted(&self, owner: &str) -> Result<Vec<String>, StoreError>;
+}
+
+/// Notices: written with the change that they tell of, then put into one order and read.
+#[async_trait]
+pub trait Notices: Send + Sync {
+    /// Replaces a pending record as [`Pending::swap_pending`] does. If it writes, `notice` is written in the
+    /// same step.
+    async fn swap_telling(
+        &self,
+        id: &str,
+        expected: Option<&[u8]>,
+        sealed: &[u8],
+        deadline: Deadline,
+        notice: &Notice,
+    ) -> Result<bool, StoreError>;
+
+    /// Puts notices into the one order that changes have left beside their records, some at a time, and
+    /// forgets those of the past that are over or too many. Does nothing for who has not
+    /// [`LeaseOf::Notices`] by this nonce. A notice that has a place already gets no other.
+    async fn gather(&self, nonce: LeaseNonce) -> Result<Gathered, StoreError>;
+
+    /// The notices behind a place, in order.
+    async fn notices(&self, after: u64, limit: usize) -> Result<NoticePage, StoreError>;
+
+    /// The place of a notice, if it has one and is still kept.
+    async fn place_of(&self, id: &str) -> Result<Option<u64>, StoreError>;
 }
 
 /// Resealing: finding every record, and replacing its bytes by the same record sealed by another key.

@@ -101,6 +101,7 @@ pub fn decode(doing: &'static str, record: &[u8]) -> Result<StoredConnection, St
         profile: field(lengths[0])?,
         tokens: field(lengths[1])?,
         grant: field(lengths[2])?,
+        notice: None,
     };
     if rest.is_empty() { Ok(connection) } else { Err(corrupt("it goes on after its last field")) }
 }
@@ -180,6 +181,7 @@ mod tests {
             profile: b"profile".to_vec(),
             tokens: Vec::new(),
             grant: vec![0xff; 300],
+            notice: None,
         }
     }
 
@@ -238,6 +240,7 @@ mod tests {
             profile: b"p".to_vec(),
             tokens: b"to".to_vec(),
             grant: b"gra".to_vec(),
+            notice: None,
         };
         let record = encode("testing", &small).expect("fits");
         let expected = b"TW\x02\0\0\0\0\0\0\0\x05abcdefgh\0\0\0\0\0\0\x01\x020123456789abcdef\

@@ -46,6 +46,7 @@ mod index;
 mod leases;
 mod live;
 mod meter;
+mod notices;
 mod pending;
 mod prerequisites;
 #[cfg(test)]
@@ -97,6 +98,7 @@ pub struct RedisStore {
     link: Way,
     changes: Changes,
     said: prerequisites::Said,
+    outboxes: notices::Outboxes,
     stop: CancellationToken,
 }
 
@@ -129,7 +131,8 @@ impl RedisStore {
             let keep_up = way::keep_up(link.clone(), access, clock, stop.clone());
             tasks.spawn("keeping up with the store's secrets", Box::pin(keep_up));
         }
-        Ok(RedisStore { link, changes, said: prerequisites::Said::default(), stop })
+        let (said, outboxes) = (prerequisites::Said::default(), notices::Outboxes::default());
+        Ok(RedisStore { link, changes, said, outboxes, stop })
     }
 
     /// Makes the next operation connect anew, with the secrets as they are then. Nothing under way is

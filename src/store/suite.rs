@@ -14,6 +14,7 @@ use super::{
 };
 use crate::domain::connection::SignIn;
 use crate::domain::id::{AppName, ConnectionKey, ConnectionName};
+use crate::domain::notice::{Notice, NoticeKind, Outlook, Turn};
 use crate::domain::random::Random;
 use crate::domain::task::{BoxFuture, Tasks};
 use crate::domain::time::{Clock, Timestamp};
@@ -95,6 +96,7 @@ pub(crate) fn connection(generation: u64, nonce: u128) -> StoredConnection {
         profile: format!("profile {generation}").into_bytes(),
         tokens: vec![0, 0xff, b'\r', b'\n'],
         grant: nonce.to_le_bytes().repeat(10),
+        notice: None,
     }
 }
 
@@ -117,6 +119,7 @@ pub(crate) async fn run(store: Arc<dyn Store>) {
     reseals(&*store).await;
     pending_reseals(&*store).await;
     everything(&*store).await;
+    told(&*store).await;
 }
 
 /// What a store that counts promises beside that. (That of the simulated world, which has no sessions, does
@@ -138,7 +141,7 @@ async fn take_lease(store: &dyn Store, of: LeaseOf<'_>, by: u8, ttl: Duration) -
         LeaseAnswer::Mine { unsettled, stored } => {
             let expected = match of {
                 LeaseOf::Connection(key) => store.revision(key).await.expect("serves"),
-                LeaseOf::Sweep(_) | LeaseOf::Rewrap => None,
+                LeaseOf::Sweep(_) | LeaseOf::Rewrap | LeaseOf::Notices => None,
             };
             assert_eq!(stored, expected);
             LeaseAnswer::Mine { unsettled, stored: None }
@@ -292,7 +295,7 @@ async fn deletes(store: &dyn Store) {
     };
     let delete = async |number, cuts_off| {
         let meant = SignIn { number, nonce: [1; 8] };
-        store.delete(&key, meant, cuts_off).await.expect("serves")
+        store.delete(&key, meant, cuts_off, None).await.expect("serves")
     };
     assert_eq!(floor().await, (1, 0));
     let (first, renewed) = (connection(1, 1), connection(2, 2));
@@ -310,7 +313,7 @@ async fn deletes(store: &dyn Store) {
     // The delete once more; and one of another sign-in with that number, which the store has lost.
     assert_eq!(delete(1, true).await, Deleted::Another);
     let namesake = SignIn { number: 3, nonce: [2; 8] };
-    assert_eq!(store.delete(&key, namesake, true).await.expect("serves"), Deleted::Another);
+    assert_eq!(store.delete(&key, namesake, true, None).await.expect("serves"), Deleted::Another);
     assert_eq!(store.load(&key).await.expect("serves").as_ref(), Some(&second));
     assert_eq!(floor().await, (3, 3));
     // One that is nobody's word on what has begun.
@@ -327,7 +330,7 @@ async fn deletes(store: &dyn Store) {
 
 /// Deletes what [`connection`] gives; false when there was none.
 pub(crate) async fn delete(store: &dyn Store, key: &ConnectionKey) -> bool {
-    store.delete(key, FIRST, true).await.expect("serves") == Deleted::Gone
+    store.delete(key, FIRST, true, None).await.expect("serves") == Deleted::Gone
 }
 
 /// What a sign-in of this number brings.
@@ -787,6 +790,7 @@ fn sealed_anew(connection: &StoredConnection) -> StoredConnection {
         profile: anew(&connection.profile),
         tokens: anew(&connection.tokens),
         grant: anew(&connection.grant),
+        notice: None,
     }
 }
 
@@ -927,4 +931,91 @@ async fn oversize(store: &dyn Store) {
     large.tokens.pop();
     assert_eq!(store.commit(&key, None, &large, Writer::SignIn).await.expect("serves"), Committed::Done);
     assert_eq!(store.load(&key).await.expect("serves"), Some(large));
+}
+
+/// A state with the notice of its change.
+pub(crate) fn telling(
+    key: &ConnectionKey,
+    stored: StoredConnection,
+    after: Outlook,
+    now: Timestamp,
+) -> StoredConnection {
+    let turn =
+        Turn::After { before: if after == Outlook::Good { Outlook::User } else { Outlook::Good }, at: now };
+    let notice = turn.notice(key, Some("tenant"), after, &stored.revision.nonce);
+    StoredConnection { notice: notice.map(Box::new), ..stored }
+}
+
+/// Gathers until nothing is left, as the holder of the lease does.
+pub(crate) async fn gather(store: &dyn Store, holder: LeaseNonce) {
+    let taken = store.take_lease(LeaseOf::Notices, holder, LONG).await.expect("serves");
+    assert!(matches!(taken, LeaseAnswer::Mine { .. }), "{taken:?}");
+    // In a Cluster a hint may have gone with a test before.
+    while store.gather(holder).await.expect("serves").more {}
+}
+
+/// A notice is there exactly if its change is, once, in the order of the changes; and only for the holder of
+/// the lease notices get places.
+async fn told(store: &dyn Store) {
+    let (key, now) = (key("told", "user-1"), RealClock::shared().now());
+    let begin = store.notices(0, 1).await.expect("serves").last;
+    let (holder, other) = (nonce(70), nonce(71));
+    let ids = async || {
+        let page = store.notices(begin, 100).await.expect("serves");
+        let places: Vec<u64> = page.notices.iter().map(|(place, _)| *place).collect();
+        let expected: Vec<u64> = (begin + 1..).take(places.len()).collect();
+        assert_eq!(places, expected, "without gaps");
+        assert_eq!(page.last, begin + places.len() as u64);
+        page.notices.into_iter().map(|(_, notice)| notice.id).collect::<Vec<String>>()
+    };
+    let id = |stored: &StoredConnection| stored.notice.as_ref().expect("it tells something").id.clone();
+    let first = telling(&key, connection(1, 701), Outlook::User, now);
+    let second = telling(&key, connection(2, 702), Outlook::Good, now);
+    let third = connection(3, 703);
+    let commit = async |expected: Option<&StoredConnection>, next: &StoredConnection| {
+        let expected = expected.map(|connection| connection.revision);
+        store.commit(&key, expected, next, Writer::SignIn).await.expect("serves")
+    };
+    assert_eq!(commit(Some(&third), &first).await, Committed::Conflict);
+    assert_eq!(commit(None, &first).await, Committed::Done);
+    assert_eq!(commit(None, &first).await, Committed::Done, "repeated");
+    assert_eq!(commit(Some(&first), &second).await, Committed::Done);
+    assert_eq!(commit(Some(&second), &third).await, Committed::Done, "tells nothing");
+    // What was told before a failover is told again with the same id.
+    let again = StoredConnection { notice: second.notice.clone(), ..connection(4, 704) };
+    assert_eq!(commit(Some(&third), &again).await, Committed::Done);
+    gather(store, holder).await;
+    assert_eq!(ids().await, [id(&first), id(&second)]);
+    assert_eq!(store.place_of(&id(&second)).await.expect("serves"), Some(begin + 2));
+    assert_eq!(store.place_of("0").await.expect("serves"), None);
+    let loaded = store.load(&key).await.expect("serves").expect("it is there");
+    assert_eq!(loaded.notice, None, "only the change tells");
+    // Whoever has not the lease moves nothing, and loses nothing.
+    let deleted = Notice::deleted(&key, &FIRST, None, now);
+    let another = SignIn { number: 9, nonce: [9; 8] };
+    let delete = async |meant| store.delete(&key, meant, false, Some(&deleted)).await.expect("serves");
+    assert_eq!(delete(another).await, Deleted::Another);
+    assert_eq!(delete(FIRST).await, Deleted::Gone);
+    assert_eq!(delete(FIRST).await, Deleted::Absent, "repeated");
+    store.gather(other).await.expect("serves");
+    gather(store, holder).await;
+    gather(store, holder).await;
+    assert_eq!(ids().await, [id(&first), id(&second), deleted.id.clone()]);
+    // Beside a pending record.
+    let app = app_name("told");
+    let of_app = |turn| Notice::of_app(&app, NoticeKind::CredentialRejected, None, turn, now);
+    let deadline = Deadline::after(now, LONG);
+    let swap = async |expected: Option<&[u8]>, sealed: &[u8], notice: &Notice| {
+        store.swap_telling("told", expected, sealed, deadline, notice).await.expect("serves")
+    };
+    assert!(!swap(Some(b"0"), b"1", &of_app("0")).await);
+    assert!(swap(None, b"1", &of_app("1")).await);
+    assert!(swap(None, b"1", &of_app("1")).await, "repeated");
+    assert!(swap(Some(b"1"), b"2", &of_app("2")).await);
+    gather(store, holder).await;
+    assert_eq!(ids().await[3..], [of_app("1").id, of_app("2").id]);
+    assert!(store.notices(begin + 5, 100).await.expect("serves").notices.is_empty());
+    let page = store.notices(begin + 1, 2).await.expect("serves").notices;
+    assert_eq!(page.iter().map(|(place, _)| place - begin).collect::<Vec<_>>(), [2, 3]);
+    store.release_lease(LeaseOf::Notices, holder, true).await.expect("serves");
 }

@@ -267,6 +267,32 @@ impl Metrics {
         }
     }
 
+    /// Starts the series of a webhook at 0, for these outcomes.
+    pub fn expect_webhook(&self, webhook: &str, outcomes: &[&'static str]) {
+        let label = Label::Webhook(webhook);
+        for outcome in outcomes {
+            let _at_zero = self.all.webhook_deliveries_total.with(&[label, Label::Word(outcome)]);
+        }
+        let _at_zero = self.all.webhook_undelivered_total.with(&[label]);
+        self.webhook_backlog(webhook, None);
+    }
+
+    /// A request to a webhook ended.
+    pub fn webhook_delivery(&self, webhook: &str, outcome: &'static str) {
+        self.all.webhook_deliveries_total.with(&[Label::Webhook(webhook), Label::Word(outcome)]).inc();
+    }
+
+    /// So many events will never be delivered to a webhook.
+    pub fn webhook_undelivered(&self, webhook: &str, count: u64) {
+        self.all.webhook_undelivered_total.with(&[Label::Webhook(webhook)]).inc_by(count);
+    }
+
+    /// The age of the oldest event that a webhook has not taken.
+    pub fn webhook_backlog(&self, webhook: &str, oldest: Option<Duration>) {
+        let age = oldest.unwrap_or_default().as_secs_f64();
+        self.all.webhook_backlog_age_seconds.with(&[Label::Webhook(webhook)]).set(age);
+    }
+
     /// A fetch of an issuer's keys ended.
     pub fn issuer_keys_fetched(&self, issuer: &str, at: Timestamp, is_ok: bool) {
         let label = Label::Issuer(issuer);

@@ -57,6 +57,8 @@ pub enum Label<'a> {
     AuditSink(&'a str),
     /// A configured issuer of callers' JWTs.
     Issuer(&'a str),
+    /// A configured webhook.
+    Webhook(&'a str),
 }
 
 impl Label<'_> {
@@ -69,7 +71,8 @@ impl Label<'_> {
             | Label::Credential(..)
             | Label::CallerKey(..)
             | Label::SealingKey(_)
-            | Label::Issuer(_) => true,
+            | Label::Issuer(_)
+            | Label::Webhook(_) => true,
         }
     }
 }
@@ -91,6 +94,8 @@ pub struct Names {
     pub audit_sinks: BTreeSet<String>,
     /// Issuers of callers' JWTs.
     pub issuers: BTreeSet<String>,
+    /// Webhooks.
+    pub webhooks: BTreeSet<String>,
 }
 
 impl Names {
@@ -110,6 +115,7 @@ impl Names {
             Label::SealingKey(key) => (self.sealing_keys.contains(key), Cow::Borrowed(key)),
             Label::AuditSink(sink) => (self.audit_sinks.contains(sink), Cow::Borrowed(sink)),
             Label::Issuer(issuer) => (self.issuers.contains(issuer), Cow::Borrowed(issuer)),
+            Label::Webhook(webhook) => (self.webhooks.contains(webhook), Cow::Borrowed(webhook)),
         };
         if is_known { text } else { Cow::Borrowed(UNKNOWN) }
     }
@@ -177,6 +183,7 @@ struct Subject {
     caller_key: Option<(CallerName, String)>,
     sealing_key: Option<String>,
     issuer: Option<String>,
+    webhook: Option<String>,
 }
 
 impl Subject {
@@ -194,6 +201,7 @@ impl Subject {
                 Label::CallerKey(caller, key) => subject.caller_key = Some((caller.clone(), key.to_owned())),
                 Label::SealingKey(key) => subject.sealing_key = Some(key.to_owned()),
                 Label::Issuer(issuer) => subject.issuer = Some(issuer.to_owned()),
+                Label::Webhook(webhook) => subject.webhook = Some(webhook.to_owned()),
             }
         }
         subject
@@ -201,13 +209,14 @@ impl Subject {
 
     /// Returns true if it has a name, and not only words.
     fn is_somebody(&self) -> bool {
-        let Subject { app, caller, credential, caller_key, sealing_key, issuer } = self;
+        let Subject { app, caller, credential, caller_key, sealing_key, issuer, webhook } = self;
         app.is_some()
             || caller.is_some()
             || credential.is_some()
             || caller_key.is_some()
             || sealing_key.is_some()
             || issuer.is_some()
+            || webhook.is_some()
     }
 
     fn is_in(&self, names: &Names) -> bool {
@@ -220,6 +229,7 @@ impl Subject {
             && there(self.caller_key.as_ref(), &names.caller_keys)
             && there(self.sealing_key.as_ref(), &names.sealing_keys)
             && there(self.issuer.as_ref(), &names.issuers)
+            && there(self.webhook.as_ref(), &names.webhooks)
     }
 }
 

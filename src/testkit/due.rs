@@ -138,8 +138,9 @@ async fn connect(repository: Repository, clock: Arc<SimClock>, count: usize) {
             cae: false,
         };
         let grant = Grant::new(RefreshToken::new(format!("r-{number}")));
-        let stored =
-            repository.connect(&key, (None, LOWEST_FLOOR.number), [0; 8], profile, &[token], &grant).await;
+        let stored = repository
+            .connect(&key, (None, LOWEST_FLOOR.number), ([0; 8], now), profile, &[token], &grant)
+            .await;
         stored.expect("stored");
 
         repository.schedule(&key, Some(due_at)).await.expect("scheduled");

@@ -219,4 +219,6 @@ pub(crate) enum Mutant {
     HoldsAreForgotten,
     /// The store shows revocations only to one replica.
     RevocationsStayAtHome,
+    /// The store forgets some notices.
+    ForgetsNotices,
 }

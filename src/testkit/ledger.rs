@@ -17,10 +17,11 @@ use super::store::{self, Effect};
 use super::tasks::{Pid, World};
 use crate::domain::connection::Status;
 use crate::domain::id::ConnectionKey;
+use crate::domain::notice::{About, Outlook};
 use crate::domain::time::Timestamp;
 use crate::refresh::{Combination, Settings};
 use crate::repository::{Connection, Repository};
-use crate::store::{Revision, Writer};
+use crate::store::{MAX_PAGE, Revision, Writer};
 
 /// Most uses of one grant by one process within a minute. The engine waits a second after the first of
 /// several failures, up to five later, and asks once more after a personal account's verdict; several
@@ -220,6 +221,28 @@ impl Ledger {
             lives_until: lives_until.map(since_beginning).unwrap_or_default(),
             serials: serials(&loaded.connection),
         })
+    }
+
+    /// Checks that who was told everything of a connection knows what is stored.
+    pub(crate) fn judge_notices(&self, key: &ConnectionKey) {
+        let repository = &self.insight().0;
+        let page = at_once(repository.notices(0, MAX_PAGE)).expect("it has no weather");
+        assert!(page.notices.len() < MAX_PAGE, "a run is short");
+        let of_key = page.notices.iter().map(|(_, notice)| notice).filter(|notice| {
+            matches!(&notice.about, About::Connection { connection, .. } if *connection == key.connection)
+                && notice.app == key.app
+        });
+        let told = of_key.last().map(|notice| match notice.kind.as_ref() {
+            "connection.connected" | "connection.recovered" => Some(Outlook::Good),
+            "connection.needs_reauthorization" => Some(Outlook::User),
+            "connection.blocked" => Some(Outlook::Administrator),
+            _ => None,
+        });
+        let loaded = at_once(repository.load(key)).expect("what is stored opens");
+        let stored = loaded.map(|loaded| loaded.connection.profile.outlook());
+        if told.flatten() != stored {
+            self.violated("I27", format!("{key}: {told:?} was told last, and {stored:?} is stored"));
+        }
     }
 
     // Events of processes.

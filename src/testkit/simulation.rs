@@ -292,6 +292,11 @@ fn a_revocation_that_other_replicas_do_not_hear_of_is_noticed() {
     is_noticed(Mutant::RevocationsStayAtHome, "I7");
 }
 
+#[test]
+fn a_store_that_forgets_notices_is_noticed() {
+    is_noticed(Mutant::ForgetsNotices, "I27");
+}
+
 /// `make simulate`: runs as many seeds as requested, and prints the results.
 #[test]
 #[ignore = "for `make simulate`"]

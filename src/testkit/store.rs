@@ -215,7 +215,7 @@ impl SimServer {
         let state = self.state();
         let of_connections = state.primary.leases.held(now).filter_map(|of| match of {
             LeaseKey::Connection(key) => Some(key.clone()),
-            LeaseKey::Sweep(_) | LeaseKey::Rewrap => None,
+            LeaseKey::Sweep(_) | LeaseKey::Rewrap | LeaseKey::Notices => None,
         });
         of_connections.collect()
     }

@@ -197,6 +197,8 @@ fn every_route_is_a_door_that_is_tried() {
         ("GET", "/.well-known/oauth-authorization-server"),
         ("GET", "/v1/sys/health"),
         ("HEAD", "/v1/sys/health"),
+        // It tells a caller what it may see: notices::a_caller_hears_of_what_it_may_see_alone
+        ("GET", "/v1/events"),
         // It tells a caller who it is.
         ("GET", "/v1/auth/token/lookup-self"),
         // It hands out as GET …/token does: vault_s_paths_give_the_token_and_refuse_in_vault_s_form

@@ -58,6 +58,7 @@ const CODES: [(&str, &[u16]); 27] = [
     ("import_refused", &[]),
     ("rate_limited", &[429]),
     ("mailbox_busy", &[429]),
+    ("events_gone", &[410]),
     ("relay_failed", &[502, 504]),
     ("internal", &[500]),
     ("authority_unavailable", &[503]),
@@ -303,9 +304,9 @@ fn configuration_keys() -> BTreeSet<String> {
 /// The key of `limits.caller_wait`, of `[apps.outlook] client_id` or of `[callers.mail-sync]`, with NAME for
 /// what the operator names; none for another text.
 fn configuration_key(span: &str) -> Option<String> {
-    const SECTIONS: [&str; 13] = [
+    const SECTIONS: [&str; 14] = [
         "store", "sealing", "listen", "outbound", "apps", "issuers", "callers", "admins", "pages", "limits",
-        "log", "audit", "traces",
+        "log", "audit", "traces", "webhooks",
     ];
     const FILES: [&str; 6] = ["md", "rs", "log", "pub", "logrotate", "jsonl"];
     let mut words = span.split(' ');
@@ -322,7 +323,7 @@ fn configuration_key(span: &str) -> Option<String> {
     if !is_key {
         return None;
     }
-    if ["apps", "issuers", "callers", "admins"].contains(&parts[0]) && parts.len() > 1 {
+    if ["apps", "issuers", "callers", "admins", "webhooks"].contains(&parts[0]) && parts.len() > 1 {
         parts[1] = "NAME";
     }
     let key = words.next().filter(|word| is_section && is_word(word));

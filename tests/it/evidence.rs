@@ -428,8 +428,9 @@ async fn noise_at_one_listener_hides_nothing_at_another() {
 async fn every_route_that_refuses_a_caller_leaves_a_line() {
     let world = Plan::default().start().await;
     for (method, route) in tokenward::api::ROUTES {
-        const OF_ALL: [&str; 4] = [
+        const OF_ALL: [&str; 5] = [
             "/openapi.json",
+            "/v1/events",
             "/.well-known/oauth-authorization-server",
             "/v1/sys/health",
             "/v1/auth/token/lookup-self",

@@ -65,7 +65,7 @@ pub(crate) fn fill(redis: &RedisServer, folder: &Path, count: usize, tenant: &st
     for number in 0..count {
         let connection = ConnectionName::parse(&name(number)).expect("a name");
         let key = ConnectionKey { app: app.clone(), connection };
-        let sealed = repository.seal(&key, 0, &profile, tokens, Some(&grant));
+        let sealed = repository.seal(&key, 0, &profile, tokens, Some(&grant), None);
         let record = record::encode("filling", &sealed).expect("fits");
         send(&[b"SET", keyspace::redis_record(&key).as_bytes(), &record]);
         send(&[b"ZADD", keyspace::redis_index(&app).as_bytes(), b"0", key.connection.as_str().as_bytes()]);

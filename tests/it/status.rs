@@ -174,7 +174,7 @@ async fn each_job_s_last_run_is_shown_and_counted_and_one_that_fails_says_why() 
         })
         .await;
     let (all, metrics) = (jobs(&world).await, world.metrics().await);
-    assert_eq!(all.len(), 15, "{all:?}");
+    assert_eq!(all.len(), 16, "{all:?}");
     for job in &all {
         let name = job["job"].as_str().expect("a name");
         let is_well = format!("tokenward_job_last_run_successful{{job_name=\"{name}\"}} 1");

@@ -151,6 +151,11 @@ impl Resource {
         self.shared.held.send_replace(is_so);
     }
 
+    /// What has reached it, without taking it.
+    pub fn all(&self) -> Vec<Seen> {
+        self.shared.seen.lock().clone()
+    }
+
     /// Takes what has reached it.
     pub fn take(&self) -> Vec<Seen> {
         std::mem::take(&mut self.shared.seen.lock())

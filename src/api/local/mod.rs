@@ -6,9 +6,11 @@ mod examples;
 mod handlers;
 mod handles;
 mod managed_identity;
+mod notices;
 mod relay;
 #[cfg(feature = "testkit")]
 mod steps;
+mod stream_caller;
 mod table;
 mod token_answer;
 mod token_endpoint;

@@ -1,7 +1,7 @@
 //! The routes of the local API.
 
 use super::{LocalApi, OPENAPI};
-use super::{examples, handles, managed_identity, relay, token_endpoint, vault, watch};
+use super::{examples, handles, managed_identity, notices, relay, token_endpoint, vault, watch};
 use crate::api::doc::{Body, Content, Doc};
 use crate::api::document;
 use crate::api::routes::{Effect, Permission, Route, Run};
@@ -272,6 +272,7 @@ pub(super) const TABLE: &[Route<LocalApi>] = &[
         },
     },
     handles::MAKE,
+    notices::EVENTS,
     relay::GET,
     relay::HEAD,
     relay::POST,

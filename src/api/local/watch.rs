@@ -5,16 +5,17 @@
 //! the connection or of anybody's rights, the time at which the token is due, and the next sign of life. So
 //! it asks neither the store nor the authority while nothing happens.
 
-mod plan;
+pub(super) mod plan;
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::stream;
-use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
+use http::{HeaderName, HeaderValue, StatusCode, header};
 
 use self::plan::{ALIVE, HEARTBEAT, Next, Told, ends, event, nothing_new, opening};
+use super::stream_caller::StreamCaller;
 use super::token_answer::TokenAnswer;
 use super::{Call, LocalApi};
 use crate::api::dialect::Dialect;
@@ -24,12 +25,12 @@ use crate::api::routes::{Effect, Permission, Route, Run};
 use crate::api::token_body::TokenBody;
 use crate::broker::watch::Watch;
 use crate::broker::{Broker, Refusal};
-use crate::callers::{Authenticated, AuthenticationFailure, LiveCallers};
-use crate::domain::auth_method::{AuthMethod, LiveAuthMethods};
-use crate::domain::id::{CallerName, ConnectionKey};
+use crate::callers::Authenticated;
+use crate::domain::auth_method::AuthMethod;
+use crate::domain::id::ConnectionKey;
 use crate::domain::time::Clock;
 use crate::events::{Events, HandOut, Listener, OpenStream, Who};
-use crate::listener::{AnswerBody, Pairs, Peer, Refused, RequestId, Response, StreamPlace, response};
+use crate::listener::{AnswerBody, Pairs, Refused, RequestId, Response, response};
 use crate::policy::CallerPolicy;
 use crate::refresh::Served;
 use crate::telemetry::audit::TokenWords;
@@ -76,18 +77,12 @@ struct Stream {
 /// Who asks, for what, and how it is judged.
 struct Asker {
     broker: Arc<Broker>,
-    callers: LiveCallers,
-    accepted: LiveAuthMethods,
     clock: Arc<dyn Clock>,
     events: Arc<Events>,
-    caller: CallerName,
+    caller: StreamCaller,
     key: ConnectionKey,
     query: Pairs,
     min_ttl: Duration,
-    /// The header that the credential was in, if it was in one.
-    credential: Option<HeaderValue>,
-    peer: Peer,
-    place: Arc<StreamPlace>,
     listener: Listener,
     method: Option<AuthMethod>,
     request_id: RequestId,
@@ -127,17 +122,20 @@ impl LocalApi {
         let place = streams.take().ok_or_else(|| Problem::of_listener(Refused::Overloaded))?;
         let asker = Asker {
             broker: self.broker.clone(),
-            callers: self.callers.clone(),
-            accepted: self.accepted.clone(),
             clock: self.clock.clone(),
             events: self.events.clone(),
-            caller: caller.name.clone(),
+            caller: StreamCaller {
+                callers: self.callers.clone(),
+                accepted: self.accepted.clone(),
+                clock: self.clock.clone(),
+                name: caller.name.clone(),
+                credential: headers.get(header::AUTHORIZATION).cloned(),
+                peer,
+                place,
+            },
             key: key.clone(),
             query,
             min_ttl,
-            credential: headers.get(header::AUTHORIZATION).cloned(),
-            peer,
-            place,
             listener: who.listener,
             method: who.method,
             request_id: who.request_id.clone(),
@@ -164,7 +162,7 @@ impl Stream {
             (None, Told::Nothing | Told::Error(..)) => unreachable!("a token was served"),
         };
         self.text = Some(opened + &first);
-        let place = Arc::clone(&self.asker.place);
+        let place = Arc::clone(&self.asker.caller.place);
         let mut response = response(StatusCode::OK, "text/event-stream", "");
         *response.body_mut() = AnswerBody::stream(place, stream::unfold(self, Stream::next));
         // nginx and those that follow it would hold events back.
@@ -229,7 +227,7 @@ impl Stream {
             return Ok(());
         }
         let out = HandOut {
-            caller: &asker.caller,
+            caller: &asker.caller.name,
             key: &asker.key,
             words: served.prepared(|| TokenWords::of(token)),
             life,
@@ -256,7 +254,7 @@ impl Stream {
         self.told = told;
         if !problem.is_recorded() {
             let who = asker.who(asker.method);
-            asker.events.refused(who, &asker.caller, &asker.key, problem.code, elapsed).await;
+            asker.events.refused(who, &asker.caller.name, &asker.key, problem.code, elapsed).await;
         }
         self.text = Some(event("error", "", &problem.text(asker.request_id.as_str())));
     }
@@ -265,7 +263,7 @@ impl Stream {
 impl Asker {
     /// Judges everything anew: who asks, what the rules give, and the connection.
     async fn judge(&self, begun: Duration) -> Result<Judged, Problem> {
-        let Authenticated { caller, method } = self.caller_now().await?;
+        let Authenticated { caller, method } = self.caller.now().await?;
         let served = self.serve(&caller.policy).await?;
         let elapsed = self.clock.monotonic().saturating_sub(begun);
         Ok(Judged { served, method: Some(method), elapsed })
@@ -273,31 +271,9 @@ impl Asker {
 
     /// Judges credential and rules, without a look at the connection.
     async fn may_still_see(&self) -> Result<(), Problem> {
-        let known = self.caller_now().await?;
+        let known = self.caller.now().await?;
         let may = known.caller.policy.may_see(&self.key);
         may.map(|_| ()).map_err(|denial| Problem::of(denial.into()))
-    }
-
-    /// The caller, if the credential is still its own.
-    async fn caller_now(&self) -> Result<Authenticated, Problem> {
-        let peer = self.place.now(self.peer.clone());
-        let headers: HeaderMap =
-            self.credential.clone().map(|value| (header::AUTHORIZATION, value)).into_iter().collect();
-        let credential = Dialect::Watch.credential(&headers, &peer).ok_or(AuthenticationFailure::Malformed);
-        let known = match credential {
-            Ok(credential) => {
-                let accepted = self.accepted.current();
-                self.callers.load_full().authenticate(credential, accepted, self.clock.as_ref()).await
-            }
-            Err(failure) => Err(failure),
-        };
-        match known {
-            Ok(known) if known.caller.name == self.caller => Ok(known),
-            // The credential is another caller's now.
-            Ok(_) => Err(Problem::unauthenticated().for_credential(self.credential.is_some())),
-            // (Where its issuer's keys are not known yet, that may pass.)
-            Err(failure) => Err(Problem::of_stranger(failure, self.credential.is_some())),
-        }
     }
 
     /// Gets the token that these rules give.
@@ -311,7 +287,7 @@ impl Asker {
     fn who(&self, method: Option<AuthMethod>) -> Who<'_> {
         Who {
             request_id: &self.request_id,
-            origin: self.peer.origin,
+            origin: self.caller.peer.origin,
             listener: self.listener,
             dialect: Dialect::Watch.as_str(),
             method,

@@ -26,6 +26,7 @@ pub const CODES: &[(&str, &str)] = &[
     ("import_refused", "A grant of another system is not imported; the reason says why."),
     ("rate_limited", "The caller asks faster than its limits, or has as much open as it may have."),
     ("mailbox_busy", "A relayed request's turn at its mailbox did not come in time."),
+    ("events_gone", "A stream of events should begin after one that is not kept any more."),
     ("relay_failed", "A relayed request's resource could not be reached, or broke off."),
     ("internal", "tokenward made a mistake: report it with the request's id."),
     (

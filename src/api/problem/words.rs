@@ -97,6 +97,12 @@ pub(super) fn of(refusal: &Refusal) -> Words {
             "grants are imported faster than the budget of calls to the authority allows",
             "send it again after the time in Retry-After; nothing was sent to the authority",
         ),
+        Refusal::EventsGone => words(
+            "Events are not kept that long",
+            "the event that `after` names is older than what is kept, or never was",
+            "list the connections (GET /v1/apps/{app}/connections) to learn what there is, and begin without \
+             `after`",
+        ),
         Refusal::RateLimited { .. } => words(
             "Too many requests",
             "this caller asks for more than its rate limit",

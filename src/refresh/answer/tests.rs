@@ -39,6 +39,7 @@ fn rotated(connection: Connection) -> Unstored {
         profile: nothing(),
         tokens: nothing(),
         grant: nothing(),
+        notice: None,
     };
     Unstored {
         lease: LeaseNonce([0; 16]),

@@ -11,7 +11,8 @@ use redb::{Builder, Database, DatabaseError, ReadableDatabase, StorageBackend};
 
 use super::EmbeddedConfig;
 use super::tables::{
-    CONNECTIONS, COUNTED, DUE, EXPIRY, FLOOR_EXPIRY, FLOORS, INTENTS, META, PENDING, SCHEDULE,
+    CONNECTIONS, COUNTED, DUE, EXPIRY, FLOOR_EXPIRY, FLOORS, INTENTS, META, NOTICE_PLACES, NOTICES, PENDING,
+    SCHEDULE,
 };
 use crate::domain::random::{Random, random_bytes};
 use crate::domain::time::{Clock, Timestamp};
@@ -197,7 +198,7 @@ fn open_file(path: &Path, cache: usize) -> Result<(Database, StoreIdentity), Sto
 
 /// Makes the tables that came with later versions, which an older file lacks.
 fn add_tables(database: &Database) -> Result<(), redb::Error> {
-    let there = match database.begin_read()?.open_table(COUNTED) {
+    let there = match database.begin_read()?.open_table(NOTICES) {
         Err(redb::TableError::TableDoesNotExist(_)) => false,
         table => table.map(|_| true)?,
     };
@@ -209,6 +210,8 @@ fn add_tables(database: &Database) -> Result<(), redb::Error> {
         transaction.open_table(FLOORS)?;
         transaction.open_table(FLOOR_EXPIRY)?;
         transaction.open_table(COUNTED)?;
+        transaction.open_table(NOTICES)?;
+        transaction.open_table(NOTICE_PLACES)?;
         transaction.commit()?;
     }
     Ok(())

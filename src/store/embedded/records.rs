@@ -6,6 +6,7 @@ use super::EmbeddedStore;
 use super::tables::{CONNECTIONS, FLOORS};
 use crate::domain::connection::SignIn;
 use crate::domain::id::{AppName, ConnectionKey, ConnectionName};
+use crate::domain::notice::Notice;
 use crate::store::record::Beginning;
 use crate::store::rules::{self, Found, Known};
 use crate::store::{
@@ -45,6 +46,7 @@ impl Records for EmbeddedStore {
         const DOING: &str = "committing a connection";
         let (key, revision) = (keyspace::embedded_record(key), connection.revision);
         let record = record::encode(DOING, connection)?;
+        let notice = connection.notice.clone();
         self.write(DOING, move |batch| {
             let stored = batch.record(&key)?;
             let known = Known {
@@ -55,6 +57,9 @@ impl Records for EmbeddedStore {
             let (answer, stores) = rules::commit(&known, expected, &revision, writer);
             if let Some(stores) = stores {
                 batch.put_record(&key, &record)?;
+                if let Some(notice) = &notice {
+                    batch.tell(notice)?;
+                }
                 if let Some(nonce) = writer.lease().filter(|_| stores.gives_lease_back) {
                     batch.leases.release(&key, nonce, batch.monotonic);
                 }
@@ -81,9 +86,10 @@ impl Records for EmbeddedStore {
         key: &ConnectionKey,
         meant: SignIn,
         cuts_off: bool,
+        notice: Option<&Notice>,
     ) -> Result<Deleted, StoreError> {
         const DOING: &str = "deleting a connection";
-        let key = keyspace::embedded_record(key);
+        let (key, notice) = (keyspace::embedded_record(key), notice.cloned());
         self.write(DOING, move |batch| {
             let found = match batch.record(&key)?.map(|record| record::decode_revision(DOING, &record)) {
                 None => Found::Nothing,
@@ -95,6 +101,9 @@ impl Records for EmbeddedStore {
             if let Some(destroys) = destroys {
                 if answer == Deleted::Gone {
                     batch.remove_record(&key)?;
+                    if let Some(notice) = &notice {
+                        batch.tell(notice)?;
+                    }
                 }
                 if destroys.settles {
                     batch.settle(&key)?;

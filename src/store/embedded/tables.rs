@@ -28,6 +28,10 @@ pub(super) const FLOORS: TableDefinition<'_, &str, (u64, u64, i64)> = TableDefin
 pub(super) const FLOOR_EXPIRY: TableDefinition<'_, &[u8], ()> = TableDefinition::new("floor_expiry");
 /// Until when each entry counts. Key: the owner, a zero, the entry.
 pub(super) const COUNTED: TableDefinition<'_, &str, i64> = TableDefinition::new("counted");
+/// Notices, by place.
+pub(super) const NOTICES: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("notices");
+/// The place of each notice by its id, and the last place that was given.
+pub(super) const NOTICE_PLACES: TableDefinition<'_, &str, u64> = TableDefinition::new("notice_places");
 
 /// A pending record as it is stored: when it expires, then the sealed bytes.
 pub(super) struct PendingRow<'r> {
@@ -103,5 +107,6 @@ pub(super) fn lease_key(of: LeaseOf<'_>) -> String {
         LeaseOf::Connection(key) => keyspace::embedded_record(key),
         LeaseOf::Sweep(shard) => format!("sweep-{shard}"),
         LeaseOf::Rewrap => "rewrap".to_owned(),
+        LeaseOf::Notices => "notices".to_owned(),
     }
 }

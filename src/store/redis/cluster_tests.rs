@@ -378,7 +378,7 @@ async fn a_node_that_comes_back_empty_is_noticed_wherever_its_slots_are() {
         let causes = [
             unavailable(store.load(lost).await),
             unavailable(store.revision(lost).await),
-            unavailable(store.delete(lost, FIRST, true).await),
+            unavailable(store.delete(lost, FIRST, true, None).await),
             unavailable(store.commit(lost, None, &first, Writer::SignIn).await),
             unavailable(store.list(&lost.app, "", None, 10).await),
             unavailable(store.ping().await),

@@ -60,7 +60,7 @@ impl Leases for RedisStore {
         let (lease, intent) = keyspace::redis_lease(of);
         let told = match of {
             LeaseOf::Connection(key) => self.changes.message(key),
-            LeaseOf::Sweep(_) | LeaseOf::Rewrap => String::new(),
+            LeaseOf::Sweep(_) | LeaseOf::Rewrap | LeaseOf::Notices => String::new(),
         };
         let slot = keyspace::slot(&lease);
         let mut script = scripts::RELEASE.prepare_invoke();

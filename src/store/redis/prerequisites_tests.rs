@@ -78,8 +78,8 @@ async fn everything(store: &RedisStore) -> String {
     note(store.swap_pending("a", Some(b"x"), b"y", deadline(long)).await.err());
     note(store.take_pending("a").await.err());
     note(store.sealed(None, 10).await.err());
-    note(store.delete(&user, FIRST, true).await.err());
-    note(store.delete(&other, FIRST, true).await.err());
+    note(store.delete(&user, FIRST, true, None).await.err());
+    note(store.delete(&other, FIRST, true, None).await.err());
     let _missed = tokio::time::timeout(Duration::from_millis(300), store.next_change()).await;
     wrong
 }

@@ -11,9 +11,11 @@ use super::scripts::{self, millis};
 use super::way::Way;
 use crate::domain::connection::SignIn;
 use crate::domain::id::{AppName, ConnectionKey, ConnectionName};
+use crate::domain::notice::Notice;
 use crate::store::{
     Committed, ConnectionPage, Deleted, FLOOR_KEPT, Floor, LOWEST_FLOOR, LeaseNonce, LeaseOf, MAX_PAGE,
     Records, Revision, Schedule as _, StoreError, StoredConnection, StoredProfile, Writer, keyspace, record,
+    telling,
 };
 
 /// No lease has this nonce. A commit that names it is refused whenever anybody holds the lease.
@@ -85,6 +87,11 @@ impl Records for RedisStore {
             .arg(keyspace::REDIS_CHANGES)
             .arg(self.changes.message(key));
         let slot = keyspace::connection_slot(key);
+        let tells = connection.notice.as_deref();
+        if let Some(notice) = tells {
+            let (outbox, count) = self.outbox_of_connection(key);
+            script.key(outbox).key(count).arg(telling::encode(notice));
+        }
         let creates = expected.is_none();
         if creates {
             self.believe_absence(DOING, slot).await?;
@@ -94,6 +101,12 @@ impl Records for RedisStore {
             let script = &script;
             async move { script.invoke_async::<i64>(&mut commands).await }
         });
+        let written = async {
+            match tells {
+                Some(_) => beside(written, self.hint(slot)).await,
+                None => written.await,
+            }
+        };
         let (answer, _) = if creates {
             written.await?
         } else {
@@ -139,6 +152,7 @@ impl Records for RedisStore {
         key: &ConnectionKey,
         meant: SignIn,
         cuts_off: bool,
+        notice: Option<&Notice>,
     ) -> Result<Deleted, StoreError> {
         const DOING: &str = "deleting a connection";
         let (lease, intent) = keyspace::redis_lease(LeaseOf::Connection(key));
@@ -148,12 +162,18 @@ impl Records for RedisStore {
         script.arg(u8::from(cuts_off));
         script.arg(keyspace::REDIS_CHANGES).arg(self.changes.message(key));
         let slot = keyspace::connection_slot(key);
-        let (found, lost) = self
-            .write(DOING, slot, |mut commands| {
-                let script = &script;
-                async move { script.invoke_async::<u8>(&mut commands).await }
-            })
-            .await?;
+        if let Some(notice) = notice {
+            let (outbox, count) = self.outbox_of_connection(key);
+            script.key(outbox).key(count).arg(telling::encode(notice));
+        }
+        let written = self.write(DOING, slot, |mut commands| {
+            let script = &script;
+            async move { script.invoke_async::<u8>(&mut commands).await }
+        });
+        let (found, lost) = match notice {
+            Some(_) => beside(written, self.hint(slot)).await?,
+            None => written.await?,
+        };
         if found == 2 {
             return Ok(Deleted::Another);
         }
@@ -234,7 +254,7 @@ impl Records for RedisStore {
 }
 
 /// Waits for the first one. The second one gets as far as it can meanwhile.
-async fn beside<T>(first: impl Future<Output = T>, second: impl Future) -> T {
+pub(super) async fn beside<T>(first: impl Future<Output = T>, second: impl Future) -> T {
     match select(std::pin::pin!(first), std::pin::pin!(second)).await {
         Either::Left((answer, _)) => answer,
         Either::Right((_, first)) => first.await,

@@ -6,14 +6,35 @@ use std::time::Duration;
 
 use ::redis::Script;
 
+/// The end of a script that may tell something: adds a notice to those beside the record, if there is one.
+/// Beyond so many of them the oldest goes: nobody has taken them away for long.
+///
+/// Without ZCARD and ZREVRANGE, which an ACL of an earlier version lacks: so there is a count.
+const TELL: &str = r"
+local function tell(outbox, count, notice)
+    if not outbox or not notice or notice == '' then return end
+    local number = tonumber(redis.call('GET', count) or '0') + 1
+    redis.call('SET', count, string.format('%.0f', number))
+    redis.call('ZADD', outbox, number, notice)
+    local first = redis.call('ZRANGEBYSCORE', outbox, '-inf', '+inf', 'WITHSCORES', 'LIMIT', 0, 1)
+    if first[2] and number - tonumber(first[2]) >= 100000 then redis.call('ZREM', outbox, first[1]) end
+end
+";
+
+/// A script that may tell something.
+fn telling(code: &str) -> Script {
+    Script::new(&format!("{TELL}{code}"))
+}
+
 /// Stores a record if the stored revision is the expected one and nobody else holds the lease. Revisions are
 /// compared as bytes (see [`super::super::record`]). Answers 1 if it is stored, 0 if the revision is another
 /// one, 2 if another holds the lease, -1 if the stored value is no record of ours, which is never
 /// overwritten.
 ///
-/// Keys: record, lease, intent, floor. Arguments: the expected revision (empty: no record), the new one, the
-/// first bytes of a record, the record, the nonce that a held lease must have (empty: any), 1 if the commit
-/// replaces the grant, the sign-in's number in digits, the channel and the message for it.
+/// Keys: record, lease, intent, floor; and where there is a notice, those beside the record and their count.
+/// Arguments: the expected revision (empty: no record), the new one, the first bytes of a record, the record,
+/// the nonce that a held lease must have (empty: any), 1 if the commit replaces the grant, the sign-in's
+/// number in digits, the channel and the message for it, the notice (or nothing).
 ///
 /// The intent is settled if it was written with this very lease, or if the commit replaces its grant; but not
 /// while another holds the lease, who may be about to use the new grant.
@@ -30,7 +51,7 @@ use ::redis::Script;
 /// A message that may not be sent (an ACL of an older version) must not make a stored record look like an
 /// error: `pcall`.
 pub(super) static COMMIT: LazyLock<Script> = LazyLock::new(|| {
-    Script::new(
+    telling(
         r"
 local head = redis.call('GETRANGE', KEYS[1], 0, 42)
 if head ~= '' and (#head ~= 43 or string.sub(head, 1, 3) ~= ARGV[3]) then return -1 end
@@ -55,6 +76,7 @@ redis.call('SET', KEYS[1], ARGV[4])
 local begun = redis.call('GET', KEYS[3])
 local ours = begun and ARGV[5] ~= '' and string.sub(begun, 1, 16) == ARGV[5]
 if begun and (ours or (ARGV[6] == '1' and not holder)) then redis.call('DEL', KEYS[3]) end
+tell(KEYS[5], KEYS[6], ARGV[10])
 redis.pcall('PUBLISH', ARGV[8], ARGV[9])
 return 1
 ",
@@ -68,11 +90,11 @@ return 1
 /// is written each time, so a `WAIT` after a repeated delete waits for this one. An intent that nobody
 /// settles goes when the floor does.
 ///
-/// Keys: record, lease, intent, floor. Arguments: the sign-in that is meant, the first bytes of a record, how
+/// Keys and notice as of [`COMMIT`]. Arguments: the sign-in that is meant, the first bytes of a record, how
 /// long the floor is kept in milliseconds, 1 if unfinished sign-ins are cut off, the channel and the message
-/// for it.
+/// for it, the notice (or nothing).
 pub(super) static DELETE: LazyLock<Script> = LazyLock::new(|| {
-    Script::new(
+    telling(
         r"
 local function number(bytes)
     local sum = 0
@@ -101,6 +123,7 @@ end
 floor = math.min(floor, 9007199254740991)
 if ARGV[4] == '1' then cut = floor end
 redis.call('SET', KEYS[4], string.format('%.0f %.0f', floor, cut), 'PX', ARGV[3])
+if found == 1 then tell(KEYS[5], KEYS[6], ARGV[7]) end
 redis.pcall('PUBLISH', ARGV[5], ARGV[6])
 return found
 ",
@@ -202,16 +225,77 @@ return 1
 /// Replaces a pending record if it is the expected one, or makes it if none is expected and none exists.
 /// Answers 1 if it is replaced or already was, 0 otherwise.
 ///
-/// Arguments: the expected bytes (no sealed value is empty: that is none), the new ones, their time to live
-/// in milliseconds.
+/// Keys: the record; and where there is a notice, as of [`COMMIT`]. Arguments: the expected bytes (no sealed
+/// value is empty: that is none), the new ones, their time to live in milliseconds, the notice (or nothing).
 pub(super) static SWAP: LazyLock<Script> = LazyLock::new(|| {
-    Script::new(
+    telling(
         r"
 local stored = redis.call('GET', KEYS[1]) or ''
 if stored == ARGV[2] then return 1 end
 if stored ~= ARGV[1] then return 0 end
 redis.call('SET', KEYS[1], ARGV[2], 'PX', ARGV[3])
+tell(KEYS[2], KEYS[3], ARGV[4])
 return 1
+",
+    )
+});
+
+/// Gives notices their places, for who has the lease. One that has a place keeps it. Answers how many got
+/// one, or -1 if another has the lease.
+///
+/// Keys: notices by place, places by id, the last place, the lease. Arguments: the nonce; then for each
+/// notice its id and its bytes.
+pub(super) static PLACE: LazyLock<Script> = LazyLock::new(|| {
+    Script::new(
+        r"
+if redis.call('GET', KEYS[4]) ~= ARGV[1] then return -1 end
+local last = tonumber(redis.call('GET', KEYS[3]) or '0')
+local placed = 0
+for at = 2, #ARGV, 2 do
+    if not redis.call('ZSCORE', KEYS[2], ARGV[at]) then
+        last = last + 1
+        placed = placed + 1
+        redis.call('ZADD', KEYS[2], last, ARGV[at])
+        redis.call('ZADD', KEYS[1], last, ARGV[at + 1])
+    end
+end
+redis.call('SET', KEYS[3], string.format('%.0f', last))
+return placed
+",
+    )
+});
+
+/// Forgets notices, for who has the lease. Answers how many, or -1 if another has the lease.
+///
+/// Keys: notices by place, places by id, the lease. Arguments: the nonce; then for each notice its place and
+/// its id.
+pub(super) static FORGET: LazyLock<Script> = LazyLock::new(|| {
+    Script::new(
+        r"
+if redis.call('GET', KEYS[3]) ~= ARGV[1] then return -1 end
+local forgotten = 0
+for at = 2, #ARGV, 2 do
+    local there = redis.call('ZRANGEBYSCORE', KEYS[1], ARGV[at], ARGV[at])
+    for _, notice in ipairs(there) do
+        redis.call('ZREM', KEYS[1], notice)
+        forgotten = forgotten + 1
+    end
+    redis.call('ZREM', KEYS[2], ARGV[at + 1])
+end
+return forgotten
+",
+    )
+});
+
+/// Takes a slot out of the set of those with notices, unless it was named again meanwhile.
+///
+/// Keys: the set. Arguments: the slot, when it was named.
+pub(super) static UNSAY: LazyLock<Script> = LazyLock::new(|| {
+    Script::new(
+        r"
+local said = redis.call('ZSCORE', KEYS[1], ARGV[1])
+if not said or tonumber(said) ~= tonumber(ARGV[2]) then return 0 end
+return redis.call('ZREM', KEYS[1], ARGV[1])
 ",
     )
 });

@@ -169,11 +169,11 @@ async fn without_replicas_a_write_is_not_acknowledged_and_repeating_it_heals() {
 
     // No replica at all.
     replica.stop();
-    unavailable(store.delete(&user, FIRST, true).await);
-    unavailable(store.delete(&user, FIRST, true).await);
+    unavailable(store.delete(&user, FIRST, true, None).await);
+    unavailable(store.delete(&user, FIRST, true, None).await);
     replica.restart();
     let until = clock.monotonic() + FAILOVER;
-    while let Err(error) = store.delete(&user, FIRST, true).await {
+    while let Err(error) = store.delete(&user, FIRST, true, None).await {
         assert!(clock.monotonic() < until, "{error}");
         tokio::time::sleep(Duration::from_millis(50)).await;
     }

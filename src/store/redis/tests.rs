@@ -130,7 +130,7 @@ async fn another_store_in_its_place_is_not_believed_until_it_is_adopted() {
         let causes = [
             unavailable(store.load(&user).await),
             unavailable(store.revision(&user).await),
-            unavailable(store.delete(&user, FIRST, true).await),
+            unavailable(store.delete(&user, FIRST, true, None).await),
             unavailable(store.commit(&user, None, &first, Writer::SignIn).await),
             unavailable(store.list(&user.app, "", None, 10).await),
             unavailable(store.pending("x").await),
@@ -591,7 +591,7 @@ async fn creates_and_deletes_of_one_name_leave_an_index_that_agrees() {
                     let user = key("app", &format!("user-{}", round % 3));
                     if number == 0 {
                         store
-                            .delete(&user, signed_in(round, 0).revision.sign_in, true)
+                            .delete(&user, signed_in(round, 0).revision.sign_in, true, None)
                             .await
                             .expect("serves");
                     } else {
@@ -714,7 +714,7 @@ async fn an_answer_that_was_lost_is_asked_for_again_and_never_made_up() {
     unavailable(store.take_pending("session").await); // taken, but by whom?
     assert_eq!(store.take_pending("session").await.expect("serves"), None);
     lose.store(1, Ordering::SeqCst);
-    assert_eq!(store.delete(&user, FIRST, true).await.expect("asked again"), Deleted::Gone);
+    assert_eq!(store.delete(&user, FIRST, true, None).await.expect("asked again"), Deleted::Gone);
     let left = server.cli(&["KEYS", "*"]);
     let mut left: Vec<&str> = left.split_whitespace().collect();
     left.sort_unstable();

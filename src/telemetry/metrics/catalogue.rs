@@ -121,6 +121,13 @@ metrics! {
         issuer_keys_fetches_total: Counters["issuer", "outcome"],
         /// When the keys of an issuer of callers' JWTs were last fetched.
         issuer_keys_last_success_timestamp_seconds: Gauges["issuer"],
+        /// Requests to a webhook; outcome is delivered, refused (3xx and 4xx), failed or unreachable.
+        webhook_deliveries_total: Counters["webhook", "outcome"],
+        /// Events that a webhook did not take for three days, and that are not tried any more.
+        webhook_undelivered_total: Counters["webhook"],
+        /// Age of the oldest event that a webhook has not taken; 0 without one, and on replicas that do not
+        /// deliver.
+        webhook_backlog_age_seconds: Gauges["webhook"],
         /// Time of an operation of the store, failed ones included.
         store_operation_duration_seconds: Histograms["operation"] in STORE_BUCKETS,
         /// Operations of the store that failed.

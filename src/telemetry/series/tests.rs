@@ -48,6 +48,7 @@ fn every_kind_of_name_is_looked_up_and_ends_with_its_configuration() {
         sealing_keys: ["s1".to_owned()].into(),
         audit_sinks: BTreeSet::from(["file".to_owned()]),
         issuers: ["kubernetes".to_owned()].into(),
+        webhooks: ["product".to_owned()].into(),
     };
     let labels = [
         Label::App(&one),
@@ -56,6 +57,7 @@ fn every_kind_of_name_is_looked_up_and_ends_with_its_configuration() {
         Label::CallerKey(&who, "k1"),
         Label::SealingKey("s1"),
         Label::Issuer("kubernetes"),
+        Label::Webhook("product"),
     ];
     for label in labels {
         let known = Arc::new(Known::default());

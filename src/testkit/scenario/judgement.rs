@@ -86,6 +86,7 @@ impl Cluster {
         self.ledger.judge_journals();
         let last = self.last.lock().clone();
         for (number, target) in self.targets.iter().enumerate() {
+            self.ledger.judge_notices(&target.key);
             let stored = self.ledger.stored(&target.key);
             let expected = match stored {
                 None => {

@@ -171,7 +171,8 @@ impl Cluster {
             let base = (expected, floor_then.number);
             let repository = &process.repository;
             let nonce = family.0.to_be_bytes();
-            let committed = repository.connect(key, base, nonce, profile, tokens, &grant).await;
+            let committed =
+                repository.connect(key, base, (nonce, process.clock.now()), profile, tokens, &grant).await;
             if let Ok((Committed::Done, revision)) = committed {
                 process.engine.connected(key, revision.sign_in);
                 self.ledger.signed_in(family, begun, process.pid);
@@ -191,7 +192,7 @@ impl Cluster {
         let begun = self.world.now();
         self.world.note(format_args!("{} is deleted at {}", key.connection, process.replica));
         let number = self.ledger.deleting(key);
-        let deleted = process.repository.delete(key).await;
+        let deleted = process.repository.delete(key, None, process.clock.now()).await;
         self.ledger.delete_ended(key, number);
         match deleted {
             Ok(meant) => {

@@ -6,11 +6,13 @@ use std::time::Duration;
 
 use crate::domain::connection::SignIn;
 use crate::domain::id::{AppName, ConnectionKey, ConnectionName};
+use crate::domain::notice::Notice;
 use crate::domain::time::Timestamp;
 use crate::store::rules::{self, Found, Intent, Known, Swap};
 use crate::store::{
     Committed, ConnectionPage, Deleted, Due, Floor, LOWEST_FLOOR, LeaseAnswer, LeaseNonce, LeaseOf, MAX_PAGE,
-    RecordOf, Revision, SEALED_HEAD, SealedPage, SealedRecord, StoredConnection, StoredProfile, Writer,
+    NoticePage, RecordOf, Revision, SEALED_HEAD, SealedPage, SealedRecord, StoredConnection, StoredProfile,
+    Writer,
 };
 use crate::testkit::faults::Mutant;
 use crate::testkit::schedule::Schedule;
@@ -23,6 +25,8 @@ pub(super) struct Data {
     pub(super) schedule: Schedule,
     pub(super) floors: BTreeMap<ConnectionKey, Floor>,
     pub(super) pending: BTreeMap<String, (Vec<u8>, Duration)>,
+    /// In their order, from place 1 on. The world is too young to forget any.
+    pub(super) notices: Vec<Notice>,
 }
 
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -30,6 +34,7 @@ pub(super) enum LeaseKey {
     Connection(ConnectionKey),
     Sweep(u8),
     Rewrap,
+    Notices,
 }
 
 impl LeaseKey {
@@ -38,6 +43,7 @@ impl LeaseKey {
             LeaseOf::Connection(key) => LeaseKey::Connection(key.clone()),
             LeaseOf::Sweep(shard) => LeaseKey::Sweep(shard),
             LeaseOf::Rewrap => LeaseKey::Rewrap,
+            LeaseOf::Notices => LeaseKey::Notices,
         }
     }
 }
@@ -46,24 +52,76 @@ impl LeaseKey {
 pub(super) enum Op {
     Ping,
     Load(ConnectionKey),
-    Commit { key: ConnectionKey, expected: Option<Revision>, connection: StoredConnection, writer: Writer },
-    Take { of: LeaseKey, nonce: LeaseNonce, ttl: Duration },
-    Extend { of: LeaseKey, nonce: LeaseNonce, ttl: Duration },
-    Release { of: LeaseKey, nonce: LeaseNonce, settled: bool },
+    Commit {
+        key: ConnectionKey,
+        expected: Option<Revision>,
+        connection: StoredConnection,
+        writer: Writer,
+    },
+    Take {
+        of: LeaseKey,
+        nonce: LeaseNonce,
+        ttl: Duration,
+    },
+    Extend {
+        of: LeaseKey,
+        nonce: LeaseNonce,
+        ttl: Duration,
+    },
+    Release {
+        of: LeaseKey,
+        nonce: LeaseNonce,
+        settled: bool,
+    },
     Schedule(ConnectionKey, Option<Timestamp>),
     MarkUsed(ConnectionKey, Timestamp),
-    Due { shard: u8, until: Timestamp, limit: usize },
+    Due {
+        shard: u8,
+        until: Timestamp,
+        limit: usize,
+    },
     Floor(ConnectionKey),
-    Delete(ConnectionKey, SignIn, bool),
+    Delete(ConnectionKey, SignIn, bool, Option<Notice>),
     Profiles(Vec<ConnectionKey>),
-    List { app: AppName, prefix: String, after: Option<ConnectionName>, limit: usize },
-    PutPending { id: String, sealed: Vec<u8>, ttl: Duration },
+    List {
+        app: AppName,
+        prefix: String,
+        after: Option<ConnectionName>,
+        limit: usize,
+    },
+    PutPending {
+        id: String,
+        sealed: Vec<u8>,
+        ttl: Duration,
+    },
     Pending(String),
     TakePending(String),
-    SwapPending { id: String, expected: Option<Vec<u8>>, sealed: Vec<u8>, ttl: Duration },
-    Sealed { after: Option<usize>, limit: usize },
-    Reseal { key: ConnectionKey, before: StoredConnection, after: StoredConnection },
-    ResealPending { id: String, before: Vec<u8>, after: Vec<u8> },
+    SwapPending {
+        id: String,
+        expected: Option<Vec<u8>>,
+        sealed: Vec<u8>,
+        ttl: Duration,
+        notice: Option<Notice>,
+    },
+    Notices {
+        after: u64,
+        limit: usize,
+    },
+    PlaceOf(String),
+    Sealed {
+        after: Option<usize>,
+        limit: usize,
+    },
+    Reseal {
+        key: ConnectionKey,
+        before: StoredConnection,
+        after: StoredConnection,
+    },
+    ResealPending {
+        id: String,
+        before: Vec<u8>,
+        after: Vec<u8>,
+    },
 }
 
 impl Op {
@@ -77,6 +135,8 @@ impl Op {
                 | Op::Profiles(_)
                 | Op::List { .. }
                 | Op::Pending(_)
+                | Op::Notices { .. }
+                | Op::PlaceOf(_)
                 | Op::Sealed { .. }
         )
     }
@@ -126,6 +186,8 @@ pub(super) enum Reply {
     Profiles(Vec<Option<StoredProfile>>),
     Page(ConnectionPage),
     Sealed(SealedPage),
+    Notices(NoticePage),
+    Place(Option<u64>),
     Bytes(Option<Vec<u8>>),
     /// Not now.
     Refused,
@@ -158,7 +220,9 @@ impl Data {
         let (answer, stores) = rules::commit(&known, expected, &connection.revision, writer);
         let forgets = mutant == Mutant::ForgetsCommits && connection.revision.nonce[0] < 32;
         if let Some(stores) = stores.filter(|_| !forgets) {
-            self.connections.insert(key.clone(), connection.clone());
+            let stored = StoredConnection { notice: None, ..connection.clone() };
+            self.connections.insert(key.clone(), stored);
+            self.tell(connection.notice.as_deref(), mutant);
             if let Some(nonce) = ours.filter(|_| stores.gives_lease_back) {
                 self.leases.release(&of, nonce, now);
             }
@@ -187,7 +251,7 @@ impl Data {
         }
         let stored = match of {
             LeaseKey::Connection(key) => self.stored(key),
-            LeaseKey::Sweep(_) | LeaseKey::Rewrap => None,
+            LeaseKey::Sweep(_) | LeaseKey::Rewrap | LeaseKey::Notices => None,
         };
         let about = stored.map(|stored| stored.sign_in).unwrap_or_default();
         let intent = Intent::after(self.intents.get(of).copied(), nonce, about);
@@ -195,11 +259,22 @@ impl Data {
         LeaseAnswer::Mine { unsettled: intent.unsettled, stored }
     }
 
+    /// Gives a notice its place, unless it has one.
+    pub(super) fn tell(&mut self, notice: Option<&Notice>, mutant: Mutant) {
+        let Some(notice) = notice else { return };
+        if mutant == Mutant::ForgetsNotices && notice.id.starts_with(|first: char| first.is_ascii_digit()) {
+            return;
+        }
+        if !self.notices.iter().any(|known| known.id == notice.id) {
+            self.notices.push(notice.clone());
+        }
+    }
+
     pub(super) fn delete(
         &mut self,
         key: &ConnectionKey,
-        meant: SignIn,
-        cuts_off: bool,
+        (meant, cuts_off): (SignIn, bool),
+        notice: Option<&Notice>,
         now: Duration,
         mutant: Mutant,
     ) -> Deleted {
@@ -217,6 +292,7 @@ impl Data {
             self.floors.insert(key.clone(), destroys.floor);
             if self.connections.remove(key).is_some() {
                 self.schedule.remove(key);
+                self.tell(notice, mutant);
             }
             if destroys.settles {
                 self.intents.remove(&of);
@@ -272,8 +348,8 @@ impl Data {
                 Reply::Due(self.schedule.due(*shard, *until, *limit.min(&MAX_PAGE)))
             }
             Op::Floor(key) => Reply::Floor(self.floor(key)),
-            Op::Delete(key, meant, cuts_off) => {
-                Reply::Deleted(self.delete(key, *meant, *cuts_off, now, mutant))
+            Op::Delete(key, meant, cuts_off, notice) => {
+                Reply::Deleted(self.delete(key, (*meant, *cuts_off), notice.as_ref(), now, mutant))
             }
             Op::Profiles(keys) => {
                 let profile = |key| self.connections.get(key).cloned().map(StoredProfile::from);
@@ -305,12 +381,23 @@ impl Data {
                 self.pending.remove(id);
                 Reply::Bytes(taken)
             }
-            Op::SwapPending { id, expected, sealed, ttl } => {
+            Op::SwapPending { id, expected, sealed, ttl, notice } => {
                 let swap = Swap::of(self.waiting(id, now), expected.as_ref(), sealed);
                 if swap == Swap::Write {
                     self.pending.insert(id.clone(), (sealed.clone(), now + *ttl));
+                    self.tell(notice.as_ref(), mutant);
                 }
                 Reply::Yes(swap.is_done())
+            }
+            Op::Notices { after, limit } => {
+                let places = (1_u64..).zip(&self.notices);
+                let behind = places.filter(|(place, _)| place > after).take(*limit.min(&MAX_PAGE));
+                let notices = behind.map(|(place, notice)| (place, notice.clone())).collect();
+                Reply::Notices(NoticePage { notices, last: self.notices.len() as u64 })
+            }
+            Op::PlaceOf(id) => {
+                let place = (1_u64..).zip(&self.notices).find(|(_, notice)| notice.id == *id);
+                Reply::Place(place.map(|(place, _)| place))
             }
             Op::Sealed { after, limit } => Reply::Sealed(self.sealed(after.unwrap_or(0), *limit, now)),
             Op::Reseal { key, before, after } => {

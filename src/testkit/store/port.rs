@@ -11,11 +11,12 @@ use super::client::SimStore;
 use super::data::{LeaseKey, Op, Reply};
 use crate::domain::connection::SignIn;
 use crate::domain::id::{AppName, ConnectionKey, ConnectionName};
+use crate::domain::notice::Notice;
 use crate::domain::time::Timestamp;
 use crate::store::{
-    Change, Committed, ConnectionPage, Counted, Deadline, Deleted, Due, Floor, LeaseAnswer, LeaseNonce,
-    LeaseOf, Leases, MAX_PAGE, Most, Pending, Records, Reseal, Revision, Schedule, SealedPage, Store,
-    StoreError, StoredConnection, StoredProfile, Writer, record,
+    Change, Committed, ConnectionPage, Counted, Deadline, Deleted, Due, Floor, Gathered, LeaseAnswer,
+    LeaseNonce, LeaseOf, Leases, MAX_PAGE, Most, NoticePage, Notices, Pending, Records, Reseal, Revision,
+    Schedule, SealedPage, Store, StoreError, StoredConnection, StoredProfile, Writer, record,
 };
 
 /// The reply of the kind that belongs to the operation; another one cannot come.
@@ -100,8 +101,9 @@ impl Records for SimStore {
         key: &ConnectionKey,
         meant: SignIn,
         cuts_off: bool,
+        notice: Option<&Notice>,
     ) -> Result<Deleted, StoreError> {
-        let op = Op::Delete(key.clone(), meant, cuts_off);
+        let op = Op::Delete(key.clone(), meant, cuts_off, notice.cloned());
         Ok(expect_reply!(self.ask("deleting a connection", op).await?, Deleted))
     }
 
@@ -199,6 +201,7 @@ impl Pending for SimStore {
             expected: expected.map(<[u8]>::to_vec),
             sealed: sealed.to_vec(),
             ttl: deadline.ttl(),
+            notice: None,
         };
         Ok(expect_reply!(self.ask("replacing a pending record", op).await?, Yes))
     }
@@ -220,6 +223,40 @@ impl Pending for SimStore {
 
     async fn counted(&self, _owner: &str) -> Result<Vec<String>, StoreError> {
         Ok(Vec::new())
+    }
+}
+
+#[async_trait]
+impl Notices for SimStore {
+    async fn swap_telling(
+        &self,
+        id: &str,
+        expected: Option<&[u8]>,
+        sealed: &[u8],
+        deadline: Deadline,
+        notice: &Notice,
+    ) -> Result<bool, StoreError> {
+        let op = Op::SwapPending {
+            id: id.to_owned(),
+            expected: expected.map(<[u8]>::to_vec),
+            sealed: sealed.to_vec(),
+            ttl: deadline.ttl(),
+            notice: Some(notice.clone()),
+        };
+        Ok(expect_reply!(self.ask("replacing a pending record", op).await?, Yes))
+    }
+
+    /// A notice has its place at once.
+    async fn gather(&self, _nonce: LeaseNonce) -> Result<Gathered, StoreError> {
+        Ok(Gathered::default())
+    }
+
+    async fn notices(&self, after: u64, limit: usize) -> Result<NoticePage, StoreError> {
+        Ok(expect_reply!(self.ask("reading notices", Op::Notices { after, limit }).await?, Notices))
+    }
+
+    async fn place_of(&self, id: &str) -> Result<Option<u64>, StoreError> {
+        Ok(expect_reply!(self.ask("looking up a notice", Op::PlaceOf(id.to_owned())).await?, Place))
     }
 }
 

@@ -89,11 +89,13 @@ pub enum Rule {
     MissedVerdict,
     /// A block that the authority lifted stayed.
     StillBlocked,
+    /// The events of a connection say something else than how it stands, or one change twice.
+    EventsDisagree,
 }
 
 impl Rule {
     /// Every rule.
-    pub const ALL: [Rule; 24] = [
+    pub const ALL: [Rule; 25] = [
         Rule::WrongToken,
         Rule::DeadToken,
         Rule::UnauditedHandOut,
@@ -118,6 +120,7 @@ impl Rule {
         Rule::RejectedAgain,
         Rule::MissedVerdict,
         Rule::StillBlocked,
+        Rule::EventsDisagree,
     ];
 
     /// The name in reports and in `--tolerate`.
@@ -147,6 +150,7 @@ impl Rule {
             Rule::RejectedAgain => "rejected_again",
             Rule::MissedVerdict => "missed_verdict",
             Rule::StillBlocked => "still_blocked",
+            Rule::EventsDisagree => "events_disagree",
         }
     }
 }
@@ -392,6 +396,7 @@ pub fn check(evidence: &Evidence, tolerated: &[Rule]) -> Report {
     generations(evidence, &mut found);
     cached(evidence, &faults, &acts, &mut found);
     acts::acts(evidence, &acts, &mut found);
+    events::events(evidence, &mut found);
     let mut report = found.report;
     let of = |count: fn(&AuthorityCall) -> bool| {
         evidence.authority.iter().filter(|call| count(call)).count() as u64
@@ -904,5 +909,6 @@ pub fn is_settled(end: &Final) -> bool {
 
 mod acts;
 mod audit;
+mod events;
 #[cfg(test)]
 mod tests;

@@ -313,6 +313,17 @@ pub struct Final {
     pub error_codes: Vec<u32>,
 }
 
+/// An event that was heard.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Told {
+    /// Its id.
+    pub id: String,
+    /// Its type.
+    pub kind: String,
+    /// Whose it is; empty for those of an app.
+    pub connection: String,
+}
+
 /// What the run was.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Setup {
@@ -366,6 +377,8 @@ pub struct Evidence {
     pub acts: Vec<Act>,
     /// How it ended.
     pub finals: Vec<Final>,
+    /// The events that were heard, each once, in their order.
+    pub told: Vec<Told>,
 }
 
 impl Evidence {
@@ -384,7 +397,8 @@ impl Evidence {
         write(&folder.join("authority.jsonl"), &self.authority)?;
         write(&folder.join("faults.jsonl"), &self.faults)?;
         write(&folder.join("acts.jsonl"), &self.acts)?;
-        write(&folder.join("finals.jsonl"), &self.finals)
+        write(&folder.join("finals.jsonl"), &self.finals)?;
+        write(&folder.join("told.jsonl"), &self.told)
     }
 
     /// Reads what [`Evidence::save`] wrote, to check it again.
@@ -403,6 +417,7 @@ impl Evidence {
             faults: read(&folder.join("faults.jsonl"))?,
             acts: read(&folder.join("acts.jsonl"))?,
             finals: read(&folder.join("finals.jsonl"))?,
+            told: read(&folder.join("told.jsonl")).unwrap_or_default(),
         })
     }
 }

@@ -29,6 +29,7 @@ pub mod doors;
 pub mod faults;
 pub mod flood;
 pub mod ledger;
+pub mod listener;
 pub mod plan;
 pub mod ports;
 pub mod proxy;

@@ -20,6 +20,7 @@ use crate::client::number_of;
 use crate::daemon::Replica;
 use crate::faults::Maker;
 use crate::ledger::{Audited, AuthorityCall, Effect, Ending, Evidence, FaultRecord, Final, Setup};
+use crate::listener::listen;
 use crate::plan::{Choice, draw};
 use crate::world::{LEASE, Plan, SERVE_CACHED_FOR, World, now};
 
@@ -83,6 +84,7 @@ pub async fn run(soak: &Soak, folder: &Path, say: impl Fn(String)) -> io::Result
         }
         calls
     });
+    let heard = tokio::spawn(listen(world.clone(), stop.clone()));
     tokio::time::sleep(WARM_UP).await;
     let faults_from = now();
     let acting = act_until(acts.clone(), Instant::now() + soak.span.saturating_sub(LAST_ACTS), soak.seed);
@@ -100,6 +102,7 @@ pub async fn run(soak: &Soak, folder: &Path, say: impl Fn(String)) -> io::Result
     let (connections, acts) = acts.written_down();
     let mut authority = ledger.await.map_err(io::Error::other)?;
     let faults = faults?;
+    let told = heard.await.map_err(io::Error::other)?;
     for replica in &world.replicas {
         replica.stop().await;
     }
@@ -123,7 +126,19 @@ pub async fn run(soak: &Soak, folder: &Path, say: impl Fn(String)) -> io::Result
         faults_until,
     };
     let entries = world.shared.entries();
-    Ok(Evidence { setup, connections, calls, entries, audited, audit_flaws, authority, faults, acts, finals })
+    Ok(Evidence {
+        setup,
+        connections,
+        calls,
+        entries,
+        audited,
+        audit_flaws,
+        authority,
+        faults,
+        acts,
+        finals,
+        told,
+    })
 }
 
 /// Asks for every connection at every replica until each was refreshed, or stands as it must, and all agree;

@@ -24,7 +24,7 @@ use crate::lifecycle::Shutdown;
 use crate::listener::{
     Address, AnswerBody, Bound, Handler, ListenerConfig, LocalAddress, Request, Response, Surroundings,
 };
-use crate::outbound::{Outbound, Resource, Roots, Settings, Silence};
+use crate::outbound::{Leads, Outbound, Resource, Roots, Settings, Silence};
 use crate::relay::Links;
 use crate::span::Tracer;
 use crate::system::{SystemRandom, TokioTasks};
@@ -131,6 +131,7 @@ impl Relay {
         let resource = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let url = format!("http://{}/", resource.local_addr().expect("an address"));
         let settings = Settings {
+            leads: Leads::Anywhere,
             host: "127.0.0.1".to_owned(),
             roots: Roots::System,
             outbound: Arc::new(Outbound::default()),

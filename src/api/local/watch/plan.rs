@@ -10,7 +10,7 @@ use crate::domain::time::Timestamp;
 use crate::domain::token::{Freshness, HeldToken};
 
 /// Time between two signs of life. Proxies commonly end a connection that is silent for 30 or 60 seconds.
-pub(super) const HEARTBEAT: Duration = Duration::from_secs(15);
+pub(in crate::api::local) const HEARTBEAT: Duration = Duration::from_secs(15);
 /// Time until a look after one that brought no token with enough life. Most healing is noticed without it.
 const AGAIN: Backoff = Backoff { first: Duration::from_secs(5), longest: Duration::from_secs(60) };
 /// The `retry` of streams, in milliseconds: spread, since many of them end together.
@@ -43,7 +43,7 @@ impl Told {
 
 /// Whether a problem ends the stream: the caller has no right to it any more, or there is nothing to watch.
 /// If the client comes back, it gets the same as the status of an answer. All other problems may pass.
-pub(super) fn ends(problem: &Problem) -> bool {
+pub(in crate::api::local) fn ends(problem: &Problem) -> bool {
     matches!(
         problem.status(),
         StatusCode::BAD_REQUEST | StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN | StatusCode::NOT_FOUND
@@ -126,12 +126,12 @@ impl Life {
 }
 
 /// Writes an event. `id` is empty after an error, so that a client that comes back gets the present token.
-pub(super) fn event(name: &str, id: &str, data: &str) -> String {
+pub(in crate::api::local) fn event(name: &str, id: &str, data: &str) -> String {
     format!("event: {name}\nid: {id}\ndata: {data}\n\n")
 }
 
 /// Writes the first line of a stream: when to come back after its end. `request_id` spreads it.
-pub(super) fn opening(request_id: &str) -> String {
+pub(in crate::api::local) fn opening(request_id: &str) -> String {
     let many = RETRY.end - RETRY.start;
     let spread = request_id.bytes().fold(0_u64, |sum, byte| (sum * 31 + u64::from(byte)) % many);
     format!("retry: {}\n", RETRY.start + spread)
@@ -143,7 +143,7 @@ pub(super) fn nothing_new(id: &str) -> String {
 }
 
 /// A comment. (An empty line behind it would be an event without data to some clients.)
-pub(super) const ALIVE: &str = ":\n";
+pub(in crate::api::local) const ALIVE: &str = ":\n";
 
 #[cfg(test)]
 mod tests {

@@ -43,6 +43,7 @@ fn sealed(connection: &Connection) -> StoredConnection {
         profile: nothing(),
         tokens: nothing(),
         grant: nothing(),
+        notice: None,
     }
 }
 

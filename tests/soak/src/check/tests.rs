@@ -2,7 +2,7 @@
 //! explanation must excuse it.
 
 use super::*;
-use crate::ledger::{Act, Answer, Audited, Connected, Deed, Entry, Setup};
+use crate::ledger::{Act, Answer, Audited, Connected, Deed, Entry, Setup, Told};
 
 /// Three requests at two replicas for two connections, each refreshed once, all well.
 fn good() -> Evidence {
@@ -835,4 +835,29 @@ fn evidence_can_be_kept() {
     assert_eq!((again.calls, again.authority), (evidence.calls, evidence.authority));
     assert_eq!((again.finals, again.faults, again.setup), (evidence.finals, evidence.faults, evidence.setup));
     assert_eq!(again.acts, evidence.acts);
+}
+
+#[test]
+fn events_say_how_a_connection_stands_and_no_change_twice() {
+    let told = |kind: &str| Told {
+        id: kind.to_owned(),
+        kind: format!("connection.{kind}"),
+        connection: "soak/user-0".to_owned(),
+    };
+    let rows: [(&[&str], &[&str]); 6] = [
+        (&[], &[]),
+        (&["needs_reauthorization", "recovered"], &[]),
+        (&["deleted", "connected"], &[]),
+        (&["needs_reauthorization"], &["events_disagree"]),
+        (&["recovered", "recovered"], &["events_disagree"]),
+        (&["connected", "deleted"], &["events_disagree"]),
+    ];
+    for (kinds, expected) in rows {
+        let mut evidence = good();
+        evidence.finals[0].status = Some("active".into());
+        evidence.told = kinds.iter().map(|kind| told(kind)).collect();
+        assert_eq!(broken(&evidence), expected, "{kinds:?}");
+        evidence.faults = vec![fault(Effect::Store, None, 1, 2)];
+        assert_eq!(broken(&evidence), [""; 0], "the store lost something");
+    }
 }

@@ -1,0 +1,344 @@
+//! Notices of apps and of their tenants: what each replica learns by itself is told once.
+//!
+//! A record for each app, and one for each tenant in which an app was blocked, say what was told. A notice is
+//! written in the step that changes the record, so of many replicas that learn the same, one tells it. A
+//! replica looks into a record only when what it knows has changed: nothing here waits in a request.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use serde::{Deserialize, Serialize};
+
+use super::{Broker, Refusal};
+use crate::authority::CredentialReport;
+use crate::domain::credential::CredentialState;
+use crate::domain::id::AppName;
+use crate::domain::notice::{Notice, NoticeKind};
+use crate::domain::time::Timestamp;
+use crate::repository::{FiledUnder, Kind, RepositoryError, Taken};
+
+/// How long a record is kept after it was written.
+const KEPT: Duration = Duration::from_secs(400 * 86_400);
+/// How long a credential that is no longer there is not told of again: replicas that have not reloaded yet
+/// still have it.
+const GONE: Duration = Duration::from_secs(3600);
+/// Most credentials that one record remembers.
+const MOST_CREDENTIALS: usize = 100;
+/// Most tenants that this process remembers.
+const MOST_TENANTS: usize = 10_000;
+/// Tries to change a record that others change too.
+const TRIES: usize = 16;
+
+/// What was told of an app.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+struct Told {
+    /// Counts notices, so that each has its own id.
+    #[serde(default)]
+    turn: u64,
+    /// Credentials that were told to be rejected, by fingerprint, since when.
+    #[serde(default)]
+    rejected: BTreeMap<String, Timestamp>,
+    /// Credentials that were told to expire soon.
+    #[serde(default)]
+    expiring: BTreeMap<String, Timestamp>,
+    /// Rejected ones that are no longer there.
+    #[serde(default)]
+    gone: BTreeMap<String, Timestamp>,
+}
+
+/// What was told of an app in a tenant.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+struct ToldOfTenant {
+    #[serde(default)]
+    turn: u64,
+    #[serde(default)]
+    is_blocked: bool,
+}
+
+/// What this replica knows of a credential.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Seen {
+    fingerprint: String,
+    what: What,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum What {
+    /// The authority rejects it.
+    Rejected,
+    /// The authority takes it; it may expire soon.
+    Works { since: Option<Timestamp>, expires_soon: bool },
+    /// Nothing that is told.
+    Other,
+}
+
+/// What this process has looked at, so that it looks again only after a change.
+#[derive(Default)]
+pub(super) struct Looked {
+    apps: Mutex<BTreeMap<AppName, Vec<Seen>>>,
+    tenants: Mutex<BTreeMap<(AppName, String), bool>>,
+}
+
+impl Told {
+    /// The next notice that what a replica sees brings, if there is one. Changes what was told with it.
+    fn next(&mut self, seen: &[Seen], now: Timestamp) -> Option<NoticeKind> {
+        self.gone.retain(|_, at| now.since(*at) < GONE);
+        let has = |fingerprint: &String| seen.iter().find(|one| one.fingerprint == *fingerprint);
+        let is_new = |one: &&Seen| {
+            let of = &one.fingerprint;
+            one.what == What::Rejected && !self.rejected.contains_key(of) && !self.gone.contains_key(of)
+        };
+        if let Some(one) = seen.iter().find(is_new) {
+            remember(&mut self.rejected, &one.fingerprint, now);
+            return Some(self.turn(NoticeKind::CredentialRejected));
+        }
+        let expires = |one: &&Seen| {
+            matches!(one.what, What::Works { expires_soon: true, .. })
+                && !self.expiring.contains_key(&one.fingerprint)
+        };
+        if let Some(one) = seen.iter().find(expires) {
+            remember(&mut self.expiring, &one.fingerprint, now);
+            return Some(self.turn(NoticeKind::CredentialExpiring));
+        }
+        let works = seen.iter().any(|one| matches!(one.what, What::Works { .. }));
+        if self.rejected.is_empty() || !works {
+            return None;
+        }
+        let is_over = |fingerprint: &String, told_at: Timestamp| match has(fingerprint).map(|one| one.what) {
+            Some(What::Works { since, .. }) => since.is_some_and(|at| at > told_at),
+            Some(What::Rejected) => false,
+            Some(What::Other) | None => true,
+        };
+        let over: Vec<String> =
+            self.rejected.iter().filter(|(one, at)| is_over(one, **at)).map(|(one, _)| one.clone()).collect();
+        for one in &over {
+            self.rejected.remove(one);
+            if has(one).is_none_or(|seen| seen.what == What::Other) {
+                remember(&mut self.gone, one, now);
+            }
+        }
+        (!over.is_empty() && self.rejected.is_empty()).then(|| self.turn(NoticeKind::AppRecovered))
+    }
+
+    fn turn(&mut self, kind: NoticeKind) -> NoticeKind {
+        self.turn += 1;
+        kind
+    }
+}
+
+/// Remembers one more, in place of the oldest if there are too many.
+fn remember(all: &mut BTreeMap<String, Timestamp>, one: &str, now: Timestamp) {
+    if all.len() >= MOST_CREDENTIALS
+        && let Some(oldest) = all.iter().min_by_key(|(_, at)| **at).map(|(one, _)| one.clone())
+    {
+        all.remove(&oldest);
+    }
+    all.insert(one.to_owned(), now);
+}
+
+fn seen(report: &CredentialReport) -> Seen {
+    let what = match report.state {
+        // An earlier content that its successor has replaced is nobody's trouble.
+        CredentialState::Rejected if report.standing.superseded_at.is_none() => What::Rejected,
+        CredentialState::Proven | CredentialState::InUse => {
+            What::Works { since: report.standing.accepted_at, expires_soon: false }
+        }
+        CredentialState::Expiring => What::Works {
+            since: report.standing.accepted_at,
+            expires_soon: report.standing.superseded_at.is_none(),
+        },
+        CredentialState::New
+        | CredentialState::Rejected
+        | CredentialState::Expired
+        | CredentialState::Retired => What::Other,
+    };
+    Seen { fingerprint: hex::encode(report.fingerprint), what }
+}
+
+impl Broker {
+    /// Tells what changed of the apps' client credentials. Called every second; asks the store only after a
+    /// change.
+    pub async fn tell_of_credentials(
+        &self,
+        reports: &BTreeMap<AppName, Vec<CredentialReport>>,
+    ) -> Result<(), RepositoryError> {
+        for (app, reports) in reports {
+            let now_seen: Vec<Seen> = reports.iter().map(seen).collect();
+            // (Acceptances in a row are no change.)
+            let tame = |all: &[Seen]| -> Vec<Seen> {
+                let mut all = all.to_vec();
+                for one in &mut all {
+                    if let What::Works { since, .. } = &mut one.what {
+                        *since = None;
+                    }
+                }
+                all
+            };
+            if self.looked.apps.lock().get(app).is_some_and(|before| *before == tame(&now_seen)) {
+                continue;
+            }
+            self.tell_of_app(app, &now_seen).await?;
+            self.looked.apps.lock().insert(app.clone(), tame(&now_seen));
+        }
+        self.looked.apps.lock().retain(|app, _| reports.contains_key(app));
+        Ok(())
+    }
+
+    async fn tell_of_app(&self, app: &AppName, seen: &[Seen]) -> Result<(), RepositoryError> {
+        let (filed, repository) = (FiledUnder::app(app), &self.deps.repository);
+        for _ in 0..TRIES {
+            let now = self.deps.clock.now();
+            let before: Option<Taken<Told>> = repository.pending(Kind::AppOutlook, &filed).await?;
+            let mut told = before.as_ref().map(|before| before.value.clone()).unwrap_or_default();
+            let Some(kind) = told.next(seen, now) else {
+                let is_changed =
+                    before.as_ref().map(|before| &before.value).unwrap_or(&Told::default()) != &told;
+                if is_changed {
+                    let swap =
+                        repository.swap_pending(Kind::AppOutlook, &filed, before.as_ref(), &told, now, KEPT);
+                    swap.await?;
+                }
+                return Ok(());
+            };
+            let notice = Notice::of_app(app, kind, None, &told.turn.to_string(), now);
+            let change = (before.as_ref(), &told);
+            repository.swap_telling(Kind::AppOutlook, &filed, change, &notice, now, KEPT).await?;
+        }
+        Ok(())
+    }
+
+    /// Notes whether an app gets tokens of its own in a tenant, and tells it if that has changed. Nobody
+    /// waits for it.
+    pub(super) fn note_app_token<T>(
+        self: &Arc<Self>,
+        app: &AppName,
+        tenant: &str,
+        outcome: &Result<T, Refusal>,
+    ) {
+        let is_blocked = match outcome {
+            Ok(_) => false,
+            Err(Refusal::TenantBlocked { .. }) => true,
+            // A fault of the app's or the authority's says nothing of the tenant.
+            Err(_) => return,
+        };
+        let of = (app.clone(), tenant.to_owned());
+        {
+            let mut tenants = self.looked.tenants.lock();
+            if tenants.get(&of) == Some(&is_blocked) {
+                return;
+            }
+            if tenants.len() >= MOST_TENANTS {
+                tenants.clear();
+            }
+            tenants.insert(of.clone(), is_blocked);
+        }
+        let broker = Arc::clone(self);
+        let tell = async move {
+            if let Err(error) = broker.tell_of_tenant(&of, is_blocked).await {
+                tracing::debug!(app = %of.0, %error, "a change of a tenant could not be told yet");
+                broker.looked.tenants.lock().remove(&of);
+            }
+        };
+        self.deps.tasks.spawn("tell of a tenant", Box::pin(tell));
+    }
+
+    async fn tell_of_tenant(
+        &self,
+        (app, tenant): &(AppName, String),
+        is_blocked: bool,
+    ) -> Result<(), RepositoryError> {
+        let (filed, repository) = (FiledUnder::app_in_tenant(app, tenant), &self.deps.repository);
+        for _ in 0..TRIES {
+            let now = self.deps.clock.now();
+            let before: Option<Taken<ToldOfTenant>> = repository.pending(Kind::AppOutlook, &filed).await?;
+            let told = before.as_ref().map(|before| before.value).unwrap_or_default();
+            if told.is_blocked == is_blocked {
+                return Ok(());
+            }
+            let next = ToldOfTenant { turn: told.turn + 1, is_blocked };
+            let kind = if is_blocked { NoticeKind::TenantBlocked } else { NoticeKind::TenantRecovered };
+            // (The time belongs to it: a record that has ended begins at the first turn again.)
+            let turn = format!("{} {}", next.turn, now.unix_millis());
+            let notice = Notice::of_app(app, kind, Some(tenant), &turn, now);
+            let change = (before.as_ref(), &next);
+            if repository.swap_telling(Kind::AppOutlook, &filed, change, &notice, now, KEPT).await? {
+                return Ok(());
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(seconds: i64) -> Timestamp {
+        Timestamp::from_unix_seconds(1_000_000 + seconds)
+    }
+
+    fn one(fingerprint: &str, what: What) -> Seen {
+        Seen { fingerprint: fingerprint.to_owned(), what }
+    }
+
+    fn works(since: i64) -> What {
+        What::Works { since: Some(at(since)), expires_soon: false }
+    }
+
+    fn all(told: &mut Told, seen: &[Seen], now: i64) -> Vec<&'static str> {
+        std::iter::from_fn(|| told.next(seen, at(now))).map(NoticeKind::as_str).collect()
+    }
+
+    #[test]
+    fn each_change_of_an_apps_credentials_is_told_once() {
+        let mut told = Told::default();
+        assert_eq!(all(&mut told, &[one("a", works(0)), one("b", What::Other)], 1), [""; 0]);
+        // A new secret is rejected, and the one before it works.
+        let rejected = [one("a", works(5)), one("b", What::Rejected)];
+        assert_eq!(all(&mut told, &rejected, 10), ["app.credential_rejected"]);
+        assert_eq!(all(&mut told, &rejected, 20), [""; 0]);
+        // Another replica has not tried it.
+        assert_eq!(all(&mut told, &[one("a", works(5)), one("b", works(5))], 25), [""; 0], "from before");
+        assert_eq!(all(&mut told, &[one("a", works(5)), one("b", works(30))], 31), ["app.recovered"]);
+        assert_eq!(all(&mut told, &rejected, 40), ["app.credential_rejected"], "again is another change");
+        assert_eq!(told.turn, 3);
+    }
+
+    #[test]
+    fn a_credential_that_was_taken_away_is_over_and_not_told_again_by_who_still_has_it() {
+        let mut told = Told::default();
+        let both = [one("a", What::Rejected), one("b", What::Rejected)];
+        assert_eq!(all(&mut told, &both, 0), ["app.credential_rejected", "app.credential_rejected"]);
+        assert_eq!(all(&mut told, &[], 1), [""; 0], "nothing works");
+        assert_eq!(
+            all(&mut told, &[one("b", What::Rejected), one("c", works(1))], 2),
+            [""; 0],
+            "one is left"
+        );
+        assert_eq!(all(&mut told, &[one("c", works(1))], 3), ["app.recovered"]);
+        assert_eq!(all(&mut told, &both, 4), [""; 0], "a replica that has not reloaded yet");
+        assert_eq!(all(&mut told, &both, 4000), ["app.credential_rejected", "app.credential_rejected"]);
+    }
+
+    #[test]
+    fn a_credential_expires_soon_once() {
+        let mut told = Told::default();
+        let soon = What::Works { since: Some(at(0)), expires_soon: true };
+        assert_eq!(all(&mut told, &[one("a", soon)], 0), ["app.credential_expiring"]);
+        assert_eq!(all(&mut told, &[one("a", soon)], 9), [""; 0]);
+        assert_eq!(all(&mut told, &[one("a", soon), one("b", soon)], 9), ["app.credential_expiring"]);
+    }
+
+    #[test]
+    fn a_record_is_bounded() {
+        let mut told = Told::default();
+        for number in 0..300 {
+            let name = format!("{number}");
+            all(&mut told, &[one(&name, What::Rejected)], number);
+        }
+        assert_eq!(told.rejected.len(), MOST_CREDENTIALS);
+        assert!(told.rejected.contains_key("299"));
+    }
+}

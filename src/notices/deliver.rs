@@ -1,0 +1,372 @@
+//! Delivers notices to webhooks: one replica at a time, one request at a time to each webhook.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use parking_lot::Mutex;
+use tokio_util::sync::CancellationToken;
+
+use super::endpoint::{Outcome, Webhook};
+use super::feed::Feed;
+use super::plan::{Progress, Step, Tried};
+use crate::domain::notice::Notice;
+use crate::domain::task::Tasks;
+use crate::domain::time::{Clock, Timestamp};
+use crate::repository::{FiledUnder, Kind, Repository, RepositoryError, Taken};
+use crate::store::{LeaseAnswer, LeaseNonce, LeaseOf, StoreError};
+
+/// The lease: a replica that dies is succeeded after so long …
+const LEASE: Duration = Duration::from_secs(15);
+/// … and it is prolonged, or tried for, this often.
+const LEASE_AGAIN: Duration = Duration::from_secs(4);
+/// Rounds of gathering in one go.
+const MOST_GATHERED: usize = 50;
+/// Requests to one webhook in one go.
+const MOST_DELIVERED: usize = 200;
+/// Notices that are read at once.
+const PAGE: usize = 100;
+/// A webhook's progress is kept so long after it was written …
+const KEPT: Duration = Duration::from_secs(90 * 86_400);
+/// … and is written anew when it is this old.
+const WRITE_AGAIN: Duration = Duration::from_secs(86_400);
+
+/// What waits for a webhook.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Backlog {
+    /// Age of the oldest notice that is not delivered; zero without one.
+    pub oldest: Duration,
+}
+
+/// Is told of deliveries.
+pub trait DeliveryObserver: Send + Sync {
+    /// A request ended so.
+    fn delivered(&self, webhook: &str, outcome: Outcome);
+    /// So many notices will never be delivered.
+    fn undelivered(&self, webhook: &str, count: u64);
+    /// What waits; `None` where another replica knows.
+    fn backlog(&self, webhook: &str, backlog: Option<Backlog>);
+}
+
+/// What delivering needs.
+#[derive(Clone)]
+pub struct Ports {
+    /// Has the notices, and how far each webhook is.
+    pub repository: Arc<Repository>,
+    /// Time.
+    pub clock: Arc<dyn Clock>,
+    /// Runs requests that take their time.
+    pub tasks: Arc<dyn Tasks>,
+    /// Is told of deliveries.
+    pub observer: Arc<dyn DeliveryObserver>,
+    /// Ends requests under way: a stop waits for no webhook.
+    pub stop: CancellationToken,
+}
+
+/// Deliveries to all webhooks.
+pub struct Deliveries {
+    ports: Ports,
+    nonce: LeaseNonce,
+    feed: Arc<Feed>,
+    webhooks: ArcSwap<Vec<Arc<Webhook>>>,
+    /// Monotonic milliseconds until which the lease is surely ours; 0 if it is not.
+    ours_until: AtomicU64,
+    /// Monotonic time at which the lease was asked for last.
+    asked_at: Mutex<Option<Duration>>,
+    under_way: Mutex<BTreeSet<String>>,
+    /// Webhooks for which there is nothing to do: behind this last place, until then.
+    quiet: Mutex<BTreeMap<String, (u64, Option<Timestamp>)>>,
+}
+
+impl Deliveries {
+    /// Deliveries without a webhook, and the feed of this process's streams.
+    pub fn new(ports: Ports, nonce: LeaseNonce, feed: Arc<Feed>) -> Self {
+        Deliveries {
+            ports,
+            nonce,
+            feed,
+            webhooks: ArcSwap::default(),
+            ours_until: AtomicU64::new(0),
+            asked_at: Mutex::default(),
+            under_way: Mutex::default(),
+            quiet: Mutex::default(),
+        }
+    }
+
+    /// The webhooks in force.
+    pub fn webhooks(&self) -> Arc<Vec<Arc<Webhook>>> {
+        self.webhooks.load_full()
+    }
+
+    /// Puts other webhooks in force. Each succeeds the one of its name.
+    pub fn replace(&self, webhooks: Vec<Arc<Webhook>>) {
+        let (before, now) = (self.webhooks.load_full(), self.ports.clock.now());
+        for webhook in &webhooks {
+            if let Some(before) = before.iter().find(|before| before.name() == webhook.name()) {
+                webhook.succeed(before, now);
+            }
+        }
+        for gone in before.iter().filter(|one| webhooks.iter().all(|other| other.name() != one.name())) {
+            self.ports.observer.backlog(gone.name(), None);
+        }
+        self.quiet.lock().clear();
+        self.webhooks.store(Arc::new(webhooks));
+    }
+
+    /// One round, a second after the last: streams learn what is new; and who has the lease puts notices into
+    /// their order and begins what is to be delivered. It waits for no webhook.
+    ///
+    /// # Errors
+    /// The store's. The next round goes on where this one ended.
+    pub async fn round(self: &Arc<Self>) -> Result<(), StoreError> {
+        let is_ours = self.holds_lease().await?;
+        let mut gathered = Ok(());
+        if is_ours {
+            gathered = self.gather().await;
+        }
+        self.feed.look().await?;
+        if is_ours {
+            self.begin().await?;
+        } else {
+            let webhooks = self.webhooks.load();
+            webhooks.iter().for_each(|webhook| self.ports.observer.backlog(webhook.name(), None));
+        }
+        gathered
+    }
+
+    async fn gather(&self) -> Result<(), StoreError> {
+        for _ in 0..MOST_GATHERED {
+            if !self.ports.repository.gather_notices(self.nonce).await?.more {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// Begins the work for each webhook that has something to do and is not worked for.
+    async fn begin(self: &Arc<Self>) -> Result<(), StoreError> {
+        let webhooks = self.webhooks.load_full();
+        if webhooks.is_empty() {
+            return Ok(());
+        }
+        let (last, now) =
+            (self.ports.repository.notices(u64::MAX >> 12, 1).await?.last, self.ports.clock.now());
+        for webhook in webhooks.iter() {
+            let quiet = self.quiet.lock().get(webhook.name()).copied();
+            let is_quiet =
+                quiet.is_some_and(|(behind, until)| behind == last && until.is_none_or(|until| now < until));
+            if is_quiet || !self.under_way.lock().insert(webhook.name().to_owned()) {
+                continue;
+            }
+            let (deliveries, webhook) = (Arc::clone(self), Arc::clone(webhook));
+            let work = async move {
+                let turn = Turn { deliveries: &deliveries, name: webhook.name() };
+                let worked = tokio::select! {
+                    worked = deliveries.work(&webhook, last) => worked,
+                    () = deliveries.ports.stop.cancelled() => Ok(()),
+                };
+                if let Err(error) = worked {
+                    tracing::debug!(webhook = webhook.name(), %error, "notices could not be delivered");
+                }
+                drop(turn);
+            };
+            self.ports.tasks.spawn("deliver to a webhook", Box::pin(work));
+        }
+        Ok(())
+    }
+
+    /// Delivers what is due at one webhook.
+    async fn work(&self, webhook: &Webhook, last: u64) -> Result<(), RepositoryError> {
+        let Ports { repository, clock, observer, .. } = &self.ports;
+        let filed = FiledUnder::webhook(webhook.name());
+        let mut taken: Option<Taken<Progress>> = repository.pending(Kind::Webhook, &filed).await?;
+        let mut progress = match &taken {
+            Some(taken) => taken.value.clone(),
+            None => Progress::new(self.first_kept(last).await?, webhook.since()),
+        };
+        let counted = progress.undelivered;
+        self.check_place(webhook, &mut progress, last).await?;
+        let mut page: Vec<(u64, Notice)> = Vec::new();
+        let mut wakes_at = None;
+        let mut is_done = false;
+        for _ in 0..MOST_DELIVERED {
+            if !self.has_lease() {
+                return Ok(());
+            }
+            let now = clock.now();
+            page.retain(|(place, _)| *place > progress.through);
+            if page.is_empty() {
+                page = repository.notices(progress.through, PAGE).await?.notices;
+            }
+            let (place, notice) = match progress.next(&page, now, |notice| webhook.wants(notice)) {
+                Step::Try(place) => {
+                    let found = page.iter().find(|(at, _)| *at == place);
+                    (place, found.expect("it is on the page").1.clone())
+                }
+                Step::TryAside(place) => {
+                    let Some(notice) = self.kept_at(place).await?.filter(|notice| !notice.is_over(now))
+                    else {
+                        progress.give_up_aside(place);
+                        continue;
+                    };
+                    (place, notice)
+                }
+                Step::ReadOn => continue,
+                Step::Wait(until) => {
+                    (wakes_at, is_done) = (until, true);
+                    break;
+                }
+            };
+            let answered = webhook.deliver(&notice, clock).await;
+            let failures = progress.failures();
+            progress.tried(place, &notice, answered.tried, clock.now());
+            observer.delivered(webhook.name(), answered.outcome);
+            say(webhook.name(), answered.tried, failures, &progress, &answered.why);
+            let Some(next) = self.write(&filed, taken.as_ref(), &mut progress).await? else { return Ok(()) };
+            taken = Some(next);
+        }
+        let is_old = clock.now().since(progress.written_at) >= WRITE_AGAIN;
+        if (is_old || taken.as_ref().is_none_or(|taken| taken.value != progress))
+            && self.write(&filed, taken.as_ref(), &mut progress).await?.is_none()
+        {
+            return Ok(());
+        }
+        // Counted only once that is stored: who goes on from an earlier place counts it.
+        let lost = progress.undelivered.saturating_sub(counted);
+        if lost > 0 {
+            observer.undelivered(webhook.name(), lost);
+            tracing::error!(
+                webhook = webhook.name(),
+                count = lost,
+                "a webhook did not take notices for three days; they will not be delivered any more"
+            );
+        }
+        let first = page.iter().find(|(place, notice)| *place > progress.through && webhook.wants(notice));
+        let mut oldest = first.map(|(_, notice)| notice.at);
+        if let Some(place) = progress.first_aside() {
+            oldest = self.kept_at(place).await?.map(|notice| notice.at).or(oldest);
+        }
+        let oldest = oldest.map_or(Duration::ZERO, |at| clock.now().since(at));
+        observer.backlog(webhook.name(), Some(Backlog { oldest }));
+        if is_done {
+            self.quiet.lock().insert(webhook.name().to_owned(), (last, wakes_at));
+        }
+        Ok(())
+    }
+
+    /// Begins again if the store lost writes: another notice has the place up to which all was delivered.
+    async fn check_place(
+        &self,
+        webhook: &Webhook,
+        progress: &mut Progress,
+        last: u64,
+    ) -> Result<(), RepositoryError> {
+        let repository = &self.ports.repository;
+        let is_there = match &progress.through_id {
+            Some(id) => repository.place_of_notice(id).await? == Some(progress.through),
+            None => progress.through <= last,
+        };
+        if is_there {
+            return Ok(());
+        }
+        let first = self.first_kept(last).await?;
+        if progress.through > last || first <= progress.through {
+            tracing::warn!(
+                webhook = webhook.name(),
+                "the store lost notices that were delivered (a failover?); those it has are delivered again"
+            );
+            progress.begin_again(first);
+        }
+        Ok(())
+    }
+
+    /// The place of the first notice that is kept, or the place of the next one.
+    async fn first_kept(&self, last: u64) -> Result<u64, RepositoryError> {
+        let page = self.ports.repository.notices(0, 1).await?;
+        Ok(page.notices.first().map_or(last + 1, |(place, _)| *place))
+    }
+
+    async fn kept_at(&self, place: u64) -> Result<Option<Notice>, RepositoryError> {
+        let page = self.ports.repository.notices(place.saturating_sub(1), 1).await?;
+        Ok(page.notices.into_iter().find(|(at, _)| *at == place).map(|(_, notice)| notice))
+    }
+
+    /// Writes how far it is. `None` if another replica has written since.
+    async fn write(
+        &self,
+        filed: &FiledUnder,
+        taken: Option<&Taken<Progress>>,
+        progress: &mut Progress,
+    ) -> Result<Option<Taken<Progress>>, RepositoryError> {
+        let now = self.ports.clock.now();
+        progress.written_at = now;
+        let repository = &self.ports.repository;
+        repository.replace_pending(Kind::Webhook, filed, taken, progress.clone(), now, KEPT).await
+    }
+
+    /// Takes or prolongs the lease, when it is time to. Returns whether it is ours.
+    async fn holds_lease(&self) -> Result<bool, StoreError> {
+        let now = self.ports.clock.monotonic();
+        let is_fresh = self.asked_at.lock().is_some_and(|at| now.saturating_sub(at) < LEASE_AGAIN);
+        if is_fresh {
+            return Ok(self.has_lease());
+        }
+        let answer = self.ports.repository.take_lease(LeaseOf::Notices, self.nonce, LEASE).await?;
+        *self.asked_at.lock() = Some(now);
+        let is_ours = matches!(answer, LeaseAnswer::Mine { .. });
+        // Its life counts from before the store was asked.
+        let until = if is_ours { millis(now + LEASE) } else { 0 };
+        if is_ours && !self.has_lease() {
+            self.quiet.lock().clear();
+        }
+        self.ours_until.store(until, Ordering::Release);
+        Ok(is_ours)
+    }
+
+    fn has_lease(&self) -> bool {
+        millis(self.ports.clock.monotonic()) < self.ours_until.load(Ordering::Acquire)
+    }
+}
+
+/// A webhook that is worked for; over when it is dropped.
+struct Turn<'a> {
+    deliveries: &'a Deliveries,
+    name: &'a str,
+}
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        self.deliveries.under_way.lock().remove(self.name);
+    }
+}
+
+/// Logs failures, ever more rarely while they last, and their end.
+fn say(webhook: &str, tried: Tried, before: u32, progress: &Progress, why: &str) {
+    match tried {
+        Tried::Taken if before > 0 => {
+            tracing::info!(webhook, failures = before, "a webhook takes notices again");
+        }
+        Tried::Taken => {}
+        Tried::Gone => tracing::warn!(
+            webhook,
+            "a webhook says that it is gone (410): take it out of the configuration, or mend it; it is tried \
+             again each hour"
+        ),
+        Tried::Failed(_) if progress.failures().is_power_of_two() => {
+            tracing::warn!(
+                webhook,
+                why,
+                failures = progress.failures(),
+                aside = progress.aside(),
+                "a webhook does not take a notice; it is tried again, for three days"
+            );
+        }
+        Tried::Failed(_) => {}
+    }
+}
+
+fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}

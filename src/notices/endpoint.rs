@@ -1,0 +1,229 @@
+//! The receiver of a webhook: where it is, which notices it wants, and one request to it.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::{CONTENT_TYPE, RETRY_AFTER, USER_AGENT};
+use http::{Method, Request, StatusCode};
+use http_body_util::{BodyExt, Full, Limited};
+use parking_lot::Mutex;
+
+use super::plan::Tried;
+use super::signature::Secrets;
+use super::wire::body;
+use crate::domain::id::AppName;
+use crate::domain::notice::Notice;
+use crate::domain::time::{Clock, Timestamp};
+use crate::outbound::{Resource, Settings, Silence, retry_after};
+
+/// The longest exchange, from name resolution to the end of the answer.
+const TIMEOUT: Duration = Duration::from_secs(15);
+/// As much of an answer is read, so that its connection can be used again.
+const ANSWER: usize = 16 * 1024;
+/// How long an earlier secret signs beside the one in its place.
+const BEFORE: Duration = Duration::from_secs(24 * 3600);
+
+/// Why an address cannot be a webhook's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum EndpointFault {
+    /// It leads into the network around this process.
+    #[error(
+        "is an address that is private, local or reserved: `allow_private = true` allows your own network"
+    )]
+    NotPublic,
+}
+
+/// Where a webhook's requests go.
+pub struct Endpoint {
+    url: String,
+    way: Resource,
+}
+
+impl Endpoint {
+    /// Makes the way to a URL. Nothing is sent yet.
+    ///
+    /// # Errors
+    /// Its host is written as an address that is not allowed.
+    pub fn new(url: String, settings: Settings, clock: Arc<dyn Clock>) -> Result<Self, EndpointFault> {
+        if !settings.leads.allows_literal(&settings.host) {
+            return Err(EndpointFault::NotPublic);
+        }
+        Ok(Endpoint { url, way: Resource::new(settings, clock) })
+    }
+}
+
+/// A configured webhook.
+pub struct Webhook {
+    name: String,
+    endpoint: Endpoint,
+    apps: Option<BTreeSet<AppName>>,
+    kinds: Option<BTreeSet<String>>,
+    secrets: Secrets,
+    /// When it was read.
+    since: Timestamp,
+    /// What signed before, and until when it still does.
+    before: Mutex<Option<(Secrets, Timestamp)>>,
+}
+
+/// What became of a request to a webhook.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// The notice is delivered.
+    Delivered,
+    /// The endpoint answered 3xx or 4xx.
+    Refused,
+    /// It answered anything else.
+    Failed,
+    /// It did not answer.
+    Unreachable,
+}
+
+impl Outcome {
+    /// All of them.
+    pub const ALL: [Outcome; 4] =
+        [Outcome::Delivered, Outcome::Refused, Outcome::Failed, Outcome::Unreachable];
+
+    /// The word in metrics.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Outcome::Delivered => "delivered",
+            Outcome::Refused => "refused",
+            Outcome::Failed => "failed",
+            Outcome::Unreachable => "unreachable",
+        }
+    }
+}
+
+/// What became of one request, in words for metrics and for the log.
+pub(super) struct Answered {
+    pub(super) tried: Tried,
+    pub(super) outcome: Outcome,
+    pub(super) why: String,
+}
+
+impl Webhook {
+    /// A webhook for these apps and kinds; `None` is all of them.
+    pub fn new(
+        name: String,
+        endpoint: Endpoint,
+        apps: Option<BTreeSet<AppName>>,
+        kinds: Option<BTreeSet<String>>,
+        secrets: Secrets,
+        since: Timestamp,
+    ) -> Self {
+        Webhook { name, endpoint, apps, kinds, secrets, since, before: Mutex::default() }
+    }
+
+    /// When it was read: if it is new, it begins then.
+    pub(super) fn since(&self) -> Timestamp {
+        self.since
+    }
+
+    /// Its name in the configuration.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Takes the place of the same webhook from before a reload: its secrets still sign for a while.
+    pub fn succeed(&self, before: &Webhook, now: Timestamp) {
+        let mut kept = before.before.lock().clone();
+        if before.secrets != self.secrets {
+            tracing::info!(
+                webhook = self.name,
+                "the secret of a webhook is replaced; the one before signs beside it for a day"
+            );
+            kept = Some((before.secrets.clone(), now.plus(BEFORE)));
+        }
+        *self.before.lock() = kept;
+    }
+
+    pub(super) fn wants(&self, notice: &Notice) -> bool {
+        self.apps.as_ref().is_none_or(|apps| apps.contains(&notice.app))
+            && self.kinds.as_ref().is_none_or(|kinds| kinds.contains(notice.kind.as_ref()))
+    }
+
+    /// Sends a notice once.
+    pub(super) async fn deliver(&self, notice: &Notice, clock: &Arc<dyn Clock>) -> Answered {
+        let now = clock.now();
+        let before = self.before.lock().clone().filter(|(_, until)| now < *until);
+        let secrets = match &before {
+            Some((before, _)) => self.secrets.and_before(before),
+            None => self.secrets.clone(),
+        };
+        let body = body(notice);
+        let seconds = now.unix_seconds();
+        let signature = secrets.sign(&notice.id, seconds, &body);
+        let request = Request::builder()
+            .method(Method::POST)
+            .uri(&self.endpoint.url)
+            .header(CONTENT_TYPE, "application/json")
+            .header(USER_AGENT, concat!("tokenward/", env!("CARGO_PKG_VERSION")))
+            .header("webhook-id", &notice.id)
+            .header("webhook-timestamp", seconds)
+            .header("webhook-signature", signature)
+            .body(Full::new(Bytes::from(body)).map_err(Into::into).boxed_unsync());
+        let request = request.expect("the URL was checked, and the fields are plain");
+        let silence = Silence::new(TIMEOUT, Arc::clone(clock));
+        let exchange = async {
+            let answer = self.endpoint.way.send(request, &silence).await?;
+            let (head, body) = answer.into_parts();
+            // (What it says is of no use.)
+            let _read = Limited::new(body, ANSWER).collect().await;
+            Ok::<_, crate::outbound::ResourceFault>(head)
+        };
+        let answered = tokio::select! {
+            biased;
+            answered = exchange => answered,
+            () = clock.sleep(TIMEOUT) => Err(silence.fault()),
+        };
+        match answered {
+            Ok(head) => {
+                let after = head.headers.get(RETRY_AFTER).and_then(|value| value.to_str().ok());
+                judge(head.status, after.and_then(|value| retry_after(value, clock.now())))
+            }
+            Err(fault) => {
+                Answered { tried: Tried::Failed(None), outcome: Outcome::Unreachable, why: fault.to_string() }
+            }
+        }
+    }
+}
+
+/// Judges an answer. Only 2xx takes a notice; a redirect is not followed.
+fn judge(status: StatusCode, after: Option<Duration>) -> Answered {
+    let (tried, outcome) = match status {
+        status if status.is_success() => (Tried::Taken, Outcome::Delivered),
+        StatusCode::GONE => (Tried::Gone, Outcome::Refused),
+        status if status.is_redirection() || status.is_client_error() => {
+            (Tried::Failed(after), Outcome::Refused)
+        }
+        _ => (Tried::Failed(after), Outcome::Failed),
+    };
+    Answered { tried, outcome, why: format!("it answered {}", status.as_u16()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_success_takes_a_notice() {
+        let after = Some(Duration::from_secs(7));
+        for (status, tried, outcome) in [
+            (200, Tried::Taken, Outcome::Delivered),
+            (204, Tried::Taken, Outcome::Delivered),
+            (301, Tried::Failed(after), Outcome::Refused),
+            (307, Tried::Failed(after), Outcome::Refused),
+            (400, Tried::Failed(after), Outcome::Refused),
+            (401, Tried::Failed(after), Outcome::Refused),
+            (410, Tried::Gone, Outcome::Refused),
+            (429, Tried::Failed(after), Outcome::Refused),
+            (500, Tried::Failed(after), Outcome::Failed),
+            (503, Tried::Failed(after), Outcome::Failed),
+        ] {
+            let answered = judge(StatusCode::from_u16(status).expect("a status"), after);
+            assert_eq!((answered.tried, answered.outcome), (tried, outcome), "{status}");
+        }
+    }
+}

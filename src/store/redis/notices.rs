@@ -1,0 +1,310 @@
+//! Notices in Redis: each lies beside the record that changed, in the record's slot, until the holder of the
+//! lease has put it into the one order.
+//!
+//! - **Beside the record** ([`keyspace::redis_outbox`]): a script changes a record and adds the notice. In a
+//!   Cluster each slot has such a place, elsewhere there is one for all.
+//! - **The one order** ([`keyspace::redis_notices`]) is in one slot: notices by place, places by id, and the
+//!   last place. A script adds what has no place yet, for who has the lease. Only then is it taken from
+//!   beside the record, so whoever dies in between loses nothing and repeats nothing.
+//! - **Where to look in a Cluster:** whoever changes a record says so beside the change, in a set of slots.
+//!   That is a hint, and may be lost. So the holder of the lease also walks over all slots, a few each time:
+//!   some five minutes for all, however many connections there are.
+
+use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicU16, Ordering};
+
+use async_trait::async_trait;
+use parking_lot::Mutex;
+
+use super::RedisStore;
+use super::scripts::{self, millis};
+use super::way::Way;
+use crate::domain::id::ConnectionKey;
+use crate::domain::notice::Notice;
+use crate::store::keyspace::SLOTS;
+use crate::store::{
+    Deadline, Gathered, LeaseNonce, LeaseOf, MAX_PAGE, MOST_NOTICES, NoticePage, Notices, StoreError,
+    keyspace, telling,
+};
+
+/// Notices that are put into the order in one step.
+const STEP: usize = 100;
+/// Slots with notices that one round looks at.
+const MOST_SLOTS: usize = 500;
+/// How long a slot without notices stays in the set: longer than the step may take whose hint it is.
+const HINT_KEPT_MILLIS: i64 = 10_000;
+/// Slots that each round looks at anyway.
+const WALK: u16 = 64;
+
+/// What this process remembers; losing it costs time.
+#[derive(Default)]
+pub(super) struct Outboxes {
+    /// Slots whose hint was not taken.
+    unsaid: Mutex<BTreeSet<u16>>,
+    /// Where the walk goes on.
+    walk: AtomicU16,
+}
+
+#[async_trait]
+impl Notices for RedisStore {
+    async fn swap_telling(
+        &self,
+        id: &str,
+        expected: Option<&[u8]>,
+        sealed: &[u8],
+        deadline: Deadline,
+        notice: &Notice,
+    ) -> Result<bool, StoreError> {
+        const DOING: &str = "replacing a pending record";
+        let key = keyspace::redis_pending(id);
+        let slot = keyspace::slot(&key);
+        let (outbox, count) = self.outbox_of(slot);
+        let mut script = scripts::SWAP.prepare_invoke();
+        script.key(key).key(outbox).key(count);
+        script.arg(expected.unwrap_or_default()).arg(sealed).arg(millis(deadline.ttl()));
+        script.arg(telling::encode(notice));
+        let written = self.write(DOING, slot, |mut commands| {
+            let script = &script;
+            async move { script.invoke_async::<bool>(&mut commands).await }
+        });
+        let (swapped, _) = super::records::beside(written, self.hint(slot)).await?;
+        if !swapped {
+            self.believe_absence(DOING, slot).await?;
+        }
+        Ok(swapped)
+    }
+
+    async fn gather(&self, nonce: LeaseNonce) -> Result<Gathered, StoreError> {
+        self.say_hints().await;
+        let mut gathered = Gathered::default();
+        match &self.link {
+            Way::One(_) => self.gather_from(0, nonce, &mut gathered).await.map(|_| ())?,
+            Way::Cluster(_) => self.gather_all(nonce, &mut gathered).await?,
+        }
+        gathered.forgotten = self.forget(nonce).await?;
+        gathered.more |= gathered.forgotten == STEP;
+        Ok(gathered)
+    }
+
+    async fn notices(&self, after: u64, limit: usize) -> Result<NoticePage, StoreError> {
+        const DOING: &str = "reading notices";
+        let (rows, last) = self.rows(DOING, after, limit).await?;
+        let Some(last) = last else {
+            self.believe_absence(DOING, keyspace::slot(&keyspace::redis_notices().last)).await?;
+            return Ok(NoticePage::default());
+        };
+        let read = |(bytes, place): (Vec<u8>, f64)| Some((whole(place), telling::read(DOING, &bytes)?));
+        Ok(NoticePage { notices: rows.into_iter().filter_map(read).collect(), last })
+    }
+
+    async fn place_of(&self, id: &str) -> Result<Option<u64>, StoreError> {
+        let keys = keyspace::redis_notices();
+        let mut score = ::redis::cmd("ZSCORE");
+        score.arg(&keys.places).arg(id);
+        let (place, _) = self
+            .run("looking up a notice", keyspace::slot(&keys.places), |mut commands| {
+                let score = &score;
+                async move { score.query_async::<Option<f64>>(&mut commands).await }
+            })
+            .await?;
+        Ok(place.map(whole))
+    }
+}
+
+impl RedisStore {
+    /// The place for notices beside the records of a slot, and the count of them.
+    pub(super) fn outbox_of(&self, slot: u16) -> (String, String) {
+        keyspace::redis_outbox(match &self.link {
+            Way::One(_) => 0,
+            Way::Cluster(_) => slot,
+        })
+    }
+
+    /// The same for a connection.
+    pub(super) fn outbox_of_connection(&self, key: &ConnectionKey) -> (String, String) {
+        self.outbox_of(keyspace::connection_slot(key))
+    }
+
+    /// Says that there is a notice in a slot. If nobody can be told now, this process says it later.
+    pub(super) async fn hint(&self, slot: u16) {
+        if matches!(self.link, Way::One(_)) {
+            return;
+        }
+        // (Said later, too, if this is dropped.)
+        self.outboxes.unsaid.lock().insert(slot);
+        if self.say_hint(slot).await.is_ok() {
+            self.outboxes.unsaid.lock().remove(&slot);
+        }
+    }
+
+    async fn say_hint(&self, slot: u16) -> Result<(), StoreError> {
+        let key = keyspace::redis_notices().slots;
+        let mut add = ::redis::cmd("ZADD");
+        add.arg(&key).arg(self.link.clock().now().unix_millis()).arg(slot);
+        self.run("saying where a notice is", keyspace::slot(&key), |mut commands| {
+            let add = &add;
+            async move { add.exec_async(&mut commands).await }
+        })
+        .await?;
+        Ok(())
+    }
+
+    async fn say_hints(&self) {
+        let unsaid: Vec<u16> = self.outboxes.unsaid.lock().iter().copied().take(MOST_SLOTS).collect();
+        for slot in unsaid {
+            if self.say_hint(slot).await.is_err() {
+                return;
+            }
+            self.outboxes.unsaid.lock().remove(&slot);
+        }
+    }
+
+    /// Looks at the slots that were named, and at the next ones of the walk.
+    async fn gather_all(&self, nonce: LeaseNonce, gathered: &mut Gathered) -> Result<(), StoreError> {
+        const DOING: &str = "asking where notices are";
+        let key = keyspace::redis_notices().slots;
+        let mut range = ::redis::cmd("ZRANGEBYSCORE");
+        range.arg(&key).arg("-inf").arg("+inf").arg("WITHSCORES").arg("LIMIT").arg(0).arg(MOST_SLOTS);
+        let (named, _) = self
+            .run(DOING, keyspace::slot(&key), |mut commands| {
+                let range = &range;
+                async move { range.query_async::<Vec<(u16, f64)>>(&mut commands).await }
+            })
+            .await?;
+        let now = self.link.clock().now().unix_millis();
+        let mut failed = None;
+        for (slot, said_at) in named {
+            match self.gather_from(slot, nonce, gathered).await {
+                Ok(is_empty) if is_empty && said_at as i64 + HINT_KEPT_MILLIS < now => {
+                    let mut script = scripts::UNSAY.prepare_invoke();
+                    script.key(&key).arg(slot).arg(format!("{said_at:.0}"));
+                    self.script::<i64>(DOING, keyspace::slot(&key), &script).await?;
+                }
+                Ok(_) => {}
+                // Its node is down, and others are not.
+                Err(error) => failed = Some(error),
+            }
+        }
+        for _ in 0..WALK {
+            let slot = self.outboxes.walk.fetch_add(1, Ordering::Relaxed) % SLOTS;
+            if let Err(error) = self.gather_from(slot, nonce, gathered).await {
+                failed = Some(error);
+                break;
+            }
+        }
+        failed.map_or(Ok(()), Err)
+    }
+
+    /// Moves what lies in one slot. Returns whether nothing is left there.
+    async fn gather_from(
+        &self,
+        slot: u16,
+        nonce: LeaseNonce,
+        gathered: &mut Gathered,
+    ) -> Result<bool, StoreError> {
+        const DOING: &str = "putting notices into their order";
+        let (outbox, _) = self.outbox_of(slot);
+        let of_outbox = keyspace::slot(&outbox);
+        let mut range = ::redis::cmd("ZRANGEBYSCORE");
+        range.arg(&outbox).arg("-inf").arg("+inf").arg("LIMIT").arg(0).arg(STEP);
+        let (found, _) = self
+            .run(DOING, of_outbox, |mut commands| {
+                let range = &range;
+                async move { range.query_async::<Vec<Vec<u8>>>(&mut commands).await }
+            })
+            .await?;
+        if found.is_empty() {
+            return Ok(true);
+        }
+        let keys = keyspace::redis_notices();
+        let mut script = scripts::PLACE.prepare_invoke();
+        script.key(&keys.by_place).key(&keys.places).key(&keys.last);
+        script.key(keyspace::redis_lease(LeaseOf::Notices).0).arg(&nonce.0[..]);
+        for bytes in &found {
+            match telling::decode(DOING, bytes) {
+                Ok(notice) => {
+                    script.arg(notice.id).arg(bytes);
+                }
+                // It goes: whatever it is, nobody can be told it.
+                Err(error) => tracing::error!(%error, "something among the notices is none; it is dropped"),
+            }
+        }
+        let (placed, _) = self
+            .write(DOING, keyspace::slot(&keys.last), |mut commands| {
+                let script = &script;
+                async move { script.invoke_async::<i64>(&mut commands).await }
+            })
+            .await?;
+        // (Another replica has the lease, and does it.)
+        let Ok(placed) = usize::try_from(placed) else { return Ok(false) };
+        let mut remove = ::redis::cmd("ZREM");
+        remove.arg(&outbox).arg(&found);
+        self.run(DOING, of_outbox, |mut commands| {
+            let remove = &remove;
+            async move { remove.exec_async(&mut commands).await }
+        })
+        .await?;
+        gathered.placed += placed;
+        gathered.more |= found.len() == STEP;
+        Ok(found.len() < STEP)
+    }
+
+    /// What is stored behind a place, with its places; and the last place that was given.
+    async fn rows(
+        &self,
+        doing: &'static str,
+        after: u64,
+        limit: usize,
+    ) -> Result<(Vec<(Vec<u8>, f64)>, Option<u64>), StoreError> {
+        let keys = keyspace::redis_notices();
+        let mut commands = ::redis::pipe();
+        commands.cmd("ZRANGEBYSCORE").arg(&keys.by_place).arg(format!("({after}")).arg("+inf");
+        commands.arg("WITHSCORES").arg("LIMIT").arg(0).arg(limit.min(MAX_PAGE));
+        commands.cmd("GET").arg(&keys.last);
+        let (answer, _) = self
+            .run(doing, keyspace::slot(&keys.by_place), |mut connection| {
+                let commands = &commands;
+                async move { commands.query_async(&mut connection).await }
+            })
+            .await?;
+        Ok(answer)
+    }
+
+    /// Forgets notices that are over or too many, oldest first.
+    async fn forget(&self, nonce: LeaseNonce) -> Result<usize, StoreError> {
+        const DOING: &str = "forgetting notices of the past";
+        let now = self.link.clock().now();
+        // One that cannot be read is of no use.
+        let goes = |last: u64, place: u64, notice: Option<&Notice>| {
+            last.saturating_sub(place) >= MOST_NOTICES
+                || notice.is_none_or(|notice| telling::may_go(notice, now))
+        };
+        let (first, last) = self.rows(DOING, 0, 1).await?;
+        let Some(last) = last else { return Ok(0) };
+        let is_due = |(bytes, place): &(Vec<u8>, f64)| {
+            goes(last, whole(*place), telling::decode(DOING, bytes).ok().as_ref())
+        };
+        if !first.iter().any(is_due) {
+            return Ok(0);
+        }
+        let (rows, _) = self.rows(DOING, 0, STEP).await?;
+        let keys = keyspace::redis_notices();
+        let mut script = scripts::FORGET.prepare_invoke();
+        script.key(&keys.by_place).key(&keys.places);
+        script.key(keyspace::redis_lease(LeaseOf::Notices).0).arg(&nonce.0[..]);
+        let mut forgotten = 0;
+        for (bytes, place) in rows.iter().take_while(|row| is_due(row)) {
+            let notice = telling::decode(DOING, bytes).ok();
+            script.arg(whole(*place)).arg(notice.map_or(String::new(), |notice| notice.id));
+            forgotten += 1;
+        }
+        self.script::<i64>(DOING, keyspace::slot(&keys.by_place), &script).await?;
+        Ok(forgotten)
+    }
+}
+
+/// A place, as a sorted set has it.
+fn whole(score: f64) -> u64 {
+    // (A double has whole numbers up to 2^53.)
+    score.clamp(0.0, 9_007_199_254_740_991.0) as u64
+}

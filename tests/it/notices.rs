@@ -1,0 +1,376 @@
+//! Events: streams of them and webhooks, from outside.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use bytes::Bytes;
+use entra_emulator::{Endpoint, Fault, FaultRule};
+use http::{HeaderMap, Method, StatusCode};
+use serde_json::{Value, json};
+use tokio::net::TcpStream;
+
+use crate::attacks_rights::{TEAM_A, operate, pause, with_harness};
+use crate::http_client::Browser;
+use crate::resource::{Reply, Resource, Seen};
+use crate::watch::{Event, Stream, open_over};
+use crate::world::{ALICE, BOB, Kept, Plan, Process, World, text};
+
+pub(crate) const SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
+
+async fn try_events(
+    daemon: &Process,
+    key: &str,
+    query: &str,
+    last: Option<&str>,
+) -> Result<Stream, (StatusCode, HeaderMap, Value)> {
+    let address = daemon.local.strip_prefix("http://").expect("an address");
+    let bearer = format!("Bearer {key}");
+    let mut headers = vec![("authorization", bearer.as_str())];
+    headers.extend(last.map(|id| ("last-event-id", id)));
+    let connection = TcpStream::connect(address).await.expect("connected");
+    open_over(connection, &format!("/v1/events{query}"), &headers).await
+}
+
+async fn events(daemon: &Process, key: &str, query: &str) -> Stream {
+    try_events(daemon, key, query, None).await.expect("a stream")
+}
+
+/// Type and subject of an event; its time is one.
+fn said(event: &Event) -> (String, String) {
+    assert_eq!(event.name, text(&event.data, "type"), "{event:?}");
+    assert!(text(&event.data, "timestamp").ends_with('Z'), "{event:?}");
+    assert_eq!(event.id.len(), 32, "{event:?}");
+    let data = &event.data["data"];
+    assert_eq!(data["app"], "outlook");
+    let subject = data["connection"].as_str().or(data["tenant"].as_str()).unwrap_or_default();
+    (event.name.clone(), subject.to_owned())
+}
+
+fn is(kind: &str, connection: &str) -> (String, String) {
+    (format!("connection.{kind}"), connection.to_owned())
+}
+
+/// The authority refuses refreshes from now on.
+fn refuse(world: &World, aadsts: u32) {
+    world.entra.faults().inject(FaultRule::new(Endpoint::Token, Fault::aadsts(aadsts)));
+}
+
+async fn delete(world: &World, connection: &str) {
+    let path = format!("/v1/apps/outlook/connections/{connection}");
+    let deleted = world.api(Method::DELETE, &path, Value::Null).await;
+    assert_eq!(deleted.status, 204, "{}", deleted.text());
+}
+
+/// Lives a connection's whole life, and returns what is told of it.
+async fn live(world: &World, connection: &str) -> Vec<(String, String)> {
+    world.connect(connection, ALICE).await;
+    world.outlive_tokens();
+    // A verdict that an administrator mends, and one that a user would.
+    refuse(world, 50105);
+    assert_eq!(world.token(connection).await.status, 409);
+    // Nothing is told twice.
+    assert_eq!(world.token(connection).await.status, 409);
+    world.entra.faults().clear();
+    world.pass(Duration::from_secs(90));
+    world.until_served(connection).await;
+    // Signed in again, by the account that it has.
+    world.entra.sign_in_as(ALICE);
+    let session = world.start_session(json!({ "app": "outlook", "connection": connection })).await;
+    world.sign_in(&mut Browser::default(), text(&session, "connect_url")).await;
+    assert_eq!(world.session(text(&session, "id")).await["state"], "connected");
+    // Pauses are the operator's.
+    assert_eq!(pause(world, connection, true).await.status, 200);
+    assert_eq!(pause(world, connection, false).await.status, 200);
+    world.until_served(connection).await;
+    delete(world, connection).await;
+    ["connected", "blocked", "recovered", "connected", "deleted"].map(|kind| is(kind, connection)).into()
+}
+
+async fn a_connections_life_is_told(kept: Kept) {
+    let world = Plan::default().kept(kept).start().await;
+    let mut stream = events(&world.daemon, &world.key, "").await;
+    let expected = live(&world, "alice").await;
+    let mut told = Vec::new();
+    for _ in 0..expected.len() {
+        told.push(stream.event().await);
+    }
+    assert_eq!(told.iter().map(said).collect::<Vec<_>>(), expected);
+    assert!(stream.retry.is_some());
+    assert_eq!(stream.headers["content-type"], "text/event-stream");
+    let all: Vec<Value> = told.iter().map(|event| event.data.clone()).collect();
+    assert!(!json!(all).to_string().contains("token"), "{all:?}");
+
+    // Whoever comes back goes on behind the last event, by either way.
+    for from in 0..told.len() {
+        let id = &told[from].id;
+        let by_query = try_events(&world.daemon, &world.key, &format!("?after={id}"), None).await;
+        let by_header = try_events(&world.daemon, &world.key, "", Some(id)).await;
+        for again in [by_query, by_header] {
+            let mut again = again.expect("a stream");
+            for expected in &told[from + 1..] {
+                assert_eq!(&again.event().await, expected);
+            }
+        }
+    }
+    // What is not kept is gone, and says what to do.
+    for unknown in ["0123456789abcdef0123456789abcdef", "x"] {
+        let (status, _, problem) = try_events(&world.daemon, &world.key, &format!("?after={unknown}"), None)
+            .await
+            .err()
+            .expect("410");
+        assert_eq!((status.as_u16(), text(&problem, "code")), (410, "events_gone"));
+    }
+    // A new stream begins now.
+    let mut now = events(&world.daemon, &world.key, "").await;
+    world.connect("bob", BOB).await;
+    assert_eq!(said(&now.event().await), is("connected", "bob"));
+    assert_eq!(said(&stream.event().await), is("connected", "bob"));
+}
+
+#[tokio::test]
+async fn a_connections_life_is_told_embedded() {
+    a_connections_life_is_told(Kept::Embedded).await;
+}
+
+#[tokio::test]
+async fn a_connections_life_is_told_redis() {
+    a_connections_life_is_told(Kept::Redis).await;
+}
+
+#[tokio::test]
+async fn a_caller_hears_of_what_it_may_see_alone() {
+    let (world, key) = with_harness(Plan::default(), TEAM_A).await;
+    let mut ours = events(&world.daemon, &key, "").await;
+    let mut all = events(&world.daemon, &world.key, "").await;
+    for connection in ["team-b/1", "team-a/1", "team-b/2", "team-a/2"] {
+        world.connect(connection, ALICE).await;
+        assert_eq!(said(&all.event().await), is("connected", connection));
+    }
+    assert_eq!(said(&ours.event().await), is("connected", "team-a/1"));
+    assert_eq!(said(&ours.event().await), is("connected", "team-a/2"));
+    // The rules of the moment count.
+    crate::attacks_rights::reconfigure(&world, "team-a/*", "team-b/*").await;
+    world.connect("team-a/3", ALICE).await;
+    world.connect("team-b/3", ALICE).await;
+    assert_eq!(said(&ours.event().await), is("connected", "team-b/3"));
+    // Nobody is nobody.
+    let (status, _, problem) = try_events(&world.daemon, "nobody", "", None).await.err().expect("401");
+    assert_eq!((status.as_u16(), text(&problem, "code")), (401, "caller_unauthenticated"));
+}
+
+// === webhooks ===
+
+/// A webhook's section for a receiver on this machine.
+pub(crate) fn section(url: &str, lines: &str) -> String {
+    format!(
+        "[webhooks.product]\nurl = \"{url}/in\"\nsecret_file = \"webhook.secret\"\nallow_private = true\n{lines}"
+    )
+}
+
+fn plan(url: &str, lines: &str) -> Plan {
+    Plan::default().file("webhook.secret", SECRET).sections(&section(url, lines))
+}
+
+/// What a receiver took, in order: type and subject. One that came twice is counted once.
+fn taken(receiver: &Resource) -> Vec<(String, String)> {
+    let mut ids = Vec::new();
+    let mut taken = Vec::new();
+    for seen in receiver.all() {
+        let id = seen.header("webhook-id").expect("an id").to_owned();
+        if !ids.contains(&id) {
+            let event: Value = serde_json::from_slice(&seen.body).expect("JSON");
+            let data = &event["data"];
+            let subject = data["connection"].as_str().or(data["tenant"].as_str()).unwrap_or_default();
+            taken.push((text(&event, "type").to_owned(), subject.to_owned()));
+            ids.push(id);
+        }
+    }
+    taken
+}
+
+fn ok() -> Reply {
+    Reply::Whole(204, Vec::new(), Bytes::new())
+}
+
+/// The signature that a secret gives a request.
+fn signature(secret: &str, seen: &Seen) -> String {
+    let secrets = tokenward::notices::Secrets::parse(secret.as_bytes()).expect("a secret");
+    let seconds = seen.header("webhook-timestamp").expect("a time").parse().expect("a number");
+    let body = std::str::from_utf8(&seen.body).expect("text");
+    secrets.sign(seen.header("webhook-id").expect("an id"), seconds, body)
+}
+
+async fn a_webhook_gets_each_event(kept: Kept) {
+    let receiver = Resource::start(|_| ok()).await;
+    let world = plan(&receiver.url, "").kept(kept).start().await;
+    let expected = live(&world, "alice").await;
+    world.until("each event is delivered", async || taken(&receiver).len() == expected.len()).await;
+    assert_eq!(taken(&receiver), expected);
+    let seen = receiver.all();
+    assert_eq!(seen.len(), expected.len(), "each once");
+    for one in &seen {
+        assert_eq!((one.method.as_str(), one.target.as_str()), ("POST", "/in"));
+        assert_eq!(one.header("content-type"), Some("application/json"));
+        assert_eq!(one.header("webhook-signature"), Some(signature(SECRET, one).as_str()));
+        assert!(one.header("user-agent").expect("one").starts_with("tokenward/"));
+        assert!(!one.headers.contains_key("authorization"));
+    }
+    // Streams and webhooks have the same ids.
+    let after = format!("?after={}", seen[0].header("webhook-id").expect("an id"));
+    let second = events(&world.daemon, &world.key, &after).await.event().await;
+    assert_eq!(Some(second.id.as_str()), seen[1].header("webhook-id"));
+    assert_eq!(deliveries(&world, "delivered").await, Some(expected.len()));
+}
+
+/// How many requests to the webhook ended so.
+async fn deliveries(world: &World, outcome: &str) -> Option<usize> {
+    let start = format!("tokenward_webhook_deliveries_total{{outcome=\"{outcome}\",webhook=\"product\"}} ");
+    world.metrics().await.lines().find_map(|line| line.strip_prefix(&start)?.parse().ok())
+}
+
+#[tokio::test]
+async fn a_webhook_gets_each_event_embedded() {
+    a_webhook_gets_each_event(Kept::Embedded).await;
+}
+
+#[tokio::test]
+async fn a_webhook_gets_each_event_redis() {
+    a_webhook_gets_each_event(Kept::Redis).await;
+}
+
+#[tokio::test]
+async fn an_endpoint_that_was_down_for_an_hour_gets_all_of_it_and_nobody_waits_for_it() {
+    let receiver = Resource::start(|_| Reply::json(503, "{}")).await;
+    let mut world = plan(&receiver.url, "").start().await;
+    world.connect("first", ALICE).await;
+    world.until("it is tried", async || !receiver.all().is_empty()).await;
+    // It hangs, and then it fails: tokens are handed out all the while.
+    receiver.answer_with(|_| Reply::Silence);
+    for connection in ["second", "third"] {
+        world.connect(connection, ALICE).await;
+        assert_eq!(world.token(connection).await.status, 200);
+    }
+    receiver.answer_with(|_| Reply::json(500, "{}"));
+    world.kill_and_restart().await;
+    world.pass(Duration::from_secs(3600));
+    receiver.answer_with(|_| ok());
+    world.pass(Duration::from_secs(400));
+    let expected = ["first", "second", "third"].map(|name| is("connected", name));
+    world.until("all are delivered", async || taken(&receiver).len() == expected.len()).await;
+    assert_eq!(taken(&receiver), expected);
+    world.until("it is counted", async || deliveries(&world, "delivered").await >= Some(3)).await;
+}
+
+#[tokio::test]
+async fn a_replaced_secret_signs_beside_the_one_in_its_place() {
+    const NEXT: &str = "whsec_AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=";
+    let receiver = Resource::start(|_| ok()).await;
+    let world = plan(&receiver.url, "").start().await;
+    world.connect("one", ALICE).await;
+    world.until("it is delivered", async || taken(&receiver).len() == 1).await;
+    assert_eq!(
+        receiver.all()[0].header("webhook-signature"),
+        Some(signature(SECRET, &receiver.all()[0]).as_str())
+    );
+    let reloaded = async || operate(&world, Method::POST, "/admin/v1/reload", Value::Null).await.json();
+    std::fs::write(world.folder.path().join("webhook.secret"), NEXT).expect("written");
+    assert_eq!(reloaded().await["outcome"], "ok");
+    world.connect("two", ALICE).await;
+    world.until("it is delivered", async || taken(&receiver).len() == 2).await;
+    let second = &receiver.all()[1];
+    let both = format!("{} {}", signature(NEXT, second), signature(SECRET, second));
+    assert_eq!(second.header("webhook-signature"), Some(both.as_str()));
+    // A day later it is over.
+    world.pass(Duration::from_secs(25 * 3600));
+    world.connect("three", ALICE).await;
+    world.until("it is delivered", async || taken(&receiver).len() == 3).await;
+    let third = &receiver.all()[2];
+    assert_eq!(third.header("webhook-signature"), Some(signature(NEXT, third).as_str()));
+    // What is no secret changes nothing, and is not repeated.
+    std::fs::write(world.folder.path().join("webhook.secret"), "canary").expect("written");
+    let refused = reloaded().await.to_string();
+    assert!(refused.contains("secret_file") && !refused.contains("canary"), "{refused}");
+    assert!(!world.daemon.log().contains("MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"));
+}
+
+#[tokio::test]
+async fn a_webhook_gets_the_apps_and_types_that_it_names() {
+    let receiver = Resource::start(|_| ok()).await;
+    let lines = "apps = [\"outlook\"]\nevents = [\"connection.deleted\"]\n";
+    let world = plan(&receiver.url, lines).start().await;
+    for connection in ["one", "two"] {
+        world.connect(connection, ALICE).await;
+        delete(&world, connection).await;
+    }
+    world.until("they are delivered", async || taken(&receiver).len() == 2).await;
+    assert_eq!(taken(&receiver), [is("deleted", "one"), is("deleted", "two")]);
+}
+
+/// The name is public, and what it leads to is not: nothing reaches it, and no redirect is followed.
+#[tokio::test]
+async fn a_webhook_reaches_no_address_that_is_not_allowed() {
+    let inside = Resource::start(|_| ok()).await;
+    let port = inside.url.rsplit_once(':').expect("a port").1;
+    let section =
+        |url: &str| format!("[webhooks.product]\nurl = \"{url}\"\nsecret_file = \"webhook.secret\"\n");
+    let plan = Plan::default().file("webhook.secret", SECRET);
+    let world = plan.sections(&section(&format!("https://localhost:{port}/in"))).start().await;
+    world.connect("one", ALICE).await;
+    world.until("it is tried", async || deliveries(&world, "unreachable").await >= Some(1)).await;
+    world.daemon.until_logged("private, local or reserved").await;
+    assert!(inside.all().is_empty());
+
+    let inside_too = inside.clone();
+    let location = format!("{}/elsewhere", inside.url);
+    let outside =
+        Resource::start(move |_| Reply::Whole(307, vec![("location", location.clone())], Bytes::new()));
+    let outside = outside.await;
+    let world = self::plan(&outside.url, "").start().await;
+    world.connect("one", ALICE).await;
+    world.until("it is tried", async || deliveries(&world, "refused").await >= Some(1)).await;
+    assert!(inside_too.all().is_empty(), "no redirect is followed");
+    assert!(!outside.all().is_empty());
+}
+
+/// Two replicas deliver each event once, and a replica that dies is succeeded.
+#[tokio::test]
+async fn one_replica_delivers_and_another_takes_over() {
+    let receiver = Resource::start(|_| ok()).await;
+    let mut world = plan(&receiver.url, "").kept(Kept::Redis).start().await;
+    world.connect("one", ALICE).await;
+    world.until("it is delivered", async || taken(&receiver).len() == 1).await;
+    let other = world.replica("other").await;
+    world.connect("two", ALICE).await;
+    world.until("it is delivered", async || taken(&receiver).len() == 2).await;
+    let mut stream = events(&other, &world.key, "").await;
+    world.connect("three", ALICE).await;
+    assert_eq!(said(&stream.event().await), is("connected", "three"));
+    world.daemon.kill();
+    world.until("the other delivers", async || taken(&receiver).len() == 3).await;
+    let mut times = BTreeMap::new();
+    for seen in receiver.all() {
+        *times.entry(seen.header("webhook-id").expect("an id").to_owned()).or_insert(0) += 1;
+    }
+    assert_eq!(times.len(), 3);
+    assert!(times.values().filter(|times| **times > 1).count() <= 1, "{times:?}");
+}
+
+/// A kill between a change and its delivery loses neither.
+#[tokio::test]
+async fn a_kill_right_after_a_change_loses_no_event() {
+    let receiver = Resource::start(|_| ok()).await;
+    let mut world = plan(&receiver.url, "").start().await;
+    world.connect("first", ALICE).await;
+    world.until("the webhook has begun", async || !taken(&receiver).is_empty()).await;
+    let mut expected = vec![is("connected", "first")];
+    for round in 0..4 {
+        let connection = format!("user-{round}");
+        world.connect(&connection, ALICE).await;
+        expected.push(is("connected", &connection));
+        delete(&world, &connection).await;
+        expected.push(is("deleted", &connection));
+        world.kill_and_restart().await;
+    }
+    world.until("all are delivered", async || taken(&receiver).len() == expected.len()).await;
+    assert_eq!(taken(&receiver), expected);
+}
