@@ -98,6 +98,7 @@ mod providers;
 mod quotas;
 mod records;
 mod relay;
+mod relay_attacks;
 mod relay_clients;
 mod relay_streams;
 mod replicas;

@@ -14,7 +14,7 @@ pub(super) const GRACE: Duration = Duration::from_secs(2);
 /// batches that wait for each other do not give up in step.)
 pub(super) const KEPT_MS: (u64, u64) = (500, 1_000);
 
-/// A turn. It ends when it is dropped: at once, or after [`GRACE`] if its request was sent.
+/// A turn. It ends when it is dropped: at once, or a little later if its request was sent and is given up.
 pub struct Turn {
     pub(super) counter: Arc<Counter>,
     pub(super) ticket: Ticket,
