@@ -408,7 +408,7 @@ fn text_of(row: &Value, member: &str) -> String {
 /// Each grant is one connection, and works; the report has each that is not, and no other.
 async fn assert_each_is_there_once(world: &World, grants: &[Foreign], drilled: &Drilled) {
     let Drilled { counts, failed, kills, took } = drilled;
-    println!("{} grants, {kills} kills, {took:?}: {counts}, failed: {failed:?}", grants.len());
+    eprintln!("{} grants, {kills} kills, {took:?}: {counts}, failed: {failed:?}", grants.len());
     let listed = world.printed(&["connections", "list", "outlook", "--json"]);
     let names: Vec<String> =
         listed.as_array().expect("a list").iter().map(|one| text_of(one, "connection")).collect();
