@@ -13,7 +13,7 @@ use crate::attacks_rights::{TEAM_A, operate, pause, with_harness};
 use crate::http_client::Browser;
 use crate::resource::{Reply, Resource, Seen};
 use crate::watch::{Event, Stream, open_over};
-use crate::world::{ALICE, BOB, Kept, Plan, Process, World, text};
+use crate::world::{ALICE, BOB, Kept, Plan, Process, World, text, write_secret};
 
 pub(crate) const SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
 
@@ -280,9 +280,10 @@ async fn a_replaced_secret_signs_beside_the_one_in_its_place() {
     let second = &receiver.all()[1];
     let both = format!("{} {}", signature(NEXT, second), signature(SECRET, second));
     assert_eq!(second.header("webhook-signature"), Some(both.as_str()));
-    // A day later it is over.
+    // A day later it is over. (So is the caller's key: an operator makes the change.)
     world.pass(Duration::from_secs(25 * 3600));
-    world.connect("three", ALICE).await;
+    let path = "/admin/v1/apps/outlook/connections/two";
+    assert_eq!(operate(&world, Method::DELETE, path, Value::Null).await.status, 204);
     world.until("it is delivered", async || taken(&receiver).len() == 3).await;
     let third = &receiver.all()[2];
     assert_eq!(third.header("webhook-signature"), Some(signature(NEXT, third).as_str()));
@@ -339,7 +340,10 @@ async fn one_replica_delivers_and_another_takes_over() {
     let mut world = plan(&receiver.url, "").kept(Kept::Redis).start().await;
     world.connect("one", ALICE).await;
     world.until("it is delivered", async || taken(&receiver).len() == 1).await;
-    let other = world.replica("other").await;
+    world.prepare_replica("other");
+    let folder = world.folder.path().join("other");
+    write_secret(&folder.join("webhook.secret"), SECRET);
+    let other = Process::start(&folder).await;
     world.connect("two", ALICE).await;
     world.until("it is delivered", async || taken(&receiver).len() == 2).await;
     let mut stream = events(&other, &world.key, "").await;
