@@ -130,7 +130,7 @@ impl Opener {
     /// Its private JWK.
     pub fn private_jwk(&self) -> Zeroizing<String> {
         let PublicJwk { kty, crv, x } = PublicJwk::of(&self.public);
-        let d = Zeroizing::new(URL_SAFE_NO_PAD.encode(&*self.private));
+        let d = Zeroizing::new(URL_SAFE_NO_PAD.encode(self.private.as_slice()));
         Zeroizing::new(format!("{{\"kty\":\"{kty}\",\"crv\":\"{crv}\",\"x\":\"{x}\",\"d\":\"{}\"}}\n", *d))
     }
 

@@ -66,7 +66,7 @@ pub async fn fill(
         };
         let grant = Grant::new(RefreshToken::new(refresh_token(number, 0)));
         let (committed, _) =
-            repository.connect(&key(number)?, (None, 1), [3; 8], profile, &[token], &grant).await?;
+            repository.connect(&key(number)?, (None, 1), ([3; 8], now), profile, &[token], &grant).await?;
         if committed == Committed::Done { Ok(()) } else { Err(Failure::from("not stored")) }
     };
     let mut made = futures_util::stream::iter((0..count).map(make)).buffer_unordered(AT_ONCE);

@@ -96,7 +96,7 @@ pub(super) fn run(args: &Args, config: &ConfigPath, world: &mut World) -> Result
         if checked.done > 0 && !args.yes && !world.output.ask(question).await {
             return Err(Failure::failed("nothing was imported"));
         }
-        let ledger = ledger.to_write(world)?;
+        let ledger = ledger.into_writable(world)?;
         let rows = args.from.open(&args.file, key, world)?;
         let imported = drive.run(rows, &ledger, Mode::Import, world).await?;
         ended(&imported, args.json, "imported", world)

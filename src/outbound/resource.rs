@@ -327,6 +327,7 @@ mod tests {
     fn requests_fill_lanes_one_after_the_other_and_are_refused_beyond_the_last() {
         let settings = Settings {
             host: "a.example".to_owned(),
+            leads: Leads::Anywhere,
             roots: Roots::System,
             outbound: Arc::new(Outbound::default()),
         };

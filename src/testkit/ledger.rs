@@ -228,11 +228,11 @@ impl Ledger {
         let repository = &self.insight().0;
         let page = at_once(repository.notices(0, MAX_PAGE)).expect("it has no weather");
         assert!(page.notices.len() < MAX_PAGE, "a run is short");
-        let of_key = page.notices.iter().map(|(_, notice)| notice).filter(|notice| {
+        let mut of_key = page.notices.iter().map(|(_, notice)| notice).filter(|notice| {
             matches!(&notice.about, About::Connection { connection, .. } if *connection == key.connection)
                 && notice.app == key.app
         });
-        let told = of_key.last().map(|notice| match notice.kind.as_ref() {
+        let told = of_key.next_back().map(|notice| match notice.kind.as_ref() {
             "connection.connected" | "connection.recovered" => Some(Outlook::Good),
             "connection.needs_reauthorization" => Some(Outlook::User),
             "connection.blocked" => Some(Outlook::Administrator),

@@ -731,12 +731,18 @@ async fn operators_acts(world: &World) {
     const NAME: &str = "/admin/v1/apps/{app}/connections/{connection}";
     const CREDENTIALS: &str = "/admin/v1/apps/{app}/credentials";
     let plain = |path: &'static str, body: Value| act("POST", path, path, body);
+    let grant =
+        json!({ "app": "nothing", "connection": "new", "caller": "mail-sync", "refresh_token": "1.A" });
+    let recipient =
+        json!({ "kty": "OKP", "crv": "X25519", "x": "hSDwCYkwp1R0i33ctD73Wg2_Og0mOBr066SpjqqbTmo" });
     let mut acts = vec![
         plain("/admin/v1/reload", Value::Null),
         plain("/admin/v1/store/adopt", Value::Null),
         plain("/admin/v1/console-links", Value::Null),
         plain("/admin/v1/reconnect-links", json!({ "app": "outlook", "connection": "two" })),
         plain("/admin/v1/admin-consent-links", json!({ "app": "outlook", "connection": "nobody" })),
+        plain("/admin/v1/imports", grant),
+        plain("/admin/v1/exports", json!({ "app": "nothing", "recipient": recipient })),
         plain("/admin/v1/keyring/rewrap", Value::Null),
         plain("/admin/v1/keyring/promote", json!({ "key": "2026-11-23-d1166f" })),
         plain("/admin/v1/keyring/retire", json!({ "key": "2026-11-23-d1166f" })),

@@ -38,7 +38,7 @@ fn documents() -> Vec<String> {
 }
 
 /// Every stable code of the contract with the statuses it comes with.
-const CODES: [(&str, &[u16]); 27] = [
+const CODES: [(&str, &[u16]); 28] = [
     ("invalid_request", &[400, 414]),
     ("caller_unauthenticated", &[401]),
     ("caller_forbidden", &[403]),

@@ -106,7 +106,7 @@ fn the_types_of_the_wire_have_the_members_of_the_examples() {
     each(examples::IMPORT, |example| {
         serde_json::from_str::<wire::Import>(example).unwrap_or_else(|error| panic!("{error}: {example}"));
     });
-    each(examples::IMPORTED, in_order::<wire::Imported>);
+    each(examples::IMPORTED, again::<wire::Imported>);
     again::<wire::Export>(examples::EXPORT);
     in_order::<wire::Exported>(examples::EXPORTED);
     in_order::<wire::LinkWanted>(examples::LINK_WANTED);

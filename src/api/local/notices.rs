@@ -68,8 +68,7 @@ struct Stream {
 impl LocalApi {
     /// `GET /v1/events`
     async fn events(&self, call: Call<'_>) -> Result<Response, Problem> {
-        let Call { admitted, method: _, headers, query, body: _, streaming: (streams, peer), who, handle: _ } =
-            call;
+        let Call { admitted, headers, query, streaming: (streams, peer), who, .. } = call;
         let last_id = headers.get("last-event-id").and_then(|id| id.to_str().ok());
         let after =
             last_id.filter(|id| !id.is_empty()).or_else(|| query.value("after")).filter(|id| !id.is_empty());

@@ -64,7 +64,7 @@ impl Ledger {
     }
 
     /// Opens it for writing; no other command may be at it.
-    pub(super) fn to_write(mut self, world: &World) -> Result<Self, Failure> {
+    pub(super) fn into_writable(mut self, world: &World) -> Result<Self, Failure> {
         let fail = |error: &io::Error| failed("write", &self.path, error);
         let mut options = OpenOptions::new();
         let opened = options.read(true).append(true).create(true).mode(0o600).open(&self.path);
@@ -121,14 +121,16 @@ mod tests {
         let file = folder.path().join("grants.jsonl");
         let (world, _) = world();
         let read = || Ledger::read(&file, &world).expect("read");
-        let open = || read().to_write(&world).expect("opened");
+        let open = || read().into_writable(&world).expect("opened");
         let note = |ledger: &Ledger, row: u8, outcome, done| {
             ledger.note(&[row; 16], row.into(), ("outlook", "a"), (outcome, done)).expect("written");
         };
         let ledger = open();
         note(&ledger, 1, "imported", true);
         note(&ledger, 2, "grant_expired", false);
-        assert!(read().to_write(&world).is_err_and(|failure| failure.message.contains("another command")));
+        assert!(
+            read().into_writable(&world).is_err_and(|failure| failure.message.contains("another command"))
+        );
         drop(ledger);
         let path = folder.path().join("grants.jsonl.imported");
         let mut text = std::fs::read(&path).expect("it");

@@ -46,6 +46,7 @@ pub(super) struct Stored {
     paused_under: Option<Status>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     stated_end: Option<StatedEnd>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     handles_over: Option<Timestamp>,
 }
 

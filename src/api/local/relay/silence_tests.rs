@@ -319,17 +319,21 @@ async fn taken(pause: Duration, is_wanted: bool) -> String {
     relay.is_wanted.store(is_wanted, Ordering::Relaxed);
     let mut caller = relay.caller("GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").await;
     let mut resource = relay.asked("\r\n\r\n").await;
-    let sends = async move {
+    let mut answer = String::new();
+    let sends = async {
         send(&mut resource, "HTTP/1.1 200 OK\r\nContent-Length: 1048576\r\n\r\n").await;
         // (It may be broken off.)
         let _ = resource.write_all(&vec![b'x'; 1024 * 1024]).await;
-        gone(&mut resource).await;
+        std::future::pending::<()>().await;
     };
-    TokioTasks::new().spawn("resource", Box::pin(sends));
-    let mut answer = String::new();
-    let read = timeout(PATIENCE, caller.read_to_string(&mut answer)).await;
-    read.expect("in time").expect("text");
-    drop(relay);
+    let reads = async {
+        let read = timeout(PATIENCE, caller.read_to_string(&mut answer)).await;
+        read.expect("in time").expect("text");
+    };
+    tokio::select! {
+        () = reads => {}
+        () = sends => unreachable!("it waits for the caller's end"),
+    }
     answer.rsplit("\r\n\r\n").next().unwrap_or_default().to_owned()
 }
 

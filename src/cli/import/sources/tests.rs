@@ -36,8 +36,11 @@ fn rows(format: Format, name: &str, key: Option<&str>) -> Vec<Result<Foreign, St
         .collect()
 }
 
-/// Name for a template, account, client and token of those that can be imported.
-fn fit(rows: &[Result<Foreign, String>]) -> Vec<(String, Option<(String, String)>, String)> {
+/// Id, tenant with object, and token.
+type Fit = (String, Option<(String, String)>, String);
+
+/// Those that can be imported.
+fn fit(rows: &[Result<Foreign, String>]) -> Vec<Fit> {
     let fit = rows.iter().filter_map(|row| row.as_ref().ok());
     fit.map(|grant| {
         let account = grant.account.as_ref();

@@ -115,12 +115,11 @@ async fn one_request_too_many_at_a_mailbox_is_throttled() {
     let access_token = text(&answer, "access_token").to_owned();
     emulator.change_settings(|settings| settings.mailbox_concurrency = Some(4));
     emulator.faults().inject(FaultRule::new(Endpoint::Graph, Fault::Hold).times(4));
-    let held: Vec<_> = (0..4)
-        .map(|_| {
-            let (emulator, token) = (emulator.clone(), access_token.clone());
-            tokio::spawn(async move { call(&emulator, &token, "/v1.0/me/messages").await.status })
-        })
-        .collect();
+    let mut held = tokio::task::JoinSet::new();
+    for _ in 0..4 {
+        let (emulator, token) = (emulator.clone(), access_token.clone());
+        held.spawn(async move { call(&emulator, &token, "/v1.0/me/messages").await.status });
+    }
     let wait = async {
         while emulator.ledger().iter().filter(|entry| entry.endpoint == Endpoint::Graph).count() < 4 {
             tokio::time::sleep(Duration::from_millis(5)).await;
@@ -135,8 +134,8 @@ async fn one_request_too_many_at_a_mailbox_is_throttled() {
     // What is about no mailbox is not counted.
     assert_eq!(call(&emulator, &access_token, "/v1.0/me").await.status, 200);
     emulator.faults().release();
-    for one in held {
-        assert_eq!(one.await.unwrap(), 200);
+    while let Some(one) = held.join_next().await {
+        assert_eq!(one.unwrap(), 200);
     }
     assert_eq!(call(&emulator, &access_token, "/v1.0/me/messages").await.status, 200);
 }

@@ -10,7 +10,7 @@ pub(super) fn events(evidence: &Evidence, found: &mut Findings) {
     for end in &evidence.finals {
         let Some(connected) = evidence.connections.get(usize::from(end.connection)) else { continue };
         let of = || evidence.told.iter().filter(|told| told.connection == connected.name);
-        let last = of().last().map(|told| told.kind.as_str());
+        let last = of().next_back().map(|told| told.kind.as_str());
         let fits = match (end.expected, end.status.as_deref()) {
             (Ending::Deleted, _) => last == Some("connection.deleted"),
             // Nothing was heard of one that was connected before the run and never changed.
