@@ -11,6 +11,7 @@ use parking_lot::Mutex;
 use super::RequestId;
 use super::body::Keeper;
 use super::room::{OWN_BYTES, Reservation, Room};
+use super::tcp::LARGE_PART;
 use crate::domain::time::Clock;
 
 /// Least bytes of a large answer that a client must take in a second.
@@ -209,7 +210,9 @@ impl Pulse {
 
     /// Records a stream's next chunk. Returns true if there is room for it until the client takes it.
     pub(super) fn chunk_began(&self, bytes: usize) -> bool {
-        self.must_take(bytes, self.clock.monotonic())
+        // (The room of a wide connection includes one large part.)
+        let own = if self.is_wide() { LARGE_PART } else { 0 };
+        self.must_take(bytes.saturating_sub(own), self.clock.monotonic())
     }
 
     /// Returns true if a stream's next chunk must wait. It is woken once the one before is taken.

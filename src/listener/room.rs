@@ -59,9 +59,10 @@ const LONG: Duration = Duration::from_secs(1);
 /// The most of them, as a fraction of all connections: one in …
 const ALSO: usize = 64;
 
-/// Most that a connection costs more while it is wide: hyper's buffers for reading and writing, and the
-/// kernel's for received and unsent data. (What of an answer waits for the client comes out of the budget.)
-pub const PER_WIDE: usize = 2 * LARGE_PART + 2 * LARGE_PART + 3 * LARGE_PART;
+/// Most that a connection costs more once it is wide: hyper's buffers for reading and writing, the part of an
+/// answer that waits for the client, and the kernel's for received data (twice [`LARGE_PART`]) and for unsent
+/// data (three times).
+pub const PER_WIDE: usize = (1 + 1 + 1 + 2 + 3) * LARGE_PART;
 
 /// The room of one listener, or of several that share it.
 #[derive(Debug)]

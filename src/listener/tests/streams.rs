@@ -7,6 +7,7 @@ use tokio::sync::mpsc;
 use super::*;
 use crate::domain::task::BoxFuture;
 use crate::listener::answer::Paced;
+use crate::listener::body::Keeper as _;
 use crate::listener::pulse::Pulse;
 use crate::listener::tcp::{LARGE_PART, Tcp};
 
@@ -279,6 +280,18 @@ async fn some_connections_pass_long_bodies_on_in_large_parts_and_the_others_in_s
     assert_eq!((stream(&first).part(MANY), stream(&second).part(MANY)), (LARGE_PART, 8192));
     drop(first);
     assert_eq!((other.part(MANY), other.part(MANY), second.is_wide()), (8192, LARGE_PART, true));
+}
+
+/// A large part comes out of the wide connection's own room, so that it breaks off nobody's stream.
+#[tokio::test]
+async fn a_large_part_takes_nothing_of_the_budget_that_others_share() {
+    let (clock, origin) = (Arc::new(Hand::default()), Origin::Tcp(([127, 0, 0, 1], 1).into()));
+    let room = Room::new(&Limits { max_wide: 1, max_held: 0, ..Limits::default() });
+    let place = room.take(origin, Duration::ZERO).expect("a place");
+    let pulse = Pulse::new(place, clock);
+    pulse.stream_began();
+    assert!(!pulse.chunk_began(LARGE_PART), "there is no budget");
+    assert!(pulse.widen() && pulse.chunk_began(LARGE_PART) && room.held() == 0);
 }
 
 /// What a wide connection sends and takes at once, seen from outside.
