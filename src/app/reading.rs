@@ -176,7 +176,7 @@ fn replaceable_with(
     let traces = traces::prepare(config, &apps.outbound, by, findings);
     let webhooks = webhooks::prepare(config, &apps.outbound, by, findings);
     let (callers, admins) = callers?;
-    let (listeners, webhooks, warnings) = (listeners?, webhooks?, Vec::new());
+    let (listeners, warnings) = (listeners?, Vec::new());
     Some(Replaceable {
         apps,
         listeners,

@@ -14,19 +14,18 @@ use crate::outbound::{Leads, Settings};
 use crate::secret_file::SecretReader;
 use crate::telemetry::metrics::Metrics;
 
-/// Builds all webhooks; `None` if one has a mistake.
+/// What becomes of a webhook whose file is wrong.
+const UNTIL_THEN: &str = "nothing is sent to this webhook until that is mended; its events are kept";
+
+/// Builds all webhooks but those whose files are wrong: callers and their tokens do not wait for them.
 pub(super) fn prepare(
     config: &Config,
     outbound: &Arc<Outbound>,
     by: &By<'_>,
     findings: &mut Findings<'_>,
-) -> Option<Vec<Arc<Webhook>>> {
-    let all: Vec<Option<Arc<Webhook>>> = config
-        .webhooks
-        .iter()
-        .map(|(name, settings)| webhook(name, settings, outbound, by, findings))
-        .collect();
-    all.into_iter().collect()
+) -> Vec<Arc<Webhook>> {
+    let all = config.webhooks.iter();
+    all.filter_map(|(name, settings)| webhook(name, settings, outbound, by, findings)).collect()
 }
 
 fn webhook(
@@ -37,17 +36,20 @@ fn webhook(
     findings: &mut Findings<'_>,
 ) -> Option<Arc<Webhook>> {
     let files = by.environment.secrets();
-    let secrets = secrets(name, &config.secret_file, &files, findings);
-    let roots = match &config.ca_file {
-        None => Some(Roots::System),
-        Some(path) => {
-            let key = format!("webhooks.{name}.ca_file");
-            public_file::certificates(&key, path, &files, findings).map(Roots::Only)
-        }
-    };
+    let (secrets, roots) = findings.optional(UNTIL_THEN, |findings| {
+        let secrets = secrets(name, &config.secret_file, &files, findings);
+        let roots = match &config.ca_file {
+            None => Some(Roots::System),
+            Some(path) => {
+                let key = format!("webhooks.{name}.ca_file");
+                public_file::certificates(&key, path, &files, findings).map(Roots::Only)
+            }
+        };
+        Some((secrets?, roots?))
+    })?;
     let leads = if config.allow_private { Leads::OwnNetworkToo } else { Leads::Public };
     let (host, outbound) = (config.url.host().to_owned(), Arc::clone(outbound));
-    let settings = Settings { host, leads, roots: roots?, outbound };
+    let settings = Settings { host, leads, roots, outbound };
     let url = config.url.as_str().to_owned();
     let endpoint = Endpoint::new(url, settings, by.ports.clock.clone());
     let endpoint =
@@ -55,7 +57,7 @@ fn webhook(
     let apps = config.apps.as_ref();
     let apps = apps.map(|apps| apps.iter().filter_map(|app| AppName::parse(app).ok()).collect());
     let kinds = config.events.as_ref().map(|events| events.iter().cloned().collect::<BTreeSet<String>>());
-    Some(Arc::new(Webhook::new(name.to_owned(), endpoint, apps, kinds, secrets?, by.ports.clock.now())))
+    Some(Arc::new(Webhook::new(name.to_owned(), endpoint, apps, kinds, secrets, by.ports.clock.now())))
 }
 
 fn secrets(name: &str, path: &Path, files: &SecretReader, findings: &mut Findings<'_>) -> Option<Secrets> {

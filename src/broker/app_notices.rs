@@ -164,6 +164,7 @@ impl Broker {
         &self,
         reports: &BTreeMap<AppName, Vec<CredentialReport>>,
     ) -> Result<(), RepositoryError> {
+        let mut failed = None;
         for (app, reports) in reports {
             let now_seen: Vec<Seen> = reports.iter().map(seen).collect();
             // (Acceptances in a row are no change.)
@@ -179,11 +180,14 @@ impl Broker {
             if self.looked.apps.lock().get(app).is_some_and(|before| *before == tame(&now_seen)) {
                 continue;
             }
-            self.tell_of_app(app, &now_seen).await?;
+            if let Err(error) = self.tell_of_app(app, &now_seen).await {
+                failed.get_or_insert(error);
+                continue; // the others are told all the same
+            }
             self.looked.apps.lock().insert(app.clone(), tame(&now_seen));
         }
         self.looked.apps.lock().retain(|app, _| reports.contains_key(app));
-        Ok(())
+        failed.map_or(Ok(()), Err)
     }
 
     async fn tell_of_app(&self, app: &AppName, seen: &[Seen]) -> Result<(), RepositoryError> {

@@ -124,6 +124,7 @@ impl Broker {
         let name = Zeroizing::new(format!("{} {}", new.key.app, given.expose()));
         let filed = FiledUnder::hash(&SecretHash::of(&name));
         let _alone = self.imports.begin(&filed).ok_or(NotNow::LeaseElsewhere)?;
+        self.store_journaled_first(&filed).await?;
         let begun = Begun {
             new,
             checked,

@@ -119,8 +119,12 @@ impl Broker {
         };
         match repository.change_pending(Kind::TenantBlocks, &only, now, KEPT, change).await? {
             Some(changed) => Ok((changed, edges)),
-            // Others kept changing it: what was seen is seen again with the next try of a connection.
-            None => Ok((blocks, Vec::new())),
+            // Others kept changing it. A refusal is news once, so it is told again later.
+            None => {
+                let untold = Untold { news: news.clone(), ends: Vec::new() };
+                self.deps.engine.give_back_seen_of_tenants(untold);
+                Ok((blocks, Vec::new()))
+            }
         }
     }
 

@@ -81,6 +81,9 @@ pub(super) fn run(args: &Args, config: &ConfigPath, world: &mut World) -> Result
         let rows = args.from.open(&args.file, key, world)?;
         let mode = if args.dry_run { Mode::Check { tell: true } } else { Mode::Check { tell: false } };
         let checked = drive.run(rows, &ledger, mode, world).await?;
+        if checked.left > 0 && !args.dry_run {
+            return Err(Failure::failed("the check was stopped before its end, so nothing was imported"));
+        }
         if args.dry_run {
             return ended(&checked, args.json, "would be imported", world);
         }

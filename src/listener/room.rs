@@ -13,7 +13,7 @@
 //! and half of one peer's, may have a stream.
 //!
 //! A connection that passes on a long body becomes **wide**, if there is room for that: it reads and writes
-//! [`LARGE_PART`] at once in place of [`BUFFER`], and the kernel keeps as much for it. It stays so until its
+//! `LARGE_PART` at once in place of [`BUFFER`], and the kernel keeps as much for it. It stays so until its
 //! end, since a kernel that has told a client to send more takes nothing of that back. Some are wide at a
 //! time, and the others pass bodies on in small parts.
 
@@ -60,7 +60,7 @@ const LONG: Duration = Duration::from_secs(1);
 const ALSO: usize = 64;
 
 /// Most that a connection costs more once it is wide: hyper's buffers for reading and writing, the part of an
-/// answer that waits for the client, and the kernel's for received data (twice [`LARGE_PART`]) and for unsent
+/// answer that waits for the client, and the kernel's for received data (twice `LARGE_PART`) and for unsent
 /// data (three times).
 pub const PER_WIDE: usize = (1 + 1 + 1 + 2 + 3) * LARGE_PART;
 

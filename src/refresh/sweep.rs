@@ -266,7 +266,9 @@ async fn sweep_shard(
             repository.schedule(&one.key, Some(soon(ports, TENANT_BLOCKS))).await?;
             continue;
         }
-        let Some(of_tenant) = sweep.take(shard, Whose::Tenant(tenant), rate * TENANTS_PART, monotonic) else {
+        let Some(of_tenant) =
+            sweep.take(shard, Whose::Tenant(tenant.clone()), rate * TENANTS_PART, monotonic)
+        else {
             // One tenant's turn costs the others nothing.
             swept.waiting += 1;
             repository.schedule(&one.key, Some(soon(ports, TENANTS_TURN))).await?;
@@ -274,6 +276,7 @@ async fn sweep_shard(
         };
         repository.schedule(&one.key, Some(soon(ports, TAKEN_UP))).await?;
         let Some(permit) = permits.pop_front() else { break };
+        ports.tenants.lock().tries(&one.key.app, tenant.as_deref(), status, monotonic);
         let permit = permit.and(of_tenant);
         swept.begun += 1;
         let slot = slots.slot(&one.key, monotonic);

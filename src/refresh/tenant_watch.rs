@@ -116,26 +116,24 @@ impl TenantWatch {
 
     /// Whether the background may try a connection of this tenant at `now` (monotonic). While the tenant
     /// blocks the app, one connection that is blocked for the same reason tries for all of them.
-    pub(super) fn may_try(
-        &mut self,
-        app: &AppName,
-        tenant: Option<&str>,
-        status: Status,
-        now: Duration,
-    ) -> bool {
+    pub(super) fn may_try(&self, app: &AppName, tenant: Option<&str>, status: Status, now: Duration) -> bool {
         let Status::Blocked(reason) = status else { return true };
         if self.watched.is_empty() {
             return true;
         }
-        let Some(watched) = self.watched.get_mut(&part(app, tenant)) else { return true };
-        if watched.blocks != Some(reason) {
-            return true;
-        }
-        let is_due = watched.probed_at.is_none_or(|at| now.saturating_sub(at) >= PROBED_EVERY);
-        if is_due {
+        let Some(watched) = self.watched.get(&part(app, tenant)) else { return true };
+        watched.blocks != Some(reason)
+            || watched.probed_at.is_none_or(|at| now.saturating_sub(at) >= PROBED_EVERY)
+    }
+
+    /// The background tries a connection of this tenant now: for all that are blocked for the same reason.
+    pub(super) fn tries(&mut self, app: &AppName, tenant: Option<&str>, status: Status, now: Duration) {
+        let Status::Blocked(reason) = status else { return };
+        if let Some(watched) = self.watched.get_mut(&part(app, tenant))
+            && watched.blocks == Some(reason)
+        {
             watched.probed_at = Some(now);
         }
-        is_due
     }
 }
 
@@ -212,16 +210,20 @@ mod tests {
         let mut watch = TenantWatch::default();
         let app = key(0).app;
         let seconds = Duration::from_secs;
-        let may = |watch: &mut TenantWatch, profile: &Profile, now| {
+        let may = |watch: &TenantWatch, profile: &Profile, now| {
             watch.may_try(&app, Some("t"), profile.status(), seconds(now))
         };
-        assert!(may(&mut watch, &blocked(), 0), "no tenant blocks");
+        let tries = |watch: &mut TenantWatch, profile: &Profile, now| {
+            watch.tries(&app, Some("t"), profile.status(), seconds(now));
+        };
+        assert!(may(&watch, &blocked(), 0), "no tenant blocks");
         watch.learn([((key(0).app, "t".to_owned()), Some(BlockReason::PolicyBlocked))].into_iter());
-        assert!(may(&mut watch, &blocked(), 1));
-        assert!(!may(&mut watch, &blocked(), 2) && may(&mut watch, &profile(), 2));
+        assert!(may(&watch, &blocked(), 1) && may(&watch, &blocked(), 1), "to look is not to try");
+        tries(&mut watch, &blocked(), 1);
+        tries(&mut watch, &profile(), 30); // one that is not blocked does not try for them
+        assert!(!may(&watch, &blocked(), 2) && may(&watch, &profile(), 2));
         watch.learn([((key(0).app, "t".to_owned()), Some(BlockReason::PolicyBlocked))].into_iter());
-        assert!(!may(&mut watch, &blocked(), 60) && may(&mut watch, &blocked(), 61));
-        watch.learn([((key(0).app, "t".to_owned()), None)].into_iter());
-        assert!(may(&mut watch, &blocked(), 62), "a suspicion holds nobody up");
+        assert!(!may(&watch, &blocked(), 60) && may(&watch, &blocked(), 61));
+        assert!(may(&watch, &blocked(), 62), "a suspicion holds nobody up");
     }
 }

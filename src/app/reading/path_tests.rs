@@ -134,12 +134,12 @@ fn rows() -> Vec<(&'static str, Said, String)> {
         ("pages.languages_dir/", LeftOut, "[pages]\nlanguages_dir = \"PLACE\"\n".to_owned()),
         (
             "webhooks.NAME.secret_file",
-            Refused,
+            LeftOut,
             "[webhooks.a]\nurl = \"https://h/\"\nsecret_file = \"PLACE\"\n".to_owned(),
         ),
         (
             "webhooks.NAME.ca_file",
-            Refused,
+            LeftOut,
             "[webhooks.a]\nurl = \"https://h/\"\nsecret_file = \"good\"\nca_file = \"PLACE\"\n".to_owned(),
         ),
         ("audit.signing_key", Refused, "[audit]\nsigning_key = \"PLACE\"\n".to_owned()),

@@ -234,7 +234,10 @@ impl Broker {
                 kept = &mut patient => kept,
                 () = self.deps.clock.sleep(JOURNAL_AFTER), if repository.has_journal() => {
                     match repository.journal_import(begun.filed, &sealed).await {
-                        Ok(()) => is_journaled = true,
+                        Ok(()) => {
+                            is_journaled = true;
+                            self.imports.journaled.store(true, Ordering::Release);
+                        }
                         Err(error) => tracing::error!(%error, "an imported grant is not in the journal"),
                     }
                     patient.await
@@ -249,9 +252,7 @@ impl Broker {
                 Ok(other.unwrap_or_else(|| sealed.stored(value)))
             }
             Err(error) => {
-                if is_journaled {
-                    self.imports.journaled.store(true, Ordering::Release);
-                } else {
+                if !is_journaled {
                     tracing::error!(
                         app = %value.key.app, connection = %value.key.connection, %error,
                         "the answer to an imported grant's first use could not be stored and is lost"
@@ -302,35 +303,63 @@ impl Broker {
         if !self.imports.journaled.swap(false, Ordering::AcqRel) {
             return 0;
         }
-        let repository = &self.deps.repository;
-        let Ok(all) = repository.journaled_imports().await else { return 0 };
-        let mut left = 0;
-        for (filed, value, sealed) in all {
-            // A request that is at this grant stores it itself.
-            let stored = match self.imports.begin(&filed) {
-                None => false,
-                Some(_alone) => match repository.importing(&filed).await {
-                    Ok(Some(other)) if !matches!(other.value.state, ImportState::Open { .. }) => true,
-                    Ok(read) => {
-                        let now = self.deps.clock.now();
-                        let swapped = repository.swap_import(&filed, read.as_ref(), &sealed, now).await;
-                        matches!(swapped, Ok(true))
-                    }
-                    Err(_) => false,
-                },
-            };
-            if stored {
-                repository.unjournal_import(&filed).await;
-                tracing::info!(
-                    app = %value.key.app, connection = %value.key.connection,
-                    "what an imported grant's first use brought is stored now; ask for its import again"
-                );
-            } else {
-                left += 1;
+        let all = match self.deps.repository.journaled_imports().await {
+            Ok(all) => all,
+            Err(error) => {
+                tracing::warn!(%error, "the journal of imports cannot be read; it is read again");
+                self.imports.journaled.store(true, Ordering::Release);
+                return 1;
             }
+        };
+        let mut left = 0;
+        for entry in all {
+            // A request that is at this grant stores it itself.
+            let is_stored = match self.imports.begin(&entry.0) {
+                None => false,
+                Some(_alone) => self.store_journaled(&entry).await,
+            };
+            left += usize::from(!is_stored);
         }
         self.imports.journaled.fetch_or(left > 0, Ordering::AcqRel);
         left
+    }
+
+    /// Stores what the journal has of a grant, before anything is decided by what the store has: the refresh
+    /// token that was given may be spent, and its successor be in the journal alone.
+    ///
+    /// # Errors
+    /// It cannot be stored now.
+    pub(super) async fn store_journaled_first(&self, filed: &FiledUnder) -> Result<(), Refusal> {
+        let all = self.deps.repository.journaled_imports().await.map_err(|_| Refusal::StoreUnavailable)?;
+        for entry in all.iter().filter(|entry| entry.0.is_same(filed)) {
+            if !self.store_journaled(entry).await {
+                return Err(Refusal::StoreUnavailable);
+            }
+        }
+        Ok(())
+    }
+
+    /// Stores an entry of the journal, for whoever is alone at its grant. Returns true if it is stored, or
+    /// something that came later is.
+    async fn store_journaled(&self, (filed, value, sealed): &(FiledUnder, Importing, SealedImport)) -> bool {
+        let repository = &self.deps.repository;
+        let is_stored = match repository.importing(filed).await {
+            Ok(Some(other)) if !matches!(other.value.state, ImportState::Open { .. }) => true,
+            Ok(read) => {
+                let swapped =
+                    repository.swap_import(filed, read.as_ref(), sealed, self.deps.clock.now()).await;
+                matches!(swapped, Ok(true))
+            }
+            Err(_) => false,
+        };
+        if is_stored {
+            repository.unjournal_import(filed).await;
+            tracing::info!(
+                app = %value.key.app, connection = %value.key.connection,
+                "what an imported grant's first use brought is stored now; ask for its import again"
+            );
+        }
+        is_stored
     }
 }
 

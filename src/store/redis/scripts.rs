@@ -9,6 +9,8 @@ use ::redis::Script;
 /// The end of a script that may tell something: adds a notice to those beside the record, if there is one.
 /// Beyond so many of them the oldest goes: nobody has taken them away for long.
 ///
+/// It is called by `pcall`: a record that is stored must not look unstored because of its notice.
+///
 /// Without ZCARD and ZREVRANGE, which an ACL of an earlier version lacks: so there is a count.
 const TELL: &str = r"
 local function tell(outbox, count, notice)
@@ -76,7 +78,7 @@ redis.call('SET', KEYS[1], ARGV[4])
 local begun = redis.call('GET', KEYS[3])
 local ours = begun and ARGV[5] ~= '' and string.sub(begun, 1, 16) == ARGV[5]
 if begun and (ours or (ARGV[6] == '1' and not holder)) then redis.call('DEL', KEYS[3]) end
-tell(KEYS[5], KEYS[6], ARGV[10])
+pcall(tell, KEYS[5], KEYS[6], ARGV[10])
 redis.pcall('PUBLISH', ARGV[8], ARGV[9])
 return 1
 ",
@@ -123,7 +125,7 @@ end
 floor = math.min(floor, 9007199254740991)
 if ARGV[4] == '1' then cut = floor end
 redis.call('SET', KEYS[4], string.format('%.0f %.0f', floor, cut), 'PX', ARGV[3])
-if found == 1 then tell(KEYS[5], KEYS[6], ARGV[7]) end
+if found == 1 then pcall(tell, KEYS[5], KEYS[6], ARGV[7]) end
 redis.pcall('PUBLISH', ARGV[5], ARGV[6])
 return found
 ",
@@ -234,7 +236,7 @@ local stored = redis.call('GET', KEYS[1]) or ''
 if stored == ARGV[2] then return 1 end
 if stored ~= ARGV[1] then return 0 end
 redis.call('SET', KEYS[1], ARGV[2], 'PX', ARGV[3])
-tell(KEYS[2], KEYS[3], ARGV[4])
+pcall(tell, KEYS[2], KEYS[3], ARGV[4])
 return 1
 ",
     )
