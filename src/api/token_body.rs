@@ -55,7 +55,7 @@ pub(super) struct OfUser {
 }
 
 /// Reads whole seconds, also as `300.0`: to JSON Schema that is an integer.
-fn whole_seconds<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Option<u64>, D::Error> {
+pub(super) fn whole_seconds<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Option<u64>, D::Error> {
     let Some(number) = Option::<serde_json::Number>::deserialize(from)? else { return Ok(None) };
     let is_whole =
         |seconds: &f64| (0.0..=9_007_199_254_740_992.0).contains(seconds) && seconds.fract() == 0.0;

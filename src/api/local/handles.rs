@@ -10,6 +10,7 @@ use super::{Call, LocalApi, NoCaller, examples};
 use crate::api::doc::{Body as Document, Content, Doc};
 use crate::api::problem::{Problem, json};
 use crate::api::routes::{Effect, Permission, Route, Run};
+use crate::api::token_body::whole_seconds;
 use crate::api::{body, credential};
 use crate::broker::handles::{Handle, NewHandle};
 use crate::callers::{Authenticated, AuthenticationFailure, Credential};
@@ -54,7 +55,8 @@ pub(super) const MAKE: Route<LocalApi> = Route {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Wanted {
-    ttl: u64,
+    #[serde(deserialize_with = "whole_seconds")]
+    ttl: Option<u64>,
     relay: Vec<String>,
     note: Option<String>,
 }
@@ -63,13 +65,10 @@ impl Wanted {
     /// Reads what is wanted, and the note.
     fn read(self) -> Result<(NewHandle, Option<String>), Problem> {
         let Wanted { ttl, relay, note } = self;
-        if !(1..=LONGEST_LIFE.as_secs()).contains(&ttl) {
-            let longest = LONGEST_LIFE.as_secs();
-            return Err(Problem::invalid(
-                "ttl",
-                format!("must be 1 to {longest}, in seconds: a day at most"),
-            ));
-        }
+        let longest = LONGEST_LIFE.as_secs();
+        let ttl = ttl.filter(|ttl| (1..=longest).contains(ttl)).ok_or_else(|| {
+            Problem::invalid("ttl", format!("must be 1 to {longest}, in seconds: a day at most"))
+        })?;
         let is_too_long = relay.iter().map(String::len).sum::<usize>() > MOST_TEXT;
         if relay.is_empty() || relay.len() > MOST_RULES || is_too_long {
             let most = format!("must have 1 to {MOST_RULES} rules, of {MOST_TEXT} bytes in all");
@@ -80,9 +79,10 @@ impl Wanted {
             let rule = RelayRule::parse(text);
             rules.push(rule.map_err(|fault| Problem::invalid("relay", format!("rule {number} {fault}")))?);
         }
-        let is_odd = |note: &String| note.len() > LONGEST_NOTE || note.chars().any(char::is_control);
+        let is_odd =
+            |note: &String| note.chars().count() > LONGEST_NOTE || note.chars().any(char::is_control);
         if note.as_ref().is_some_and(is_odd) {
-            let most = format!("may have {LONGEST_NOTE} bytes, and no control characters");
+            let most = format!("may have {LONGEST_NOTE} characters, and no control characters");
             return Err(Problem::invalid("note", most));
         }
         Ok((NewHandle { ttl: Duration::from_secs(ttl), rules }, note))
