@@ -3,7 +3,7 @@
 //! to the proxy with; one that is the same for all accounts opens them all.
 
 use std::fs::File;
-use std::io::Read as _;
+use std::io::{self, Read as _};
 use std::num::NonZeroU32;
 use std::vec::IntoIter;
 
@@ -45,9 +45,15 @@ struct Section {
 impl Accounts {
     /// Reads a file whole, with the password.
     pub(super) fn read(file: File, password: &str) -> Result<Self, Failure> {
+        let failed = |error: io::Error| Failure::failed(format!("cannot read the file: {error}"));
+        if file.metadata().map_err(failed)?.len() > LARGEST {
+            return Err(Failure::usage(
+                "the file has more than 64 MiB, so it is no configuration of email-oauth2-proxy; if it is \
+                 one, split it",
+            ));
+        }
         let mut text = Zeroizing::new(String::new());
-        let read = file.take(LARGEST).read_to_string(&mut text);
-        read.map_err(|error| Failure::failed(format!("cannot read the file: {error}")))?;
+        file.take(LARGEST).read_to_string(&mut text).map_err(failed)?;
         let sections = sections(&text);
         if sections.is_empty() {
             return Err(Failure::usage("the file has no account's section with a refresh_token"));

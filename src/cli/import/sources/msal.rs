@@ -1,7 +1,7 @@
 //! Caches of MSAL, for Python and for Node: one JSON object in the same schema. A refresh token belongs to a
 //! home account and a client; a family refresh token (FOCI) belongs to Microsoft's own applications.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
 use std::io::Read as _;
 use std::vec::IntoIter;
@@ -70,8 +70,16 @@ impl Cache {
 
     fn parse(bytes: &[u8]) -> Result<Self, String> {
         let schema: Schema = serde_json::from_slice(bytes).map_err(|error| misread(&error))?;
-        let accounts: Vec<Account> = schema.account.into_values().collect();
-        let row = |(at, held): (usize, Held)| Row { place: at as u64 + 1, grant: grant(&held, &accounts) };
+        let mut accounts: HashMap<(&str, &str), Vec<&Account>> = HashMap::new();
+        for account in schema.account.values() {
+            let whose = (account.home_account_id.as_str(), account.environment.as_str());
+            accounts.entry(whose).or_default().push(account);
+        }
+        let row = |(at, held): (usize, Held)| {
+            let whose = (held.home_account_id.as_str(), held.environment.as_str());
+            let of_grant = accounts.get(&whose).map_or(&[][..], Vec::as_slice);
+            Row { place: at as u64 + 1, grant: grant(&held, of_grant) }
+        };
         let rows: Vec<Row> = schema.refresh_token.into_values().enumerate().map(row).collect();
         Ok(Cache(rows.into_iter()))
     }
@@ -83,18 +91,15 @@ impl Rows for Cache {
     }
 }
 
-fn grant(held: &Held, accounts: &[Account]) -> Result<Foreign, String> {
+/// Reads a grant; `of_grant` are the accounts that it may be of.
+fn grant(held: &Held, of_grant: &[&Account]) -> Result<Foreign, String> {
     if held.family_id.as_deref().is_some_and(|family| !family.is_empty()) {
         return Err("is a family refresh token, which only Microsoft's own applications may use".to_owned());
     }
-    let of_grant: Vec<&Account> = accounts
-        .iter()
-        .filter(|one| one.home_account_id == held.home_account_id && one.environment == held.environment)
-        .collect();
     let home = held.home_account_id.split_once('.');
     let at_home = |one: &&&Account| home.is_some_and(|(_, tid)| one.realm.as_deref() == Some(tid));
     // A guest is another user in another tenant: which of them the app gets, its authority decides.
-    let account = match (&of_grant[..], of_grant.iter().find(at_home)) {
+    let account = match (of_grant, of_grant.iter().find(at_home)) {
         (_, Some(one)) | ([one], None) => Some(one),
         _ => None,
     };

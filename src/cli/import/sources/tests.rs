@@ -104,3 +104,49 @@ fn accounts_of_email_oauth2_proxy() {
     let wrong = rows(Format::Emailproxy, "emailproxy.config", Some("battery staple"));
     assert!(wrong.len() == 2 && wrong.iter().all(Result::is_err));
 }
+
+/// What is cut off would be missing without a word.
+#[test]
+fn a_file_that_is_too_large_is_refused_whole() {
+    for (format, size) in [(Format::Emailproxy, 64 << 20), (Format::MsalPython, 512 << 20)] {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = copy(&folder, "emailproxy.config");
+        let file = std::fs::OpenOptions::new().write(true).open(&path).expect("opened");
+        file.set_len(size + 1).expect("a sparse file");
+        let key = matches!(format, Format::Emailproxy).then(|| copy(&folder, "nango.key"));
+        let (world, _) = world();
+        let Err(failure) = format.open(&path, key.as_deref(), &world) else { panic!("{format:?} is read") };
+        assert!(failure.message.contains("more than"), "{failure:?}");
+    }
+}
+
+/// Each grant of a cache has its own account, of its own cloud.
+#[test]
+fn a_cache_of_many_users_is_read_with_each_one_s_account() {
+    let (mut grants, mut accounts) = (serde_json::Map::new(), serde_json::Map::new());
+    for user in 0..3000 {
+        for cloud in ["microsoftonline.com", "microsoftonline.us"] {
+            let whose = serde_json::json!({ "home_account_id": format!("{user}.{TENANT}"),
+                "environment": cloud, "client_id": CLIENT, "secret": format!("of-{user}-{cloud}"),
+                "realm": TENANT, "local_account_id": format!("{user}"),
+                "username": format!("{user}@{cloud}") });
+            grants.insert(format!("{user}-{cloud}"), whose.clone());
+            accounts.insert(format!("{user}-{cloud}"), whose);
+        }
+    }
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = copy(&folder, "msal-python.json");
+    let cache = serde_json::json!({ "RefreshToken": grants, "Account": accounts });
+    std::fs::write(&path, cache.to_string()).expect("written");
+    let (world, _) = world();
+    let rows = Format::MsalPython.open(&path, None, &world);
+    let mut rows = rows.unwrap_or_else(|failure| panic!("{failure:?}"));
+    let mut read = 0;
+    while let Some(row) = rows.next().unwrap_or_else(|failure| panic!("{failure:?}")) {
+        let grant = row.grant.unwrap_or_else(|why| panic!("{why}"));
+        let username = grant.account.and_then(|account| account.username).expect("an account");
+        assert_eq!(format!("of-{}", username.replace('@', "-")), grant.refresh_token.expose());
+        read += 1;
+    }
+    assert_eq!(read, 6000);
+}
