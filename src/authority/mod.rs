@@ -254,8 +254,13 @@ pub struct AdoptRequest<'a> {
 
 /// A success answer to the first use of a grant.
 pub enum Adopted {
-    /// Usable tokens, and the account from a validated `id_token`.
-    Tokens(Box<TokenAnswer>),
+    /// Usable tokens.
+    Tokens {
+        /// From a validated `id_token`. (The answer does not name it again.)
+        account: Box<Account>,
+        /// The tokens.
+        answer: Box<TokenAnswer>,
+    },
     /// An answer of which nothing is used but its refresh token.
     Refused(Box<RefusedAdoption>),
 }
@@ -349,7 +354,8 @@ pub struct TokenAnswer {
     pub refresh_token_ends_at: Option<Timestamp>,
     /// The token's scopes, in the authority's spelling; the requested ones if it named none.
     pub scopes: Vec<String>,
-    /// The account, from a validated `id_token`. Always present after a redemption, never for the app itself.
+    /// The account, from a validated `id_token`. Always present after a redemption, never for the app itself
+    /// and beside [`Adopted::Tokens`].
     pub account: Option<Account>,
     /// Odd parts that were cut or ignored.
     pub remarks: Remarks,

@@ -96,8 +96,15 @@ pub(super) fn run(args: &Args, config: &ConfigPath, world: &mut World) -> Result
         }
         let question = "Each grant is used once at its authority, which may replace its refresh token: the \
                         other system must not use it any more. Import them now?";
-        if checked.done > 0 && !args.yes && !world.output.ask(question).await {
-            return Err(Failure::failed("nothing was imported"));
+        if checked.done > 0 && !args.yes {
+            let is_agreed = tokio::select! {
+                is_agreed = world.output.ask(question) => is_agreed,
+                // (Since the check, the process does not end by it alone.)
+                _ = tokio::signal::ctrl_c() => false,
+            };
+            if !is_agreed {
+                return Err(Failure::failed("nothing was imported"));
+            }
         }
         let ledger = ledger.into_writable(world)?;
         let rows = args.from.open(&args.file, key, world)?;

@@ -69,6 +69,7 @@ mod guides;
 mod handles;
 mod http2;
 mod imports;
+mod imports_cut_short;
 mod interop;
 mod jwt_callers;
 mod keyring;

@@ -82,8 +82,8 @@ impl OpenIdAuthority {
             self.admit(doing, self.grants_of(&account), &metadata.token_endpoint, Duration::ZERO).await;
         let odd = token.odd_claims().map(claim_remark).collect();
         let tokens = Tokens { success, requested_at, ids };
-        let answer = tokens.answer(Some(account), odd, request.scopes, &self.app.config, cae);
-        Ok(Adopted::Tokens(Box::new(answer)))
+        let answer = tokens.answer(None, odd, request.scopes, &self.app.config, cae);
+        Ok(Adopted::Tokens { account: Box::new(account), answer: Box::new(answer) })
     }
 }
 

@@ -10,8 +10,8 @@ use parking_lot::Mutex;
 use super::{Begun, ImportFault};
 use crate::authority::{AdoptRequest, Adopted, RefusedAdoption, TokenAnswer};
 use crate::broker::in_use::{InUse, Use};
-use crate::broker::{App, Broker, Refusal};
-use crate::domain::account::{AccountId, PERSONAL_TENANT};
+use crate::broker::{Broker, Refusal};
+use crate::domain::account::{Account, AccountId, PERSONAL_TENANT};
 use crate::domain::cause::Cause;
 use crate::domain::id::{AppName, ConnectionKey};
 use crate::domain::not_now::NotNow;
@@ -102,7 +102,7 @@ impl Broker {
         given: &RefreshToken,
         Unproven { read, successor, unsettled }: Unproven,
     ) -> Result<Option<TakenImport>, Refusal> {
-        let (app, key) = (&begun.checked.app, &begun.new.key);
+        let key = &begun.new.key;
         if let Some(left) = self.imports.throttled_for(&key.app, self.deps.clock.monotonic()) {
             return Err(NotNow::AskedToWait(Some(left)).into());
         }
@@ -124,13 +124,9 @@ impl Broker {
         permit.spend();
         let used = successor.clone().unwrap_or_else(|| given.clone());
         match self.adopt(begun, &used).await {
-            Ok(Adopted::Tokens(answer)) => {
+            Ok(Adopted::Tokens { account, answer }) => {
                 let nonce = random_bytes(self.deps.random.as_ref());
-                let requested = &begun.checked.scopes;
-                let redeemed = redeemed(app, key, requested, &used, *answer, (begun, nonce));
-                let Some(redeemed) = redeemed else {
-                    return Err(ImportFault::NoAccount.into());
-                };
+                let redeemed = redeemed(begun, &used, (*account, *answer), nonce);
                 let state = ImportState::Proven(Box::new(redeemed));
                 self.keep_answer(begun, taken, Importing { key: key.clone(), state }).await.map(Some)
             }
@@ -363,18 +359,15 @@ impl Broker {
     }
 }
 
-/// What is stored of an answer; `None` if it names no account.
+/// What is stored of an answer.
 fn redeemed(
-    app: &App,
-    key: &ConnectionKey,
-    requested: &ScopeSet,
+    begun: &Begun<'_>,
     used: &RefreshToken,
-    answer: TokenAnswer,
-    (begun, nonce): (&Begun<'_>, [u8; 8]),
-) -> Option<Redeemed> {
-    let naming = app.naming();
-    let account = answer.account.clone()?;
-    warn_of_remarks(key, &answer.remarks);
+    (account, answer): (Account, TokenAnswer),
+    nonce: [u8; 8],
+) -> Redeemed {
+    let (naming, requested) = (begun.checked.app.naming(), &begun.checked.scopes);
+    warn_of_remarks(&begun.new.key, &answer.remarks);
     let resource = naming.primary_resource(requested);
     let answered = naming.scopes_lossy(answer.scopes.iter().map(String::as_str));
     // The answer covers one resource. Consent for the others shows when their tokens are fetched.
@@ -384,12 +377,12 @@ fn redeemed(
     let granted: ScopeSet = answered.iter().chain(others).cloned().collect();
     // An answer without a refresh token means: keep the one you have (RFC 6749 §6).
     let refresh_token = answer.refresh_token.clone().unwrap_or_else(|| used.clone());
-    Some(Redeemed {
+    Redeemed {
         account,
         scopes_granted: granted.to_words(),
         refresh_token,
         token: held_token(answer, resource),
         floor: begun.floor,
         nonce,
-    })
+    }
 }

@@ -8,6 +8,7 @@ use futures_util::future::LocalBoxFuture;
 use futures_util::stream::{FuturesUnordered, StreamExt as _};
 use serde::Serialize;
 use serde_json::Value;
+use tokio::signal::unix::{SignalKind, signal};
 
 use super::ledger::Ledger;
 use super::pace::Pace;
@@ -110,7 +111,7 @@ impl<'a> Drive<'a> {
         Drive { client, naming, replace, rate, json }
     }
 
-    /// Drives every row. Ctrl-C ends it after the rows that are under way.
+    /// Drives every row. Ctrl-C ends it after the rows that are under way, a second one at once.
     pub(super) async fn run(
         &self,
         mut rows: Box<dyn Rows>,
@@ -118,6 +119,9 @@ impl<'a> Drive<'a> {
         mode: Mode,
         world: &mut World,
     ) -> Result<Counts, Failure> {
+        let interrupts = signal(SignalKind::interrupt());
+        let mut interrupts =
+            interrupts.map_err(|error| Failure::failed(format!("cannot listen to Ctrl-C: {error}")))?;
         let rate = if mode == Mode::Import { self.rate } else { f64::MAX };
         let mut run = Run {
             drive: self,
@@ -134,7 +138,6 @@ impl<'a> Drive<'a> {
         let mut progress = Progress::new(&*world.clock, "rows", None);
         let mut under_way: FuturesUnordered<LocalBoxFuture<'_, Answer>> = FuturesUnordered::new();
         let mut is_read = false;
-        let mut interrupted = std::pin::pin!(tokio::signal::ctrl_c());
         loop {
             let mut wait = None;
             while under_way.len() < AT_ONCE && !run.is_over() {
@@ -171,8 +174,10 @@ impl<'a> Drive<'a> {
             let sleep = world.clock.sleep(wait.unwrap_or(Duration::from_secs(3600)));
             tokio::select! {
                 biased;
-                _ = &mut interrupted, if !run.is_stopped => {
-                    run.is_stopped = true;
+                Some(()) = interrupts.recv() => {
+                    if std::mem::replace(&mut run.is_stopped, true) {
+                        return Err(stopped_at_once(mode));
+                    }
                     world.output.say("Stopping after the rows that are under way …");
                 }
                 Some((tried, answer)) = under_way.next() => {
@@ -207,6 +212,14 @@ impl<'a> Drive<'a> {
         let body = tried.grant.body(self.replace, mode != Mode::Import);
         let answer = self.client.post_secret("/admin/v1/imports", body, LONG).await;
         (tried, answer)
+    }
+}
+
+fn stopped_at_once(mode: Mode) -> Failure {
+    match mode {
+        Mode::Check { .. } => Failure::failed("the check was stopped, so nothing was imported"),
+        Mode::Import => Failure::failed("stopped before the answers about the rows that were under way")
+            .hint("run the command again to go on: the daemon knows how far each of them is"),
     }
 }
 
