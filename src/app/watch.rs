@@ -171,7 +171,11 @@ impl Work for Revocations {
             // (Nothing is asked by a handle before the list was read, and again if that fails for long.)
             tracing::debug!(%error, "the list of ended handles could not be read; the known ones stay ended");
         }
-        ended(followed.and(handles))
+        let noted = self.broker.note_living_handles().await;
+        if let Err(error) = &noted {
+            tracing::debug!(%error, "it could not be looked whether the store knows of handles that live");
+        }
+        ended(followed.and(handles).and(noted))
     }
 }
 

@@ -18,6 +18,7 @@ use crate::domain::revocation::CLOCKS_APART;
 use crate::domain::secret::HandleText;
 use crate::domain::time::Timestamp;
 use crate::keyring::KeyId;
+use crate::keyring::seal::key_id;
 use crate::policy::{Provisional, RelayPart};
 use crate::relay::RelayRule;
 use crate::repository::{FiledUnder, Kind, RepositoryError, Taken};
@@ -134,8 +135,10 @@ impl Handle {
 pub(super) struct Known {
     /// The handles that operators ended, and when the list was read (monotonic); `None` before.
     ended: RwLock<Option<(EndedHandles, Duration)>>,
-    /// Until when handles of a sealing key are noted to live.
+    /// Until when handles of a sealing key live, as this replica noted it in the store.
     noted: Mutex<BTreeMap<KeyId, Timestamp>>,
+    /// The same of handles that were used here, wherever they were made.
+    used: Mutex<BTreeMap<KeyId, Timestamp>>,
 }
 
 impl Broker {
@@ -190,7 +193,37 @@ impl Broker {
     pub fn open_handle(&self, text: &str) -> Option<Handle> {
         let presented = PresentedHandle::parse(text)?;
         let sealed: Sealed = self.deps.repository.open_handle(&presented).ok()?;
-        sealed.opened(presented.id)
+        let key = key_id(&presented.sealed)?;
+        let handle = sealed.opened(presented.id)?;
+        let mut used = self.handles.used.lock();
+        let until = used.entry(key).or_insert(handle.expires_at);
+        *until = handle.expires_at.max(*until);
+        drop(used);
+        Some(handle)
+    }
+
+    /// Notes anew until when handles live, as far as this replica made or saw them: a failover may have lost
+    /// the note, and then their sealing key could be retired under them. Called every second.
+    ///
+    /// # Errors
+    /// The store's.
+    pub async fn note_living_handles(&self) -> Result<(), RepositoryError> {
+        let (repository, now) = (&self.deps.repository, self.deps.clock.now());
+        let mut living = self.handles.noted.lock().clone();
+        {
+            let mut used = self.handles.used.lock();
+            used.retain(|_, until| *until > now);
+            for (key, until) in used.iter() {
+                let noted = living.entry(key.clone()).or_insert(*until);
+                *noted = until.max(noted).to_owned();
+            }
+        }
+        for (key, until) in living.into_iter().filter(|(_, until)| *until > now) {
+            if let Some(key) = repository.keyring().key(&key) {
+                repository.note_handles(&key, until, now).await?;
+            }
+        }
+        Ok(())
     }
 
     /// Whether a handle's time is over, or an operator ended it, as far as is known.

@@ -4,6 +4,8 @@ use http::Method;
 use serde_json::{Value, json};
 use std::time::Duration;
 use tokenward::domain::handle::{self, HandleId, PresentedHandle};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
 
 use crate::attacks_rights::{operate, pause, reconfigure};
 use crate::http_client::{Answer, Browser, request, request_unix};
@@ -487,6 +489,66 @@ async fn a_sealing_key_is_kept_for_the_handles_that_it_sealed() {
     std::fs::remove_file(&file).expect("the key's file");
     world.daemon.until_logged("the keyring on disk is not taken up").await;
     assert_eq!(tried(&world.daemon, &before).await, works());
+}
+
+/// The API key is retired while the body is on its way: no handle is made that would not end with it.
+#[tokio::test]
+async fn a_key_that_goes_before_its_handle_is_made_makes_none() {
+    let (world, _resource) = world().await;
+    let address = world.daemon.local.trim_start_matches("http://").to_owned();
+    let mut stream = TcpStream::connect(address).await.expect("connected");
+    let body = json!({ "ttl": 3600, "relay": [MESSAGES] }).to_string();
+    let head = format!(
+        "POST /v1/apps/outlook/connections/user-1/handles HTTP/1.1\r\nhost: localhost\r\n\
+         authorization: Bearer {}\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\
+         connection: close\r\n\r\n",
+        world.reader_key,
+        body.len()
+    );
+    let (first, rest) = body.split_at(10);
+    stream.write_all(format!("{head}{first}").as_bytes()).await.expect("sent");
+    let keys = async || {
+        let keys = operate(&world, Method::GET, "/admin/v1/callers/mail-reader/keys", Value::Null).await;
+        keys.json()["keys"].as_array().unwrap_or_else(|| panic!("{}", keys.text())).clone()
+    };
+    // The key's use is noted when it is known who asks.
+    world.until("it is known who asks", async || keys().await[0]["last_used_at"].is_string()).await;
+    std::fs::write(world.folder.path().join("mail-reader.keys"), "# retired\n").expect("the key file");
+    let path = "/v1/apps/outlook/connections/user-1";
+    let is_gone =
+        async || world.api_as(&world.reader_key, Method::GET, path, Value::Null).await.status == 401;
+    world.until("the key is retired", is_gone).await;
+    stream.write_all(rest.as_bytes()).await.expect("sent");
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.expect("an answer");
+    assert!(answer.starts_with("HTTP/1.1 401 ") && !answer.contains("twh_"), "{answer}");
+    let record = records(&world, "handle_made").pop().expect("a record");
+    assert_eq!(text(&record, "outcome"), "caller_unauthenticated", "{record}");
+}
+
+/// A failover loses the note that a sealing key has handles: whoever made one, or saw one used, writes it
+/// again.
+#[tokio::test]
+async fn a_lost_note_of_living_handles_is_written_again() {
+    let resource = Resource::start(|_| Reply::json(200, "{}")).await;
+    let mut world = plan(&resource.url, RULES).kept(Kept::Redis).start().await;
+    world.connect("user-1", ALICE).await;
+    let (handle, _) = made(&world, &[MESSAGES]).await;
+    let notes = |world: &World| world.redis.as_ref().expect("Redis").cli(&["KEYS", "*handles-of-key*"]);
+    let lose = |world: &World| {
+        let note = notes(world);
+        assert!(!note.is_empty() && !note.contains('\n'), "one note: {note}");
+        assert_eq!(world.redis.as_ref().expect("Redis").cli(&["DEL", &note]), "1");
+    };
+    lose(&world);
+    world.until("its maker writes it again", async || !notes(&world).is_empty()).await;
+
+    // One that knows nothing of it writes it at its next use.
+    world.daemon.kill();
+    lose(&world);
+    world.kill_and_restart().await;
+    world.until("it works", async || tried(&world.daemon, &handle).await == works()).await;
+    world.until("its user writes it", async || !notes(&world).is_empty()).await;
 }
 
 /// It counts as its caller; one that was ended takes nothing from its caller.

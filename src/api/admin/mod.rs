@@ -178,7 +178,8 @@ impl AdminApi {
         let admins = self.admins.load_full();
         let known = admins.authenticate(credential, accepted, self.clock.as_ref()).await?;
         let key = match credential {
-            Credential::ApiKey(text) => admins.key_id(text),
+            // (What lasts no longer than the key must know it: the key may be retired just now.)
+            Credential::ApiKey(text) => Some(admins.key_id(text).ok_or(AuthenticationFailure::Unknown)?),
             _ => None,
         };
         Ok(Operator { name: known.caller.name.to_string(), proof: known.method, key })

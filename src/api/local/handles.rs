@@ -102,11 +102,19 @@ impl LocalApi {
         let (caller, who) = (call.admitted.caller(), call.who);
         // (Who may not know of the connection is told nothing else.)
         let permit = caller.policy.may_see(key).map_err(|denial| Problem::of(denial.into()))?;
+        let (wanted, note) = body::parse::<Wanted>(&body::read(call.body).await?)?.read()?;
         let api_key = match credential(&call.headers, &call.streaming.1) {
-            Some(Credential::ApiKey(text)) => self.callers.load().key_id(text),
+            Some(Credential::ApiKey(text)) => match self.callers.load().key_id(text) {
+                Some(id) => Some(id),
+                // It was retired while the body came. (A handle of no key would outlive it.)
+                None => {
+                    let problem = Problem::unauthenticated();
+                    self.events.handle_refused(who, &caller.name, key, problem.code).await;
+                    return Err(problem.recorded());
+                }
+            },
             _ => None,
         };
-        let (wanted, note) = body::parse::<Wanted>(&body::read(call.body).await?)?.read()?;
         let relay: Vec<String> = wanted.rules.iter().map(RelayRule::to_string).collect();
         let made = match self.broker.make_handle(permit, api_key, wanted).await {
             Ok(made) => made,
