@@ -746,6 +746,27 @@ impl Events {
         key: &ConnectionKey,
         code: &'static str,
     ) {
+        let event = self.of_act(who, admin, act, key, code);
+        self.record(event).await;
+    }
+
+    /// Reports that an operator takes a grant away. It may leave after that.
+    ///
+    /// # Errors
+    /// No sink took the record, and the configuration demands one: the grant must not leave.
+    pub async fn exported(&self, who: Who<'_>, admin: &str, key: &ConnectionKey) -> Result<(), Refusal> {
+        let event = self.of_act(who, admin, "export", key, "ok");
+        if self.may_leave(event).await { Ok(()) } else { Err(Refusal::AuditUnavailable) }
+    }
+
+    fn of_act(
+        &self,
+        who: Who<'_>,
+        admin: &str,
+        act: &'static str,
+        key: &ConnectionKey,
+        code: &'static str,
+    ) -> AuditEvent {
         tracing::info!(
             request_id = %who.request_id, admin, act, app = %key.app, connection = %key.connection, code,
             "an operator acted"
@@ -753,7 +774,7 @@ impl Events {
         let mut event = self.of(who, Action::Admin, code).key(key).0;
         event.detail.insert("admin", admin.to_owned());
         event.detail.insert("act", act.to_owned());
-        self.record(event).await;
+        event
     }
 
     /// Counts an attempt to import a grant. (The act itself is reported as every operator's is.)

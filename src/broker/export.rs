@@ -16,10 +16,20 @@ const PAGE: usize = 50;
 pub struct ExportedPage {
     /// Each with its connection, sealed.
     pub grants: Vec<(ConnectionName, String)>,
-    /// Connections that have no grant any more, or whose record does not open.
+    /// Connections that have no grant any more, or whose record is damaged.
     pub left_out: u64,
     /// Where the next page begins.
     pub next: Option<ConnectionName>,
+}
+
+/// What there is to export of one connection.
+enum OfOne {
+    /// Its grant, sealed.
+    Sealed(String),
+    /// It has none any more.
+    NoGrant,
+    /// It was deleted meanwhile.
+    Gone,
 }
 
 /// A grant, in the form in which it is imported.
@@ -68,36 +78,57 @@ impl Broker {
         exported.left_out += (page.read - page.profiles.len()) as u64;
         for (connection, _) in page.profiles {
             let key = ConnectionKey { app: app.clone(), connection };
-            if pause {
-                match self.set_paused(&key, true).await {
-                    Ok(_) | Err(Refusal::ConnectionNotFound) => {}
-                    Err(refusal) => return Err(refusal),
+            match self.export_one(&key, recipient, of_app.authority.client_id(), pause).await {
+                Ok(OfOne::Sealed(sealed)) => exported.grants.push((key.connection, sealed)),
+                Ok(OfOne::NoGrant) => exported.left_out += 1,
+                Ok(OfOne::Gone) => {}
+                // The others' grants do not wait until somebody mends it.
+                Err(Refusal::RecordDamaged) => {
+                    tracing::warn!(
+                        app = %key.app, connection = %key.connection,
+                        "a connection is left out of an export: what is stored of it is damaged"
+                    );
+                    exported.left_out += 1;
                 }
+                Err(refusal) => return Err(refusal),
             }
-            // Read anew: its grant may have been renewed since.
-            let Some(loaded) = self.deps.repository.load(&key).await? else { continue };
-            let profile = &loaded.connection.profile;
-            let grant = self.deps.repository.open_grant(&key, &loaded)?;
-            let Some(grant) = grant.filter(|_| !self.deps.engine.is_revoked(&key, profile)) else {
-                exported.left_out += 1;
-                continue;
-            };
-            let row = Exported {
-                app: key.app.as_str(),
-                connection: key.connection.as_str(),
-                refresh_token: grant.current.expose(),
-                caller: profile.connected_by(),
-                client_id: of_app.authority.client_id(),
-                account: profile.account().into(),
-                scopes: profile.scopes_requested(),
-                labels: profile.labels(),
-            };
-            // Ample, so that it does not grow and leave copies.
-            let mut bytes = Zeroizing::new(Vec::with_capacity(16 * 1024 + 2 * row.refresh_token.len()));
-            serde_json::to_writer(&mut *bytes, &row).expect("a row is plain JSON");
-            let sealed = recipient.seal(&bytes, self.deps.random.as_ref());
-            exported.grants.push((key.connection, sealed));
         }
         Ok(exported)
+    }
+
+    async fn export_one(
+        &self,
+        key: &ConnectionKey,
+        recipient: &Recipient,
+        client_id: &str,
+        pause: bool,
+    ) -> Result<OfOne, Refusal> {
+        if pause {
+            match self.set_paused(key, true).await {
+                Ok(_) | Err(Refusal::ConnectionNotFound) => {}
+                Err(refusal) => return Err(refusal),
+            }
+        }
+        // Read anew: its grant may have been renewed since.
+        let Some(loaded) = self.deps.repository.load(key).await? else { return Ok(OfOne::Gone) };
+        let profile = &loaded.connection.profile;
+        let grant = self.deps.repository.open_grant(key, &loaded)?;
+        let Some(grant) = grant.filter(|_| !self.deps.engine.is_revoked(key, profile)) else {
+            return Ok(OfOne::NoGrant);
+        };
+        let row = Exported {
+            app: key.app.as_str(),
+            connection: key.connection.as_str(),
+            refresh_token: grant.current.expose(),
+            caller: profile.connected_by(),
+            client_id,
+            account: profile.account().into(),
+            scopes: profile.scopes_requested(),
+            labels: profile.labels(),
+        };
+        // Ample, so that it does not grow and leave copies.
+        let mut bytes = Zeroizing::new(Vec::with_capacity(16 * 1024 + 2 * row.refresh_token.len()));
+        serde_json::to_writer(&mut *bytes, &row).expect("a row is plain JSON");
+        Ok(OfOne::Sealed(recipient.seal(&bytes, self.deps.random.as_ref())))
     }
 }

@@ -79,9 +79,10 @@ pub(super) fn run(args: &Args, config: &ConfigPath, world: &mut World) -> Result
             let (some, not) = export(&client, &app, &recipient, args.pause, world).await?;
             (done, left_out) = (done + some, left_out + not);
         }
-        world
-            .output
-            .say(&format!("{done} grants exported, {left_out} connections left out: they have none."));
+        world.output.say(&format!(
+            "{done} grants exported, {left_out} connections left out: they have none, or their record is \
+             damaged and the daemon's log names them."
+        ));
         Ok(())
     })
 }

@@ -1007,8 +1007,8 @@ static AUDIT: Table = Table {
             "fail_closed",
             Kind::Bool,
             Default("false"),
-            "A token is handed out only if at least one sink took its record within 250 ms; otherwise 503 \
-             `audit_unavailable`.",
+            "A token, a handle or an exported grant leaves only if at least one sink took its record within \
+             250 ms; otherwise 503 `audit_unavailable`.",
         ),
         key(
             "signing_key",

@@ -132,6 +132,13 @@ pub fn profile(doing: &'static str, record: &[u8], asked: usize) -> Result<Begin
     }
 }
 
+/// Stands for the profile of a record that cannot be read: it opens for nobody, so a list reports it as
+/// damaged and shows the others.
+pub fn unreadable() -> StoredProfile {
+    let sign_in = SignIn { number: 0, nonce: [0; 8] };
+    StoredProfile { revision: Revision { sign_in, generation: 0, nonce: [0; 16] }, profile: Vec::new() }
+}
+
 /// How much of a record holds the first `length` sealed bytes of its profile.
 pub const fn reach_of(length: usize) -> usize {
     HEADER + length

@@ -58,6 +58,7 @@ mod doctor;
 mod doors;
 mod evidence;
 mod evidence_acts;
+mod exports;
 mod filling;
 mod first_service;
 mod floods;

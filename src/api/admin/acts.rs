@@ -121,7 +121,7 @@ impl Acting<'_> {
     }
 
     /// Gives a page of an app's grants out, sealed, to a user of this machine. Each is a record before it
-    /// leaves.
+    /// leaves. Where records are demanded, none of the page leaves if one was lost.
     pub(super) async fn export(
         &self,
         app: &AppName,
@@ -129,27 +129,28 @@ impl Acting<'_> {
         after: Option<&ConnectionName>,
         pause: bool,
     ) -> Result<ExportedPage, Problem> {
-        let exported = match self.who.method {
-            Some(AuthMethod::UnixUser) => self.api.broker.export(app, recipient, after, pause).await,
-            // A stolen key of an operator must not be worth every grant.
-            _ => Err(Refusal::Forbidden {
-                problem: "grants are exported over a Unix socket of this machine alone".to_owned(),
-            }),
-        };
-        let page = match exported {
-            Ok(page) => page,
-            Err(refusal) => {
-                let (code, about) =
-                    (refusal.outside().code, About { app: Some(app.as_str()), ..About::default() });
-                self.api.events.operated(self.who, self.admin, "export", code, about).await;
-                return Err(Problem::of(refusal));
+        let work = async {
+            let page = match self.who.method {
+                Some(AuthMethod::UnixUser) => self.api.broker.export(app, recipient, after, pause).await?,
+                // A stolen key of an operator must not be worth every grant.
+                _ => {
+                    let problem = "grants are exported over a Unix socket of this machine alone".to_owned();
+                    return Err(Refusal::Forbidden { problem });
+                }
+            };
+            for (connection, _) in &page.grants {
+                let key = ConnectionKey { app: app.clone(), connection: connection.clone() };
+                self.api.events.exported(self.who, self.admin, &key).await?;
             }
+            Ok(page)
         };
-        for (connection, _) in &page.grants {
-            let key = ConnectionKey { app: app.clone(), connection: connection.clone() };
-            self.api.events.admin_act(self.who, self.admin, "export", &key, "ok").await;
+        let exported = work.await;
+        if let Err(refusal) = &exported {
+            let about = About { app: Some(app.as_str()), ..About::default() };
+            let code = refusal.outside().code;
+            self.api.events.operated(self.who, self.admin, "export", code, about).await;
         }
-        Ok(page)
+        exported.map_err(Problem::of)
     }
 
     /// Refreshes a connection now.

@@ -313,7 +313,7 @@ pub(super) const TABLE: &[Route<AdminApi>] = &[
             body: Body::Required(Content::one("Export", examples::EXPORT)),
             answer: (200, "A page."),
             content: Some(Content::one("Exported", examples::EXPORTED)),
-            problems: &[(403, "Forbidden"), (404, "AppNotFound")],
+            problems: &[(403, "Forbidden"), (404, "AppNotFound"), (503, "ExportUnavailable")],
             ..Doc::PLAIN
         },
     },

@@ -298,7 +298,7 @@ pub struct Export {
 pub struct Exported {
     /// Each grant, sealed.
     pub grants: Vec<String>,
-    /// Connections that have no grant any more.
+    /// Connections that have no grant any more, or whose record is damaged: the daemon's log names those.
     pub left_out: u64,
     /// Where the next page begins.
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -47,7 +47,7 @@ pub(super) const MAKE: Route<LocalApi> = Route {
         body: Document::Required(Content::one("NewHandle", examples::NEW_HANDLE)),
         answer: (201, "The handle. It is shown once, and stored nowhere."),
         content: Some(Content::one("Handle", examples::HANDLE)),
-        problems: &[(404, "ConnectionNotFound"), (409, "Paused")],
+        problems: &[(404, "ConnectionNotFound"), (409, "Paused"), (503, "HandleUnavailable")],
         ..Doc::PLAIN
     },
 };

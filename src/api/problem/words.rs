@@ -193,7 +193,7 @@ pub(super) fn of(refusal: &Refusal) -> Words {
         ),
         Refusal::AuditUnavailable => words(
             "The audit log takes no records now",
-            "no token is handed out whose record no sink of the audit log takes",
+            "no token, handle or grant leaves whose record no sink of the audit log takes",
             "try again after the time in Retry-After; if it lasts, the operator must mend a sink of the \
              audit log (its disk, its syslog daemon); the daemon's log says what fails",
         ),

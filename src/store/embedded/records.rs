@@ -123,7 +123,7 @@ impl Records for EmbeddedStore {
             let mut profiles = Vec::with_capacity(keys.len());
             for key in keys {
                 let found = table.get(key.as_str())?;
-                profiles.push(found.map(|found| profile(DOING, found.value())).transpose()?);
+                profiles.push(found.map(|found| profile(DOING, found.value())));
             }
             Ok(profiles)
         })
@@ -155,7 +155,7 @@ impl Records for EmbeddedStore {
                 }
                 let name = ConnectionName::stored(name);
                 let name = name.map_err(|invalid| StoreError::corrupt(DOING, invalid))?;
-                page.connections.push((name, profile(DOING, value.value())?));
+                page.connections.push((name, profile(DOING, value.value())));
             }
             Ok(page)
         })
@@ -164,9 +164,9 @@ impl Records for EmbeddedStore {
 }
 
 /// The profile of a whole record.
-fn profile(doing: &'static str, record: &[u8]) -> Result<StoredProfile, StoreError> {
-    match record::profile(doing, record, usize::MAX)? {
-        Beginning::Whole(profile) => Ok(profile),
-        Beginning::Cut(_) => Err(StoreError::corrupt(doing, "it ends within a field")),
+fn profile(doing: &'static str, record: &[u8]) -> StoredProfile {
+    match record::profile(doing, record, usize::MAX) {
+        Ok(Beginning::Whole(profile)) => profile,
+        Ok(Beginning::Cut(_)) | Err(_) => record::unreadable(),
     }
 }

@@ -77,9 +77,10 @@ impl RedisStore {
             for ((at, reach), record) in wanted.into_iter().zip(records) {
                 // Redis has no empty strings: an empty answer means that there is no record.
                 let Some(record) = record.filter(|record| !record.is_empty()) else { continue };
-                match record::profile(doing, &record, reach)? {
-                    Beginning::Whole(profile) => profiles[at] = Some(profile),
-                    Beginning::Cut(reach) => longer.push((at, reach)),
+                match record::profile(doing, &record, reach) {
+                    Ok(Beginning::Whole(profile)) => profiles[at] = Some(profile),
+                    Ok(Beginning::Cut(reach)) => longer.push((at, reach)),
+                    Err(_) => profiles[at] = Some(record::unreadable()),
                 }
             }
             wanted = longer;
