@@ -7,14 +7,15 @@ use std::process::{Child, Output, Stdio};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
-use entra_emulator::{AdminApproval, ConsentPolicy, Endpoint, Fault, FaultRule, RevokeKind};
+use entra_emulator::{AdminApproval, ConsentPolicy, Endpoint, Fault, FaultRule, RevokeKind, User};
 use serde_json::{Value, json};
 
 use crate::attacks_rights::reconfigure;
 use crate::http_client::Browser;
+use crate::imports::foreign;
 use crate::launcher::{command, repository};
 use crate::token_exchange::blocks;
-use crate::world::{ALICE, BOB, PATIENCE, Plan, World, text, write_secret};
+use crate::world::{ALICE, BOB, CLIENT_ID, PATIENCE, Plan, SYNC, World, text, write_secret};
 
 const TOKENWARD: &str = env!("CARGO_BIN_EXE_tokenward");
 
@@ -241,17 +242,66 @@ async fn users_of_nango_are_listed_by_the_guide() {
     let world = plan().start().await;
     let (id_token, claims) = claims(&world, ALICE);
     let mut guide = Guide::open("docs/from-nango.md", &world);
-    let answer = json!({ "connection_id": "user-4711", "credentials": { "raw": { "id_token": id_token } } });
-    guide.write("connection-1.json", &answer.to_string());
+    let refresh_token = foreign(&world, "user-4711", ALICE).refresh_token;
+    let credentials =
+        json!({ "type": "OAUTH2", "refresh_token": refresh_token, "raw": { "id_token": id_token } });
+    let answer = json!({ "connection_id": "user-4711", "credentials": credentials });
+    guide.write("connection-1.json", &format!("{answer:#}"));
     guide.next().await;
     let expected = format!("user-4711\t{}\t{}\t{ALICE}\n", text(&claims, "tid"), text(&claims, "oid"));
     assert_eq!(guide.read("users.tsv"), expected);
+    imports(&world, guide, "user-4711").await;
+}
+
+/// Runs the guide's last command as it stands, which only checks, and once more without that.
+async fn imports(world: &World, guide: Guide<'_>, connection: &str) {
+    let mut guide = guide.replace("--caller product", format!("--caller {SYNC}"));
+    let block = guide.block();
+    guide.run(block.clone()).await;
+    assert_eq!(world.token(connection).await.status, 404);
+    assert!(block.contains("--dry-run"), "{block}");
+    guide.run(block.replace("--dry-run", "--yes")).await;
+    world.access_token(connection).await;
     guide.end();
+}
+
+#[tokio::test]
+async fn a_cache_of_msal_is_imported_by_the_guide() {
+    let world = plan().start().await;
+    let user = User::work(ALICE);
+    let home = format!("{}.{}", user.object_id(), user.tenant_id());
+    let whose = json!({ "home_account_id": home, "environment": "login.microsoftonline.com" });
+    let with = |more: Value| {
+        let mut all = whose.clone();
+        all.as_object_mut().expect("an object").extend(more.as_object().expect("an object").clone());
+        all
+    };
+    let held = with(json!({ "client_id": CLIENT_ID, "secret": foreign(&world, "", ALICE).refresh_token }));
+    let account = with(json!({ "realm": user.tenant_id(), "local_account_id": user.object_id(),
+        "username": ALICE }));
+    let mut guide = Guide::open("docs/from-msal.md", &world);
+    let cache = json!({ "RefreshToken": { "one": held }, "Account": { "one": account } });
+    guide.write("cache-1.json", &cache.to_string());
+    guide.next().await;
+    imports(&world, guide, user.object_id()).await;
+}
+
+#[tokio::test]
+async fn entries_of_vaults_plugin_are_imported_by_the_guide() {
+    let world = plan().start().await;
+    let refresh_token = foreign(&world, "", ALICE).refresh_token;
+    let entry = json!({ "access_token": "a", "refresh_token": refresh_token, "auth_server_name": "msft" });
+    let raw = json!({ "name": "team-a/alice", "data": { "value": entry.to_string() } });
+    let mut guide = Guide::open("docs/vault.md", &world);
+    guide.write("oauthapp.jsonl", &raw.to_string());
+    // (What `bao` reads is tested with the dialect.)
+    assert!(guide.block().contains("bao read"));
+    imports(&world, guide, "team-a/alice").await;
 }
 
 /// Runs the command of docs/from-msal.md on the cache that MSAL itself wrote into a folder.
 pub(crate) fn users_of_msals_caches_are_listed(folder: &Path) {
-    let [block] = &blocks("docs/from-msal.md", "sh")[..] else { panic!("one command") };
+    let [block, ..] = &blocks("docs/from-msal.md", "sh")[..] else { panic!("a command") };
     let mut run = command("sh");
     let output = run.args(["-ec", block]).current_dir(folder).output().expect("sh is there");
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
