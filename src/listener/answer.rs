@@ -44,11 +44,22 @@ enum Kind {
 #[error("the relayed answer broke off")]
 pub struct BrokenOff;
 
+/// A part of a relayed body.
+#[derive(Debug)]
+pub struct Part {
+    /// Its bytes.
+    pub bytes: Bytes,
+    /// Whether it is known that nothing follows. (It leaves together with the end then.)
+    pub is_last: bool,
+}
+
 /// The parts of a relayed body, with its place while they come.
 struct Relayed {
-    parts: Pin<Box<dyn Stream<Item = Result<Bytes, BrokenOff>> + Send>>,
+    parts: Pin<Box<dyn Stream<Item = Result<Part, BrokenOff>> + Send>>,
     /// Its length, if that is known.
     left: Option<u64>,
+    /// Whether its last part was given.
+    is_over: bool,
     _place: Arc<StreamPlace>,
 }
 
@@ -75,9 +86,10 @@ impl AnswerBody {
     pub fn relayed(
         place: Arc<StreamPlace>,
         length: Option<u64>,
-        parts: impl Stream<Item = Result<Bytes, BrokenOff>> + Send + 'static,
+        parts: impl Stream<Item = Result<Part, BrokenOff>> + Send + 'static,
     ) -> Self {
-        AnswerBody(Kind::Relayed(Relayed { parts: Box::pin(parts), left: length, _place: place }))
+        let (parts, is_over) = (Box::pin(parts) as Pin<Box<_>>, length == Some(0));
+        AnswerBody(Kind::Relayed(Relayed { parts, left: length, is_over, _place: place }))
     }
 
     /// Returns its bytes; none of a stream.
@@ -129,10 +141,11 @@ impl Body for AnswerBody {
             Kind::Whole(whole) => Pin::new(whole).poll_frame(cx).map_err(|never| match never {}),
             Kind::Relayed(relayed) => {
                 let part = std::task::ready!(relayed.parts.as_mut().poll_next(cx));
-                if let (Some(Ok(part)), Some(left)) = (&part, &mut relayed.left) {
-                    *left = left.saturating_sub(part.len() as u64);
+                if let Some(Ok(part)) = &part {
+                    relayed.left = relayed.left.map(|left| left.saturating_sub(part.bytes.len() as u64));
+                    relayed.is_over = part.is_last || relayed.left == Some(0);
                 }
-                Poll::Ready(part.map(|part| part.map(Frame::data)))
+                Poll::Ready(part.map(|part| part.map(|part| Frame::data(part.bytes))))
             }
             Kind::Stream(stream) => {
                 stream.chunks.as_mut().poll_next(cx).map(|chunk| chunk.map(Frame::data).map(Ok))
@@ -143,7 +156,8 @@ impl Body for AnswerBody {
     fn is_end_stream(&self) -> bool {
         match &self.0 {
             Kind::Whole(whole) => whole.is_end_stream(),
-            Kind::Stream(_) | Kind::Relayed(_) => false,
+            Kind::Relayed(relayed) => relayed.is_over,
+            Kind::Stream(_) => false,
         }
     }
 
@@ -246,12 +260,14 @@ pub(super) struct Paced {
     body: AnswerBody,
     /// `None` for a whole body, and after a stream's end.
     stream_of: Option<Arc<Pulse>>,
+    /// Whether nothing of it was given yet.
+    is_first: bool,
 }
 
 impl Paced {
     pub(super) fn new(body: AnswerBody, pulse: &Arc<Pulse>) -> Self {
         let stream_of = body.is_stream().then(|| Arc::clone(pulse));
-        Paced { body, stream_of }
+        Paced { body, stream_of, is_first: true }
     }
 }
 
@@ -270,15 +286,22 @@ impl Body for Paced {
         if is_relayed && pulse.gives_way() {
             return self.end(&pulse, Some(Err(BrokenOff)));
         }
-        if pulse.is_chunk_untaken() {
+        // (The first part of what is relayed leaves together with the head.)
+        if !(is_relayed && self.is_first) && pulse.is_chunk_untaken() {
             return Poll::Pending;
         }
         if !is_relayed && pulse.closes() {
             return self.end(&pulse, None);
         }
         let Poll::Ready(frame) = Pin::new(&mut self.body).poll_frame(cx) else { return Poll::Pending };
+        self.is_first = false;
         let chunk = frame.as_ref().and_then(|frame| frame.as_ref().ok()?.data_ref());
         match chunk {
+            // (hyper does not ask again behind the last.)
+            Some(chunk) if self.body.is_end_stream() && pulse.last_chunk_began(chunk.len()) => {
+                self.stream_of = None;
+                Poll::Ready(frame)
+            }
             Some(chunk) if pulse.chunk_began(chunk.len()) => Poll::Ready(frame),
             // (Without room for it the stream ends; nothing of it was sent in part.)
             Some(_) => self.end(&pulse, is_relayed.then_some(Err(BrokenOff))),
@@ -287,7 +310,7 @@ impl Body for Paced {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream() && self.stream_of.is_none()
+        self.stream_of.is_none() && self.body.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {

@@ -72,7 +72,7 @@ use crate::span::Tracer;
 use crate::telemetry::audit::{AuditEvent, Source};
 use crate::telemetry::metrics::Metrics;
 
-pub use answer::{AnswerBody, BrokenOff, StreamPlace, Streams};
+pub use answer::{AnswerBody, BrokenOff, Part, StreamPlace, Streams};
 pub use at_once::{AtOnce, Memory, PlainHead, PlainRequest};
 pub use bind::{BindError, Bound, LocalAddress, check_socket};
 pub use body::{Body, BodyError, BodyStream, GivesWay};

@@ -210,9 +210,17 @@ impl Pulse {
 
     /// Records a stream's next chunk. Returns true if there is room for it until the client takes it.
     pub(super) fn chunk_began(&self, bytes: usize) -> bool {
-        // (The room of a wide connection includes one large part.)
-        let own = if self.is_wide() { LARGE_PART } else { 0 };
-        self.must_take(bytes.saturating_sub(own), self.clock.monotonic())
+        self.must_take(self.beyond_its_own(bytes), self.clock.monotonic())
+    }
+
+    /// Records a stream's last chunk, and with it the stream's end. Returns true if there is room for it.
+    pub(super) fn last_chunk_began(&self, bytes: usize) -> bool {
+        self.request_ended(self.beyond_its_own(bytes))
+    }
+
+    /// What a chunk takes beyond the room of a wide connection, which includes one large part.
+    fn beyond_its_own(&self, bytes: usize) -> usize {
+        bytes.saturating_sub(if self.is_wide() { LARGE_PART } else { 0 })
     }
 
     /// Returns true if a stream's next chunk must wait. It is woken once the one before is taken.

@@ -61,6 +61,8 @@ impl Handler for Probe {
                 }
                 "/big" => response(StatusCode::OK, "text/plain", vec![b'x'; 32 << 20]),
                 "/stream" => streams::answer(request.streams, &self.streams),
+                "/relayed" => streams::relayed(request.streams, None),
+                "/relayed-5" => streams::relayed(request.streams, Some(5)),
                 "/at-once" | "/as-at-once" => response(StatusCode::OK, "text/plain", "at once"),
                 "/ignore" => response(StatusCode::OK, "text/plain", "ignored"),
                 _ => match request.body.read_all().await {

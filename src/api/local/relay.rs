@@ -216,9 +216,16 @@ impl LocalApi {
         let exchange = Exchange { api: self, to, silence, pace, gives_way, record, batch, turns };
         let (answer, record) = exchange.run(&allowed, served, body).await?;
         let is_head = method == Method::Head;
-        let response = answer.response(place, is_head, links);
-        record.answered(response.status()).await;
-        Ok(response)
+        match answer.response(place, is_head, links).await {
+            Ok(response) => {
+                record.answered(response.status()).await;
+                Ok(response)
+            }
+            Err(problem) => {
+                record.failed(None).await;
+                Err(problem.recorded())
+            }
+        }
     }
 
     /// The links that lead to the app's bases, and how they lead through here: by the URL that the operator
@@ -376,7 +383,7 @@ impl Exchange<'_> {
 
     /// The resource has answered. If it said when to come back, its mailbox is left alone until then.
     async fn answered(self, answer: Answered) -> Result<(Answer, RelayRecord), Problem> {
-        let Exchange { api, silence, pace, record, batch, turns, .. } = self;
+        let Exchange { api, silence, pace, gives_way, record, batch, turns, .. } = self;
         let busy = [StatusCode::TOO_MANY_REQUESTS, StatusCode::SERVICE_UNAVAILABLE];
         let after = answer.headers().get(RETRY_AFTER).and_then(|value| value.to_str().ok());
         let after = after.and_then(|value| retry_after(value, api.clock.now()));
@@ -384,7 +391,7 @@ impl Exchange<'_> {
             turns.close_for(after);
         }
         let clock = Arc::clone(&api.clock);
-        let answer = Answer::new(answer, Along { clock, silence, pace, batch, turns });
+        let answer = Answer::new(answer, Along { clock, silence, pace, batch, turns }, gives_way);
         if answer.loses_refusals() {
             record.failed(None).await;
             let what = "it answered the batch in a form that cannot be read, so that the answers of refused \
@@ -406,9 +413,7 @@ fn unanswered(sent: &Sent, fault: &ResourceFault) -> Problem {
     match (sent.failed(), fault) {
         // The caller's own body broke off.
         (Some(error), _) => crate::api::body::unread(error),
-        (None, ResourceFault::Full) => Problem::of_listener(Refused::Overloaded),
-        (None, ResourceFault::Silent(_)) => Problem::relay_failed(504, fault.to_string()),
-        (None, _) => Problem::relay_failed(502, fault.to_string()),
+        (None, fault) => answer::unanswered(fault),
     }
 }
 

@@ -70,6 +70,9 @@ impl Body for Counted {
         // Without room for it a stream ends; nothing of it was sent in part.
         let Some(place) = self.ledger.answer(bytes.len()).map(Arc::new) else { return self.end(false) };
         self.before = Arc::downgrade(&place);
+        if self.body.is_end_stream() {
+            self.stream = None; // it ends with this part
+        }
         Poll::Ready(Some(Ok(Frame::data(Part { bytes, _place: Some(place) }))))
     }
 

@@ -48,6 +48,13 @@ pub(super) fn answer(places: Streams, all: &parking_lot::Mutex<Vec<Chunks>>) -> 
 const ASK: &str = "GET /stream HTTP/1.1\r\nHost: a\r\n\r\n";
 const END: &str = "0\r\n\r\n";
 
+/// Answers with what is relayed: five bytes of a known length, and then the listener's last part.
+pub(super) fn relayed(places: Streams, length: Option<u64>) -> Response {
+    let place = places.take().expect("a place");
+    let part = Part { bytes: Bytes::from_static(b"whole"), is_last: length.is_none() };
+    Response::new(AnswerBody::relayed(place, length, stream::iter([Ok(part)])))
+}
+
 /// Reads until the text ends so, and returns it.
 async fn read_to(stream: &mut (impl AsyncRead + Unpin), end: &str) -> String {
     let read = async {
@@ -94,6 +101,28 @@ async fn chunks_come_when_they_are_made_and_the_connection_goes_on_after_them() 
     assert_eq!(read_to(&mut stream, END).await, END);
     send(&mut stream, "GET / HTTP/1.1\r\nHost: a\r\n\r\n").await;
     assert_eq!(status(&one_response(&mut stream).await), "200");
+}
+
+/// What is relayed ends with its last part, whether its length was announced or not. The connection waits for
+/// the next request then, as any other.
+#[tokio::test]
+async fn what_is_relayed_leaves_in_one_piece_with_its_head_and_its_end() {
+    let limits = Limits { idle: Duration::from_millis(300), max_connections: 2, ..Limits::default() };
+    let served = tcp(Limits { max_connections_per_peer: 2, ..limits });
+    for (path, end) in [("/relayed-5", "\r\n\r\nwhole"), ("/relayed", "\r\n5\r\nwhole\r\n0\r\n\r\n")] {
+        let mut stream = served.connect().await;
+        for _ in 0..3 {
+            send(&mut stream, &format!("GET {path} HTTP/1.1\r\nHost: a\r\n\r\n")).await;
+            // (One read: over loopback, what is written at once is there at once.)
+            let mut bytes = [0; 1024];
+            let read = timeout(PATIENCE, stream.read(&mut bytes)).await.expect("in time").expect("read");
+            let text = String::from_utf8_lossy(&bytes[..read]);
+            assert!(text.starts_with("HTTP/1.1 200") && text.ends_with(end), "{text}");
+        }
+        // (Of two connections one may have a stream: each gave its place back.)
+        assert_eq!(rest(&mut stream).await, "", "closed after the idle time");
+        served.eventually("tokenward_http_connections{listener=\"test\"} 0").await;
+    }
 }
 
 #[tokio::test]

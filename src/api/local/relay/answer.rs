@@ -14,11 +14,17 @@ use hyper::body::Body as _;
 
 use super::batch::BatchAnswer;
 use super::pace::Pace;
+use crate::api::problem::Problem;
 use crate::broker::Turns;
+use crate::domain::text::chain;
 use crate::domain::time::Clock;
-use crate::listener::{AnswerBody, BrokenOff, Response, StreamPlace};
-use crate::outbound::{Answered, ResourceAnswerBody, Silence, retry_after};
+use crate::listener::{AnswerBody, BrokenOff, GivesWay, Part, Refused, Response, StreamPlace};
+use crate::outbound::{Answered, ResourceAnswerBody, ResourceFault, Silence, retry_after};
 use crate::relay::{self, Injector, Links, Rewriter, Throttled};
+
+/// A body of at most this length is awaited before the answer begins. It leaves with the head, in one piece;
+/// if it breaks off, the caller is told.
+const SHORT: u64 = 8 * 1024;
 
 /// Fields that are links.
 const LINKS: [HeaderName; 3] = [LOCATION, CONTENT_LOCATION, HeaderName::from_static("operation-location")];
@@ -27,6 +33,7 @@ const LINKS: [HeaderName; 3] = [LOCATION, CONTENT_LOCATION, HeaderName::from_sta
 pub(super) struct Answer {
     answer: Answered,
     along: Along,
+    gives_way: GivesWay,
 }
 
 /// What goes along with an answer until its end.
@@ -43,8 +50,8 @@ pub(super) struct Along {
 
 impl Answer {
     /// Takes an answer.
-    pub(super) fn new(answer: Answered, along: Along) -> Self {
-        Answer { answer, along }
+    pub(super) fn new(answer: Answered, along: Along, gives_way: GivesWay) -> Self {
+        Answer { answer, along, gives_way }
     }
 
     /// Whether it is a batch's in which there is no place for the answers of what was refused.
@@ -55,8 +62,16 @@ impl Answer {
     }
 
     /// Makes the caller's answer, with this place for its body. Links to a base lead through the relay.
-    pub(super) fn response(self, place: Arc<StreamPlace>, is_head: bool, links: Arc<Links>) -> Response {
-        let Answer { answer, along } = self;
+    ///
+    /// # Errors
+    /// A short body broke off, or the caller's connection must give way.
+    pub(super) async fn response(
+        self,
+        place: Arc<StreamPlace>,
+        is_head: bool,
+        links: Arc<Links>,
+    ) -> Result<Response, Problem> {
+        let Answer { answer, along, gives_way } = self;
         let (head, body) = answer.into_parts();
         let has_none = matches!(
             head.status,
@@ -68,15 +83,22 @@ impl Answer {
                 turns.over();
                 AnswerBody::default()
             }
-            false if is_json(&head) => {
-                let changes = Changes::new(&links, along.batch.as_ref(), head.status);
-                let passing = Passing::new(body, Some(changes), along, Arc::clone(&place));
-                AnswerBody::relayed(place, None, parts(passing))
-            }
             false => {
+                let changes = is_json(&head).then(|| Changes::new(&links, along.batch.as_ref(), head.status));
                 let length = body.size_hint().exact();
-                let passing = Passing::new(body, None, along, Arc::clone(&place));
-                AnswerBody::relayed(place, length, parts(passing))
+                let known = length.filter(|_| changes.is_none());
+                let mut passing = Passing::new(body, changes, along, Arc::clone(&place));
+                if length.is_some_and(|length| length <= SHORT) {
+                    tokio::select! {
+                        biased;
+                        came = passing.fill() => came.map_err(|fault| unanswered(&fault))?,
+                        () = gives_way.happens() => return Err(Problem::of_listener(Refused::Overloaded)),
+                    }
+                }
+                match passing.is_over {
+                    true => AnswerBody::whole(passing.rest),
+                    false => AnswerBody::relayed(place, known, parts(passing)),
+                }
             }
         };
         let mut response = Response::new(body);
@@ -92,7 +114,18 @@ impl Answer {
         if let Some(length) = head.headers.get(CONTENT_LENGTH).filter(|_| is_head) {
             response.headers_mut().insert(CONTENT_LENGTH, length.clone());
         }
-        response
+        Ok(response)
+    }
+}
+
+/// What a caller is told where the resource broke off.
+pub(super) fn unanswered(fault: &ResourceFault) -> Problem {
+    match fault {
+        ResourceFault::Full => Problem::of_listener(Refused::Overloaded),
+        ResourceFault::Silent(_) => Problem::relay_failed(504, fault.to_string()),
+        ResourceFault::Unreachable(_) | ResourceFault::BrokeOff(_) => {
+            Problem::relay_failed(502, fault.to_string())
+        }
     }
 }
 
@@ -141,7 +174,7 @@ struct Passing {
 }
 
 /// The parts of a body as they come, none longer than its connection takes at once.
-fn parts(passing: Passing) -> impl Stream<Item = Result<Bytes, BrokenOff>> + Send + 'static {
+fn parts(passing: Passing) -> impl Stream<Item = Result<Part, BrokenOff>> + Send + 'static {
     stream::unfold(passing, |mut passing| async move {
         let part = passing.next().await?;
         Some((part, passing))
@@ -158,7 +191,7 @@ impl Passing {
         Passing { body, changes, along, rest: Bytes::new(), is_over: false, handed: (None, 0), place }
     }
 
-    async fn next(&mut self) -> Option<Result<Bytes, BrokenOff>> {
+    async fn next(&mut self) -> Option<Result<Part, BrokenOff>> {
         // The client takes what came at its own pace, and that is no silence of the resource. But it may be
         // too slow for others.
         self.along.silence.breaks();
@@ -166,39 +199,50 @@ impl Passing {
         if !self.is_over && self.along.pace.is_too_slow(since, bytes) {
             return Some(Err(BrokenOff));
         }
-        while self.rest.is_empty() {
-            if self.is_over {
-                return None;
-            }
+        if self.fill().await.is_err() {
+            return Some(Err(BrokenOff));
+        }
+        if self.rest.is_empty() {
+            return None;
+        }
+        let bytes = self.rest.split_to(self.place.part(self.rest.len()));
+        self.handed = (Some(self.along.pace.now()), bytes.len());
+        Some(Ok(Part { bytes, is_last: self.is_over && self.rest.is_empty() }))
+    }
+
+    /// Waits until there is something to hand on, or nothing more comes.
+    async fn fill(&mut self) -> Result<(), ResourceFault> {
+        while self.rest.is_empty() && !self.is_over {
             let frame = tokio::select! {
                 biased;
                 frame = self.body.frame() => frame,
-                () = self.along.silence.is_over() => return Some(Err(BrokenOff)),
+                () = self.along.silence.is_over() => return Err(self.along.silence.fault()),
             };
             self.along.silence.breaks();
-            let data = match frame {
-                Some(Err(_)) => return Some(Err(BrokenOff)),
-                // (Trailers end with their connection.)
-                Some(Ok(frame)) => Some(frame.into_data().unwrap_or_default()),
-                None => None,
+            // (Trailers end with their connection.)
+            let data = frame.transpose().map_err(|error| ResourceFault::BrokeOff(chain(&error)))?;
+            let data = data.map(|frame| frame.into_data().unwrap_or_default());
+            let is_last = data.is_none() || self.body.is_end_stream();
+            let came = data.map(|data| self.changed(data)).unwrap_or_default();
+            self.rest = match is_last {
+                true => self.ended(came)?,
+                false => came,
             };
-            match data {
-                Some(data) => self.rest = self.changed(data),
-                None => {
-                    self.is_over = true;
-                    self.along.turns.over();
-                    if let Some(changes) = self.changes.take() {
-                        if changes.is_whole_with_refusals && !changes.injector.is_done() {
-                            return Some(Err(BrokenOff));
-                        }
-                        self.rest = changes.rewriter.end();
-                    }
-                }
-            }
         }
-        let part = self.rest.split_to(self.place.part(self.rest.len()));
-        self.handed = (Some(self.along.pace.now()), part.len());
-        Some(Ok(part))
+        Ok(())
+    }
+
+    /// Nothing more comes behind this.
+    fn ended(&mut self, came: Bytes) -> Result<Bytes, ResourceFault> {
+        self.is_over = true;
+        self.along.turns.over();
+        let Some(changes) = self.changes.take() else { return Ok(came) };
+        if changes.is_whole_with_refusals && !changes.injector.is_done() {
+            let what = "the batch's answer has no place for the answers of refused requests";
+            return Err(ResourceFault::BrokeOff(what.to_owned()));
+        }
+        let kept = changes.rewriter.end();
+        Ok(if kept.is_empty() { came } else { [came, kept].concat().into() })
     }
 
     /// What is handed on of a piece that came.

@@ -57,7 +57,7 @@ impl Handler for Through {
     fn handle<'a>(&'a self, request: Request) -> BoxFuture<'a, Response> {
         Box::pin(async move {
             let silence = Arc::new(Silence::new(SILENCE, Arc::new(self.clock.clone())));
-            let (body, _gives_way) = request.body.into_stream();
+            let (body, gives_way) = request.body.into_stream();
             let clock: Arc<dyn Clock> = Arc::new(self.clock.clone());
             let wanted = Arc::clone(&self.is_wanted);
             let pace = Arc::new(Pace::new(Arc::clone(&clock), move || wanted.load(Ordering::Relaxed)));
@@ -85,10 +85,11 @@ impl Handler for Through {
                     let place = request.streams.take().expect("a place");
                     let links = Arc::new(Links::new(Vec::new(), "http://here/".to_owned()));
                     let along = Along { clock, silence, pace, batch: None, turns: Turns::default() };
-                    let response = Answer::new(answer, along).response(place, false, links);
-                    match self.pause {
-                        Some(pause) => self.taken_slowly(response, pause).await,
-                        None => response,
+                    let answer = Answer::new(answer, along, gives_way);
+                    match (answer.response(place, false, links).await, self.pause) {
+                        (Err(problem), _) => problem.response("an-id"),
+                        (Ok(response), Some(pause)) => self.taken_slowly(response, pause).await,
+                        (Ok(response), None) => response,
                     }
                 }
                 Err(fault) => unanswered(&sent, &fault).response("an-id"),
@@ -262,6 +263,35 @@ async fn a_resource_that_says_nothing_is_a_504() {
     assert!(answer.starts_with("HTTP/1.1 504"), "{answer}");
     assert!(answer.contains("relay_failed") && answer.contains("said nothing for 100 s"), "{answer}");
     gone(&mut resource).await;
+}
+
+/// A short answer is awaited, so that its caller can be told that it did not come.
+#[tokio::test]
+async fn a_short_answer_that_does_not_come_is_a_502_or_a_504() {
+    let relay = Relay::start().await;
+    let closing = "GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n";
+    let short = "HTTP/1.1 200 OK\r\nContent-Length: 8192\r\n\r\n";
+    let mut caller = relay.caller(closing).await;
+    let mut resource = relay.asked("\r\n\r\n").await;
+    send(&mut resource, short).await;
+    drop(resource);
+    let answer = read_to(&mut caller, "}").await;
+    assert!(answer.starts_with("HTTP/1.1 502") && answer.contains("relay_failed"), "{answer}");
+
+    let mut caller = relay.caller(closing).await;
+    let mut resource = relay.asked("\r\n\r\n").await;
+    send(&mut resource, short).await;
+    let answer = relay.until_closed(&mut caller, SILENCE + SECOND).await;
+    assert!(answer.starts_with("HTTP/1.1 504") && answer.contains("relay_failed"), "{answer}");
+
+    // What has begun goes on as any other.
+    let mut caller = relay.caller(GET).await;
+    let mut resource = relay.asked("\r\n\r\n").await;
+    send(&mut resource, &format!("{short}part")).await;
+    let begun = read_to(&mut caller, "part").await;
+    assert!(begun.starts_with("HTTP/1.1 200"), "{begun}");
+    drop(resource);
+    gone(&mut caller).await;
 }
 
 #[tokio::test]
