@@ -2,14 +2,12 @@
 //! cannot be read is decoded again only to say why.
 
 use std::borrow::Cow;
-use std::sync::LazyLock;
 
 use http::Method;
-use memchr::memmem::Finder;
 use percent_encoding::percent_decode_str;
 
 use super::problem::Problem;
-use super::relayed::holds_key;
+use super::relayed::{KEY, holds_key};
 use super::routes::{Api, Effect, Found, find, find_relayed};
 use crate::domain::handle;
 use crate::listener::{BadPairs, Pairs, segments};
@@ -95,9 +93,6 @@ const SECRET_PARAMETERS: [&str; 7] = [
     "client_secret",
     "subject_token",
 ];
-
-/// How an API key begins.
-static KEY: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new("twk_"));
 
 /// The same of a relayed request, whose path and query are the resource's.
 fn relayed_shows_credential(path: &str, query: &str, parameters: &[(Cow<'_, str>, Cow<'_, str>)]) -> bool {

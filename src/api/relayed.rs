@@ -1,5 +1,9 @@
 //! The path of a relayed request. What stands behind the base is the resource's, and is not read here.
 
+use std::borrow::Cow;
+use std::sync::LazyLock;
+
+use memchr::memmem::Finder;
 use percent_encoding::percent_decode_str;
 
 use crate::callers::api_key::PresentedKey;
@@ -48,12 +52,18 @@ impl<'a> Split<'a> {
     }
 }
 
+/// How an API key begins.
+pub(super) static KEY: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new("twk_"));
+
 /// Whether a text has an API key or a handle in it, escaped or not. (Ids of a resource may have a key's first
 /// letters in them, so the whole form counts.)
 pub(super) fn holds_key(text: &str) -> bool {
-    let decoded = percent_decode_str(text).decode_utf8_lossy();
+    let decoded = match memchr::memchr(b'%', text.as_bytes()) {
+        None => Cow::Borrowed(text),
+        Some(_) => percent_decode_str(text).decode_utf8_lossy(),
+    };
     handle::is_in(&decoded)
-        || decoded.match_indices("twk_").any(|(at, _)| {
+        || KEY.find_iter(decoded.as_bytes()).any(|at| {
             let rest = &decoded[at..];
             let mut marks = rest.match_indices('_').map(|(at, _)| at);
             // The checksum stands behind the third mark.

@@ -7,10 +7,12 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::sync::LazyLock;
 use std::time::Duration;
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use memchr::memmem::Finder;
 use serde::{Deserialize, Serialize};
 
 use super::base62::{CHECKSUM_DIGITS, base62, checksum};
@@ -129,9 +131,12 @@ impl PresentedHandle {
     }
 }
 
+/// Finds how a handle begins.
+static FINDER: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new(PREFIX));
+
 /// Whether a text has a handle in it.
 pub fn is_in(text: &str) -> bool {
-    text.match_indices(PREFIX).any(|(at, _)| {
+    FINDER.find_iter(text.as_bytes()).any(|at| {
         let rest = &text[at..];
         let is_of_handle = |byte: u8| byte.is_ascii_alphanumeric() || b"_-".contains(&byte);
         let end = rest.bytes().position(|byte| !is_of_handle(byte)).unwrap_or(rest.len());

@@ -143,21 +143,29 @@ impl Rewriter {
                 // It was no name, or has another value.
                 State::Named | State::BeforeLink => self.state = ELSEWHERE,
                 State::Link { kept, is_escaped } => {
-                    let byte = piece[at];
-                    at += 1;
-                    if byte == b'"' && !*is_escaped {
+                    let rest = &piece[at..];
+                    // (What neither ends it nor is part of an escape is taken as a whole.)
+                    let plain = match *is_escaped {
+                        true => 0,
+                        false => memchr::memchr2(b'"', b'\\', rest).unwrap_or(rest.len()),
+                    };
+                    if plain == 0 && rest[0] == b'"' && !*is_escaped {
+                        at += 1;
                         let kept = std::mem::take(kept);
                         push_link(&self.links, &kept, &mut out);
                         self.state = ELSEWHERE;
                         from = at;
                     } else {
-                        kept.push(byte);
-                        *is_escaped = byte == b'\\' && !*is_escaped;
+                        *is_escaped = plain == 0 && !*is_escaped;
+                        let taken = &rest[..plain.clamp(1, LONGEST + 1 - kept.len())];
+                        kept.extend_from_slice(taken);
+                        at += taken.len();
                         // Too long for a URL: it passes as it is.
                         if kept.len() > LONGEST {
                             out.push(b'"');
                             out.extend_from_slice(kept);
-                            self.state = State::Elsewhere { tail: vec![byte] };
+                            let last = kept[LONGEST];
+                            self.state = State::Elsewhere { tail: vec![last] };
                             from = at;
                         }
                     }

@@ -4,9 +4,10 @@
 //!
 //! [`Handler::at_once`]: crate::listener::Handler::at_once
 
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use http::Method;
+use memchr::memmem::Finder;
 
 use super::LocalApi;
 use super::handlers::{DEGRADED, SOURCE};
@@ -27,6 +28,9 @@ use crate::listener::{AtOnce, Fields, Pairs, PlainRequest};
 use crate::refresh::{Served, Want};
 use crate::telemetry::audit::TokenWords;
 
+/// What every path has that is relayed.
+static RELAYED: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new("/relay/"));
+
 /// A request with its caller and its connection.
 struct Request<'a> {
     begun: Moment,
@@ -41,6 +45,10 @@ impl LocalApi {
         let PlainRequest { head, peer, request_id, memory } = request;
         // (A tag in a request may turn its answer into another one.)
         if head.method() != "GET" || head.has("if-none-match") {
+            return None;
+        }
+        // (Reading what is relayed costs more, and it is never answered here.)
+        if RELAYED.find(head.path().as_bytes()).is_some() {
             return None;
         }
         let asked = Asked::<LocalApi>::read(head.path(), head.query());

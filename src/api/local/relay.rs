@@ -16,8 +16,10 @@ mod silence_tests;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use http::header::{ACCEPT_ENCODING, AUTHORIZATION, CONTENT_TYPE, HOST, HeaderMap, HeaderValue, RETRY_AFTER};
 use http::{Request, StatusCode};
+use zeroize::Zeroizing;
 
 use self::answer::{Along, Answer};
 use self::body::Sent;
@@ -424,9 +426,11 @@ fn is_same(to: &RelayBase, other: &RelayBase, served: &Served, renewed: &Served)
     (&to.base, &to.resource) == (&other.base, &other.resource) && account(served) == account(renewed)
 }
 
+/// The field's value with a token, which is cleared when its request is sent.
 fn bearer(served: &Served) -> Result<HeaderValue, Problem> {
-    let text = zeroize::Zeroizing::new(format!("Bearer {}", served.token().access_token.expose()));
-    let mut value = HeaderValue::from_str(&text).map_err(|_| Problem::internal())?;
+    let text = format!("Bearer {}", served.token().access_token.expose()).into_bytes();
+    let value = HeaderValue::from_maybe_shared(Bytes::from_owner(Zeroizing::new(text)));
+    let mut value = value.map_err(|_| Problem::internal())?;
     value.set_sensitive(true);
     Ok(value)
 }
