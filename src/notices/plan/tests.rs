@@ -110,6 +110,17 @@ fn what_was_aside_comes_in_its_order_once_it_is_taken() {
 }
 
 #[test]
+fn what_waits_behind_its_subject_wakes_nobody() {
+    let log = log(&["bad", "bad"]);
+    let mut progress = Progress::default();
+    run(&mut progress, &log, 0..600, |_, _| Tried::Failed(None));
+    assert_eq!(progress.aside(), 2);
+    let first = progress.aside[0].not_before;
+    assert!(progress.aside[1].not_before < first, "the second was not tried");
+    assert_eq!(progress.next(&[], at(600), |_| true), Step::Wait(Some(first.max(progress.not_before))));
+}
+
+#[test]
 fn after_three_days_it_is_counted_as_undelivered_and_memory_stays_bounded() {
     let subjects: Vec<String> = (0..300).map(|number| format!("user-{number}")).collect();
     let log = log(&subjects.iter().map(String::as_str).collect::<Vec<_>>());
