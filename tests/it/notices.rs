@@ -382,7 +382,8 @@ async fn a_replaced_secret_signs_beside_the_one_in_its_place() {
     // What is no secret changes nothing, and is not repeated.
     std::fs::write(world.folder.path().join("webhook.secret"), "canary").expect("written");
     let refused = reloaded().await.to_string();
-    assert!(refused.contains("secret_file") && !refused.contains("canary"), "{refused}");
+    world.daemon.until_logged("webhooks.product.secret_file").await;
+    assert!(!refused.contains("canary") && !world.daemon.log().contains("\"canary\""), "{refused}");
     assert!(!world.daemon.log().contains("MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"));
 }
 

@@ -10,7 +10,6 @@ use tokenward::system::SystemClock;
 use crate::attacks_rights::with_harness;
 use crate::http_client::{Answer, request};
 use crate::notices::{events, is, refuse, said};
-use crate::watch::Stream;
 use crate::world::{ALICE, Kept, Plan, Process, World, text, until, write_secret};
 
 fn alices_tenant() -> String {
@@ -44,17 +43,32 @@ async fn until_done(daemon: &Process, job: &str) {
     }
 }
 
-/// The events up to that of a connection which is made for it, in order.
-async fn up_to(world: &World, stream: &mut Stream, marker: &str) -> Vec<(String, String)> {
+/// The events behind `after`, up to that of a connection which is made for it, in order; and its id.
+async fn up_to(world: &World, key: &str, after: &str, marker: &str) -> (Vec<(String, String)>, String) {
     world.connect(marker, ALICE).await;
+    // (Time that passes ends a stream.)
+    let mut stream = events(&world.daemon, key, &format!("?after={after}")).await;
     let mut told = Vec::new();
     loop {
-        let event = said(&stream.event().await);
-        if event == is("connected", marker) {
-            return told;
+        let event = stream.event().await;
+        let said = said(&event);
+        if said == is("connected", marker) {
+            return (told, event.id);
         }
-        told.push(event);
+        told.push(said);
     }
+}
+
+/// The first event that a caller hears, and its id.
+async fn begin(world: &World, key: &str) -> ((String, String), String) {
+    let mut stream = events(&world.daemon, key, "").await;
+    world.connect("marker-begin", ALICE).await;
+    let event = stream.event().await;
+    (said(&event), event.id)
+}
+
+fn of_tenants(told: Vec<(String, String)>) -> Vec<(String, String)> {
+    told.into_iter().filter(|(kind, _)| kind.starts_with("tenant.")).collect()
 }
 
 #[tokio::test]
@@ -68,20 +82,20 @@ async fn a_credential_that_expires_soon_is_told_once_by_two_replicas() {
     // A caller with a rule for the app hears of it, whatever the rule covers.
     let rules = "connections = [\"marker-*\"]\nscopes = [\"*\"]";
     let (world, key) = with_harness(plan, rules).await;
-    let mut stream = events(&world.daemon, &key, "").await;
-    let other = other(&world).await;
     // What was told cannot be read: it is begun anew, and silences nothing.
     let record = tokenward::store::keyspace::redis_pending("app-outlook:outlook");
     let redis = world.redis.as_ref().expect("a Redis");
     assert_eq!(redis.cli(&["SET", &record, "rubbish", "EX", "9999999"]), "OK");
     // Nobody knows a credential before it was used.
-    world.connect("marker-0", ALICE).await;
+    let (first, after) = begin(&world, &key).await;
+    let other = other(&world).await;
     for daemon in [&world.daemon, &other] {
         world.outlive_tokens();
-        assert_eq!(world.token_at(daemon, "marker-0").await.status, 200);
+        assert_eq!(world.token_at(daemon, "marker-begin").await.status, 200);
         until_done(daemon, "client_credentials").await;
     }
-    let told = up_to(&world, &mut stream, "marker-1").await;
+    let (mut told, _) = up_to(&world, &key, &after, "marker-end").await;
+    told.push(first);
     let apps: Vec<&str> =
         told.iter().map(|(kind, _)| kind.as_str()).filter(|kind| kind.starts_with("app.")).collect();
     assert_eq!(apps, ["app.credential_expiring"], "{told:?}");
@@ -92,14 +106,13 @@ async fn a_credential_that_expires_soon_is_told_once_by_two_replicas() {
 async fn a_tenant_that_blocks_and_recovers_is_told_once_by_two_replicas() {
     let rules = format!("connections = [\"tenant:{}\"]\nscopes = [\"*\"]", alices_tenant());
     let (world, key) = with_harness(Plan::default().kept(Kept::Redis), &rules).await;
-    let mut stream = events(&world.daemon, &key, "").await;
+    let (_, mut after) = begin(&world, &key).await;
     let names = ["one", "two", "three"];
     for name in names {
         world.connect(name, ALICE).await;
     }
     let other = other(&world).await;
-    let mut marker = 0;
-    for (sees, mends) in [(&world.daemon, &other), (&other, &world.daemon)] {
+    for (round, [sees, mends]) in [[&world.daemon, &other], [&other, &world.daemon]].into_iter().enumerate() {
         world.outlive_tokens();
         refuse(&world, 50105);
         for name in names {
@@ -116,10 +129,9 @@ async fn a_tenant_that_blocks_and_recovers_is_told_once_by_two_replicas() {
         for daemon in [&world.daemon, &other] {
             until_done(daemon, "tenant_blocks").await;
         }
-        marker += 1;
-        let told = up_to(&world, &mut stream, &format!("marker-{marker}")).await;
-        let tenants: Vec<_> = told.into_iter().filter(|(kind, _)| kind.starts_with("tenant.")).collect();
-        assert_eq!(tenants, [tenant("blocked"), tenant("recovered")]);
+        let (told, last) = up_to(&world, &key, &after, &format!("marker-{round}")).await;
+        assert_eq!(of_tenants(told), [tenant("blocked"), tenant("recovered")], "round {round}");
+        after = last;
     }
 }
 
@@ -129,7 +141,7 @@ async fn a_tenant_that_gives_the_app_no_token_of_its_own_is_told_once_by_two_rep
     let rules =
         format!("app_only = [\"{}\"]\nconnections = [\"marker-*\"]\nscopes = [\"*\"]", alices_tenant());
     let (world, key) = with_harness(Plan::default().kept(Kept::Redis), &rules).await;
-    let mut stream = events(&world.daemon, &key, "").await;
+    let (_, mut after) = begin(&world, &key).await;
     let other = other(&world).await;
     let ask = async |daemon: &Process| -> Answer {
         let url = format!("{}/v1/apps/outlook/token?tenant={}", daemon.local, alices_tenant());
@@ -157,8 +169,8 @@ async fn a_tenant_that_gives_the_app_no_token_of_its_own_is_told_once_by_two_rep
             until(daemon, "it works again", async || ask(daemon).await.status == 200).await;
             told().await;
         }
-        let told = up_to(&world, &mut stream, &format!("marker-{round}")).await;
-        let tenants: Vec<_> = told.into_iter().filter(|(kind, _)| kind.starts_with("tenant.")).collect();
-        assert_eq!(tenants, [tenant("blocked"), tenant("recovered")], "round {round}");
+        let (told, last) = up_to(&world, &key, &after, &format!("marker-{round}")).await;
+        assert_eq!(of_tenants(told), [tenant("blocked"), tenant("recovered")], "round {round}");
+        after = last;
     }
 }
