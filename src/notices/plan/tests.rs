@@ -111,13 +111,12 @@ fn what_was_aside_comes_in_its_order_once_it_is_taken() {
 
 #[test]
 fn what_waits_behind_its_subject_wakes_nobody() {
-    let log = log(&["bad", "bad"]);
-    let mut progress = Progress::default();
-    run(&mut progress, &log, 0..600, |_, _| Tried::Failed(None));
-    assert_eq!(progress.aside(), 2);
-    let first = progress.aside[0].not_before;
-    assert!(progress.aside[1].not_before < first, "the second was not tried");
-    assert_eq!(progress.next(&[], at(600), |_| true), Step::Wait(Some(first.max(progress.not_before))));
+    let aside =
+        |place, subject: &str, not_before| Aside { place, subject: subject.into(), tries: 1, not_before };
+    let aside = vec![aside(1, "bad", at(100)), aside(2, "bad", at(0)), aside(3, "other", at(200))];
+    let mut progress = Progress { aside, ..Progress::default() };
+    assert_eq!(progress.next(&[], at(50), |_| true), Step::Wait(Some(at(100))));
+    assert_eq!(progress.next(&[], at(100), |_| true), Step::TryAside(1));
 }
 
 #[test]
