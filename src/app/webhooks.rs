@@ -20,7 +20,8 @@ const UNTIL_THEN: &str = "after a start nothing is sent to this webhook until th
 
 /// What a reading of `[webhooks]` comes to.
 pub(super) struct Prepared {
-    webhooks: Vec<Arc<Webhook>>,
+    /// Those whose files are right.
+    pub(super) webhooks: Vec<Arc<Webhook>>,
     /// Those whose files are wrong: callers and their tokens do not wait for them.
     unclear: Vec<String>,
 }

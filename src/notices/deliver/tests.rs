@@ -110,12 +110,13 @@ async fn receiver(before: impl Fn() + Send + Sync + 'static) -> (String, Got) {
     let url = format!("http://{}/in", listener.local_addr().expect("an address"));
     let got = Got::default();
     let seen = Arc::clone(&got);
-    tokio::spawn(async move {
+    let receive = async move {
         while let Ok((stream, _)) = listener.accept().await {
             let one = read(stream, &before).await;
             seen.lock().push(one);
         }
-    });
+    };
+    TokioTasks::new().spawn("a receiver", Box::pin(receive));
     (url, got)
 }
 
