@@ -1,6 +1,6 @@
 //! The core: the engine that refreshes grants, and the use cases on it.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::apps::{self, Authorities, PreparedApps};
@@ -14,10 +14,9 @@ use crate::broker::{self, Apps, Broker};
 use crate::config::Config;
 use crate::domain::id::AppName;
 use crate::domain::random::random_bytes;
-use crate::notices::{self, Deliveries, Outcome, Webhook};
+use crate::notices::{self, Deliveries};
 use crate::refresh::{self, Engine};
 use crate::store::LeaseNonce;
-use crate::telemetry::metrics::Metrics;
 
 pub(super) struct Core {
     pub(super) engine: Engine,
@@ -82,20 +81,6 @@ impl Core {
         let deliveries = Arc::new(Deliveries::new(ports, nonce, Arc::clone(broker.feed())));
         Ok((Core { engine, broker, deliveries }, authorities))
     }
-
-    /// Puts webhooks in force.
-    pub(super) fn takes_webhooks(&self, webhooks: Vec<Arc<Webhook>>, process: &Process) {
-        take_webhooks(&self.deliveries, webhooks, &process.metrics);
-    }
-}
-
-/// Puts webhooks in force, under their names.
-pub(super) fn take_webhooks(deliveries: &Deliveries, webhooks: Vec<Arc<Webhook>>, metrics: &Metrics) {
-    let names: BTreeSet<String> = webhooks.iter().map(|webhook| webhook.name().to_owned()).collect();
-    metrics.rename(|known| known.webhooks.clone_from(&names));
-    let outcomes = Outcome::ALL.map(Outcome::as_str);
-    names.iter().for_each(|name| metrics.expect_webhook(name, &outcomes));
-    deliveries.replace(webhooks);
 }
 
 /// The apps as the engine needs them.

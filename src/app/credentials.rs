@@ -40,19 +40,21 @@ impl Work for ClientCredentials {
         let (credentials, now) = (self.broker.client_credentials(), self.clock.now());
         let shown = std::mem::take(&mut self.shown);
         self.shown = show_credentials(&credentials, &self.metrics, shown, &mut self.warnings, now);
-        if let Err(error) = self.broker.tell_of_credentials(&credentials).await {
-            tracing::debug!(%error, "a change of client credentials could not be told yet");
-        }
         let views = |reports: &Vec<CredentialReport>| reports.iter().map(|one| one.view(now)).collect();
         let said = credentials.iter().map(|(app, reports)| (app.clone(), views(reports))).collect();
-        if !self.broker.say_of_credentials(said) {
-            return Ok(());
+        let mut reported = Ok(());
+        if self.broker.say_of_credentials(said) {
+            reported = self.broker.report().await;
+            if let Err(error) = &reported {
+                tracing::debug!(%error, "other replicas could not be told of client credentials");
+            }
         }
-        let reported = self.broker.report().await;
-        if let Err(error) = &reported {
-            tracing::debug!(%error, "other replicas could not be told of client credentials");
+        // Last: notices may wait for the store, and the other replicas must not wait for notices.
+        let told = self.broker.tell_of_credentials(&credentials).await;
+        if let Err(error) = &told {
+            tracing::debug!(%error, "a change of client credentials could not be told yet");
         }
-        ended(reported)
+        ended(reported.and(told))
     }
 }
 

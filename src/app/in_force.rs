@@ -6,7 +6,7 @@ use arc_swap::ArcSwap;
 
 use super::apps::{self, Authorities};
 use super::callers::Roster;
-use super::core::{Core, broker_settings, engine_apps, engine_settings, take_webhooks};
+use super::core::{Core, broker_settings, engine_apps, engine_settings};
 use super::listeners::{LiveListeners, TlsEnds};
 use super::process::Process;
 use super::reading::Replaceable;
@@ -128,7 +128,7 @@ impl InForce {
         self.look.store(Arc::new(look));
         self.signing.replace(signing_key);
         traces.take_up(&self.traces);
-        take_webhooks(&self.deliveries, webhooks, &self.metrics);
+        webhooks.take_up(&self.deliveries, (Some(&self.config.load()), &config), &self.metrics);
         if let Some(level) = &self.level {
             level.set(level_of(config.log.level));
         }

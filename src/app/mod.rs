@@ -124,7 +124,7 @@ impl Daemon {
         let stored = store::start(store, &config.store, &keyring, &reporting, &process.ports)?;
         let roster = Roster::new(issuers, callers, admins);
         let (core, authorities) = Core::start(apps, &roster, &stored, &reporting, &config, &process).await?;
-        core.takes_webhooks(webhooks, &process);
+        webhooks.take_up(&core.deliveries, (None, &config), &process.metrics);
         let (listeners, live) = listeners::bind(&config.listen, listeners, passed, &process.metrics)?;
         let addresses = listeners.addresses();
 

@@ -32,7 +32,6 @@ use crate::domain::scope::ScopeNaming;
 use crate::domain::time::Clock;
 use crate::journal::files as journal_files;
 use crate::keyring::{Keyring, files as keyring_files};
-use crate::notices::Webhook;
 use crate::policy::CallerPolicy;
 use crate::public::Look;
 use crate::secret_file::SecretReader;
@@ -53,7 +52,7 @@ pub(super) struct Replaceable {
     /// Where traces go, and which.
     pub(super) traces: traces::Prepared,
     /// Who is told of changes.
-    pub(super) webhooks: Vec<Arc<Webhook>>,
+    pub(super) webhooks: webhooks::Prepared,
     pub(super) warnings: Vec<Mistake>,
 }
 

@@ -9,23 +9,62 @@ use super::reading::public_file;
 use crate::authority::{Outbound, Roots};
 use crate::config::{Config, WebhookConfig};
 use crate::domain::id::AppName;
-use crate::notices::{Backlog, DeliveryObserver, Endpoint, Outcome, Secrets, Webhook};
+use crate::notices::{Backlog, Deliveries, DeliveryObserver, Endpoint, Outcome, Secrets, Webhook};
 use crate::outbound::{Leads, Settings};
 use crate::secret_file::SecretReader;
 use crate::telemetry::metrics::Metrics;
 
 /// What becomes of a webhook whose file is wrong.
-const UNTIL_THEN: &str = "nothing is sent to this webhook until that is mended; its events are kept";
+const UNTIL_THEN: &str = "after a start nothing is sent to this webhook until that is mended, and its events \
+                          are kept; a reload leaves it as it was, unless its other settings changed too";
 
-/// Builds all webhooks but those whose files are wrong: callers and their tokens do not wait for them.
+/// What a reading of `[webhooks]` comes to.
+pub(super) struct Prepared {
+    /// Those whose files are right.
+    pub(super) webhooks: Vec<Arc<Webhook>>,
+    /// Those whose files are wrong: callers and their tokens do not wait for them.
+    unclear: Vec<String>,
+}
+
+/// Builds all webhooks but those whose files are wrong.
 pub(super) fn prepare(
     config: &Config,
     outbound: &Arc<Outbound>,
     by: &By<'_>,
     findings: &mut Findings<'_>,
-) -> Vec<Arc<Webhook>> {
-    let all = config.webhooks.iter();
-    all.filter_map(|(name, settings)| webhook(name, settings, outbound, by, findings)).collect()
+) -> Prepared {
+    let mut prepared = Prepared { webhooks: Vec::new(), unclear: Vec::new() };
+    for (name, settings) in &config.webhooks {
+        match webhook(name, settings, outbound, by, findings) {
+            Some(webhook) => prepared.webhooks.push(webhook),
+            None => prepared.unclear.push(name.clone()),
+        }
+    }
+    prepared
+}
+
+impl Prepared {
+    /// Puts the webhooks in force. One whose files are wrong stays as it was, if only files are new in its
+    /// section.
+    pub(super) fn take_up(
+        mut self,
+        deliveries: &Deliveries,
+        (before, now): (Option<&Config>, &Config),
+        metrics: &Metrics,
+    ) {
+        for name in &self.unclear {
+            let sections = before.and_then(|before| Some((before.webhooks.get(name)?, &now.webhooks[name])));
+            let is_the_same = sections.is_some_and(|(before, now)| before.is_the_same_but_files(now));
+            let in_force = deliveries.webhooks();
+            let stays = in_force.iter().find(|webhook| webhook.name() == name).filter(|_| is_the_same);
+            self.webhooks.extend(stays.cloned());
+        }
+        let names: BTreeSet<String> = self.webhooks.iter().map(|webhook| webhook.name().to_owned()).collect();
+        metrics.rename(|known| known.webhooks.clone_from(&names));
+        let outcomes = Outcome::ALL.map(Outcome::as_str);
+        names.iter().for_each(|name| metrics.expect_webhook(name, &outcomes));
+        deliveries.replace(self.webhooks);
+    }
 }
 
 fn webhook(

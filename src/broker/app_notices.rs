@@ -1,23 +1,25 @@
-//! Notices of apps and of their tenants: what each replica learns by itself is told once.
+//! Notices of apps: what each replica learns by itself of an app's client credentials is told once. (Those of
+//! tenants are in `tenant_blocks.rs`.)
 //!
-//! A record for each app, and one for each tenant in which an app was blocked, say what was told. A notice is
-//! written in the step that changes the record, so of many replicas that learn the same, one tells it. A
-//! replica looks into a record only when what it knows has changed: nothing here waits in a request.
+//! A record for each app says what was told. A notice is written in the step that changes the record, so of
+//! many replicas that learn the same, one tells it. A replica looks into a record only when what it knows has
+//! changed: nothing here waits in a request.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
-use super::{Broker, Refusal};
+use super::Broker;
 use crate::authority::CredentialReport;
 use crate::domain::credential::CredentialState;
 use crate::domain::id::AppName;
 use crate::domain::notice::{Notice, NoticeKind};
+use crate::domain::random::{Random, random_bytes};
 use crate::domain::time::Timestamp;
-use crate::repository::{FiledUnder, Kind, RepositoryError, Taken};
+use crate::repository::{FiledUnder, Kept, Kind, RepositoryError};
+use crate::store::StoreError;
 
 /// How long a record is kept after it was written.
 const KEPT: Duration = Duration::from_secs(400 * 86_400);
@@ -26,17 +28,12 @@ const KEPT: Duration = Duration::from_secs(400 * 86_400);
 const GONE: Duration = Duration::from_secs(3600);
 /// Most credentials that one record remembers.
 const MOST_CREDENTIALS: usize = 100;
-/// Most tenants that this process remembers.
-const MOST_TENANTS: usize = 10_000;
 /// Tries to change a record that others change too.
 const TRIES: usize = 16;
 
 /// What was told of an app.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 struct Told {
-    /// Counts notices, so that each has its own id.
-    #[serde(default)]
-    turn: u64,
     /// Credentials that were told to be rejected, by fingerprint, since when.
     #[serde(default)]
     rejected: BTreeMap<String, Timestamp>,
@@ -46,15 +43,6 @@ struct Told {
     /// Rejected ones that are no longer there.
     #[serde(default)]
     gone: BTreeMap<String, Timestamp>,
-}
-
-/// What was told of an app in a tenant.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-struct ToldOfTenant {
-    #[serde(default)]
-    turn: u64,
-    #[serde(default)]
-    is_blocked: bool,
 }
 
 /// What this replica knows of a credential.
@@ -78,7 +66,6 @@ enum What {
 #[derive(Default)]
 pub(super) struct Looked {
     apps: Mutex<BTreeMap<AppName, Vec<Seen>>>,
-    tenants: Mutex<BTreeMap<(AppName, String), bool>>,
 }
 
 impl Told {
@@ -92,7 +79,7 @@ impl Told {
         };
         if let Some(one) = seen.iter().find(is_new) {
             remember(&mut self.rejected, &one.fingerprint, now);
-            return Some(self.turn(NoticeKind::CredentialRejected));
+            return Some(NoticeKind::CredentialRejected);
         }
         let expires = |one: &&Seen| {
             matches!(one.what, What::Works { expires_soon: true, .. })
@@ -100,7 +87,7 @@ impl Told {
         };
         if let Some(one) = seen.iter().find(expires) {
             remember(&mut self.expiring, &one.fingerprint, now);
-            return Some(self.turn(NoticeKind::CredentialExpiring));
+            return Some(NoticeKind::CredentialExpiring);
         }
         let works = seen.iter().any(|one| matches!(one.what, What::Works { .. }));
         if self.rejected.is_empty() || !works {
@@ -119,13 +106,19 @@ impl Told {
                 remember(&mut self.gone, one, now);
             }
         }
-        (!over.is_empty() && self.rejected.is_empty()).then(|| self.turn(NoticeKind::AppRecovered))
+        (!over.is_empty() && self.rejected.is_empty()).then_some(NoticeKind::AppRecovered)
     }
 
-    fn turn(&mut self, kind: NoticeKind) -> NoticeKind {
-        self.turn += 1;
-        kind
+    /// All of them. Each has an id of its own, also after the store went back to an earlier record.
+    fn notices(&mut self, app: &AppName, seen: &[Seen], now: Timestamp, random: &dyn Random) -> Vec<Notice> {
+        let kinds = std::iter::from_fn(|| self.next(seen, now)).take(MOST_CREDENTIALS);
+        kinds.map(|kind| Notice::of_app(app, kind, None, &turn(random), now)).collect()
     }
+}
+
+/// What tells a notice from every other.
+pub(super) fn turn(random: &dyn Random) -> String {
+    hex::encode(random_bytes::<16>(random))
 }
 
 /// Remembers one more, in place of the oldest if there are too many.
@@ -191,93 +184,42 @@ impl Broker {
     }
 
     async fn tell_of_app(&self, app: &AppName, seen: &[Seen]) -> Result<(), RepositoryError> {
-        let (filed, repository) = (FiledUnder::app(app), &self.deps.repository);
-        for _ in 0..TRIES {
-            let now = self.deps.clock.now();
-            let before: Option<Taken<Told>> = repository.pending(Kind::AppOutlook, &filed).await?;
-            let mut told = before.as_ref().map(|before| before.value.clone()).unwrap_or_default();
-            let Some(kind) = told.next(seen, now) else {
-                let is_changed =
-                    before.as_ref().map(|before| &before.value).unwrap_or(&Told::default()) != &told;
-                if is_changed {
-                    let swap =
-                        repository.swap_pending(Kind::AppOutlook, &filed, before.as_ref(), &told, now, KEPT);
-                    swap.await?;
-                }
-                return Ok(());
-            };
-            let notice = Notice::of_app(app, kind, None, &told.turn.to_string(), now);
-            let change = (before.as_ref(), &told);
-            repository.swap_telling(Kind::AppOutlook, &filed, change, &notice, now, KEPT).await?;
-        }
-        Ok(())
+        until_told(|| self.try_to_tell_of_app(app, seen)).await
     }
 
-    /// Notes whether an app gets tokens of its own in a tenant, and tells it if that has changed. Nobody
-    /// waits for it.
-    pub(super) fn note_app_token<T>(
-        self: &Arc<Self>,
-        app: &AppName,
-        tenant: &str,
-        outcome: &Result<T, Refusal>,
-    ) {
-        let is_blocked = match outcome {
-            Ok(_) => false,
-            Err(Refusal::TenantBlocked { .. }) => true,
-            // A fault of the app's or the authority's says nothing of the tenant.
-            Err(_) => return,
-        };
-        let of = (app.clone(), tenant.to_owned());
-        {
-            let mut tenants = self.looked.tenants.lock();
-            if tenants.get(&of) == Some(&is_blocked) {
-                return;
-            }
-            if tenants.len() >= MOST_TENANTS {
-                tenants.clear();
-            }
-            tenants.insert(of.clone(), is_blocked);
+    /// False if another replica changed the record meanwhile.
+    async fn try_to_tell_of_app(&self, app: &AppName, seen: &[Seen]) -> Result<bool, RepositoryError> {
+        let (filed, repository, now) = (FiledUnder::app(app), &self.deps.repository, self.deps.clock.now());
+        let Kept { taken: before, is_lost } =
+            repository.kept::<Told>(Kind::AppOutlook, &filed, "what was told of an app").await?;
+        let mut told = before.as_ref().map(|before| before.value.clone()).unwrap_or_default();
+        let notices = told.notices(app, seen, now, self.deps.random.as_ref());
+        if !is_lost && *before.as_ref().map_or(&Told::default(), |before| &before.value) == told {
+            return Ok(true);
         }
-        let broker = Arc::clone(self);
-        let tell = async move {
-            if let Err(error) = broker.tell_of_tenant(&of, is_blocked).await {
-                tracing::debug!(app = %of.0, %error, "a change of a tenant could not be told yet");
-                broker.looked.tenants.lock().remove(&of);
-            }
-        };
-        self.deps.tasks.spawn("tell of a tenant", Box::pin(tell));
+        let change = (before.as_ref(), &told);
+        repository.swap_telling(Kind::AppOutlook, &filed, change, &notices, now, KEPT).await
     }
+}
 
-    async fn tell_of_tenant(
-        &self,
-        (app, tenant): &(AppName, String),
-        is_blocked: bool,
-    ) -> Result<(), RepositoryError> {
-        let (filed, repository) = (FiledUnder::app_in_tenant(app, tenant), &self.deps.repository);
-        for _ in 0..TRIES {
-            let now = self.deps.clock.now();
-            let before: Option<Taken<ToldOfTenant>> = repository.pending(Kind::AppOutlook, &filed).await?;
-            let told = before.as_ref().map(|before| before.value).unwrap_or_default();
-            if told.is_blocked == is_blocked {
-                return Ok(());
-            }
-            let next = ToldOfTenant { turn: told.turn + 1, is_blocked };
-            let kind = if is_blocked { NoticeKind::TenantBlocked } else { NoticeKind::TenantRecovered };
-            // (The time belongs to it: a record that has ended begins at the first turn again.)
-            let turn = format!("{} {}", next.turn, now.unix_millis());
-            let notice = Notice::of_app(app, kind, Some(tenant), &turn, now);
-            let change = (before.as_ref(), &next);
-            if repository.swap_telling(Kind::AppOutlook, &filed, change, &notice, now, KEPT).await? {
-                return Ok(());
-            }
+/// Tries to change a record until nobody else comes in between. If others keep changing it that is an error,
+/// so that it is tried again in a second.
+async fn until_told<F: Future<Output = Result<bool, RepositoryError>>>(
+    mut tell: impl FnMut() -> F,
+) -> Result<(), RepositoryError> {
+    for _ in 0..TRIES {
+        if tell().await? {
+            return Ok(());
         }
-        Ok(())
     }
+    let cause = "other replicas kept changing the record".to_owned();
+    Err(StoreError::Unavailable { doing: "noting what was told of an app", cause }.into())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::testkit::SeededRandom;
 
     fn at(seconds: i64) -> Timestamp {
         Timestamp::from_unix_seconds(1_000_000 + seconds)
@@ -307,7 +249,37 @@ mod tests {
         assert_eq!(all(&mut told, &[one("a", works(5)), one("b", works(5))], 25), [""; 0], "from before");
         assert_eq!(all(&mut told, &[one("a", works(5)), one("b", works(30))], 31), ["app.recovered"]);
         assert_eq!(all(&mut told, &rejected, 40), ["app.credential_rejected"], "again is another change");
-        assert_eq!(told.turn, 3);
+    }
+
+    #[tokio::test]
+    async fn what_others_kept_changing_is_an_error_so_that_it_is_told_later() {
+        let tell_at = async |last: usize| {
+            let mut tries = 0;
+            until_told(|| {
+                tries += 1;
+                std::future::ready(Ok(tries == last))
+            })
+            .await
+        };
+        assert!(tell_at(TRIES).await.is_ok());
+        assert!(tell_at(TRIES + 1).await.is_err());
+    }
+
+    #[test]
+    fn what_is_told_anew_after_the_record_went_back_has_another_id() {
+        let (app, random) = (AppName::parse("outlook").expect("a name"), SeededRandom::new(1));
+        let rejected = [one("a", What::Rejected)];
+        let ids = || {
+            let notices = Told::default().notices(&app, &rejected, at(0), &random);
+            notices.into_iter().map(|notice| notice.id).collect::<Vec<_>>()
+        };
+        let first = ids();
+        assert_eq!(first.len(), 1);
+        assert_ne!(
+            first,
+            ids(),
+            "whoever knows the first would pass over the second, which is another change"
+        );
     }
 
     #[test]
@@ -344,5 +316,10 @@ mod tests {
         }
         assert_eq!(told.rejected.len(), MOST_CREDENTIALS);
         assert!(told.rejected.contains_key("299"));
+        // And so is what is told in one step.
+        let all: Vec<Seen> = (0..300).map(|number| one(&format!("{number}"), What::Rejected)).collect();
+        let app = AppName::parse("outlook").expect("a name");
+        told.notices(&app, &all, at(300), &SeededRandom::new(1));
+        assert_eq!(told.rejected.len(), MOST_CREDENTIALS);
     }
 }

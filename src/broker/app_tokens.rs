@@ -67,14 +67,12 @@ impl Broker {
             resource: permit.resource().cloned(),
         };
         let served = self.deps.engine.serve_app_token(&key, permit.caller(), min_ttl).await;
+        self.own_tokens.note(&key, &served, self.deps.clock.now());
         let served = served.map_err(|none| match none {
             NoAppToken::NoApp => Refusal::AppNotFound,
             NoAppToken::Store => Refusal::StoreUnavailable,
             NoAppToken::Failed(failure) => Refusal::of_app_failure(&failure),
         });
-        if let Some(tenant) = &key.tenant {
-            self.note_app_token(&key.app, tenant, &served);
-        }
         let ServedAppToken { token, source } = served?;
         // It may have been revoked while the authority was asked.
         self.bar_revoked(&app, &permit)?;

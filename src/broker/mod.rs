@@ -37,6 +37,7 @@ pub mod inspect;
 mod invitations;
 mod mailboxes;
 pub mod once;
+mod own_tokens;
 pub mod pause;
 #[cfg(any(test, feature = "testkit"))]
 pub mod properties;
@@ -182,6 +183,7 @@ pub struct Broker {
     streams: watch::Streams,
     feed: Arc<Feed>,
     looked: app_notices::Looked,
+    own_tokens: own_tokens::OwnTokens,
     mailboxes: Mailboxes,
     /// The tenants that block an app, as last heard.
     blocked_tenants: ArcSwap<Vec<tenant_blocks::BlockedTenant>>,
@@ -220,6 +222,7 @@ impl Broker {
             streams: watch::Streams::default(),
             feed,
             looked: app_notices::Looked::default(),
+            own_tokens: own_tokens::OwnTokens::default(),
             mailboxes,
             blocked_tenants: ArcSwap::default(),
             handles: handles::Known::default(),

@@ -47,6 +47,7 @@ impl Broker {
         let (blocks, edges) = told.inspect_err(|_| {
             self.deps.engine.give_back_seen_of_tenants(Untold { news, ends: Vec::new() });
         })?;
+        self.own_tokens.learn(&blocks.own);
         let part = |app: &str, tenant: &str| Some((AppName::parse(app).ok()?, tenant.to_owned()));
         let refusing =
             blocks.watched().filter_map(|(app, tenant, blocks)| Some((part(app, tenant)?, blocks)));
@@ -108,16 +109,20 @@ impl Broker {
         let (repository, only) = (&self.deps.repository, FiledUnder::only());
         let now = self.deps.clock.now();
         let blocks = self.kept::<Blocks>(Kind::TenantBlocks, &only).await?;
-        if news.is_empty() && !blocks.has_old(now) {
+        let own = self.own_tokens.untold();
+        if news.is_empty() && own.is_empty() && !blocks.has_old(now) {
             return Ok((blocks, Vec::new()));
         }
         let mut edges = Vec::new();
         let change = |blocks: &mut Blocks| {
+            blocks.own.forget(now);
+            let before = blocks.clone();
             edges = blocks.forget(now);
             edges.extend(news.iter().flat_map(|(part, news)| blocks.tell(part, news, now)));
-            Ok::<(), RepositoryError>(())
+            blocks.own.tell(&own, now);
+            Ok::<_, RepositoryError>(self.notices_of_tenants(&before, blocks, now))
         };
-        match repository.change_pending(Kind::TenantBlocks, &only, now, KEPT, change).await? {
+        match repository.change_telling(Kind::TenantBlocks, &only, now, KEPT, change).await? {
             Some(changed) => Ok((changed, edges)),
             // Others kept changing it. A refusal is news once, so it is told again later.
             None => {

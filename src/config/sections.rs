@@ -664,6 +664,14 @@ pub struct WebhookConfig {
     pub allow_private: bool,
 }
 
+impl WebhookConfig {
+    /// Whether they differ in nothing but in their files.
+    pub fn is_the_same_but_files(&self, other: &Self) -> bool {
+        let WebhookConfig { secret_file, ca_file, .. } = self.clone();
+        *self == WebhookConfig { secret_file, ca_file, ..other.clone() }
+    }
+}
+
 /// `[audit]`.
 #[derive(Debug, Clone, PartialEq)]
 pub struct AuditConfig {

@@ -32,6 +32,7 @@ pub mod json_text;
 pub mod label;
 pub mod not_now;
 pub mod notice;
+pub mod own_tokens;
 #[cfg(any(test, feature = "testkit"))]
 pub mod properties;
 pub mod proxy;

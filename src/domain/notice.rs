@@ -129,6 +129,7 @@ impl Turn {
 
 /// A notice.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "Written")]
 pub struct Notice {
     /// Its id, the same however often it is written and delivered.
     pub id: String,
@@ -145,7 +146,7 @@ pub struct Notice {
 }
 
 /// What a notice is about, beside its app.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(untagged)]
 pub enum About {
     /// A connection.
@@ -153,7 +154,7 @@ pub enum About {
         /// Its name.
         connection: ConnectionName,
         /// The tenant of its account, for rules by tenant. It is not told.
-        #[serde(default, skip_serializing_if = "Option::is_none")]
+        #[serde(skip_serializing_if = "Option::is_none")]
         of: Option<String>,
     },
     /// The app in a tenant.
@@ -163,6 +164,35 @@ pub enum About {
     },
     /// The app itself.
     App {},
+}
+
+/// A notice as it is read. What a later version may tell of is not taken for a notice of the app, which
+/// others may hear.
+#[derive(Deserialize)]
+struct Written {
+    id: String,
+    #[serde(rename = "type")]
+    kind: Cow<'static, str>,
+    at: Timestamp,
+    app: AppName,
+    connection: Option<ConnectionName>,
+    of: Option<String>,
+    tenant: Option<String>,
+}
+
+impl TryFrom<Written> for Notice {
+    type Error = &'static str;
+
+    fn try_from(written: Written) -> Result<Self, Self::Error> {
+        let Written { id, kind, at, app, connection, of, tenant } = written;
+        let about = match (kind.split('.').next(), connection, tenant) {
+            (Some("connection"), Some(connection), None) => About::Connection { connection, of },
+            (Some("tenant"), None, Some(tenant)) => About::Tenant { tenant },
+            (Some("app"), None, None) => About::App {},
+            _ => return Err("it is about nothing that this version knows"),
+        };
+        Ok(Notice { id, kind, at, app, about })
+    }
 }
 
 impl From<NoticeKind> for Cow<'static, str> {
@@ -179,7 +209,8 @@ impl Notice {
         Notice { id, kind: NoticeKind::Deleted.into(), at, app: key.app.clone(), about }
     }
 
-    /// The notice of a change of an app or of a tenant. `turn` tells it from every other of its kind.
+    /// The notice of a change of an app or of a tenant. `turn` tells it from every other, also after the
+    /// store went back to an earlier record: so it is no count.
     pub fn of_app(app: &AppName, kind: NoticeKind, tenant: Option<&str>, turn: &str, at: Timestamp) -> Self {
         let about = match tenant {
             Some(tenant) => About::Tenant { tenant: tenant.to_owned() },

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::digest::sha256_hex;
 use super::id::{AppName, ConnectionName};
+use super::own_tokens::Refusals as OwnRefusals;
 use super::time::Timestamp;
 use super::verdict::BlockReason;
 
@@ -171,6 +172,9 @@ pub struct Blocks {
     /// By app, then by tenant.
     #[serde(default)]
     apps: BTreeMap<String, BTreeMap<String, Standing>>,
+    /// The tenants in which the app gets no token of its own. Nothing here judges by it.
+    #[serde(default, skip_serializing_if = "OwnRefusals::is_empty")]
+    pub own: OwnRefusals,
 }
 
 impl Blocks {
@@ -373,7 +377,10 @@ mod tests {
         assert_eq!(words(&blocks.tell(&part("t"), &worked(false), at(59))), [""; 0]);
         assert_eq!(words(&blocks.tell(&part("t"), &worked(true), at(30))), ["recovered policy_blocked 50"]);
         assert_eq!(words(&blocks.tell(&part("t"), &worked(true), at(40))), [""; 0], "once");
-        assert_eq!(blocks, Blocks { apps: BTreeMap::from([("outlook".to_owned(), BTreeMap::new())]) });
+        assert_eq!(
+            blocks,
+            Blocks { apps: BTreeMap::from([("outlook".to_owned(), BTreeMap::new())]), ..Blocks::default() }
+        );
 
         // The policy leaves a user out: so it is not the tenant's. Who stays blocked does not make it that.
         blocks.tell(&part("t"), &refused(0..3, POLICY), at(0));

@@ -15,7 +15,7 @@ use super::plan::{Progress, Step, Tried};
 use crate::domain::notice::Notice;
 use crate::domain::task::Tasks;
 use crate::domain::time::{Clock, Timestamp};
-use crate::repository::{FiledUnder, Kind, Repository, RepositoryError, Taken};
+use crate::repository::{FiledUnder, Kept, Kind, Repository, RepositoryError, Taken};
 use crate::store::{LeaseAnswer, LeaseNonce, LeaseOf, StoreError};
 
 /// The lease: a replica that dies is succeeded after so long …
@@ -28,7 +28,7 @@ const MOST_GATHERED: usize = 50;
 const MOST_DELIVERED: usize = 200;
 /// Notices that are read at once.
 const PAGE: usize = 100;
-/// A webhook's progress is kept so long after it was written …
+/// A webhook's progress is kept so long after it was written, also while the webhook is left out …
 const KEPT: Duration = Duration::from_secs(90 * 86_400);
 /// … and is written anew when it is this old.
 const WRITE_AGAIN: Duration = Duration::from_secs(86_400);
@@ -100,7 +100,8 @@ impl Deliveries {
         self.webhooks.load_full()
     }
 
-    /// Puts other webhooks in force. Each succeeds the one of its name.
+    /// Puts other webhooks in force. Each succeeds the one of its name: also for work that is under way,
+    /// whose next request is the new one's.
     pub fn replace(&self, webhooks: Vec<Arc<Webhook>>) {
         let (before, now) = (self.webhooks.load_full(), self.ports.clock.now());
         for webhook in &webhooks {
@@ -108,11 +109,16 @@ impl Deliveries {
                 webhook.succeed(before, now);
             }
         }
-        for gone in before.iter().filter(|one| webhooks.iter().all(|other| other.name() != one.name())) {
+        self.webhooks.store(Arc::new(webhooks));
+        self.quiet.lock().clear();
+        for gone in before.iter().filter(|one| self.webhook(one.name()).is_none()) {
             self.ports.observer.backlog(gone.name(), None);
         }
-        self.quiet.lock().clear();
-        self.webhooks.store(Arc::new(webhooks));
+    }
+
+    /// The webhook of this name that is in force now.
+    fn webhook(&self, name: &str) -> Option<Arc<Webhook>> {
+        self.webhooks.load().iter().find(|webhook| webhook.name() == name).cloned()
     }
 
     /// One round, a second after the last: streams learn what is new; and who has the lease puts notices into
@@ -160,15 +166,15 @@ impl Deliveries {
             if is_quiet || !self.under_way.lock().insert(webhook.name().to_owned()) {
                 continue;
             }
-            let (deliveries, webhook) = (Arc::clone(self), Arc::clone(webhook));
+            let (deliveries, name) = (Arc::clone(self), webhook.name().to_owned());
             let work = async move {
-                let turn = Turn { deliveries: &deliveries, name: webhook.name() };
+                let turn = Turn { deliveries: &deliveries, name: &name };
                 let worked = tokio::select! {
-                    worked = deliveries.work(&webhook, last) => worked,
+                    worked = deliveries.work(&name, last) => worked,
                     () = deliveries.ports.stop.cancelled() => Ok(()),
                 };
                 if let Err(error) = worked {
-                    tracing::debug!(webhook = webhook.name(), %error, "notices could not be delivered");
+                    tracing::debug!(webhook = name, %error, "notices could not be delivered");
                 }
                 drop(turn);
             };
@@ -178,16 +184,19 @@ impl Deliveries {
     }
 
     /// Delivers what is due at one webhook.
-    async fn work(&self, webhook: &Webhook, last: u64) -> Result<(), RepositoryError> {
+    async fn work(&self, name: &str, last: u64) -> Result<(), RepositoryError> {
         let Ports { repository, clock, observer, .. } = &self.ports;
-        let filed = FiledUnder::webhook(webhook.name());
-        let mut taken: Option<Taken<Progress>> = repository.pending(Kind::Webhook, &filed).await?;
+        let Some(webhook) = self.webhook(name) else { return Ok(()) };
+        let filed = FiledUnder::webhook(name);
+        let Kept { mut taken, is_lost } =
+            repository.kept::<Progress>(Kind::Webhook, &filed, "how far a webhook is delivered").await?;
         let mut progress = match &taken {
-            Some(taken) => taken.value.clone(),
-            None => Progress::new(self.first_kept(last).await?, webhook.since()),
+            Some(taken) if !is_lost => taken.value.clone(),
+            // Nobody knows what was delivered: all that is kept is, once more.
+            Some(_) => Progress::new(self.first_kept().await?, Timestamp::default()),
+            None => Progress::new(self.first_kept().await?, webhook.since()),
         };
-        let counted = progress.undelivered;
-        self.check_place(webhook, &mut progress, last).await?;
+        self.check_place(name, &mut progress, last).await?;
         let mut page: Vec<(u64, Notice)> = Vec::new();
         let mut wakes_at = None;
         let mut is_done = false;
@@ -195,6 +204,8 @@ impl Deliveries {
             if !self.has_lease() {
                 return Ok(());
             }
+            // (A reload may have put another in its place, or none.)
+            let Some(webhook) = self.webhook(name) else { break };
             let now = clock.now();
             page.retain(|(place, _)| *place > progress.through);
             if page.is_empty() {
@@ -222,36 +233,27 @@ impl Deliveries {
             let answered = webhook.deliver(&notice, clock).await;
             let failures = progress.failures();
             progress.tried(place, &notice, answered.tried, clock.now());
-            observer.delivered(webhook.name(), answered.outcome);
-            say(webhook.name(), answered.tried, failures, &progress, &answered.why);
-            let Some(next) = self.write(&filed, taken.as_ref(), &mut progress).await? else { return Ok(()) };
+            observer.delivered(name, answered.outcome);
+            say(name, answered.tried, failures, &progress, &answered.why);
+            let Some(next) = self.write(name, taken.as_ref(), &mut progress).await? else { return Ok(()) };
             taken = Some(next);
         }
         let is_old = clock.now().since(progress.written_at) >= WRITE_AGAIN;
         if (is_old || taken.as_ref().is_none_or(|taken| taken.value != progress))
-            && self.write(&filed, taken.as_ref(), &mut progress).await?.is_none()
+            && self.write(name, taken.as_ref(), &mut progress).await?.is_none()
         {
             return Ok(());
         }
-        // Counted only once that is stored: who goes on from an earlier place counts it.
-        let lost = progress.undelivered.saturating_sub(counted);
-        if lost > 0 {
-            observer.undelivered(webhook.name(), lost);
-            tracing::error!(
-                webhook = webhook.name(),
-                count = lost,
-                "a webhook did not take notices for three days; they will not be delivered any more"
-            );
-        }
+        let Some(webhook) = self.webhook(name) else { return Ok(()) };
         let first = page.iter().find(|(place, notice)| *place > progress.through && webhook.wants(notice));
         let mut oldest = first.map(|(_, notice)| notice.at);
         if let Some(place) = progress.first_aside() {
             oldest = self.kept_at(place).await?.map(|notice| notice.at).or(oldest);
         }
         let oldest = oldest.map_or(Duration::ZERO, |at| clock.now().since(at));
-        observer.backlog(webhook.name(), Some(Backlog { oldest }));
+        observer.backlog(name, Some(Backlog { oldest }));
         if is_done {
-            self.quiet.lock().insert(webhook.name().to_owned(), (last, wakes_at));
+            self.quiet.lock().insert(name.to_owned(), (last, wakes_at));
         }
         Ok(())
     }
@@ -259,7 +261,7 @@ impl Deliveries {
     /// Begins again if the store lost writes: another notice has the place up to which all was delivered.
     async fn check_place(
         &self,
-        webhook: &Webhook,
+        webhook: &str,
         progress: &mut Progress,
         last: u64,
     ) -> Result<(), RepositoryError> {
@@ -271,10 +273,10 @@ impl Deliveries {
         if is_there {
             return Ok(());
         }
-        let first = self.first_kept(last).await?;
+        let first = self.first_kept().await?;
         if progress.through > last || first <= progress.through {
             tracing::warn!(
-                webhook = webhook.name(),
+                webhook,
                 "the store lost notices that were delivered (a failover?); those it has are delivered again"
             );
             progress.begin_again(first);
@@ -282,10 +284,11 @@ impl Deliveries {
         Ok(())
     }
 
-    /// The place of the first notice that is kept, or the place of the next one.
-    async fn first_kept(&self, last: u64) -> Result<u64, RepositoryError> {
-        let page = self.ports.repository.notices(0, 1).await?;
-        Ok(page.notices.first().map_or(last + 1, |(place, _)| *place))
+    /// The place of the first notice that is kept, or the place of the next one. (Some of the page may be
+    /// such as cannot be read.)
+    async fn first_kept(&self) -> Result<u64, RepositoryError> {
+        let page = self.ports.repository.notices(0, PAGE).await?;
+        Ok(page.notices.first().map_or(page.last + 1, |(place, _)| *place))
     }
 
     async fn kept_at(&self, place: u64) -> Result<Option<Notice>, RepositoryError> {
@@ -293,17 +296,30 @@ impl Deliveries {
         Ok(page.notices.into_iter().find(|(at, _)| *at == place).map(|(_, notice)| notice))
     }
 
-    /// Writes how far it is. `None` if another replica has written since.
+    /// Writes how far it is, and counts what was given up with it: who goes on from what was written before
+    /// counts that anew. `None` if another replica has written since.
     async fn write(
         &self,
-        filed: &FiledUnder,
+        webhook: &str,
         taken: Option<&Taken<Progress>>,
         progress: &mut Progress,
     ) -> Result<Option<Taken<Progress>>, RepositoryError> {
         let now = self.ports.clock.now();
         progress.written_at = now;
-        let repository = &self.ports.repository;
-        repository.replace_pending(Kind::Webhook, filed, taken, progress.clone(), now, KEPT).await
+        let (repository, filed) = (&self.ports.repository, FiledUnder::webhook(webhook));
+        let next = progress.clone();
+        let written = repository.replace_pending(Kind::Webhook, &filed, taken, next, now, KEPT).await?;
+        let counted = taken.map_or(0, |taken| taken.value.undelivered);
+        let count = progress.undelivered.saturating_sub(counted);
+        if written.is_some() && count > 0 {
+            self.ports.observer.undelivered(webhook, count);
+            tracing::error!(
+                webhook,
+                count,
+                "a webhook did not take notices for three days; they will not be delivered any more"
+            );
+        }
+        Ok(written)
     }
 
     /// Takes or prolongs the lease, when it is time to. Returns whether it is ours.
@@ -370,3 +386,6 @@ fn say(webhook: &str, tried: Tried, before: u32, progress: &Progress, why: &str)
 fn millis(time: Duration) -> u64 {
     u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
+
+#[cfg(test)]
+mod tests;

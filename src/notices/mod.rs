@@ -22,6 +22,6 @@ mod wire;
 
 pub use deliver::{Backlog, Deliveries, DeliveryObserver, Ports};
 pub use endpoint::{Endpoint, EndpointFault, Outcome, Webhook};
-pub use feed::{Begun, Feed, Listening};
+pub use feed::{Begun, Feed, Listening, Mark, Placed, Seen};
 pub use signature::{BadSecret, Secrets};
 pub use wire::body;

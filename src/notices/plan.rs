@@ -77,7 +77,7 @@ pub(super) enum Step {
     TryAside(u64),
     /// Read on: everything on the page is dealt with.
     ReadOn,
-    /// Nothing before then, unless there are new notices and `is_free`.
+    /// Nothing before then; `None` is nothing before there are new notices.
     Wait(Option<Timestamp>),
 }
 
@@ -104,9 +104,13 @@ impl Progress {
         if now < self.not_before {
             return None;
         }
+        self.firsts_aside().find(|one| one.not_before <= now).map(|one| one.place)
+    }
+
+    /// The first of each subject that is aside: those behind it wait for it.
+    fn firsts_aside(&self) -> impl Iterator<Item = &Aside> {
         let mut subjects = BTreeSet::new();
-        let mut firsts = self.aside.iter().filter(|one| subjects.insert(one.subject.as_str()));
-        firsts.find(|one| one.not_before <= now).map(|one| one.place)
+        self.aside.iter().filter(move |one| subjects.insert(one.subject.as_str()))
     }
 
     /// Passes over what is not to be delivered, and says what to do next. `page` is what follows `through`.
@@ -235,7 +239,7 @@ impl Progress {
     }
 
     fn wakes_at(&self) -> Option<Timestamp> {
-        let aside = self.aside.iter().map(|one| one.not_before).min();
+        let aside = self.firsts_aside().map(|one| one.not_before).min();
         aside.map(|at| at.max(self.not_before))
     }
 }

@@ -507,7 +507,9 @@ impl ConnectPermit {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::domain::connection::SignIn;
     use crate::domain::id::ConnectionName;
+    use crate::domain::notice::NoticeKind;
     use crate::domain::random::{Random, random_bytes};
     use crate::domain::scope::ScopeNaming;
     use crate::testkit::SeededRandom;
@@ -543,6 +545,38 @@ mod tests {
 
     fn policy(rules: Vec<Rule>) -> CallerPolicy {
         CallerPolicy::new(CallerName::parse("mail-sync").expect("a caller name"), rules)
+    }
+
+    #[test]
+    fn who_hears_of_what_follows_from_the_rules() {
+        let at = Timestamp::from_unix_seconds(5);
+        let of = |name: &str, tenant: &str| Notice::deleted(&key(name), &SignIn::default(), Some(tenant), at);
+        let of_app = |app: &AppName, tenant: Option<&str>| {
+            let kind = if tenant.is_none() { NoticeKind::AppRecovered } else { NoticeKind::TenantBlocked };
+            Notice::of_app(app, kind, tenant, "1", at)
+        };
+        let (ours, other) = (app("outlook"), app("teams"));
+        let heard = |rule: Rule| {
+            let policy = policy(vec![rule]);
+            let all = [
+                ("team-a/1", of("team-a/1", T1)),
+                ("team-b/1 of T2", of("team-b/1", T2)),
+                ("T1", of_app(&ours, Some(T1))),
+                ("T2", of_app(&ours, Some(T2))),
+                ("the app", of_app(&ours, None)),
+                ("another's T1", of_app(&other, Some(T1))),
+                ("another", of_app(&other, None)),
+            ];
+            let heard = all.iter().filter(|(_, notice)| policy.may_hear(notice));
+            heard.map(|(name, _)| *name).collect::<Vec<_>>()
+        };
+        assert_eq!(heard(rule(&["team-a/*"], "*")), ["team-a/1", "the app"]);
+        let of_tenant = rule(&[&format!("tenant:{T2}")], "*");
+        assert_eq!(heard(of_tenant), ["team-b/1 of T2", "T2", "the app"]);
+        let all = Rule { bulk: true, ..rule(&["*"], "*") };
+        assert_eq!(heard(all), ["team-a/1", "team-b/1 of T2", "T1", "T2", "the app"]);
+        let only_relays = Rule { scopes: RuleScopes::Only(scopes("")), ..rule(&["team-b/*"], "*") };
+        assert_eq!(heard(only_relays), ["team-b/1 of T2", "the app"]);
     }
 
     #[test]

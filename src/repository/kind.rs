@@ -49,7 +49,7 @@ pub enum Kind {
     Import,
     /// How far a webhook's notices are delivered.
     Webhook,
-    /// What notices last said of an app and its tenants.
+    /// What notices last said of an app's credentials.
     AppOutlook,
 }
 

@@ -29,7 +29,7 @@ pub use filing::{FiledUnder, SecretHash};
 pub use importing::{ImportState, Importing, SealedImport, TakenImport};
 pub use journal::Unstored;
 pub use kind::Kind;
-pub use pending::{PendingError, Taken};
+pub use pending::{Kept, PendingError, Taken};
 pub use rewrap::{ByKey, Rewrapped, SealedBy, count_keys, keys_of};
 use zeroize::Zeroizing;
 

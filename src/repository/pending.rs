@@ -26,6 +26,14 @@ pub struct Taken<T> {
     found_under: String,
 }
 
+/// A record whose loss is borne, as it was found.
+pub struct Kept<T> {
+    /// The record; `None` if there is none.
+    pub taken: Option<Taken<T>>,
+    /// It cannot be read. `taken` then has an empty one, which takes its place when it is replaced.
+    pub is_lost: bool,
+}
+
 /// As [`RepositoryError`]. Only a stranger is told that a damaged pending record is absent.
 pub type PendingError = RepositoryError;
 
@@ -57,6 +65,28 @@ impl Repository {
         Ok(None)
     }
 
+    /// The same for a record whose loss is borne: one that cannot be read says nothing for good otherwise, so
+    /// it is begun anew. The log says so each time, until the record is replaced. `what` is what it has.
+    pub async fn kept<T: DeserializeOwned + Default>(
+        &self,
+        kind: Kind,
+        id: &FiledUnder,
+        what: &'static str,
+    ) -> Result<Kept<T>, PendingError> {
+        for name in id.names() {
+            let Some(sealed) = self.store.pending(&kind.store_id(name)).await? else { continue };
+            return Ok(match self.open_pending(kind, name, sealed.clone()) {
+                Ok(taken) => Kept { taken: Some(taken), is_lost: false },
+                Err(error) => {
+                    tracing::warn!(%error, what, "a record cannot be read; it is begun anew");
+                    let taken = Taken { value: T::default(), sealed, found_under: name.to_owned() };
+                    Kept { taken: Some(taken), is_lost: true }
+                }
+            });
+        }
+        Ok(Kept { taken: None, is_lost: false })
+    }
+
     /// Replaces a pending record if it still is the one that was read; `None` creates it. Otherwise it
     /// returns false and changes nothing.
     pub async fn swap_pending<T: Serialize>(
@@ -77,20 +107,20 @@ impl Repository {
             .await?)
     }
 
-    /// The same with a notice, which is written in the step that replaces it.
+    /// The same with notices, which are written in the step that replaces it.
     pub async fn swap_telling<T: Serialize>(
         &self,
         kind: Kind,
         id: &FiledUnder,
         (read, value): (Option<&Taken<T>>, &T),
-        notice: &Notice,
+        notices: &[Notice],
         now: Timestamp,
         ttl: Duration,
     ) -> Result<bool, PendingError> {
         let name = read.map_or(&id.name, |read| &read.found_under);
         let sealed = self.seal_pending(kind, name, value);
         let (expected, deadline) = (read.map(|read| &read.sealed[..]), Deadline::after(now, ttl));
-        Ok(self.store.swap_telling(&kind.store_id(name), expected, &sealed, deadline, notice).await?)
+        Ok(self.store.swap_telling(&kind.store_id(name), expected, &sealed, deadline, notices).await?)
     }
 
     /// As [`Repository::swap_pending`], and returns the record as it is now, so that it can be replaced again
@@ -122,11 +152,29 @@ impl Repository {
         ttl: Duration,
         mut change: impl FnMut(&mut T) -> Result<(), E>,
     ) -> Result<Option<T>, E> {
+        let change = |value: &mut T| change(value).map(|()| Vec::new());
+        self.change_telling(kind, id, now, ttl, change).await
+    }
+
+    /// The same with the notices that `change` returns, which are written in the step that replaces it.
+    pub async fn change_telling<T: Serialize + DeserializeOwned + Default + Clone, E: From<PendingError>>(
+        &self,
+        kind: Kind,
+        id: &FiledUnder,
+        now: Timestamp,
+        ttl: Duration,
+        mut change: impl FnMut(&mut T) -> Result<Vec<Notice>, E>,
+    ) -> Result<Option<T>, E> {
         for _ in 0..CHANGE_TRIES {
             let before: Option<Taken<T>> = self.pending(kind, id).await?;
             let mut value = before.as_ref().map(|before| before.value.clone()).unwrap_or_default();
-            change(&mut value)?;
-            if self.swap_pending(kind, id, before.as_ref(), &value, now, ttl).await? {
+            let notices = change(&mut value)?;
+            let is_replaced = if notices.is_empty() {
+                self.swap_pending(kind, id, before.as_ref(), &value, now, ttl).await?
+            } else {
+                self.swap_telling(kind, id, (before.as_ref(), &value), &notices, now, ttl).await?
+            };
+            if is_replaced {
                 return Ok(Some(value));
             }
         }

@@ -326,9 +326,9 @@ impl<S: Store> Notices for Observed<S> {
         expected: Option<&[u8]>,
         sealed: &[u8],
         deadline: Deadline,
-        notice: &Notice,
+        notices: &[Notice],
     ) -> Result<bool, StoreError> {
-        self.watch("swap_telling", self.store.swap_telling(id, expected, sealed, deadline, notice)).await
+        self.watch("swap_telling", self.store.swap_telling(id, expected, sealed, deadline, notices)).await
     }
 
     async fn gather(&self, nonce: LeaseNonce) -> Result<Gathered, StoreError> {

@@ -190,15 +190,15 @@ pub trait Pending: Send + Sync {
 /// Notices: written with the change that they tell of, then put into one order and read.
 #[async_trait]
 pub trait Notices: Send + Sync {
-    /// Replaces a pending record as [`Pending::swap_pending`] does. If it writes, `notice` is written in the
-    /// same step.
+    /// Replaces a pending record as [`Pending::swap_pending`] does. If it writes, `notices` are written in
+    /// the same step.
     async fn swap_telling(
         &self,
         id: &str,
         expected: Option<&[u8]>,
         sealed: &[u8],
         deadline: Deadline,
-        notice: &Notice,
+        notices: &[Notice],
     ) -> Result<bool, StoreError>;
 
     /// Puts notices into the one order that changes have left beside their records, some at a time, and

@@ -1005,16 +1005,17 @@ async fn told(store: &dyn Store) {
     let app = app_name("told");
     let of_app = |turn| Notice::of_app(&app, NoticeKind::CredentialRejected, None, turn, now);
     let deadline = Deadline::after(now, LONG);
-    let swap = async |expected: Option<&[u8]>, sealed: &[u8], notice: &Notice| {
-        store.swap_telling("told", expected, sealed, deadline, notice).await.expect("serves")
+    let swap = async |expected: Option<&[u8]>, sealed: &[u8], notices: &[Notice]| {
+        store.swap_telling("told", expected, sealed, deadline, notices).await.expect("serves")
     };
-    assert!(!swap(Some(b"0"), b"1", &of_app("0")).await);
-    assert!(swap(None, b"1", &of_app("1")).await);
-    assert!(swap(None, b"1", &of_app("1")).await, "repeated");
-    assert!(swap(Some(b"1"), b"2", &of_app("2")).await);
+    assert!(!swap(Some(b"0"), b"1", &[of_app("0")]).await);
+    assert!(swap(None, b"1", &[of_app("1")]).await);
+    assert!(swap(None, b"1", &[of_app("1")]).await, "repeated");
+    assert!(swap(Some(b"1"), b"2", &[]).await, "it tells nothing");
+    assert!(swap(Some(b"2"), b"3", &[of_app("2"), of_app("3")]).await);
     gather(store, holder).await;
-    assert_eq!(ids().await[3..], [of_app("1").id, of_app("2").id]);
-    assert!(store.notices(begin + 5, 100).await.expect("serves").notices.is_empty());
+    assert_eq!(ids().await[3..], [of_app("1").id, of_app("2").id, of_app("3").id]);
+    assert!(store.notices(begin + 6, 100).await.expect("serves").notices.is_empty());
     let page = store.notices(begin + 1, 2).await.expect("serves").notices;
     assert_eq!(page.iter().map(|(place, _)| place - begin).collect::<Vec<_>>(), [2, 3]);
     store.release_lease(LeaseOf::Notices, holder, true).await.expect("serves");

@@ -95,6 +95,17 @@ mod tests {
         // A later version's kind goes through.
         let later = br#"{"id":"0","type":"connection.sang","at":1,"app":"a","connection":"u","why":1}"#;
         assert_eq!(decode("testing", later).expect("read").kind, "connection.sang");
+        // What it is about is not guessed: more callers may hear an app's notice than others.
+        for about in [
+            r#""type":"connection.sang""#,
+            r#""type":"tenant.sang""#,
+            r#""type":"caller.sang","caller":"c""#,
+            r#""type":"app.sang","tenant":"t""#,
+            r#""type":"connection.sang","connection":7"#,
+        ] {
+            let row = format!(r#"{{"id":"0","at":1,"app":"a",{about}}}"#);
+            assert!(decode("testing", row.as_bytes()).is_err(), "{row}");
+        }
         assert!(decode("testing", b"{}").is_err());
     }
 }

@@ -19,7 +19,7 @@ use crate::http_client::{Answer, Browser, request_unix};
 use crate::world::{ALICE, BOB, Kept, Plan, World, text};
 
 /// The tenant of [`BOB`].
-const BOBS_TENANT: &str = "22222222-0000-4000-8000-00000000000b";
+pub(crate) const BOBS_TENANT: &str = "22222222-0000-4000-8000-00000000000b";
 /// The caller whose rights are taken away.
 const HARNESS: &str = "harness";
 

@@ -7,13 +7,17 @@ use bytes::Bytes;
 use entra_emulator::{Endpoint, Fault, FaultRule};
 use http::{HeaderMap, Method, StatusCode};
 use serde_json::{Value, json};
+use tokenward::callers::key_file;
+use tokenward::domain::id::CallerName;
+use tokenward::domain::time::Clock as _;
+use tokenward::system::{SystemClock, SystemRandom};
 use tokio::net::TcpStream;
 
-use crate::attacks_rights::{TEAM_A, operate, pause, with_harness};
+use crate::attacks_rights::{BOBS_TENANT, TEAM_A, harness, operate, pause, with_harness};
 use crate::http_client::Browser;
 use crate::resource::{Reply, Resource, Seen};
 use crate::watch::{Event, Stream, open_over};
-use crate::world::{ALICE, BOB, Kept, Plan, Process, World, text, write_secret};
+use crate::world::{ALICE, BOB, Kept, PERSONAL, Plan, Process, World, text, write_secret};
 
 pub(crate) const SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
 
@@ -31,12 +35,12 @@ async fn try_events(
     open_over(connection, &format!("/v1/events{query}"), &headers).await
 }
 
-async fn events(daemon: &Process, key: &str, query: &str) -> Stream {
+pub(crate) async fn events(daemon: &Process, key: &str, query: &str) -> Stream {
     try_events(daemon, key, query, None).await.expect("a stream")
 }
 
 /// Type and subject of an event; its time is one.
-fn said(event: &Event) -> (String, String) {
+pub(crate) fn said(event: &Event) -> (String, String) {
     assert_eq!(event.name, text(&event.data, "type"), "{event:?}");
     assert!(text(&event.data, "timestamp").ends_with('Z'), "{event:?}");
     assert_eq!(event.id.len(), 32, "{event:?}");
@@ -46,16 +50,16 @@ fn said(event: &Event) -> (String, String) {
     (event.name.clone(), subject.to_owned())
 }
 
-fn is(kind: &str, connection: &str) -> (String, String) {
+pub(crate) fn is(kind: &str, connection: &str) -> (String, String) {
     (format!("connection.{kind}"), connection.to_owned())
 }
 
 /// The authority refuses refreshes from now on.
-fn refuse(world: &World, aadsts: u32) {
+pub(crate) fn refuse(world: &World, aadsts: u32) {
     world.entra.faults().inject(FaultRule::new(Endpoint::Token, Fault::aadsts(aadsts)));
 }
 
-async fn delete(world: &World, connection: &str) {
+pub(crate) async fn delete(world: &World, connection: &str) {
     let path = format!("/v1/apps/outlook/connections/{connection}");
     let deleted = world.api(Method::DELETE, &path, Value::Null).await;
     assert_eq!(deleted.status, 204, "{}", deleted.text());
@@ -158,6 +162,88 @@ async fn a_caller_hears_of_what_it_may_see_alone() {
     assert_eq!((status.as_u16(), text(&problem, "code")), (401, "caller_unauthenticated"));
 }
 
+/// A rule for a tenant covers the events of its accounts' connections, to their end.
+#[tokio::test]
+async fn a_rule_for_a_tenant_has_its_connections_heard() {
+    let rules = format!("connections = [\"tenant:{BOBS_TENANT}\"]\nscopes = [\"*\"]");
+    let (world, key) = with_harness(Plan::default(), &rules).await;
+    let mut ours = events(&world.daemon, &key, "").await;
+    for (connection, user) in [("alice", ALICE), ("bob", BOB), ("carol", PERSONAL)] {
+        world.connect(connection, user).await;
+        delete(&world, connection).await;
+    }
+    world.connect("bob-again", BOB).await;
+    for expected in [is("connected", "bob"), is("deleted", "bob"), is("connected", "bob-again")] {
+        assert_eq!(said(&ours.event().await), expected);
+    }
+}
+
+/// Places come without gaps, so the number of events is that of places.
+#[tokio::test]
+async fn the_last_hundred_thousand_events_are_kept_for_three_days_redis() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (path, caller) = (folder.path().join("keys"), CallerName::parse("harness").expect("a name"));
+    let (now, week) = (SystemClock::new().now(), Duration::from_secs(7 * 86_400));
+    let (key, _) = key_file::add(&path, &caller, &SystemRandom::new(), now, week).expect("a key");
+    let hashes = std::fs::read_to_string(&path).expect("the key file");
+    let plan = Plan::default().kept(Kept::Redis).file("harness.keys", &hashes).sections(&harness(TEAM_A));
+    let world = plan.start().await;
+    let key = key.expose();
+    let mut stream = events(&world.daemon, key, "").await;
+    world.connect("team-a/1", ALICE).await;
+    let first = stream.event().await.id;
+    let behind = async |id: &str| match try_events(&world.daemon, key, &format!("?after={id}"), None).await {
+        Ok(_) => "a stream".to_owned(),
+        Err((_, _, problem)) => text(&problem, "code").to_owned(),
+    };
+    assert_eq!(behind(&first).await, "a stream");
+    let last = tokenward::store::keyspace::redis_notices().last;
+    let redis = world.redis.as_ref().expect("a Redis");
+    assert_eq!(redis.cli(&["SET", &last, "99999"]), "OK");
+    world.connect("team-a/2", ALICE).await;
+    let second = stream.event().await.id;
+    assert_eq!(behind(&first).await, "a stream", "there are a hundred thousand");
+    world.connect("team-a/3", ALICE).await;
+    stream.event().await;
+    world.until("the first is forgotten", async || behind(&first).await == "events_gone").await;
+    // (So many streams were begun that some more may not be for a moment.)
+    world.until("the second is kept", async || behind(&second).await == "a stream").await;
+    world.pass(Duration::from_secs(3 * 86_400 - 600));
+    assert_eq!(behind(&second).await, "a stream");
+    world.pass(Duration::from_secs(2 * 3600));
+    world.until("it is over", async || behind(&second).await == "events_gone").await;
+}
+
+/// A failover may lose events that streams have told, and give their places to others.
+#[tokio::test]
+async fn a_stream_that_told_what_the_store_lost_ends_and_its_client_learns_of_it() {
+    const LOSE: &str = "local place = redis.call('GET', KEYS[3]) \
+        local bytes = redis.call('ZRANGE', KEYS[1], -1, -1)[1] \
+        local id = redis.call('ZRANGE', KEYS[2], -1, -1)[1] \
+        redis.call('ZREM', KEYS[1], bytes) redis.call('ZREM', KEYS[2], id) \
+        redis.call('ZADD', KEYS[1], place, (string.gsub(bytes, id, ARGV[1]))) \
+        redis.call('ZADD', KEYS[2], place, ARGV[1]) return 'OK'";
+    let world = Plan::default().kept(Kept::Redis).start().await;
+    let mut stream = events(&world.daemon, &world.key, "").await;
+    world.connect("one", ALICE).await;
+    let one = stream.event().await.id;
+    world.connect("two", ALICE).await;
+    let two = stream.event().await.id;
+    let keys = tokenward::store::keyspace::redis_notices();
+    let other = "0123456789abcdef0123456789abcdef";
+    let redis = world.redis.as_ref().expect("a Redis");
+    let lost = redis.cli(&["EVAL", LOSE, "3", &keys.by_place, &keys.places, &keys.last, other]);
+    assert_eq!(lost, "OK");
+    world.connect("three", ALICE).await;
+    assert_eq!(stream.next().await, None, "it goes on behind what it did not tell");
+    let (status, _, problem) =
+        try_events(&world.daemon, &world.key, "", Some(&two)).await.err().expect("it is lost");
+    assert_eq!((status.as_u16(), text(&problem, "code")), (410, "events_gone"));
+    let mut again = try_events(&world.daemon, &world.key, "", Some(&one)).await.expect("it is kept");
+    assert_eq!(again.event().await.id, other);
+    assert_eq!(said(&again.event().await), is("connected", "three"));
+}
+
 // === webhooks ===
 
 /// A webhook's section for a receiver on this machine.
@@ -167,12 +253,12 @@ pub(crate) fn section(url: &str, lines: &str) -> String {
     )
 }
 
-fn plan(url: &str, lines: &str) -> Plan {
+pub(crate) fn plan(url: &str, lines: &str) -> Plan {
     Plan::default().file("webhook.secret", SECRET).sections(&section(url, lines))
 }
 
 /// What a receiver took, in order: type and subject. One that came twice is counted once.
-fn taken(receiver: &Resource) -> Vec<(String, String)> {
+pub(crate) fn taken(receiver: &Resource) -> Vec<(String, String)> {
     let mut ids = Vec::new();
     let mut taken = Vec::new();
     for seen in receiver.all() {
@@ -188,12 +274,12 @@ fn taken(receiver: &Resource) -> Vec<(String, String)> {
     taken
 }
 
-fn ok() -> Reply {
+pub(crate) fn ok() -> Reply {
     Reply::Whole(204, Vec::new(), Bytes::new())
 }
 
 /// The signature that a secret gives a request.
-fn signature(secret: &str, seen: &Seen) -> String {
+pub(crate) fn signature(secret: &str, seen: &Seen) -> String {
     let secrets = tokenward::notices::Secrets::parse(secret.as_bytes()).expect("a secret");
     let seconds = seen.header("webhook-timestamp").expect("a time").parse().expect("a number");
     let body = std::str::from_utf8(&seen.body).expect("text");
@@ -223,7 +309,7 @@ async fn a_webhook_gets_each_event(kept: Kept) {
 }
 
 /// How many requests to the webhook ended so.
-async fn deliveries(world: &World, outcome: &str) -> Option<usize> {
+pub(crate) async fn deliveries(world: &World, outcome: &str) -> Option<usize> {
     let start = format!("tokenward_webhook_deliveries_total{{outcome=\"{outcome}\",webhook=\"product\"}} ");
     world.metrics().await.lines().find_map(|line| line.strip_prefix(&start)?.parse().ok())
 }
@@ -243,13 +329,19 @@ async fn an_endpoint_that_was_down_for_an_hour_gets_all_of_it_and_nobody_waits_f
     let receiver = Resource::start(|_| Reply::json(503, "{}")).await;
     let mut world = plan(&receiver.url, "").start().await;
     world.connect("first", ALICE).await;
-    world.until("it is tried", async || !receiver.all().is_empty()).await;
-    // It hangs, and then it fails: tokens are handed out all the while.
+    world.until("it is tried", async || deliveries(&world, "failed").await >= Some(1)).await;
+    // It hangs: a request is under way for fifteen seconds, and all else goes on beside it.
     receiver.answer_with(|_| Reply::Silence);
+    let before = receiver.all().len();
+    world.pass(Duration::from_secs(10));
+    world.until("it is tried again", async || receiver.all().len() > before).await;
     for connection in ["second", "third"] {
         world.connect(connection, ALICE).await;
         assert_eq!(world.token(connection).await.status, 200);
     }
+    assert_eq!(deliveries(&world, "delivered").await, Some(0));
+    world.until("it is given up", async || deliveries(&world, "unreachable").await >= Some(1)).await;
+    // It fails, and the daemon dies.
     receiver.answer_with(|_| Reply::json(500, "{}"));
     world.kill_and_restart().await;
     world.pass(Duration::from_secs(3600));
@@ -290,7 +382,8 @@ async fn a_replaced_secret_signs_beside_the_one_in_its_place() {
     // What is no secret changes nothing, and is not repeated.
     std::fs::write(world.folder.path().join("webhook.secret"), "canary").expect("written");
     let refused = reloaded().await.to_string();
-    assert!(refused.contains("secret_file") && !refused.contains("canary"), "{refused}");
+    world.daemon.until_logged("webhooks.product.secret_file").await;
+    assert!(!refused.contains("canary") && !world.daemon.log().contains("\"canary\""), "{refused}");
     assert!(!world.daemon.log().contains("MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"));
 }
 

@@ -13,9 +13,9 @@ use tokio::time::timeout;
 use crate::attacks_rights::operate;
 use crate::interop::node_folder;
 use crate::launcher::{command, installed, repository};
-use crate::notices::{SECRET, section};
+use crate::notices::{SECRET, deliveries, section};
 use crate::token_exchange::blocks;
-use crate::world::{ALICE, PATIENCE, Plan, World, free_port};
+use crate::world::{ALICE, LOOK, PATIENCE, Plan, World, free_port};
 
 const NEXT: &str = "whsec_AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=";
 
@@ -64,58 +64,75 @@ async fn a_receiver_verifies(start: impl Fn(u16, &Path) -> Receiver) {
     let write = |secret: &str| std::fs::write(folder.join("webhook.secret"), secret).expect("written");
     write(SECRET);
     let mut receiver = start(port, &folder);
+    let mut failed = 0;
     // (It may be tried before it listens.)
     world.connect("one", ALICE).await;
-    assert_eq!(next(&world, &mut receiver, "").await, "connection.connected one");
+    assert_eq!(next(&world, &mut receiver, "", &mut failed).await, "connection.connected one");
     // The secret is replaced: the receiver still has the one before.
     std::fs::write(world.folder.path().join("webhook.secret"), NEXT).expect("written");
     let reloaded = operate(&world, http::Method::POST, "/admin/v1/reload", Value::Null).await.json();
     assert_eq!(reloaded["outcome"], "ok", "{reloaded}");
     world.connect("two", ALICE).await;
-    assert_eq!(next(&world, &mut receiver, "connection.connected one").await, "connection.connected two");
+    assert_eq!(
+        next(&world, &mut receiver, "connection.connected one", &mut failed).await,
+        "connection.connected two"
+    );
     drop(receiver);
     write(NEXT);
     let mut receiver = start(port, &folder);
     world.connect("three", ALICE).await;
-    assert_eq!(next(&world, &mut receiver, "connection.connected two").await, "connection.connected three");
+    assert_eq!(
+        next(&world, &mut receiver, "connection.connected two", &mut failed).await,
+        "connection.connected three"
+    );
     drop(receiver);
     // One with a secret of its own takes nothing.
     write("whsec_b3RoZXItb3RoZXItb3RoZXItb3RoZXI=");
     let mut stranger = start(port, &folder);
     world.connect("four", ALICE).await;
-    world
-        .until("it refuses", async || {
-            let refused = "tokenward_webhook_deliveries_total{outcome=\"refused\",webhook=\"product\"} 0";
-            !world.metrics().await.lines().any(|line| line == refused)
-        })
-        .await;
+    world.until("it refuses", async || deliveries(&world, "refused").await >= Some(1)).await;
     while let Ok(line) = stranger.lines.try_recv() {
         assert!(line.starts_with("refused"), "{line}");
     }
     drop(stranger);
     write(NEXT);
     let mut receiver = start(port, &folder);
-    assert_eq!(next(&world, &mut receiver, "connection.connected three").await, "connection.connected four");
+    assert_eq!(
+        next(&world, &mut receiver, "connection.connected three", &mut failed).await,
+        "connection.connected four"
+    );
 }
 
-/// The next event that it took. Time passes for the waits between tries, but less than the five minutes by which
-/// the packages let a time differ from theirs.
-async fn next(world: &World, receiver: &mut Receiver, before: &str) -> String {
-    for _ in 0..8 {
-        let soon = timeout(Duration::from_secs(2), receiver.lines.recv()).await;
-        if let Ok(line) = soon {
-            let line = line.expect("it goes on");
-            // It may come twice: the receiver before was killed over its answer.
-            if line != before {
-                return line;
+/// The next event that it took. Time passes for the wait after each failure, `failed` of which had that; but less
+/// than the five minutes by which the packages let a time differ from theirs.
+async fn next(world: &World, receiver: &mut Receiver, before: &str, failed: &mut usize) -> String {
+    loop {
+        tokio::select! {
+            line = receiver.took() => {
+                // It may come twice: the receiver before was killed over its answer.
+                if line != before {
+                    return line;
+                }
             }
-            continue;
-        }
-        if world.ahead() < Duration::from_secs(200) {
-            world.pass(Duration::from_secs(25));
+            failures = fails_again(world, *failed), if world.ahead() < Duration::from_secs(200) => {
+                *failed = failures;
+                world.pass(Duration::from_secs(25));
+            }
         }
     }
-    receiver.took().await
+}
+
+/// Waits for another failure.
+async fn fails_again(world: &World, before: usize) -> usize {
+    loop {
+        let (refused, unreachable) =
+            (deliveries(world, "refused").await, deliveries(world, "unreachable").await);
+        let failures = refused.unwrap_or_default() + unreachable.unwrap_or_default();
+        if failures > before {
+            return failures;
+        }
+        tokio::time::sleep(LOOK).await;
+    }
 }
 
 #[tokio::test]

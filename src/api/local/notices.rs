@@ -19,7 +19,7 @@ use crate::broker::watch::OpenPlace;
 use crate::broker::{Broker, Refusal};
 use crate::events::OpenStream;
 use crate::listener::{AnswerBody, Refused, RequestId, Response, response};
-use crate::notices::{Begun, Listening, body};
+use crate::notices::{Begun, Listening, Mark, body};
 
 /// Its row in the table.
 pub(super) const EVENTS: Route<LocalApi> = Route {
@@ -53,10 +53,12 @@ struct Stream {
     broker: Arc<Broker>,
     caller: StreamCaller,
     listening: Listening,
-    /// All up to this place was looked at.
-    place: u64,
-    /// The id of the notice at that place, if the client was not told it yet.
-    untold: Option<String>,
+    /// All up to this notice was looked at.
+    behind: Mark,
+    /// Whether the client was not told its id yet.
+    is_untold: bool,
+    /// The losses of the store that it knows of.
+    losses: u64,
     /// The present text, if there is some to send.
     text: Option<String>,
     is_over: bool,
@@ -76,9 +78,10 @@ impl LocalApi {
         let counted = self.broker.open_stream(name).map_err(Problem::of)?;
         let place = streams.take().ok_or_else(|| Problem::of_listener(Refused::Overloaded))?;
         let feed = self.broker.feed();
-        let listening = feed.listen();
+        let mut listening = feed.listen();
+        let losses = listening.seen().losses;
         let begun = feed.begin(after).await.map_err(|_| Problem::of(Refusal::StoreUnavailable))?;
-        let Begun::Behind(behind, id) = begun else { return Err(Problem::of(Refusal::EventsGone)) };
+        let Begun::Behind(behind) = begun else { return Err(Problem::of(Refusal::EventsGone)) };
         let caller = StreamCaller {
             callers: self.callers.clone(),
             accepted: self.accepted.clone(),
@@ -92,13 +95,14 @@ impl LocalApi {
             broker: self.broker.clone(),
             caller,
             listening,
-            place: behind,
-            untold: None,
+            is_untold: false,
+            losses,
             // With an id it can come back before the first event. (What has no data is no event.)
-            text: Some(match id {
+            text: Some(match &behind.id {
                 Some(id) => format!("{}id: {id}\n\n", opening(who.request_id.as_str())),
                 None => opening(who.request_id.as_str()) + "\n",
             }),
+            behind,
             is_over: false,
             request_id: who.request_id.clone(),
             _place: counted,
@@ -123,9 +127,10 @@ impl Stream {
             if self.is_over {
                 return None;
             }
-            let seen = self.listening.last();
+            let seen = self.listening.seen();
+            let is_news = seen.last != self.behind.place || seen.losses != self.losses;
             // (In a box, so that a stream that waits is small.)
-            if seen == self.place || !Box::pin(self.look()).await {
+            if !is_news || !Box::pin(self.look(seen.losses)).await {
                 let clock = self.caller.clock.clone();
                 let is_changed = tokio::select! {
                     () = self.listening.changed() => true,
@@ -134,19 +139,23 @@ impl Stream {
                 if !is_changed && self.text.is_none() {
                     Box::pin(self.beat()).await;
                 }
-                // The store lost notices, and gives their places to others: the client comes back by its id.
-                self.is_over |= is_changed && self.listening.last() < self.place;
             }
         }
     }
 
     /// Says what is new. Returns false if nothing is, or the store does not say.
-    async fn look(&mut self) -> bool {
-        let page = match self.broker.feed().after(self.place).await {
-            Ok(page) if !page.is_empty() => page,
-            // (The client's place stays. It learns of it when the store answers.)
-            Ok(_) | Err(_) => return false,
+    async fn look(&mut self, losses: u64) -> bool {
+        // (Without an answer the client's place stays. It learns of it when the store answers.)
+        let Ok(page) = self.broker.feed().after(&self.behind).await else { return false };
+        self.losses = losses;
+        let Some(page) = page else {
+            // The store lost what was told: the client comes back by its id, and learns what became of that.
+            self.is_over = true;
+            return true;
         };
+        if page.is_empty() {
+            return false;
+        }
         let policy = match self.caller.now().await {
             Ok(known) => known.caller.policy.clone(),
             Err(problem) => {
@@ -156,12 +165,10 @@ impl Stream {
         };
         let mut text = String::new();
         for (place, notice) in page {
-            self.place = place;
-            if policy.may_hear(&notice) {
+            self.behind = Mark::of(place, &notice);
+            self.is_untold = !policy.may_hear(&notice);
+            if !self.is_untold {
                 text.push_str(&event(&notice.kind, &notice.id, &body(&notice)));
-                self.untold = None;
-            } else {
-                self.untold = Some(notice.id.clone());
             }
         }
         self.text = Some(text).filter(|text| !text.is_empty());
@@ -173,9 +180,9 @@ impl Stream {
     async fn beat(&mut self) {
         self.text = Some(match self.caller.now().await {
             Err(problem) => return self.refuse(problem),
-            Ok(_) => match self.untold.take() {
-                Some(id) => format!("id: {id}\n\n"),
-                None => ALIVE.to_owned(),
+            Ok(_) => match &self.behind.id {
+                Some(id) if std::mem::take(&mut self.is_untold) => format!("id: {id}\n\n"),
+                _ => ALIVE.to_owned(),
             },
         });
     }

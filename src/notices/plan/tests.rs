@@ -110,6 +110,16 @@ fn what_was_aside_comes_in_its_order_once_it_is_taken() {
 }
 
 #[test]
+fn what_waits_behind_its_subject_wakes_nobody() {
+    let aside =
+        |place, subject: &str, not_before| Aside { place, subject: subject.into(), tries: 1, not_before };
+    let aside = vec![aside(1, "bad", at(100)), aside(2, "bad", at(0)), aside(3, "other", at(200))];
+    let mut progress = Progress { aside, ..Progress::default() };
+    assert_eq!(progress.next(&[], at(50), |_| true), Step::Wait(Some(at(100))));
+    assert_eq!(progress.next(&[], at(100), |_| true), Step::TryAside(1));
+}
+
+#[test]
 fn after_three_days_it_is_counted_as_undelivered_and_memory_stays_bounded() {
     let subjects: Vec<String> = (0..300).map(|number| format!("user-{number}")).collect();
     let log = log(&subjects.iter().map(String::as_str).collect::<Vec<_>>());

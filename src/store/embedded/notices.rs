@@ -27,17 +27,17 @@ impl Notices for EmbeddedStore {
         expected: Option<&[u8]>,
         sealed: &[u8],
         deadline: Deadline,
-        notice: &Notice,
+        notices: &[Notice],
     ) -> Result<bool, StoreError> {
         const DOING: &str = "replacing a pending record";
         let (id, expected, sealed) = (id.to_owned(), expected.map(<[u8]>::to_vec), sealed.to_owned());
-        let notice = notice.clone();
+        let notices = notices.to_vec();
         self.write(DOING, move |batch| {
             let stored = batch.pending(DOING, &id)?.map(|(stored, _)| stored);
             let swap = Swap::of(stored.as_ref(), expected.as_ref(), &sealed);
             if swap == Swap::Write {
                 batch.put_pending(&id, &sealed, deadline.at())?;
-                batch.tell(&notice)?;
+                notices.iter().try_for_each(|notice| batch.tell(notice))?;
             }
             Ok(swap.is_done())
         })

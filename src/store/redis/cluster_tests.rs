@@ -6,7 +6,11 @@ use super::tests::{after_deaths, healed, password, store_with, unavailable};
 use super::*;
 use crate::domain::id::ConnectionKey;
 use crate::domain::id::ConnectionName;
-use crate::store::{Change, Committed, Pending as _, Records as _, StoredConnection, Writer, keyspace};
+use crate::domain::notice::Outlook;
+use crate::store::{
+    Change, Committed, LeaseAnswer, LeaseNonce, LeaseOf, Leases as _, Notices as _, Pending as _,
+    Records as _, StoredConnection, Writer, keyspace,
+};
 use std::time::Duration;
 use zeroize::Zeroizing;
 
@@ -352,6 +356,32 @@ async fn a_primary_that_dies_or_falls_silent_is_followed_by_its_replica() {
     }
     let page = again(async || store.list(&app_name("app"), "", None, 10).await).await;
     assert_eq!(page.connections.len(), 3);
+}
+
+/// Nobody said where the notice is, and the walk over all slots passes those of a dead node.
+#[tokio::test]
+async fn a_dead_node_holds_up_no_notices_of_the_others() {
+    let mut cluster = RedisCluster::start_with(3, 0, &["--cluster-require-full-coverage", "no"]);
+    let store = store_with(patient(config(&cluster)));
+    again(async || store.ping().await).await;
+    let keys = keyspace::redis_notices();
+    let owner_of = |key: &str| cluster.owner(keyspace::slot(key)).expect("they agree");
+    let (order, named) = (owner_of(&keys.last), owner_of(keyspace::REDIS_IDENTITY));
+    let dead = [0, 1].into_iter().find(|node| ![order, named].contains(node)).expect("one has neither");
+    let user = key_at(&cluster, 2);
+    let told = suite::telling(&user, connection(1, 1), Outlook::User, RealClock::shared().now());
+    commit(&store, &user, None, &told).await;
+    cluster.nodes[order].cli(&["DEL", &keys.slots]);
+    let holder = LeaseNonce([7; 16]);
+    let lease = store.take_lease(LeaseOf::Notices, holder, Duration::from_secs(600)).await.expect("serves");
+    assert!(matches!(lease, LeaseAnswer::Mine { .. }), "{lease:?}");
+    cluster.nodes[dead].stop();
+    let mut rounds = 0;
+    while again(async || store.notices(0, 1).await).await.notices.is_empty() {
+        let _is_down = store.gather(holder).await;
+        rounds += 1;
+        assert!(rounds < 600, "the walk takes 256 rounds over all slots");
+    }
 }
 
 /// A node that lost everything says nothing that is believed, whoever asks; the others go on; once adopted by

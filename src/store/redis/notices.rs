@@ -11,9 +11,10 @@
 //!   some five minutes for all, however many connections there are.
 
 use std::collections::BTreeSet;
-use std::sync::atomic::{AtomicU16, Ordering};
+use std::sync::atomic::{AtomicU16, AtomicUsize, Ordering};
 
 use async_trait::async_trait;
+use futures_util::future::join_all;
 use parking_lot::Mutex;
 
 use super::RedisStore;
@@ -43,6 +44,8 @@ pub(super) struct Outboxes {
     unsaid: Mutex<BTreeSet<u16>>,
     /// Where the walk goes on.
     walk: AtomicU16,
+    /// Where to go on among the slots that were named: those of a dead node stay, and may be many.
+    named: AtomicUsize,
 }
 
 #[async_trait]
@@ -53,7 +56,7 @@ impl Notices for RedisStore {
         expected: Option<&[u8]>,
         sealed: &[u8],
         deadline: Deadline,
-        notice: &Notice,
+        notices: &[Notice],
     ) -> Result<bool, StoreError> {
         const DOING: &str = "replacing a pending record";
         let key = keyspace::redis_pending(id);
@@ -62,12 +65,18 @@ impl Notices for RedisStore {
         let mut script = scripts::SWAP.prepare_invoke();
         script.key(key).key(outbox).key(count);
         script.arg(expected.unwrap_or_default()).arg(sealed).arg(millis(deadline.ttl()));
-        script.arg(telling::encode(notice));
+        notices.iter().for_each(|notice| {
+            script.arg(telling::encode(notice));
+        });
         let written = self.write(DOING, slot, |mut commands| {
             let script = &script;
             async move { script.invoke_async::<bool>(&mut commands).await }
         });
-        let (swapped, _) = super::records::beside(written, self.hint(slot)).await?;
+        let (swapped, _) = if notices.is_empty() {
+            written.await?
+        } else {
+            super::records::beside(written, self.hint(slot)).await?
+        };
         if !swapped {
             self.believe_absence(DOING, slot).await?;
         }
@@ -77,13 +86,14 @@ impl Notices for RedisStore {
     async fn gather(&self, nonce: LeaseNonce) -> Result<Gathered, StoreError> {
         self.say_hints().await;
         let mut gathered = Gathered::default();
-        match &self.link {
-            Way::One(_) => self.gather_from(0, nonce, &mut gathered).await.map(|_| ())?,
-            Way::Cluster(_) => self.gather_all(nonce, &mut gathered).await?,
-        }
+        let ended = match &self.link {
+            Way::One(_) => self.gather_from(0, nonce, &mut gathered).await.map(|_| ()),
+            Way::Cluster(_) => self.gather_all(nonce, &mut gathered).await,
+        };
+        // (Also while a node of a Cluster is down.)
         gathered.forgotten = self.forget(nonce).await?;
         gathered.more |= gathered.forgotten == STEP;
-        Ok(gathered)
+        ended.map(|()| gathered)
     }
 
     async fn notices(&self, after: u64, limit: usize) -> Result<NoticePage, StoreError> {
@@ -159,40 +169,67 @@ impl RedisStore {
         }
     }
 
-    /// Looks at the slots that were named, and at the next ones of the walk.
+    /// Looks at the slots that were named, and at the next ones of the walk: at those of all nodes at once,
+    /// for one that is down must not hold up the others.
     async fn gather_all(&self, nonce: LeaseNonce, gathered: &mut Gathered) -> Result<(), StoreError> {
         const DOING: &str = "asking where notices are";
+        let Way::Cluster(cluster) = &self.link else { return Ok(()) };
         let key = keyspace::redis_notices().slots;
+        let from = self.outboxes.named.load(Ordering::Relaxed);
         let mut range = ::redis::cmd("ZRANGEBYSCORE");
-        range.arg(&key).arg("-inf").arg("+inf").arg("WITHSCORES").arg("LIMIT").arg(0).arg(MOST_SLOTS);
+        range.arg(&key).arg("-inf").arg("+inf").arg("WITHSCORES").arg("LIMIT").arg(from).arg(MOST_SLOTS);
         let (named, _) = self
             .run(DOING, keyspace::slot(&key), |mut commands| {
                 let range = &range;
                 async move { range.query_async::<Vec<(u16, f64)>>(&mut commands).await }
             })
             .await?;
-        let now = self.link.clock().now().unix_millis();
+        let next = if named.len() == MOST_SLOTS { from + MOST_SLOTS } else { 0 };
+        self.outboxes.named.store(next, Ordering::Relaxed);
+        let begin = self.outboxes.walk.fetch_add(WALK, Ordering::Relaxed);
+        let walked = (0..WALK).map(|at| (begin.wrapping_add(at) % SLOTS, None));
+        let visits: Vec<(u16, Option<f64>)> =
+            named.into_iter().map(|(slot, said_at)| (slot, Some(said_at))).chain(walked).collect();
+        let slots: Vec<u16> = visits.iter().map(|(slot, _)| *slot).collect();
+        let groups = match cluster.groups(DOING, &slots).await {
+            Ok(groups) => groups,
+            // Nobody serves one of them.
+            Err(_) => (0..slots.len()).map(|at| vec![at]).collect(),
+        };
+        let groups = groups.iter().map(|group| self.gather_group(group.iter().map(|at| visits[*at]), nonce));
         let mut failed = None;
-        for (slot, said_at) in named {
-            match self.gather_from(slot, nonce, gathered).await {
-                Ok(is_empty) if is_empty && said_at as i64 + HINT_KEPT_MILLIS < now => {
-                    let mut script = scripts::UNSAY.prepare_invoke();
-                    script.key(&key).arg(slot).arg(format!("{said_at:.0}"));
-                    self.script::<i64>(DOING, keyspace::slot(&key), &script).await?;
-                }
-                Ok(_) => {}
-                // Its node is down, and others are not.
-                Err(error) => failed = Some(error),
-            }
-        }
-        for _ in 0..WALK {
-            let slot = self.outboxes.walk.fetch_add(1, Ordering::Relaxed) % SLOTS;
-            if let Err(error) = self.gather_from(slot, nonce, gathered).await {
-                failed = Some(error);
-                break;
-            }
+        for (found, ended) in join_all(groups).await {
+            gathered.placed += found.placed;
+            gathered.more |= found.more;
+            failed = failed.or(ended.err());
         }
         failed.map_or(Ok(()), Err)
+    }
+
+    /// Looks at slots of one node, up to the first failure, and forgets hints that have had their time.
+    async fn gather_group(
+        &self,
+        visits: impl Iterator<Item = (u16, Option<f64>)>,
+        nonce: LeaseNonce,
+    ) -> (Gathered, Result<(), StoreError>) {
+        const DOING: &str = "forgetting where notices were";
+        let key = keyspace::redis_notices().slots;
+        let now = self.link.clock().now().unix_millis();
+        let mut gathered = Gathered::default();
+        for (slot, said_at) in visits {
+            let is_empty = match self.gather_from(slot, nonce, &mut gathered).await {
+                Ok(is_empty) => is_empty,
+                Err(error) => return (gathered, Err(error)),
+            };
+            let old = said_at.filter(|at| is_empty && *at as i64 + HINT_KEPT_MILLIS < now);
+            let Some(said_at) = old else { continue };
+            let mut script = scripts::UNSAY.prepare_invoke();
+            script.key(&key).arg(slot).arg(format!("{said_at:.0}"));
+            if let Err(error) = self.script::<i64>(DOING, keyspace::slot(&key), &script).await {
+                return (gathered, Err(error));
+            }
+        }
+        (gathered, Ok(()))
     }
 
     /// Moves what lies in one slot. Returns whether nothing is left there.

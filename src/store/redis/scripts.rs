@@ -228,7 +228,7 @@ return 1
 /// Answers 1 if it is replaced or already was, 0 otherwise.
 ///
 /// Keys: the record; and where there is a notice, as of [`COMMIT`]. Arguments: the expected bytes (no sealed
-/// value is empty: that is none), the new ones, their time to live in milliseconds, the notice (or nothing).
+/// value is empty: that is none), the new ones, their time to live in milliseconds, the notices.
 pub(super) static SWAP: LazyLock<Script> = LazyLock::new(|| {
     telling(
         r"
@@ -236,7 +236,7 @@ local stored = redis.call('GET', KEYS[1]) or ''
 if stored == ARGV[2] then return 1 end
 if stored ~= ARGV[1] then return 0 end
 redis.call('SET', KEYS[1], ARGV[2], 'PX', ARGV[3])
-pcall(tell, KEYS[2], KEYS[3], ARGV[4])
+for at = 4, #ARGV do pcall(tell, KEYS[2], KEYS[3], ARGV[at]) end
 return 1
 ",
     )

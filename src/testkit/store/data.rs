@@ -101,7 +101,7 @@ pub(super) enum Op {
         expected: Option<Vec<u8>>,
         sealed: Vec<u8>,
         ttl: Duration,
-        notice: Option<Notice>,
+        notices: Vec<Notice>,
     },
     Notices {
         after: u64,
@@ -381,11 +381,11 @@ impl Data {
                 self.pending.remove(id);
                 Reply::Bytes(taken)
             }
-            Op::SwapPending { id, expected, sealed, ttl, notice } => {
+            Op::SwapPending { id, expected, sealed, ttl, notices } => {
                 let swap = Swap::of(self.waiting(id, now), expected.as_ref(), sealed);
                 if swap == Swap::Write {
                     self.pending.insert(id.clone(), (sealed.clone(), now + *ttl));
-                    self.tell(notice.as_ref(), mutant);
+                    notices.iter().for_each(|notice| self.tell(Some(notice), mutant));
                 }
                 Reply::Yes(swap.is_done())
             }

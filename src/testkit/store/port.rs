@@ -201,7 +201,7 @@ impl Pending for SimStore {
             expected: expected.map(<[u8]>::to_vec),
             sealed: sealed.to_vec(),
             ttl: deadline.ttl(),
-            notice: None,
+            notices: Vec::new(),
         };
         Ok(expect_reply!(self.ask("replacing a pending record", op).await?, Yes))
     }
@@ -234,14 +234,14 @@ impl Notices for SimStore {
         expected: Option<&[u8]>,
         sealed: &[u8],
         deadline: Deadline,
-        notice: &Notice,
+        notices: &[Notice],
     ) -> Result<bool, StoreError> {
         let op = Op::SwapPending {
             id: id.to_owned(),
             expected: expected.map(<[u8]>::to_vec),
             sealed: sealed.to_vec(),
             ttl: deadline.ttl(),
-            notice: Some(notice.clone()),
+            notices: notices.to_vec(),
         };
         Ok(expect_reply!(self.ask("replacing a pending record", op).await?, Yes))
     }

@@ -1,0 +1,133 @@
+//! Webhooks that come, go and change while the daemon runs, and the certificates that they trust.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::Method;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use serde_json::Value;
+use tokenward::store::keyspace;
+
+use crate::attacks_rights::{operate, reconfigure};
+use crate::notices::{SECRET, deliveries, is, ok, plan, section, signature, taken};
+use crate::pki::{Authority, Leaf};
+use crate::resource::Resource;
+use crate::world::{ALICE, Kept, Plan, World, write_secret};
+
+async fn reload(world: &World) -> Value {
+    operate(world, Method::POST, "/admin/v1/reload", Value::Null).await.json()
+}
+
+fn write(world: &World, file: &str, content: &str) {
+    write_secret(&world.folder.path().join(file), content);
+}
+
+async fn has(world: &World, receiver: &Resource, connections: &[&str]) {
+    let expected: Vec<_> = connections.iter().map(|connection| is("connected", connection)).collect();
+    world.until("it is delivered", async || taken(receiver).len() >= expected.len()).await;
+    assert_eq!(taken(receiver), expected);
+}
+
+#[tokio::test]
+async fn a_webhook_that_is_new_begins_when_it_comes_into_the_configuration() {
+    let receiver = Resource::start(|_| ok()).await;
+    let world = Plan::default().file("webhook.secret", SECRET).start().await;
+    world.connect("before", ALICE).await;
+    let begin = "[listen.public]";
+    reconfigure(&world, begin, &format!("{}{begin}", section(&receiver.url, ""))).await;
+    world.until("it has begun", async || deliveries(&world, "delivered").await == Some(0)).await;
+    world.connect("after", ALICE).await;
+    has(&world, &receiver, &["after"]).await;
+}
+
+/// One that is left out is where it was when it comes back, with what came in between.
+#[tokio::test]
+async fn a_webhook_that_was_left_out_goes_on_where_it_was() {
+    let receiver = Resource::start(|_| ok()).await;
+    let world = plan(&receiver.url, "").start().await;
+    world.connect("one", ALICE).await;
+    has(&world, &receiver, &["one"]).await;
+    let (section, nothing) = (section(&receiver.url, ""), "# left out\n");
+    reconfigure(&world, &section, nothing).await;
+    world.connect("two", ALICE).await;
+    reconfigure(&world, nothing, &section).await;
+    has(&world, &receiver, &["one", "two"]).await;
+}
+
+/// A reload with a wrong file leaves a webhook as it was, unless it leads elsewhere now: nothing is sent there with
+/// what is not meant for it.
+#[tokio::test]
+async fn a_file_that_is_wrong_leaves_a_webhook_as_it_was_unless_it_leads_elsewhere() {
+    let (receiver, elsewhere) = (Resource::start(|_| ok()).await, Resource::start(|_| ok()).await);
+    let world = plan(&receiver.url, "").start().await;
+    world.connect("one", ALICE).await;
+    has(&world, &receiver, &["one"]).await;
+    write(&world, "webhook.secret", "no secret");
+    assert_eq!(reload(&world).await["outcome"], "ok");
+    world.daemon.until_logged("a reload leaves it as it was").await;
+    world.connect("two", ALICE).await;
+    has(&world, &receiver, &["one", "two"]).await;
+    let second = &receiver.all()[1];
+    assert_eq!(second.header("webhook-signature"), Some(signature(SECRET, second).as_str()));
+
+    reconfigure(&world, &receiver.url, &elsewhere.url).await;
+    world.connect("three", ALICE).await;
+    write(&world, "webhook.secret", SECRET);
+    assert_eq!(reload(&world).await["outcome"], "ok");
+    has(&world, &elsewhere, &["three"]).await;
+    has(&world, &receiver, &["one", "two"]).await;
+}
+
+/// A receiver of a private authority is reached with `ca_file`, and one of another is not.
+#[tokio::test]
+async fn a_receiver_s_certificate_is_that_of_ca_file_s_authority_or_nothing_is_sent() {
+    let (right, wrong) = (Authority::root("the receiver's", 48), Authority::root("somebody else's", 48));
+    let identity = right.issue(Leaf::new().dns("localhost").for_servers());
+    let chain = CertificateDer::pem_slice_iter(identity.chain.as_bytes()).collect::<Result<Vec<_>, _>>();
+    let key = PrivateKeyDer::from_pem_slice(identity.key.as_bytes()).expect("a key");
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let mut tls = rustls::ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .expect("versions")
+        .with_no_client_auth()
+        .with_single_cert(chain.expect("a chain"), key)
+        .expect("TLS");
+    tls.alpn_protocols = vec![b"h2".to_vec()];
+    let receiver = Resource::start_with(Some(Arc::new(tls)), |_| ok()).await;
+    let plan = plan(&receiver.url, "ca_file = \"hooks.pem\"\n").file("hooks.pem", &wrong.pem());
+    let world = plan.start().await;
+    world.connect("one", ALICE).await;
+    world.until("it is tried", async || deliveries(&world, "unreachable").await >= Some(1)).await;
+    world.daemon.until_logged("UnknownIssuer").await;
+    assert!(receiver.all().is_empty(), "{:?}", receiver.all().len());
+
+    write(&world, "hooks.pem", &right.pem());
+    assert_eq!(reload(&world).await["outcome"], "ok");
+    world.pass(Duration::from_secs(30));
+    has(&world, &receiver, &["one"]).await;
+}
+
+/// How far a webhook is cannot be read, nor the first event: all others are delivered again, and what is new.
+#[tokio::test]
+async fn what_cannot_be_read_silences_no_webhook() {
+    const FIRST: &str = "redis.call('ZREMRANGEBYSCORE', KEYS[1], 1, 1) \
+        redis.call('ZADD', KEYS[1], 1, 'rubbish') return 'OK'";
+    let receiver = Resource::start(|_| ok()).await;
+    let world = plan(&receiver.url, "").kept(Kept::Redis).start().await;
+    for connection in ["one", "two"] {
+        world.connect(connection, ALICE).await;
+    }
+    has(&world, &receiver, &["one", "two"]).await;
+    let redis = world.redis.as_ref().expect("a Redis");
+    let events = keyspace::redis_notices().by_place;
+    let place = keyspace::redis_pending("webhook:product");
+    assert_eq!(redis.cli(&["EVAL", FIRST, "1", &events]), "OK");
+    assert_eq!(redis.cli(&["SET", &place, "rubbish", "EX", "9999999"]), "OK");
+    world.connect("three", ALICE).await;
+    has(&world, &receiver, &["one", "two", "three"]).await;
+    assert_eq!(receiver.all().len(), 4, "the second came again");
+    world.connect("four", ALICE).await;
+    has(&world, &receiver, &["one", "two", "three", "four"]).await;
+    assert_eq!(receiver.all().len(), 5, "the place is known again");
+}
