@@ -418,7 +418,7 @@ mod tests {
                 connections.iter().filter(|(key, _)| after.as_ref().is_none_or(|at| key.connection > *at));
             for (number, (key, profile)) in left.enumerate() {
                 walk.take(key.clone(), profile);
-                if (number + 1) % PAGE == 0 && walk.is_full() {
+                if (number + 1).is_multiple_of(PAGE) && walk.is_full() {
                     walk.stops_after(Some(&key.connection));
                     break;
                 }
@@ -437,7 +437,7 @@ mod tests {
     fn every_blocked_connection_of_a_tenant_is_tried_however_many_there_are() {
         const MANY: usize = MOST_OF_A_TENANT * 2 + 50;
         // Every seventh is another tenant's, and every third works.
-        let tenant = |number: usize| if number % 7 == 0 { "u" } else { "T" };
+        let tenant = |number: usize| if number.is_multiple_of(7) { "u" } else { "T" };
         let connections: Vec<_> = (0..MANY * 2)
             .map(|number| (key(number), of_tenant(Some(tenant(number)), number % 3 > 0)))
             .collect();
@@ -451,7 +451,7 @@ mod tests {
         let blocked = (0..MANY * 2).filter(|number| number % 3 > 0).map(key);
         assert_eq!(all, blocked.collect());
         let small: BTreeSet<ConnectionKey> =
-            (0..MANY * 2).filter(|number| number % 3 > 0 && number % 7 == 0).map(key).collect();
+            (0..MANY * 2).filter(|number| number % 3 > 0 && number.is_multiple_of(7)).map(key).collect();
         assert!(small.is_subset(&tried[0]), "the small tenant waits for no large one");
     }
 

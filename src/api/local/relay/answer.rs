@@ -196,7 +196,7 @@ impl Passing {
             return Some(Err(BrokenOff));
         }
         while self.rest.is_empty() {
-            let Some(held) = self.held.as_mut().filter(|_| !self.is_over) else { return None };
+            let held = self.held.as_mut().filter(|_| !self.is_over)?;
             let frame = tokio::select! {
                 biased;
                 frame = held.body.frame() => frame,
