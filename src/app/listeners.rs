@@ -361,8 +361,9 @@ mod tests {
                 limits.max_held / 2 >= limits.max_body + 2 * limits.max_header_bytes,
                 "one peer has room for one request"
             );
-            let plain = limits.max_connections;
-            assert!(2 * limits.with_tls().max_connections <= plain, "TLS costs twice as much");
+            let (plain, wide, tls) = (limits.max_connections, limits.max_wide, limits.with_tls());
+            assert!(2 * tls.max_connections <= plain, "TLS costs twice as much");
+            assert!(2 * tls.max_wide <= wide, "a wide one, too");
         }
     }
 }

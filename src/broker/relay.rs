@@ -7,6 +7,7 @@ use super::{Broker, MailboxName, Refusal, Turns};
 use crate::domain::connection::Profile;
 use crate::domain::id::{CallerName, ConnectionKey};
 use crate::domain::scope::ScopeNaming;
+use crate::domain::task::Tasks;
 use crate::outbound::Resource;
 use crate::policy::{Permit, Provisional};
 use crate::refresh::plan::ORDINARY_MIN_TTL;
@@ -34,6 +35,11 @@ pub struct Rejected {
 }
 
 impl Broker {
+    /// Runs what watches over a relayed answer.
+    pub fn tasks(&self) -> Arc<dyn Tasks> {
+        Arc::clone(&self.deps.tasks)
+    }
+
     /// Waits until the requests with these paths have their turn at their mailboxes. Those of one mailbox
     /// take as many places as there are, at most all: a resource runs the requests of a batch side by side.
     ///

@@ -39,14 +39,9 @@ impl Broker {
     /// connections are tried at once. For a timer: it costs one read, and writes only what is new.
     pub async fn keep_tenant_blocks(self: &Arc<Self>) -> Result<Vec<Edge>, RepositoryError> {
         let Untold { news, ends } = self.deps.engine.take_seen_of_tenants();
-        if let Err(error) = self.tell_ends(&ends).await {
-            self.deps.engine.give_back_seen_of_tenants(Untold { news, ends });
-            return Err(error);
-        }
-        let told = self.tell_news(&news).await;
-        let (blocks, edges) = told.inspect_err(|_| {
-            self.deps.engine.give_back_seen_of_tenants(Untold { news, ends: Vec::new() });
-        })?;
+        let ends = self.tell_ends(ends).await;
+        self.deps.engine.give_back_seen_of_tenants(Untold { news: BTreeMap::new(), ends });
+        let (blocks, edges) = self.tell_news(news).await?;
         self.own_tokens.learn(&blocks.own);
         let part = |app: &str, tenant: &str| Some((AppName::parse(app).ok()?, tenant.to_owned()));
         let refusing =
@@ -81,13 +76,17 @@ impl Broker {
         self.blocked_tenants().iter().find(is_its).map(|one| one.block.clone())
     }
 
-    /// The ages at which an app's tenants were seen to end grants.
+    /// The ages at which an app's tenants were seen to end grants; none if this version cannot read them.
     pub(super) async fn frequencies(&self, app: &AppName) -> Result<Frequencies, RepositoryError> {
-        let read = self.deps.repository.pending(Kind::SignInFrequency, &FiledUnder::app(app)).await?;
-        Ok(read.map(|read| read.value).unwrap_or_default())
+        match self.deps.repository.pending(Kind::SignInFrequency, &FiledUnder::app(app)).await {
+            Ok(read) => Ok(read.map(|read| read.value).unwrap_or_default()),
+            Err(error) if error.is_damage() => Ok(Frequencies::default()),
+            Err(error) => Err(error),
+        }
     }
 
-    /// A record of these. One that does not open is begun anew: what it had is seen again.
+    /// A record of these. One that is damaged is begun anew: what it had is seen again. One that opens, and
+    /// that this version does not write, is a newer version's: it stays.
     async fn kept<T: Default + DeserializeOwned>(
         &self,
         kind: Kind,
@@ -95,7 +94,7 @@ impl Broker {
     ) -> Result<T, RepositoryError> {
         match self.deps.repository.pending(kind, id).await {
             Ok(read) => Ok(read.map(|read| read.value).unwrap_or_default()),
-            Err(error) if error.is_outage() => Err(error),
+            Err(error) if !error.is_lost() => Err(error),
             Err(error) => {
                 tracing::warn!(%error, "what was seen of tenants cannot be read; it is begun anew");
                 self.deps.repository.discard_pending(kind, id).await?;
@@ -105,10 +104,19 @@ impl Broker {
     }
 
     /// Returns the record as it is then, and the edges of this change.
-    async fn tell_news(&self, news: &BTreeMap<Part, News>) -> Result<(Blocks, Vec<Edge>), RepositoryError> {
+    async fn tell_news(&self, news: BTreeMap<Part, News>) -> Result<(Blocks, Vec<Edge>), RepositoryError> {
         let (repository, only) = (&self.deps.repository, FiledUnder::only());
         let now = self.deps.clock.now();
-        let blocks = self.kept::<Blocks>(Kind::TenantBlocks, &only).await?;
+        let give_back = |news| {
+            self.deps.engine.give_back_seen_of_tenants(Untold { news, ends: Vec::new() });
+        };
+        let blocks = match self.kept::<Blocks>(Kind::TenantBlocks, &only).await {
+            Ok(blocks) => blocks,
+            Err(error) => {
+                give_back(news);
+                return Err(error);
+            }
+        };
         let own = self.own_tokens.untold();
         if news.is_empty() && own.is_empty() && !blocks.has_old(now) {
             return Ok((blocks, Vec::new()));
@@ -122,32 +130,48 @@ impl Broker {
             blocks.own.tell(&own, now);
             Ok::<_, RepositoryError>(self.notices_of_tenants(&before, blocks, now))
         };
-        match repository.change_telling(Kind::TenantBlocks, &only, now, KEPT, change).await? {
-            Some(changed) => Ok((changed, edges)),
+        match repository.change_telling(Kind::TenantBlocks, &only, now, KEPT, change).await {
+            Ok(Some(changed)) => Ok((changed, edges)),
             // Others kept changing it. A refusal is news once, so it is told again later.
-            None => {
-                let untold = Untold { news: news.clone(), ends: Vec::new() };
-                self.deps.engine.give_back_seen_of_tenants(untold);
+            Ok(None) => {
+                give_back(news);
                 Ok((blocks, Vec::new()))
+            }
+            Err(error) => {
+                give_back(news.into_iter().map(|(part, news)| (part, news.perhaps_told())).collect());
+                Err(error)
             }
         }
     }
 
-    async fn tell_ends(&self, ends: &[(Part, SeenEnd)]) -> Result<(), RepositoryError> {
-        let mut by_app: BTreeMap<&AppName, Vec<(&str, SeenEnd)>> = BTreeMap::new();
-        for ((app, tenant), end) in ends {
-            by_app.entry(app).or_default().push((tenant, *end));
+    /// Returns the ends that could not be told. (One that is told twice counts once.)
+    async fn tell_ends(&self, ends: Vec<(Part, SeenEnd)>) -> Vec<(Part, SeenEnd)> {
+        let mut by_app: BTreeMap<AppName, Vec<(Part, SeenEnd)>> = BTreeMap::new();
+        for (part, end) in ends {
+            by_app.entry(part.0.clone()).or_default().push((part, end));
         }
+        let mut untold = Vec::new();
         for (app, ends) in by_app {
-            let now: Timestamp = self.deps.clock.now();
-            let learn = |known: &mut Frequencies| {
-                ends.iter().for_each(|(tenant, end)| known.learn(tenant, *end));
-                Ok::<(), RepositoryError>(())
-            };
-            let of_app = FiledUnder::app(app);
-            self.kept::<Frequencies>(Kind::SignInFrequency, &of_app).await?;
-            self.deps.repository.change_pending(Kind::SignInFrequency, &of_app, now, KEPT, learn).await?;
+            match self.tell_ends_of(&app, &ends).await {
+                Ok(true) => {}
+                Ok(false) => untold.extend(ends),
+                // These are dropped, lest they take the place of other apps'. It was logged.
+                Err(error) if error.is_damage() => {}
+                Err(_) => untold.extend(ends),
+            }
         }
-        Ok(())
+        untold
+    }
+
+    async fn tell_ends_of(&self, app: &AppName, ends: &[(Part, SeenEnd)]) -> Result<bool, RepositoryError> {
+        let now: Timestamp = self.deps.clock.now();
+        let learn = |known: &mut Frequencies| {
+            ends.iter().for_each(|((_, tenant), end)| known.learn(tenant, *end));
+            Ok::<(), RepositoryError>(())
+        };
+        let (repository, of_app) = (&self.deps.repository, FiledUnder::app(app));
+        self.kept::<Frequencies>(Kind::SignInFrequency, &of_app).await?;
+        let told = repository.change_pending(Kind::SignInFrequency, &of_app, now, KEPT, learn).await?;
+        Ok(told.is_some())
     }
 }

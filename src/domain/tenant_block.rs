@@ -33,8 +33,15 @@ fn may_be_the_tenants(reason: BlockReason) -> bool {
     reason != BlockReason::AccountDisabled
 }
 
+/// AADSTS numbers that concern one resource, whatever the reason: the tenant has no licence or subscription
+/// for it. Other connections may never ask for it.
+const OF_A_RESOURCE: [u32; 1] = [650052];
+
 /// How many connections must be refused. What the authority says of the tenant itself needs one alone.
-fn enough(reason: BlockReason) -> usize {
+fn enough(reason: BlockReason, error_codes: &[u32]) -> usize {
+    if error_codes.iter().any(|code| OF_A_RESOURCE.contains(code)) {
+        return MANY;
+    }
     match reason {
         BlockReason::AppNotInTenant | BlockReason::TenantGone => 1,
         BlockReason::AdminConsentRequired
@@ -49,9 +56,11 @@ fn enough(reason: BlockReason) -> usize {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Refusals {
     reason: BlockReason,
-    /// Marks of different connections that were not blocked before, as many as are needed. (One that is tried
-    /// again and is still refused is no sign of a new block.)
+    /// Marks of different connections that were not blocked before, as many as can be needed. (One that is
+    /// tried again and is still refused is no sign of a new block.)
     marks: BTreeSet<String>,
+    /// How many marks are a block.
+    enough: usize,
     /// Connections that were not blocked before.
     newly: u64,
 }
@@ -67,19 +76,23 @@ pub struct News {
 }
 
 impl News {
-    /// A connection was refused for this reason. `is_new`: it was not blocked for it before.
-    pub fn refused(&mut self, connection: &ConnectionName, reason: BlockReason, is_new: bool) {
+    /// A connection was refused for this reason, with these AADSTS numbers. `is_new`: it was not blocked for
+    /// it before.
+    pub fn refused(&mut self, name: &ConnectionName, reason: BlockReason, codes: &[u32], is_new: bool) {
         if !may_be_the_tenants(reason) {
             return;
         }
-        let none = || Refusals { reason, marks: BTreeSet::new(), newly: 0 };
+        let none = || Refusals { reason, marks: BTreeSet::new(), enough: MANY, newly: 0 };
         if self.refusals.as_ref().is_none_or(|before| before.reason != reason) {
             self.refusals = Some(none());
         }
         let refusals = self.refusals.get_or_insert_with(none);
-        refusals.newly += u64::from(is_new);
-        if is_new && refusals.marks.len() < enough(reason) {
-            refusals.marks.insert(mark(connection));
+        if is_new {
+            refusals.newly += 1;
+            refusals.enough = refusals.enough.min(enough(reason, codes));
+            if refusals.marks.len() < MANY {
+                refusals.marks.insert(mark(name));
+            }
         }
     }
 
@@ -90,6 +103,15 @@ impl News {
         self.refusals = None;
     }
 
+    /// The same, without the number of connections: it may have been told already.
+    #[must_use]
+    pub fn perhaps_told(mut self) -> News {
+        if let Some(refusals) = &mut self.refusals {
+            refusals.newly = 0;
+        }
+        self
+    }
+
     /// Puts earlier news before these, because they could not be told.
     #[must_use]
     pub fn after(self, earlier: News) -> News {
@@ -98,7 +120,8 @@ impl News {
         }
         let refusals = match (self.refusals, earlier.refusals) {
             (Some(later), Some(before)) if later.reason == before.reason => Some(Refusals {
-                marks: later.marks.union(&before.marks).take(enough(later.reason)).cloned().collect(),
+                marks: later.marks.union(&before.marks).take(MANY).cloned().collect(),
+                enough: later.enough.min(before.enough),
                 newly: later.newly + before.newly,
                 ..later
             }),
@@ -284,7 +307,7 @@ impl Standing {
         });
         suspicion.marks.extend(refusals.marks.iter().cloned());
         suspicion.connections = suspicion.connections.saturating_add(refusals.newly);
-        if suspicion.marks.len() < enough(refusals.reason) {
+        if suspicion.marks.len() < refusals.enough {
             self.suspicion = Some(suspicion).filter(|suspicion| !suspicion.marks.is_empty());
             return None;
         }
@@ -322,7 +345,7 @@ mod tests {
 
     fn refused(numbers: impl IntoIterator<Item = usize>, reason: BlockReason) -> News {
         let mut news = News::default();
-        numbers.into_iter().for_each(|number| news.refused(&name(number), reason, true));
+        numbers.into_iter().for_each(|number| news.refused(&name(number), reason, &[], true));
         news
     }
 
@@ -386,7 +409,7 @@ mod tests {
         blocks.tell(&part("t"), &refused(0..3, POLICY), at(0));
         assert_eq!(words(&blocks.tell(&part("t"), &worked(false), at(60))), ["recovered policy_blocked 3"]);
         let mut again = News::default();
-        (0..9).for_each(|number| again.refused(&name(number), POLICY, false));
+        (0..9).for_each(|number| again.refused(&name(number), POLICY, &[], false));
         assert_eq!(words(&blocks.tell(&part("t"), &again, at(70))), [""; 0]);
         assert_eq!(blocks.watched().count(), 0);
 
@@ -397,6 +420,27 @@ mod tests {
         assert_eq!(blocks.watched().count(), 1, "a suspicion that is old is none");
         assert_eq!(words(&blocks.forget(at(3 * 86_400 + 1))), ["recovered policy_blocked 3"]);
         assert_eq!(blocks, Blocks::default());
+    }
+
+    /// AADSTS650052 says that the tenant has no licence for one resource.
+    #[test]
+    fn what_concerns_one_resource_takes_as_many_as_other_reasons() {
+        let lacks = |number: usize, codes: &[u32]| {
+            let mut news = News::default();
+            news.refused(&name(number), BlockReason::AppNotInTenant, codes, true);
+            news
+        };
+        let mut blocks = Blocks::default();
+        let tell = |blocks: &mut Blocks, news: &News| words(&blocks.tell(&part("t"), news, at(0)));
+        assert_eq!(tell(&mut blocks, &lacks(0, &[650_052])), [""; 0]);
+        assert_eq!(tell(&mut blocks, &lacks(1, &[650_052])), [""; 0]);
+        assert_eq!(tell(&mut blocks, &lacks(2, &[650_052])), ["blocked app_not_in_tenant 3"]);
+        let mut blocks = Blocks::default();
+        let two = lacks(1, &[650_052]).after(lacks(0, &[650_052]));
+        assert_eq!(tell(&mut blocks, &two), [""; 0], "seen by one replica");
+        let mut blocks = Blocks::default();
+        let both = lacks(1, &[700_016]).after(lacks(0, &[650_052]));
+        assert_eq!(tell(&mut blocks, &both), ["blocked app_not_in_tenant 2"], "one speaks of the tenant");
     }
 
     #[test]
@@ -437,7 +481,7 @@ mod tests {
                     let mut news = News::default();
                     match number(5) {
                         0 => news.worked(!others_work || number(2) == 0),
-                        _ => news.refused(&name(number(6) as usize), POLICY, true),
+                        _ => news.refused(&name(number(6) as usize), POLICY, &[], true),
                     }
                     edges.extend(one_by_one.tell(&part("t"), &news, at(0)));
                     sum = news.after(sum);

@@ -66,6 +66,7 @@ impl TurnWait<'_> {
             true => self.ends("begun"),
             false => {
                 self.is_open = false;
+                self.events.metrics.needs_no_turn();
                 Duration::ZERO
             }
         }
@@ -133,6 +134,7 @@ impl Events {
         caller: &'a CallerName,
         key: &'a ConnectionKey,
     ) -> TurnWait<'a> {
+        self.metrics.waits_for_turn();
         TurnWait { events: self, who, caller, key, begun: self.clock.monotonic(), is_open: true }
     }
 

@@ -190,11 +190,13 @@ impl Limits {
         connections * (PER_CONNECTION + IN_KERNEL) + self.max_held + self.max_wide * PER_WIDE
     }
 
-    /// Returns the limits for connections with TLS: half as many, since each costs twice as much.
+    /// Returns the limits for connections with TLS: half as many, since each costs twice as much, and half as
+    /// many wide ones: TLS keeps a part once more, in each direction.
     #[must_use]
     pub const fn with_tls(mut self) -> Self {
         self.max_connections /= 2;
         self.max_connections_per_peer /= 2;
+        self.max_wide /= 2;
         self
     }
 }

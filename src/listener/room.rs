@@ -327,6 +327,10 @@ impl Reservation {
             return true;
         }
         let mut state = self.room.state();
+        // (The body and its answer may ask at once: it counts once.)
+        if self.is_wide() {
+            return true;
+        }
         let has_room = state.wide < self.room.max_wide;
         state.wide += usize::from(has_room);
         self.is_wide.store(has_room, Ordering::Relaxed);
@@ -428,6 +432,30 @@ mod tests {
 
     fn room(max_connections: usize, max_connections_per_peer: usize, max_held: usize) -> Arc<Room> {
         Room::new(&Limits { max_connections, max_connections_per_peer, max_held, ..Limits::default() })
+    }
+
+    /// A body and its answer ask at once.
+    #[test]
+    fn a_connection_takes_one_wide_place_however_many_ask_for_it() {
+        for _ in 0..200 {
+            let room = Room::new(&Limits { max_wide: 2, ..Limits::default() });
+            let place = room.take(tcp(1), at(0)).expect("a place");
+            let (both, held) = (std::sync::Barrier::new(3), room.state());
+            std::thread::scope(|scope| {
+                let asks = || {
+                    both.wait();
+                    place.widen()
+                };
+                let askers = [scope.spawn(asks), scope.spawn(asks)];
+                both.wait();
+                std::thread::yield_now();
+                drop(held);
+                assert!(askers.into_iter().all(|asker| asker.join().expect("no panic")));
+            });
+            assert_eq!(room.state().wide, 1);
+            drop(place);
+            assert_eq!(room.state().wide, 0);
+        }
     }
 
     #[test]

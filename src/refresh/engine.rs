@@ -437,6 +437,11 @@ impl Engine {
         self.ports.tenants.lock().give_back(untold);
     }
 
+    /// A user of this tenant signed in, for a connection of that account in this state, or for a new one.
+    pub fn signed_in(&self, app: &AppName, tenant: Option<&str>, before: Option<Status>) {
+        self.ports.tenants.lock().worked(app, tenant, before);
+    }
+
     /// The store said which tenants refuse connections, and which of them block the app.
     pub fn learn_refusing_tenants(&self, refusing: impl Iterator<Item = (Part, Option<BlockReason>)>) {
         self.ports.tenants.lock().learn(refusing);

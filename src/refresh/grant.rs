@@ -129,7 +129,8 @@ async fn succeeded(
 ) -> Result<(), Arc<Failure>> {
     warn_of_remarks(at.key, &answer.remarks);
     let before = &seen.loaded.connection;
-    ports.tenants.lock().worked(&at.key.app, &before.profile);
+    let (tenant, status) = (before.profile.account().tid.as_deref(), before.profile.status());
+    ports.tenants.lock().worked(&at.key.app, tenant, Some(status));
     let renewed_grant = grant.renewed(&used, answer.refresh_token.clone());
     let authority = ports.authority(&at.key.app).expect("only configured apps reach the engine");
     let attempts = at.state().troubles.take_attempts();

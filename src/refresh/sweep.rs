@@ -274,9 +274,10 @@ async fn sweep_shard(
             repository.schedule(&one.key, Some(soon(ports, TENANTS_TURN))).await?;
             continue;
         };
+        // (Before anything is awaited: other shards have connections of the same tenant.)
+        ports.tenants.lock().tries(&one.key.app, tenant.as_deref(), status, monotonic);
         repository.schedule(&one.key, Some(soon(ports, TAKEN_UP))).await?;
         let Some(permit) = permits.pop_front() else { break };
-        ports.tenants.lock().tries(&one.key.app, tenant.as_deref(), status, monotonic);
         let permit = permit.and(of_tenant);
         swept.begun += 1;
         let slot = slots.slot(&one.key, monotonic);

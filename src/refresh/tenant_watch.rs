@@ -61,7 +61,7 @@ impl TenantWatch {
         now: Timestamp,
     ) {
         let part = part(&key.app, before.account().tid.as_deref());
-        if let Some(end) = SeenEnd::of(before, error_codes, now)
+        if let Some(end) = SeenEnd::of(&key.connection, before, error_codes, now)
             && matches!(after, Status::NeedsReauthorization(_))
             && self.untold.ends.len() < MOST_ENDS
         {
@@ -71,17 +71,18 @@ impl TenantWatch {
             && (self.untold.news.len() < MOST_UNTOLD || self.untold.news.contains_key(&part))
         {
             let is_new = before.status() != after;
-            self.untold.news.entry(part).or_default().refused(&key.connection, reason, is_new);
+            let news = self.untold.news.entry(part).or_default();
+            news.refused(&key.connection, reason, error_codes, is_new);
         }
     }
 
-    /// A grant worked of a connection that was in this state before.
-    pub(super) fn worked(&mut self, app: &AppName, before: &Profile) {
-        let was_blocked = matches!(before.status(), Status::Blocked(_));
+    /// A grant of this tenant worked, whose connection was in this state before; `None`: it had none.
+    pub(super) fn worked(&mut self, app: &AppName, tenant: Option<&str>, before: Option<Status>) {
+        let was_blocked = matches!(before, Some(Status::Blocked(_)));
         if !was_blocked && self.watched.is_empty() && self.untold.news.is_empty() {
             return;
         }
-        let part = part(app, before.account().tid.as_deref());
+        let part = part(app, tenant);
         let is_news = self.watched.contains_key(&part) || self.untold.news.contains_key(&part);
         if was_blocked || is_news {
             self.untold.news.entry(part).or_default().worked(was_blocked);
@@ -194,12 +195,12 @@ mod tests {
             untold.news.iter().flat_map(|(part, news)| blocks.tell(part, news, now)).collect();
         assert!(matches!(&edges[..], [one] if matches!(&one.change, Change::Blocked(_))), "{edges:?}");
         // A success is news only where something refuses.
-        watch.worked(&key(0).app, &profile());
+        watch.worked(&key(0).app, Some("t"), Some(Status::Active));
         assert!(watch.take().is_empty());
         watch.learn(blocks.watched().map(|(_, tenant, reason)| ((key(0).app, tenant.to_owned()), reason)));
-        watch.worked(&key(0).app, &profile());
+        watch.worked(&key(0).app, Some("t"), Some(Status::Active));
         assert_eq!(watch.take().news.len(), 1);
-        watch.worked(&key(0).app, &blocked());
+        watch.worked(&key(0).app, Some("t"), Some(blocked().status()));
         let edges: Vec<_> =
             watch.take().news.iter().flat_map(|(part, news)| blocks.tell(part, news, now)).collect();
         assert!(matches!(&edges[..], [one] if matches!(&one.change, Change::Recovered(_))), "{edges:?}");

@@ -3,6 +3,7 @@
 //! An answer in JSON is rewritten as it passes, without being kept: only the value of a link's name is looked
 //! at, and only as long as a URL may be. What a user wrote stands under other names, and stays as it is.
 
+use std::ops::Range;
 use std::sync::LazyLock;
 
 use bytes::Bytes;
@@ -17,7 +18,7 @@ const ANNOTATIONS: [&str; 8] =
     ["nextLink", "deltaLink", "id", "context", "editLink", "readLink", "navigationLink", "associationLink"];
 /// The name of a property that is a link.
 const PROPERTY: &str = "uploadUrl";
-/// The name of a field that is a link, in the answers within a batch, in any case.
+/// The name of a field that is a link, among the fields of the answers within a batch, in any case.
 const LOCATION: &str = "Location";
 /// Bytes that are kept of a piece for a name that goes on in the next one: more than any has.
 const TAIL: usize = 40;
@@ -61,24 +62,24 @@ impl Links {
     }
 }
 
-/// Whether a member of this name is a link, in a batch's answer or in another.
+/// Whether a member of this name is a link, among the fields of an answer within a batch or elsewhere.
 #[cfg(any(test, feature = "testkit"))]
-pub(super) fn is_name_of_link(name: &[u8], is_batch: bool) -> bool {
+pub(super) fn is_name_of_link(name: &[u8], is_field: bool) -> bool {
     let is_annotation = |name: &[u8]| ANNOTATIONS.iter().any(|one| name == one.as_bytes());
     let local = memmem::rfind(name, NAMESPACE.as_bytes()).map(|at| &name[at + NAMESPACE.len()..]);
     local.is_some_and(is_annotation)
         || name == PROPERTY.as_bytes()
-        || is_batch && name.eq_ignore_ascii_case(LOCATION.as_bytes())
+        || is_field && name.eq_ignore_ascii_case(LOCATION.as_bytes())
 }
 
 /// Rewrites the links of one JSON text, which comes in pieces.
 ///
 /// It looks for names of links alone, as they are written without escapes, and does not follow the text's
-/// structure. In JSON that is enough: a quote that has no `\\` before it begins or ends a string; behind a
-/// name it can only end one; and a string that a colon follows is the name of a member, and no value.
+/// structure. (Where the fields of a batch's answers are, it is told.) In JSON that is enough: a quote
+/// that has no `\\` before it begins or ends a string; behind a name it can only end one; and a string
+/// that a colon follows is the name of a member, and no value.
 pub struct Rewriter {
     links: std::sync::Arc<Links>,
-    is_batch: bool,
     state: State,
 }
 
@@ -98,15 +99,16 @@ enum State {
 const ELSEWHERE: State = State::Elsewhere { tail: Vec::new() };
 
 impl Rewriter {
-    /// Begins a text. In a batch's answer `Location` is a link, too.
-    pub fn new(links: std::sync::Arc<Links>, is_batch: bool) -> Self {
-        Rewriter { links, is_batch, state: ELSEWHERE }
+    /// Begins a text.
+    pub fn new(links: std::sync::Arc<Links>) -> Self {
+        Rewriter { links, state: ELSEWHERE }
     }
 
     /// Takes a piece, and returns what is to be sent of all that came. (A piece without a link is not
-    /// copied.)
-    pub fn take(&mut self, piece: &Bytes) -> Bytes {
-        let mut ends = Ends::of(piece, self.is_batch);
+    /// copied.) `fields`: where in it the fields of a batch's answers stand, in order: `Location` is a link
+    /// there.
+    pub fn take(&mut self, piece: &Bytes, fields: &[Range<usize>]) -> Bytes {
+        let mut ends = Ends::of(piece, fields);
         let (mut out, mut at) = (Vec::new(), 0);
         // Where the part begins that passes as it is.
         let mut from = if matches!(self.state, State::Link { .. }) { piece.len() } else { 0 };
@@ -116,7 +118,7 @@ impl Rewriter {
                     // (A name that ends within the first bytes may begin in the piece before.)
                     let found = match tail.is_empty() {
                         true => ends.after(at),
-                        false => end_in_both(tail, &piece[at..], self.is_batch)
+                        false => end_in_both(tail, (piece, at), fields)
                             .map(|end| at + end)
                             .or_else(|| ends.after(piece.len().min(at + TAIL - NAME))),
                     };
@@ -196,11 +198,14 @@ fn push_link(links: &Links, kept: &[u8], out: &mut Vec<u8>) {
     }
 }
 
-/// Returns where, in a piece that follows `tail`, the first name of a link ends, if that is within the
-/// piece's first [`TAIL`] bytes.
-fn end_in_both(tail: &[u8], piece: &[u8], is_batch: bool) -> Option<usize> {
-    let text = [tail, &piece[..piece.len().min(TAIL)]].concat();
-    let mut ends = Ends::of(&text, is_batch);
+/// Returns where, in the rest of a piece that follows `tail`, the first name of a link ends, if that is
+/// within the first [`TAIL`] bytes.
+fn end_in_both(tail: &[u8], (piece, at): (&[u8], usize), fields: &[Range<usize>]) -> Option<usize> {
+    let rest = &piece[at..];
+    let text = [tail, &rest[..rest.len().min(TAIL)]].concat();
+    let moved = |place: usize| (place + tail.len()).saturating_sub(at).min(text.len());
+    let fields: Vec<_> = fields.iter().map(|one| moved(one.start)..moved(one.end)).collect();
+    let mut ends = Ends::of(&text, &fields);
     // (Those that end in the tail were seen before.)
     let mut end = ends.after(0)?;
     while end <= tail.len() {
@@ -212,18 +217,18 @@ fn end_in_both(tail: &[u8], piece: &[u8], is_batch: bool) -> Option<usize> {
 /// The ends of a text's names of links, each behind its quote.
 struct Ends<'t> {
     text: &'t [u8],
+    fields: &'t [Range<usize>],
     kinds: [Kind; 3],
     /// Of each kind, where the next begins and ends; both behind the text if there is none.
     next: [(usize, usize); 3],
 }
 
 /// Returns where the first name of its kind begins at or behind a place, and ends.
-type Kind = fn(&[u8], usize) -> Option<(usize, usize)>;
+type Kind = fn(&[u8], usize, &[Range<usize>]) -> Option<(usize, usize)>;
 
 impl<'t> Ends<'t> {
-    fn of(text: &'t [u8], is_batch: bool) -> Self {
-        let kinds: [Kind; 3] = [annotation, property, if is_batch { location } else { nothing }];
-        Ends { text, kinds, next: [(0, 0); 3] }
+    fn of(text: &'t [u8], fields: &'t [Range<usize>]) -> Self {
+        Ends { text, fields, kinds: [annotation, property, location], next: [(0, 0); 3] }
     }
 
     /// Returns the end of the first that begins at or behind `from`, which never is less than before.
@@ -231,7 +236,7 @@ impl<'t> Ends<'t> {
         // (Each kind is looked for anew only behind its last one, so each byte is read once for each.)
         for (next, kind) in self.next.iter_mut().zip(self.kinds) {
             if next.1 == 0 || next.0 < from {
-                *next = kind(self.text, from).unwrap_or((usize::MAX, usize::MAX));
+                *next = kind(self.text, from, self.fields).unwrap_or((usize::MAX, usize::MAX));
             }
         }
         let (_, end) = *self.next.iter().min().expect("there are some");
@@ -239,7 +244,7 @@ impl<'t> Ends<'t> {
     }
 }
 
-fn annotation(text: &[u8], from: usize) -> Option<(usize, usize)> {
+fn annotation(text: &[u8], from: usize, _: &[Range<usize>]) -> Option<(usize, usize)> {
     static FINDER: LazyLock<memmem::Finder<'_>> = LazyLock::new(|| memmem::Finder::new(NAMESPACE));
     FINDER.find_iter(&text[from..]).find_map(|at| {
         let local = from + at + NAMESPACE.len();
@@ -250,25 +255,28 @@ fn annotation(text: &[u8], from: usize) -> Option<(usize, usize)> {
     })
 }
 
-fn nothing(_: &[u8], _: usize) -> Option<(usize, usize)> {
-    None
-}
-
-fn property(text: &[u8], from: usize) -> Option<(usize, usize)> {
+fn property(text: &[u8], from: usize, _: &[Range<usize>]) -> Option<(usize, usize)> {
     static FINDER: LazyLock<memmem::Finder<'_>> =
         LazyLock::new(|| memmem::Finder::new(&format!("{PROPERTY}\"")).into_owned());
     let ends = FINDER.find_iter(&text[from..]).map(|at| from + at);
     ends.map(|at| (at, at + PROPERTY.len() + 1)).find_map(|(at, end)| whole(text, from, at, end))
 }
 
-fn location(text: &[u8], from: usize) -> Option<(usize, usize)> {
-    let starts = memchr::memchr2_iter(b'L', b'l', &text[from..]).map(|at| from + at);
-    let ends = starts.map(|at| (at, at + LOCATION.len() + 1)).filter(|(at, end)| {
-        text.get(*at..*end).is_some_and(|name| {
+fn location(text: &[u8], from: usize, fields: &[Range<usize>]) -> Option<(usize, usize)> {
+    let is_it = |at: usize, end: usize| {
+        text.get(at..end).is_some_and(|name| {
             name.ends_with(b"\"") && name[..LOCATION.len()].eq_ignore_ascii_case(LOCATION.as_bytes())
         })
-    });
-    ends.into_iter().find_map(|(at, end)| whole(text, from, at, end))
+    };
+    // (A name may begin in the piece before its fields' part of this one. It ends in it.)
+    let behind = fields.partition_point(|one| one.end <= from);
+    fields[behind..].iter().find_map(|one| {
+        let begin = from.max(one.start.saturating_sub(NAME)).min(one.end);
+        let starts = memchr::memchr2_iter(b'L', b'l', &text[begin..one.end]).map(|at| begin + at);
+        let ends = starts.map(|at| (at, at + LOCATION.len() + 1));
+        let mut ends = ends.filter(|(at, end)| one.contains(&(end - 1)) && is_it(*at, *end));
+        ends.find_map(|(at, end)| whole(text, from, at, end))
+    })
 }
 
 /// Returns a name that is a whole string: its quote stands before it, and is not escaped.
@@ -284,6 +292,7 @@ mod tests {
 
     use super::*;
     use crate::domain::random::{Random, random_bytes};
+    use crate::relay::Throttled;
     use crate::testkit::SeededRandom;
 
     fn links() -> Arc<Links> {
@@ -295,11 +304,23 @@ mod tests {
 
     /// The text rewritten, in pieces of this size.
     fn rewritten(text: &[u8], size: usize) -> Vec<u8> {
-        let mut rewriter = Rewriter::new(links(), false);
+        let mut rewriter = Rewriter::new(links());
         let mut out = Vec::new();
-        text.chunks(size.max(1)).for_each(|piece| out.extend(rewriter.take(&Bytes::copy_from_slice(piece))));
+        let pieces = text.chunks(size.max(1)).map(Bytes::copy_from_slice);
+        pieces.for_each(|piece| out.extend(rewriter.take(&piece, &[])));
         out.extend(rewriter.end());
         out
+    }
+
+    /// The answer of a batch rewritten, in pieces of this size.
+    fn rewritten_of_batch(text: &str, size: usize) -> String {
+        let (mut rewriter, mut reader) = (Rewriter::new(links()), Throttled::default());
+        let mut out = Vec::new();
+        for piece in text.as_bytes().chunks(size).map(Bytes::copy_from_slice) {
+            out.extend(rewriter.take(&piece, &reader.take(&piece).fields));
+        }
+        out.extend(rewriter.end());
+        String::from_utf8(out).expect("UTF-8")
     }
 
     fn whole(text: &str) -> String {
@@ -384,13 +405,28 @@ mod tests {
         }
     }
 
+    /// In bodies the same name is a user's: an event has a place, and a document any member.
     #[test]
-    fn fields_of_answers_within_a_batch_are_links_too() {
-        let text = r#"{"responses":[{"id":"1","headers":{"Location":"https://graph.microsoft.com/a"}}]}"#;
-        let mut rewriter = Rewriter::new(links(), true);
-        let mut out = rewriter.take(&Bytes::from_static(text.as_bytes())).to_vec();
-        out.extend(rewriter.end());
-        assert!(String::from_utf8_lossy(&out).contains(r#""Location":"http://here/relay/graph/a""#));
+    fn fields_of_answers_within_a_batch_are_links_and_no_members_of_bodies() {
+        const G: &str = "https://graph.microsoft.com/a";
+        let text = format!(
+            r#"{{"location":"{G}","headers":{{"Location":"{G}"}},"responses":[
+            {{"Location":"{G}","id":"1","headers":{{"Location":"{G}","x":["Location",{{"Location":"{G}"}}]}},
+              "body":{{"location":"{G}","headers":{{"Location":"{G}"}},"@odata.id":"{G}"}}}},
+            {{"body":[{{"headers":{{"location" : "{G}"}}}}],"headers":{{"a":"b", "location" :"{G}"}}}},
+            [{{"headers":{{"Location":"{G}"}}}}]]}}"#
+        );
+        const T: &str = "http://here/relay/graph/a";
+        let mut expected = text.replacen(
+            &format!(r#""1","headers":{{"Location":"{G}""#),
+            &format!(r#""1","headers":{{"Location":"{T}""#),
+            1,
+        );
+        expected = expected.replacen(&format!(r#""@odata.id":"{G}""#), &format!(r#""@odata.id":"{T}""#), 1);
+        expected = expected.replacen(&format!(r#""location" :"{G}""#), &format!(r#""location" :"{T}""#), 1);
+        for size in 1..=text.len() {
+            assert_eq!(rewritten_of_batch(&text, size), expected, "pieces of {size}");
+        }
     }
 
     #[test]

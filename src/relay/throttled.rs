@@ -1,4 +1,7 @@
-//! Which requests of a batch were told to come later: read from the batch's answer on its way.
+//! What a batch's answer says on its way: which requests are to come later, and where the fields of their
+//! answers stand.
+
+use std::ops::Range;
 
 use http::StatusCode;
 
@@ -14,6 +17,15 @@ pub struct Later {
     pub id: String,
     /// The value of `Retry-After`.
     pub after: String,
+}
+
+/// What a piece of a batch's answer says.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Said {
+    /// Who is to come later.
+    pub later: Vec<Later>,
+    /// Where in the piece the fields of single answers stand, in order.
+    pub fields: Vec<Range<usize>>,
 }
 
 /// Reads the answer of a batch in pieces, and keeps no more of it than a few words.
@@ -68,10 +80,11 @@ impl Default for Throttled {
 }
 
 impl Throttled {
-    /// Takes a piece, and returns which requests it tells to come later.
-    pub fn take(&mut self, piece: &[u8]) -> Vec<Later> {
-        let mut found = Vec::new();
-        for byte in piece.iter().copied() {
+    /// Takes a piece, and returns what it says.
+    pub fn take(&mut self, piece: &[u8]) -> Said {
+        let mut said = Said::default();
+        let mut since = self.is_in_fields().then_some(0);
+        for (at, byte) in piece.iter().copied().enumerate() {
             if let Some(text) = &mut self.text {
                 if byte == b'"' && !text.is_escaped {
                     let text = self.text.take().expect("it is there").raw;
@@ -88,13 +101,27 @@ impl Throttled {
                 b'"' => self.text = Some(Text::default()),
                 b'{' | b'[' | b'}' | b']' | b',' | b':' | b' ' | b'\t' | b'\r' | b'\n' => {
                     self.ends_word();
-                    self.follows(byte, &mut found);
+                    self.follows(byte, &mut said.later);
+                    match (since, self.is_in_fields()) {
+                        (None, true) => since = Some(at + 1),
+                        (Some(from), false) => {
+                            said.fields.push(from..at);
+                            since = None;
+                        }
+                        (None, false) | (Some(_), true) => {}
+                    }
                 }
                 _ if self.word.len() < 32 => self.word.push(byte),
                 _ => {}
             }
         }
-        found
+        said.fields.extend(since.map(|from| from..piece.len()));
+        said
+    }
+
+    /// Whether it is among the fields of a single answer.
+    fn is_in_fields(&self) -> bool {
+        self.depth == LEVELS && self.is_item() && self.levels[3].1 == Name::Headers && self.levels[LEVELS].0
     }
 
     fn follows(&mut self, byte: u8, found: &mut Vec<Later>) {
@@ -210,7 +237,7 @@ mod tests {
         for size in 1..=text.len() {
             let mut throttled = Throttled::default();
             let found: Vec<Later> =
-                text.as_bytes().chunks(size).flat_map(|piece| throttled.take(piece)).collect();
+                text.as_bytes().chunks(size).flat_map(|piece| throttled.take(piece).later).collect();
             let found: Vec<_> = found.iter().map(|one| (one.id.as_str(), one.after.as_str())).collect();
             assert_eq!(found, expected, "pieces of {size}");
         }
@@ -227,7 +254,7 @@ mod tests {
             r#"{"responses":[[{"id":"1","status":429,"headers":{"Retry-After":"1"}}]]}"#,
             r#"{"Responses":[{"id":"1","status":429,"headers":{"Retry-After":"1"}}]}"#,
         ] {
-            assert!(Throttled::default().take(text.as_bytes()).is_empty(), "{text}");
+            assert_eq!(Throttled::default().take(text.as_bytes()), Said::default(), "{text}");
         }
         // However long a text is, little of it is kept.
         let mut throttled = Throttled::default();

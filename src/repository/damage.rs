@@ -77,6 +77,11 @@ impl Damage {
         self.field
     }
 
+    /// True if nothing can read it: not a newer version either, nor whoever has another key.
+    pub fn is_lost(&self) -> bool {
+        matches!(self.cause, Cause::Sealed(OpenError::Refused) | Cause::Unreadable(_))
+    }
+
     /// True if it does not open. False if it opens, and this version does not write such content.
     pub fn is_sealed(&self) -> bool {
         matches!(self.cause, Cause::Sealed(_))

@@ -95,6 +95,11 @@ impl FiledUnder {
         FiledUnder { name: name.to_owned(), before: None }
     }
 
+    /// The id for an app in a tenant. No name of an app has a space.
+    pub fn app_in_tenant(app: &AppName, tenant: &str) -> Self {
+        FiledUnder { name: format!("{app} {tenant}"), before: None }
+    }
+
     /// The id for an app.
     pub fn app(app: &AppName) -> Self {
         FiledUnder { name: app.as_str().to_owned(), before: None }

@@ -15,6 +15,8 @@ pub enum Kind {
     Redeemed,
     /// The connection that a waiting grant replaces, as it was first read.
     Confirming,
+    /// When the connections of a tenant were last tried because its administrator is said to have consented.
+    ConsentTried,
     /// An authority's request not to be called for a while.
     Hold,
     /// How long idle grants of a tenant were seen to last.
@@ -61,6 +63,7 @@ impl Kind {
             Kind::AdminConsentSession => "consent",
             Kind::Redeemed => "redeemed",
             Kind::Confirming => "confirming",
+            Kind::ConsentTried => "consent-tried",
             Kind::Hold => "hold",
             Kind::IdleLimit => "idle-limit",
             Kind::Revocations => "revocations",
@@ -82,12 +85,13 @@ impl Kind {
         }
     }
 
-    pub(super) const ALL: [Kind; 23] = [
+    pub(super) const ALL: [Kind; 24] = [
         Kind::ConnectSession,
         Kind::State,
         Kind::AdminConsentSession,
         Kind::Redeemed,
         Kind::Confirming,
+        Kind::ConsentTried,
         Kind::Hold,
         Kind::IdleLimit,
         Kind::Revocations,
@@ -130,6 +134,7 @@ impl Kind {
             | Kind::AdminConsentSession
             | Kind::Redeemed
             | Kind::Confirming
+            | Kind::ConsentTried
             | Kind::Hold
             | Kind::Assertion
             // Sealed anew, it would say nothing of the key that sealed the handles.

@@ -76,6 +76,15 @@ impl RepositoryError {
         matches!(self, RepositoryError::Store(StoreError::Unavailable { .. }))
     }
 
+    /// Whether a record is lost: it is damaged and no newer version's, and no key that may come opens it.
+    pub fn is_lost(&self) -> bool {
+        match self {
+            RepositoryError::Damaged(damage) => damage.is_lost(),
+            RepositoryError::Store(StoreError::Corrupt { .. }) => true,
+            RepositoryError::Store(_) | RepositoryError::Journal(_) => false,
+        }
+    }
+
     /// Whether a record is damaged. That was counted and logged when it was found.
     pub fn is_damage(&self) -> bool {
         matches!(self, RepositoryError::Damaged(_) | RepositoryError::Store(StoreError::Corrupt { .. }))

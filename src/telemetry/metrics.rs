@@ -196,8 +196,19 @@ impl Metrics {
         }
     }
 
+    /// A relayed request waits for its turn.
+    pub fn waits_for_turn(&self) {
+        self.all.relay_turns_waiting.inc();
+    }
+
+    /// A relayed request needs no turn.
+    pub fn needs_no_turn(&self) {
+        self.all.relay_turns_waiting.dec();
+    }
+
     /// A relayed request no longer waits for its turn.
     pub fn waited_for_turn(&self, app: &AppName, outcome: &'static str, waited: Duration) {
+        self.all.relay_turns_waiting.dec();
         self.all.relay_turns_total.with(&[Label::App(app), Label::Word(outcome)]).inc();
         self.all.relay_turn_wait_seconds.with(&[Label::App(app)]).observe(waited.as_secs_f64());
     }

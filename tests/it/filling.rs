@@ -27,15 +27,20 @@ pub(crate) fn name(number: usize) -> String {
     format!("bulk-{number:06}")
 }
 
-/// Fills the store with connections of one tenant, sealed as the daemon seals them, each with these tokens.
-pub(crate) fn fill(redis: &RedisServer, folder: &Path, count: usize, tenant: &str, tokens: &[HeldToken]) {
+/// The store as the daemon has it, and its keys.
+pub(crate) fn repository(redis: &RedisServer, folder: &Path) -> Repository {
     let keyring = Arc::new(files::open(&folder.join("keyring")).expect("a keyring"));
     let (random, clock) = (Arc::new(SystemRandom::new()), Arc::new(SystemClock::new()));
     let config = tokenward::store::redis::RedisConfig::new("127.0.0.1", redis.port());
     let tasks = Arc::new(TokioTasks::new());
+    let store = tokenward::store::redis::RedisStore::new(config, clock, random.clone(), tasks);
+    Repository::new(Arc::new(store.expect("prepared")), keyring, random)
+}
+
+/// Fills the store with connections of one tenant, sealed as the daemon seals them, each with these tokens.
+pub(crate) fn fill(redis: &RedisServer, folder: &Path, count: usize, tenant: &str, tokens: &[HeldToken]) {
     // It only seals: nothing is asked of the store.
-    let store = tokenward::store::redis::RedisStore::new(config, clock.clone(), random.clone(), tasks);
-    let repository = Repository::new(Arc::new(store.expect("prepared")), keyring, random);
+    let (repository, clock) = (repository(redis, folder), SystemClock::new());
     let app = AppName::parse("outlook").expect("a name");
     let account = Account {
         iss: format!("https://login.example/{tenant}/v2.0"),

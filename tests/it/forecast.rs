@@ -9,10 +9,11 @@ use entra_emulator::RevokeKind;
 use http::Method;
 use serde_json::{Value, json};
 use tokenward::domain::time::{Clock, Timestamp};
+use tokenward::repository::{FiledUnder, Kind};
 use tokenward::system::SystemClock;
 
 use crate::filling;
-use crate::http_client::{Answer, request_unix};
+use crate::http_client::{Answer, Browser, request_unix};
 use crate::status::{err, out};
 use crate::world::{ALICE, BOB, Kept, Plan, Process, World, text, until};
 
@@ -285,6 +286,65 @@ async fn a_tenant_that_blocks_an_app_is_one_thing_on_every_replica_and_ends_as_o
     assert_eq!(records, ["blocked", "recovered"]);
 }
 
+/// A metric without labels.
+async fn figure(world: &World, name: &str) -> f64 {
+    let metrics = world.metrics().await;
+    let value = metrics.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+    value.unwrap_or_else(|| panic!("{name} in {metrics}")).parse().expect("a number")
+}
+
+/// Nothing renews in the background here: a user who signs in is the only sign that the tenant lets the app
+/// in again.
+#[tokio::test]
+async fn a_sign_in_that_succeeds_ends_its_tenants_block() {
+    let world = Plan::default().start().await;
+    let names = ["one", "two", "three"];
+    for name in names {
+        world.connect(name, ALICE).await;
+    }
+    world.entra.revoke_user(ALICE, RevokeKind::ConditionalAccess).expect("known");
+    world.outlive_tokens();
+    for name in names {
+        assert_eq!(world.token(name).await.status, 409);
+    }
+    until_blocked(&world, &world.daemon, "", 1).await;
+    world.entra.restore_user(ALICE).expect("known");
+    world.entra.sign_in_as(ALICE);
+    let session = world.start_session(json!({ "app": "outlook", "connection": "one" })).await;
+    world.sign_in(&mut Browser::default(), text(&session, "connect_url")).await;
+    assert_eq!(world.session(text(&session, "id")).await["state"], "connected");
+    until_blocked(&world, &world.daemon, "", 0).await;
+    for name in names {
+        let works = async || text(&world.show(name).await, "status") == "active";
+        world.until(&format!("{name} works"), works).await;
+    }
+    assert_eq!(world.block_records(&[""]), ["blocked", "recovered"]);
+}
+
+/// A newer version may know reasons that this one does not. What it wrote is not touched.
+#[tokio::test]
+async fn what_a_newer_version_knows_of_tenants_survives_an_older_replica() {
+    let world = Plan::default().kept(Kept::Redis).start().await;
+    let names = ["one", "two", "three"];
+    for name in names {
+        world.connect(name, ALICE).await;
+    }
+    let block = json!({ "reason": "of_a_newer_version", "since": 1, "connections": 3, "refused_at": 1 });
+    let newer = json!({ "apps": { "outlook": { BOBS_TENANT: { "block": block } } } });
+    let stored = filling::repository(world.redis.as_ref().expect("Redis"), world.folder.path());
+    let (kind, id, now) = (Kind::TenantBlocks, FiledUnder::only(), SystemClock::new().now());
+    stored.put_pending(kind, &id, &newer, now, DAY).await.expect("stored");
+    let has_read = async || world.daemon.log().contains("tenant-blocks");
+    world.until("it has read the record", has_read).await;
+    world.entra.revoke_user(ALICE, RevokeKind::ConditionalAccess).expect("known");
+    world.outlive_tokens();
+    for name in names {
+        assert_eq!(world.token(name).await.status, 409);
+    }
+    let kept = stored.pending::<Value>(kind, &id).await.expect("it opens").expect("it is there");
+    assert_eq!(kept.value, newer);
+}
+
 /// While a tenant blocks the app, the background tries one of its connections, and not each of them.
 #[tokio::test]
 async fn one_connection_tries_for_a_tenant_that_blocks_all() {
@@ -303,10 +363,18 @@ async fn one_connection_tries_for_a_tenant_that_blocks_all() {
     }
     until_blocked(&world, &world.daemon, "", 1).await;
     world.entra.clear_ledger();
+    let begun = figure(&world, "tokenward_sweep_refreshes_total").await;
     // Each would be tried a minute after its refusal.
     world.pass(Duration::from_secs(120));
     world.until_called("refresh_token", 1).await;
-    tokio::time::sleep(Duration::from_secs(3)).await;
+    // The background has looked at all that is due, and has begun no other one.
+    for _ in 0..3 {
+        let looked = figure(&world, "tokenward_sweep_last_success_timestamp_seconds").await;
+        let has_looked =
+            async || figure(&world, "tokenward_sweep_last_success_timestamp_seconds").await > looked;
+        world.until("the background has looked again", has_looked).await;
+    }
+    assert_eq!(figure(&world, "tokenward_sweep_refreshes_total").await, begun + 1.0);
     assert_eq!(world.token_calls("refresh_token"), 1, "{}", world.daemon.log());
     world.entra.restore_user(ALICE).expect("known");
     world.pass(HOUR);

@@ -157,11 +157,22 @@ fn retry_after(answer: &Answer) -> Option<&str> {
 
 /// Asks in a task of its own.
 fn asks(world: &World, path: &str) -> tokio::task::JoinHandle<Answer> {
+    asks_as(world, &world.reader_key, path)
+}
+
+/// The same as another caller.
+fn asks_as(world: &World, key: &str, path: &str) -> tokio::task::JoinHandle<Answer> {
     let url = format!("{}/v1/apps/outlook/connections/user-1/relay/graph{path}", world.daemon.local);
-    let bearer = format!("Bearer {}", world.reader_key);
+    let bearer = format!("Bearer {key}");
     tokio::spawn(async move {
         request(Method::GET, &url, &[("authorization", bearer.as_str())], "").await.expect("an answer")
     })
+}
+
+/// Waits until so many wait for their turn.
+async fn until_waiting(world: &World, many: usize) {
+    let waiting = format!("\ntokenward_relay_turns_waiting {many}\n");
+    world.until(&format!("{many} wait"), async || world.metrics().await.contains(&waiting)).await;
 }
 
 async fn the_fifth_waits(kept: Kept) {
@@ -171,6 +182,7 @@ async fn the_fifth_waits(kept: Kept) {
     let four: Vec<_> = (0..4).map(|_| asks(&world, path)).collect();
     world.until("four are under way", async || graph.at("info@contoso.com") == 4).await;
     let fifth = asks(&world, "/v1.0/users/INFO@contoso.com/events");
+    until_waiting(&world, 1).await;
     // Another mailbox is another line.
     let other = asks(&world, "/v1.0/me/messages");
     world.until("the other mailbox is asked", async || graph.at("messages") == 1).await;
@@ -201,26 +213,49 @@ async fn who_waits_too_long_is_told_and_nothing_is_sent() {
     let path = "/v1.0/users/a/messages";
     let first = asks(&world, path);
     world.until("one is under way", async || graph.at("a") == 1).await;
+    let begun = Instant::now();
     let second = ask(&world.daemon, &world.reader_key, path).await;
     assert_eq!((second.status.as_u16(), text(&second.json(), "code")), (429, "mailbox_busy"));
     assert_eq!(retry_after(&second), Some("1"));
-    assert_eq!(graph.seen(), 1);
-    // Who goes away while waiting holds up nobody. (Whether it was noticed before its turn came is open.)
+    assert!(begun.elapsed() >= SHORT, "it waited: {:?}", begun.elapsed());
+    // Its turn comes when nobody waits for it any more, and it is not sent then either.
+    until_waiting(&world, 0).await;
+    graph.lets_end(2);
+    assert_eq!(first.await.expect("no panic").status, 200);
+    assert_eq!(ask(&world.daemon, &world.reader_key, path).await.status, 200);
+    assert_eq!(graph.seen(), 2, "the first and the last");
+    let in_vain = "tokenward_relay_turns_total{app=\"outlook\",outcome=\"mailbox_busy\"} 1";
+    assert!(world.metrics().await.contains(in_vain));
+}
+
+#[tokio::test]
+async fn who_goes_away_while_it_waits_holds_up_nobody() {
+    let graph = Graph::start().await;
+    let world = world(&graph, Kept::Embedded, "mailbox_concurrency = 1\n", LONG).await;
+    let path = "/v1.0/users/a/messages";
+    let first = asks(&world, path);
+    world.until("one is under way", async || graph.at("a") == 1).await;
     let gone = asks(&world, path);
-    tokio::time::sleep(Duration::from_millis(200)).await;
-    gone.abort();
+    until_waiting(&world, 1).await;
     let third = asks(&world, path);
-    graph.lets_end(3);
+    until_waiting(&world, 2).await;
+    gone.abort();
+    until_waiting(&world, 1).await;
+    graph.lets_end(2);
     assert_eq!(first.await.expect("no panic").status, 200);
     assert_eq!(third.await.expect("no panic").status, 200);
+    assert_eq!(graph.seen(), 2, "nothing was sent for who went away");
 }
 
 #[tokio::test]
 async fn a_batch_takes_a_place_for_each_of_its_requests() {
     let graph = Graph::start().await;
-    let world = world(&graph, Kept::Embedded, "", LONG).await;
+    let others = callers(1);
+    let plan = plan_with(&graph.url(), "", RULES).sections(&others.sections);
+    let world = plan.sections("[limits]\ncaller_wait = \"40s\"\n").start().await;
+    world.connect("user-1", ALICE).await;
     let path = "/v1.0/users/a/messages";
-    let two: Vec<_> = (0..2).map(|_| asks(&world, path)).collect();
+    let two: Vec<_> = (0..2).map(|_| asks_as(&world, &others.keys[0], path)).collect();
     world.until("two are under way", async || graph.at("a") == 2).await;
     let requests: Vec<_> = (0..3)
         .map(|id| serde_json::json!({ "id": id.to_string(), "method": "GET", "url": "/users/a/events" }))
@@ -232,13 +267,15 @@ async fn a_batch_takes_a_place_for_each_of_its_requests() {
         let headers = [("authorization", bearer.as_str()), ("content-type", "application/json")];
         request(Method::POST, &url, &headers, body.to_string()).await.expect("an answer")
     });
-    // Three places are not free.
-    tokio::time::sleep(Duration::from_millis(200)).await;
+    // Three places are not free, and two are: nobody overtakes it.
+    until_waiting(&world, 1).await;
+    let later = asks_as(&world, &others.keys[0], path);
+    until_waiting(&world, 2).await;
     assert_eq!(graph.seen(), 2);
     graph.lets_end(1);
+    // One place of its three was still missing, and the later one has none beside it.
     world.until("the batch is under way", async || graph.seen() == 3).await;
-    let later = asks(&world, path);
-    tokio::time::sleep(Duration::from_millis(200)).await;
+    until_waiting(&world, 1).await;
     assert_eq!(graph.seen(), 3, "all four places are taken");
     graph.lets_end(3);
     for answer in two.into_iter().chain([batch, later]) {
@@ -293,8 +330,9 @@ async fn who_was_paused_while_it_waited_is_not_served() {
     let first = asks(&world, path);
     world.until("one is under way", async || graph.at("a") == 1).await;
     let second = asks(&world, path);
+    until_waiting(&world, 1).await;
     // (A token is asked for again after half a second.)
-    tokio::time::sleep(Duration::from_secs(1)).await;
+    world.pass(Duration::from_secs(1));
     assert_eq!(pause(&world, "user-1", true).await.status, 200);
     graph.lets_end(2);
     assert_eq!(first.await.expect("no panic").status, 200);
@@ -328,7 +366,7 @@ async fn who_leaves_is_recorded_while_it_waits_and_its_places_are_kept_for_a_whi
     let first = asks(&world, path);
     world.until("one is under way", async || graph.at("a") == 1).await;
     let gone = asks(&world, path);
-    tokio::time::sleep(Duration::from_millis(300)).await;
+    until_waiting(&world, 1).await;
     gone.abort();
     let is_recorded = |record: &serde_json::Value| {
         record["action"] == "refused"
@@ -340,7 +378,7 @@ async fn who_leaves_is_recorded_while_it_waits_and_its_places_are_kept_for_a_whi
     first.abort();
     world.until("it is given up", async || graph.at("a") == 0).await;
     let next = asks(&world, path);
-    tokio::time::sleep(Duration::from_millis(300)).await;
+    until_waiting(&world, 1).await;
     assert_eq!(graph.seen(), 1);
     world.until("the next is under way", async || graph.at("a") == 1).await;
     graph.lets_end(2);

@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use crate::attacks_api::sha256;
 use crate::attacks_connect::press;
 use crate::http_client::{Answer, Browser, request};
-use crate::world::{ALICE, BOB, Plan, World, text};
+use crate::world::{ALICE, BOB, Kept, Plan, World, text};
 
 /// No token of an app that declares nothing lives for so long at the emulator, and every one lives longer
 /// that is for who declares continuous access evaluation.
@@ -303,8 +303,42 @@ async fn forged_redirects_of_a_consent_have_a_tenant_tried_once_a_minute() {
     assert_eq!(calls_of(ALICE), 20);
 }
 
+/// A stranger may send them to each replica in turn.
+#[tokio::test]
+async fn forged_redirects_to_several_replicas_have_a_tenant_tried_once_a_minute() {
+    let world = Plan::default().kept(Kept::Redis).start().await;
+    let other = world.replica("other").await;
+    world.connect("user-1", ALICE).await;
+    world.connect("bob", BOB).await;
+    world.entra.revoke_user(ALICE, RevokeKind::ConditionalAccess).expect("known");
+    world.entra.revoke_user(BOB, RevokeKind::ConditionalAccess).expect("known");
+    world.outlive_tokens();
+    assert_eq!(world.token("user-1").await.status, 409);
+    assert_eq!(world.token("bob").await.status, 409);
+    let tenant = async |name: &str| text(&world.show(name).await["account"], "tid").to_owned();
+    let (alices, bobs) = (tenant("user-1").await, tenant("bob").await);
+    world.entra.clear_ledger();
+    let refreshes = || world.token_calls("refresh_token");
+    forge_consent(&world, &alices).await;
+    world.until("it is tried", async || refreshes() == 1).await;
+    forge_consent_at(&world, &other.public, &alices).await;
+    // (Each replica has one walk at a time: this one comes behind.)
+    forge_consent_at(&world, &other.public, &bobs).await;
+    world.until("the other tenant is tried", async || refreshes() == 2).await;
+    // Nothing is lost: it waits for its minute.
+    world.entra.restore_user(ALICE).expect("known");
+    world.pass(Duration::from_secs(61));
+    world.until("it is tried again", async || world.show("user-1").await["status"] == "active").await;
+    assert_eq!(refreshes(), 3);
+}
+
 /// Comes back from a consent page that nobody has seen.
 async fn forge_consent(world: &World, tenant: &str) {
+    forge_consent_at(world, &world.base_url(), tenant).await;
+}
+
+/// The same, to the replica at this address.
+async fn forge_consent_at(world: &World, replica: &str, tenant: &str) {
     let body = json!({ "app": "outlook" });
     let started = world.api(Method::POST, "/v1/admin-consent-sessions", body).await;
     assert_eq!(started.status, 201, "{}", started.text());
@@ -312,8 +346,7 @@ async fn forge_consent(world: &World, tenant: &str) {
     let (_, query) = text(&started, "admin_consent_url").split_once('?').expect("a query");
     let mut pairs = form_urlencoded::parse(query.as_bytes());
     let (_, state) = pairs.find(|(name, _)| name == "state").expect("a state");
-    let url =
-        format!("{}/callback/outlook?admin_consent=True&tenant={tenant}&state={state}", world.base_url());
+    let url = format!("{replica}/callback/outlook?admin_consent=True&tenant={tenant}&state={state}");
     let answer = Browser::default().get(&url).await.expect("an answer");
     assert_eq!(answer.status, 200, "{}", answer.text());
 }

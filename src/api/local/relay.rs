@@ -393,7 +393,8 @@ impl Exchange<'_> {
             turns.close_for(after);
         }
         let clock = Arc::clone(&api.clock);
-        let answer = Answer::new(answer, Along { clock, silence, pace, batch, turns }, gives_way);
+        let tasks = turns.is_any().then(|| api.broker.tasks());
+        let answer = Answer::new(answer, Along { clock, silence, pace, batch, turns, tasks }, gives_way);
         if answer.loses_refusals() {
             record.failed(None).await;
             let what = "it answered the batch in a form that cannot be read, so that the answers of refused \

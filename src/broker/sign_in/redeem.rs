@@ -8,7 +8,8 @@ use crate::broker::rights::{Barred, Right};
 use crate::broker::session::{ConnectSession, ConnectState};
 use crate::broker::sign_in_permits::SignInPermit;
 use crate::broker::{App, Broker, FailureReason, SessionFailure, SessionState};
-use crate::domain::id::SessionId;
+use crate::domain::account::Account;
+use crate::domain::id::{ConnectionKey, SessionId};
 use crate::domain::random::random_bytes;
 use crate::domain::scope::ScopeSet;
 use crate::domain::secret::{AuthorizationCode, CodeVerifier, ConfirmationCode};
@@ -81,7 +82,19 @@ impl Broker {
                 }
             })?;
         let nonce = random_bytes(self.deps.random.as_ref());
-        Ok(redeemed(app, session, &requested, resource, answer, (floor, nonce))?)
+        let redeemed = redeemed(app, session, &requested, resource, answer, (floor, nonce))?;
+        self.tenant_let_sign_in(right.key(), &redeemed.account).await;
+        Ok(redeemed)
+    }
+
+    /// Tells that the tenant of this account let a grant work. That shows now, and not when the connection is
+    /// made: a confirmation may come minutes later.
+    async fn tenant_let_sign_in(&self, key: &ConnectionKey, account: &Account) {
+        let before = self.deps.repository.load(key).await.ok().flatten();
+        let before = before.map(|loaded| loaded.connection.profile);
+        let same_account = before.filter(|before| before.account().id() == account.id());
+        let status = same_account.map(|before| before.status());
+        self.deps.engine.signed_in(&key.app, account.tid.as_deref(), status);
     }
 
     /// Turns a redemption into its session's outcome: connected, waiting for a confirmation, or failed.

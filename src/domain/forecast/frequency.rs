@@ -9,6 +9,8 @@ use serde::{Deserialize, Serialize};
 
 use super::Certainty;
 use crate::domain::connection::{Profile, Status};
+use crate::domain::digest::sha256_hex;
+use crate::domain::id::ConnectionName;
 use crate::domain::time::Timestamp;
 
 /// AADSTS numbers of a grant that ended by the age of its sign-in: sign-in frequency (70043, 70044, and 50078
@@ -31,12 +33,19 @@ pub struct SeenEnd {
     pub refused_at: Duration,
     /// When that was.
     pub at: Timestamp,
+    /// Tells it apart from other ends, if it is told twice. No name stands in the record.
+    pub mark: u64,
 }
 
 impl SeenEnd {
     /// What the refusal of a connection's grant with these numbers shows, if it is about its age. `before`:
     /// the connection before the refusal.
-    pub fn of(before: &Profile, error_codes: &[u32], now: Timestamp) -> Option<Self> {
+    pub fn of(
+        connection: &ConnectionName,
+        before: &Profile,
+        error_codes: &[u32],
+        now: Timestamp,
+    ) -> Option<Self> {
         let is_first = !matches!(before.status(), Status::NeedsReauthorization(_));
         let age = |at: Timestamp| at.since(before.connected_at());
         let (worked_at, refused_at) = (age(before.last_refreshed_at()), age(now));
@@ -45,8 +54,14 @@ impl SeenEnd {
             worked_at,
             refused_at,
             at: now,
+            mark: mark(connection, now),
         })
     }
+}
+
+fn mark(connection: &ConnectionName, at: Timestamp) -> u64 {
+    let digest = sha256_hex(format!("{connection} {}", at.unix_millis()).as_bytes());
+    u64::from_str_radix(&digest[..16], 16).unwrap_or_default()
 }
 
 /// The age at which a tenant's grants end.
@@ -60,6 +75,9 @@ pub struct Frequency {
     seen: u32,
     /// When one last did.
     seen_at: Timestamp,
+    /// Marks of those that were counted last, as many as matter: none counts twice.
+    #[serde(default)]
+    counted: [u64; OFTEN as usize],
 }
 
 impl Frequency {
@@ -71,6 +89,7 @@ impl Frequency {
             at_most: seconds(end.refused_at).saturating_add(1),
             seen: 1,
             seen_at: end.at,
+            counted: [end.mark, 0, 0],
         }
     }
 
@@ -78,6 +97,9 @@ impl Frequency {
     /// have different ones: the later one counts, alone.
     #[must_use]
     pub fn and(self, end: SeenEnd) -> Self {
+        if self.counted.contains(&end.mark) {
+            return self;
+        }
         let one = Frequency::of(end);
         let more_than = self.more_than.max(one.more_than);
         let at_most = self.at_most.min(one.at_most);
@@ -85,7 +107,9 @@ impl Frequency {
         if self.as_of(end.at).is_none() || more_than >= at_most {
             return one;
         }
-        Frequency { more_than, at_most, seen: self.seen.saturating_add(1), seen_at }
+        let [last, before, _] = self.counted;
+        let counted = [end.mark, last, before];
+        Frequency { more_than, at_most, seen: self.seen.saturating_add(1), seen_at, counted }
     }
 
     /// The same, if it still counts.
@@ -149,7 +173,7 @@ mod tests {
 
     fn end(worked: u64, refused: u64, when: u64) -> SeenEnd {
         let (worked_at, refused_at) = (Duration::from_secs(worked), Duration::from_secs(refused));
-        SeenEnd { worked_at, refused_at, at: at(when) }
+        SeenEnd { worked_at, refused_at, at: at(when), mark: when + 1 }
     }
 
     fn bounds(one: &Frequency) -> (u64, u64, Certainty) {
@@ -172,6 +196,20 @@ mod tests {
         let later = three.and(end(23 * HOUR, 25 * HOUR, 200 * day));
         assert_eq!(bounds(&later), (23 * HOUR, 25 * HOUR, Certainty::Possible));
         assert!(three.as_of(at(200 * day)).is_none() && three.as_of(at(100 * day)).is_some());
+    }
+
+    /// What a store took without answering is told again.
+    #[test]
+    fn an_end_that_is_told_twice_counts_once() {
+        let ends = [end(23 * HOUR, 25 * HOUR, 0), end(22 * HOUR, 25 * HOUR, 1)];
+        let known = Frequency::of(ends[0]).and(ends[1]);
+        let again = ends.into_iter().fold(known, Frequency::and);
+        assert_eq!((again, again.certainty()), (known, Certainty::Possible));
+        assert_eq!(again.and(end(23 * HOUR, 25 * HOUR, 2)).certainty(), Certainty::Likely);
+        // A record of a build that had no marks.
+        let old = r#"{"more_than":1,"at_most":9,"seen":2,"seen_at":0}"#;
+        let old: Frequency = serde_json::from_str(old).expect("it is read");
+        assert_eq!(old.and(end(2, 7, 3)).certainty(), Certainty::Likely);
     }
 
     /// Whatever the policy is, and whenever grants are used: the bounds contain it.

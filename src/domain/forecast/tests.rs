@@ -1,6 +1,7 @@
 use super::*;
 use crate::domain::account::Account;
 use crate::domain::connection::Attempt;
+use crate::domain::id::ConnectionName;
 use crate::domain::random::random_bytes;
 use crate::domain::remarks::Remarks;
 use crate::domain::verdict::{AuthorityError, BlockReason, Disposition, GrantFate, ReauthReason};
@@ -16,6 +17,10 @@ const ENTRA: IdleLife = IdleLife { lasts: Duration::from_secs(90 * 86_400), cert
 
 fn at(seconds: i64) -> Timestamp {
     Timestamp::from_unix_seconds(seconds)
+}
+
+fn name() -> ConnectionName {
+    ConnectionName::parse("user").expect("a name")
 }
 
 fn days(number: i64) -> Timestamp {
@@ -109,6 +114,7 @@ fn sign_in_frequency_ends_what_is_younger_and_not_what_outlived_it() {
         worked_at: Duration::from_secs(worked_at),
         refused_at: Duration::from_secs(refused_at),
         at: days(9),
+        mark: worked_at,
     };
     let week = 7 * 86_400;
     let seen = Frequency::of(end(week - 3600, week)).and(end(week - 7200, week + 60)).and(end(9, week + 9));
@@ -126,12 +132,12 @@ fn sign_in_frequency_ends_what_is_younger_and_not_what_outlived_it() {
     assert_eq!(of(&worked(days(5)), &known(Some(&once)), days(5))[0].1, Certainty::Possible);
     // Its numbers, and the first refusal, decide.
     let refused = worked(days(6));
-    assert_eq!(SeenEnd::of(&refused, &[700082], days(7)), None);
-    assert_eq!(SeenEnd::of(&refused, &[70043], days(6)), None, "it worked at that very age");
-    let seen = SeenEnd::of(&refused, &[70043], days(7)).expect("an end");
+    assert_eq!(SeenEnd::of(&name(), &refused, &[700082], days(7)), None);
+    assert_eq!(SeenEnd::of(&name(), &refused, &[70043], days(6)), None, "it worked at that very age");
+    let seen = SeenEnd::of(&name(), &refused, &[70043], days(7)).expect("an end");
     assert_eq!((seen.worked_at.as_secs(), seen.refused_at.as_secs()), (6 * 86_400, 7 * 86_400));
     let again = judged(refused, Disposition::Reauthorize(ReauthReason::GrantExpired, GrantFate::Keep));
-    assert_eq!(SeenEnd::of(&again, &[70043], days(8)), None);
+    assert_eq!(SeenEnd::of(&name(), &again, &[70043], days(8)), None);
 }
 
 #[test]
@@ -177,8 +183,8 @@ fn what_is_foreseen_is_within_the_window_and_a_longer_one_foresees_no_less() {
         }
         let age = |below| Duration::from_secs(u64::try_from(number(below)).expect("positive"));
         let worked_at = age(30 * DAY);
-        let end =
-            SeenEnd { worked_at, refused_at: worked_at + age(5 * DAY) + Duration::from_secs(1), at: now };
+        let refused_at = worked_at + age(5 * DAY) + Duration::from_secs(1);
+        let end = SeenEnd { worked_at, refused_at, at: now, mark: 1 };
         let frequency = Frequency::of(end);
         let known = known((number(2) == 0).then_some(&frequency));
         let window = Window { now, until: now.plus(age(60 * DAY)) };

@@ -38,6 +38,8 @@ metrics! {
         /// Waits of relayed requests for a turn at their mailbox; outcome is begun, mailbox_busy or
         /// caller_gone. And turns that were taken_back, because their caller was slow and others waited.
         relay_turns_total: Counters["app", "outcome"],
+        /// Relayed requests that wait for a turn at their mailbox now.
+        relay_turns_waiting: IntGauge,
         /// How long relayed requests waited for a turn at their mailbox, in vain or not.
         relay_turn_wait_seconds: Histograms["app"] in REQUEST_BUCKETS,
         /// Handles that callers made for a part of their relay.

@@ -13,9 +13,10 @@ use http_body_util::BodyExt as _;
 use hyper::body::Body as _;
 
 use super::batch::BatchAnswer;
-use super::pace::Pace;
+use super::pace::{Lent, Pace};
 use crate::api::problem::Problem;
 use crate::broker::Turns;
+use crate::domain::task::Tasks;
 use crate::domain::text::chain;
 use crate::domain::time::Clock;
 use crate::listener::{AnswerBody, BrokenOff, GivesWay, Part, Refused, Response, StreamPlace};
@@ -46,6 +47,8 @@ pub(super) struct Along {
     pub(super) batch: Option<BatchAnswer>,
     /// The turns at the mailboxes. They end when the resource's part is over, however long the client takes.
     pub(super) turns: Turns,
+    /// Where others may wait for the turns: runs what watches over a slow client.
+    pub(super) tasks: Option<Arc<dyn Tasks>>,
 }
 
 impl Answer {
@@ -143,7 +146,7 @@ fn is_json(head: &Parts) -> bool {
 struct Changes {
     rewriter: Rewriter,
     injector: Injector,
-    /// A batch's requests may each be told to come later.
+    /// A batch's requests may each be told to come later, and have fields.
     throttled: Option<Throttled>,
     /// What was refused of a batch must be in the answer of one that succeeded.
     is_whole_with_refusals: bool,
@@ -152,7 +155,7 @@ struct Changes {
 impl Changes {
     fn new(links: &Arc<Links>, batch: Option<&BatchAnswer>, status: StatusCode) -> Self {
         Changes {
-            rewriter: Rewriter::new(Arc::clone(links), batch.is_some()),
+            rewriter: Rewriter::new(Arc::clone(links)),
             injector: Injector::new(batch.map(|parts| &parts.refused[..]).unwrap_or_default()),
             throttled: batch.map(|_| Throttled::default()),
             is_whole_with_refusals: status.is_success(),
@@ -162,7 +165,10 @@ impl Changes {
 
 /// A body on its way.
 struct Passing {
-    body: ResourceAnswerBody,
+    /// While the next part is waited for.
+    held: Option<Held>,
+    /// While the client takes its time.
+    lent: Option<Lent<Held>>,
     changes: Option<Changes>,
     along: Along,
     /// What came and is not handed on.
@@ -171,6 +177,12 @@ struct Passing {
     /// When (monotonic) the last part was handed on, and how long it was.
     handed: (Option<Duration>, usize),
     place: Arc<StreamPlace>,
+}
+
+/// What is given up when a client is too slow.
+struct Held {
+    body: ResourceAnswerBody,
+    turns: Turns,
 }
 
 /// The parts of a body as they come, none longer than its connection takes at once.
@@ -185,10 +197,24 @@ impl Passing {
     fn new(
         body: ResourceAnswerBody,
         changes: Option<Changes>,
-        along: Along,
+        mut along: Along,
         place: Arc<StreamPlace>,
     ) -> Self {
-        Passing { body, changes, along, rest: Bytes::new(), is_over: false, handed: (None, 0), place }
+        let held = Some(Held { body, turns: std::mem::take(&mut along.turns) });
+        let rest = Bytes::new();
+        Passing { held, lent: None, changes, along, rest, is_over: false, handed: (None, 0), place }
+    }
+
+    /// The client has the last part. It takes its time, and has what it holds up lent meanwhile.
+    fn lends(&mut self, now: Duration) {
+        let Some(tasks) = self.along.tasks.as_ref().filter(|_| !self.is_over) else { return };
+        let Some(held) = self.held.take() else { return };
+        let lent = self.lent.get_or_insert_with(|| {
+            let (lent, watch) = Lent::new(Arc::clone(&self.along.pace));
+            tasks.spawn("watch over a relayed answer", watch);
+            lent
+        });
+        lent.lend(held, now);
     }
 
     async fn next(&mut self) -> Option<Result<Part, BrokenOff>> {
@@ -196,7 +222,10 @@ impl Passing {
         // too slow for others.
         self.along.silence.breaks();
         let (since, bytes) = std::mem::take(&mut self.handed);
-        if !self.is_over && self.along.pace.is_too_slow(since, bytes) {
+        if let (None, Some(lent)) = (&self.held, &self.lent) {
+            self.held = lent.take_back();
+        }
+        if !self.is_over && (self.held.is_none() || self.along.pace.is_too_slow(since, bytes)) {
             return Some(Err(BrokenOff));
         }
         if self.fill().await.is_err() {
@@ -206,23 +235,27 @@ impl Passing {
             return None;
         }
         let bytes = self.rest.split_to(self.place.part(self.rest.len()));
-        self.handed = (Some(self.along.pace.now()), bytes.len());
+        let now = self.along.pace.now();
+        self.handed = (Some(now), bytes.len());
+        self.lends(now);
         Some(Ok(Part { bytes, is_last: self.is_over && self.rest.is_empty() }))
     }
 
     /// Waits until there is something to hand on, or nothing more comes.
     async fn fill(&mut self) -> Result<(), ResourceFault> {
         while self.rest.is_empty() && !self.is_over {
+            let given_up = || ResourceFault::BrokeOff("the caller was too slow".to_owned());
+            let held = self.held.as_mut().ok_or_else(given_up)?;
             let frame = tokio::select! {
                 biased;
-                frame = self.body.frame() => frame,
+                frame = held.body.frame() => frame,
                 () = self.along.silence.is_over() => return Err(self.along.silence.fault()),
             };
             self.along.silence.breaks();
             // (Trailers end with their connection.)
             let data = frame.transpose().map_err(|error| ResourceFault::BrokeOff(chain(&error)))?;
             let data = data.map(|frame| frame.into_data().unwrap_or_default());
-            let is_last = data.is_none() || self.body.is_end_stream();
+            let is_last = data.is_none() || held.body.is_end_stream();
             let came = data.map(|data| self.changed(data)).unwrap_or_default();
             self.rest = match is_last {
                 true => self.ended(came)?,
@@ -235,7 +268,9 @@ impl Passing {
     /// Nothing more comes behind this.
     fn ended(&mut self, came: Bytes) -> Result<Bytes, ResourceFault> {
         self.is_over = true;
-        self.along.turns.over();
+        if let Some(held) = &mut self.held {
+            held.turns.over();
+        }
         let Some(changes) = self.changes.take() else { return Ok(came) };
         if changes.is_whole_with_refusals && !changes.injector.is_done() {
             let what = "the batch's answer has no place for the answers of refused requests";
@@ -248,18 +283,19 @@ impl Passing {
     /// What is handed on of a piece that came.
     fn changed(&mut self, piece: Bytes) -> Bytes {
         let Some(changes) = &mut self.changes else { return piece };
-        let later = changes.throttled.as_mut().map(|throttled| throttled.take(&piece)).unwrap_or_default();
-        let mut turned = changes.rewriter.take(&piece);
+        let said = changes.throttled.as_mut().map(|throttled| throttled.take(&piece)).unwrap_or_default();
+        let mut turned = changes.rewriter.take(&piece, &said.fields);
         if !changes.injector.is_done() {
             let mut out = Vec::new();
             changes.injector.take(&turned, &mut out);
             turned = out.into();
         }
-        for one in later {
+        for one in said.later {
             let mut ids = self.along.batch.iter().flat_map(|parts| &parts.ids);
             let after = retry_after(&one.after, self.along.clock.now());
-            if let (Some(at), Some(after)) = (ids.position(|id| *id == one.id), after) {
-                self.along.turns.close_one_for(at, after);
+            if let (Some(at), Some(after), Some(held)) = (ids.position(|id| *id == one.id), after, &self.held)
+            {
+                held.turns.close_one_for(at, after);
             }
         }
         turned

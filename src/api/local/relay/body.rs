@@ -12,11 +12,14 @@ use hyper::body::{Body, Frame, SizeHint};
 use parking_lot::Mutex;
 
 use super::pace::Pace;
+use crate::domain::task::BoxFuture;
 use crate::listener::{BodyError, BodyStream};
 use crate::outbound::{ResourceBody, Silence};
 
 /// Most bytes that are kept to be sent once more.
 const MOST_KEPT: usize = 64 * 1024;
+/// Most parts that are kept: each costs more than its bytes.
+const MOST_PARTS: usize = 1024;
 
 /// What is sent of a body, over all attempts.
 pub(super) struct Sent(Arc<Shared>);
@@ -43,6 +46,8 @@ struct State {
     /// Whoever waits for the next part, and since when (monotonic) it is waited for.
     waiting: Option<Waker>,
     since: Option<Duration>,
+    /// Ends when it has been waited for too long.
+    patience: Option<BoxFuture<'static, ()>>,
 }
 
 impl Sent {
@@ -58,6 +63,7 @@ impl Sent {
             attempt: 0,
             waiting: None,
             since: None,
+            patience: None,
         };
         Sent(Arc::new(Shared { state: Mutex::new(state), silence, pace, length, is_empty }))
     }
@@ -126,11 +132,15 @@ impl Body for Attempt {
         }
         let Poll::Ready(part) = state.source.poll_next(cx) else {
             state.waiting = Some(cx.waker().clone());
-            if state.since.is_none() {
-                state.since = Some(shared.pace.now());
+            let since = *state.since.get_or_insert_with(|| shared.pace.now());
+            let patience = state.patience.get_or_insert_with(|| shared.pace.is_over(since));
+            if patience.as_mut().poll(cx).is_pending() {
+                return Poll::Pending;
             }
-            return Poll::Pending;
+            (state.patience, state.failed) = (None, Some(BodyError::TimedOut));
+            return Poll::Ready(Some(Err(BodyError::TimedOut.into())));
         };
+        state.patience = None;
         let since = state.since.take();
         let part = match part {
             None => {
@@ -150,7 +160,8 @@ impl Body for Attempt {
         shared.pace.passed(part.len());
         shared.silence.breaks();
         state.bytes = state.bytes.saturating_add(part.len());
-        if state.bytes > MOST_KEPT {
+        let parts = state.kept.as_ref().map_or(0, Vec::len);
+        if state.bytes > MOST_KEPT || parts == MOST_PARTS {
             state.kept = None;
         } else if let Some(kept) = &mut state.kept {
             kept.push(part.clone());

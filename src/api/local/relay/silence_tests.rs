@@ -49,6 +49,8 @@ struct Through {
     /// The answer's parts are taken one by one, with so much time between them. The caller is told how many
     /// bytes they were, and whether they were all.
     pause: Option<Duration>,
+    /// The caller takes the first part of the answer, and then nothing.
+    stalls: Arc<AtomicBool>,
     /// The request is sent once more.
     begins_again: Arc<Notify>,
 }
@@ -74,8 +76,10 @@ impl Handler for Through {
                     answer = &mut first => answer,
                     () = self.begins_again.notified() => {
                         // (The first goes on beside the next one, as one does whose answer came early.)
-                        assert!(sent.begin_again(), "the body is still here");
-                        tokio::join!(first, attempt()).1
+                        match sent.begin_again() {
+                            true => tokio::join!(first, attempt()).1,
+                            false => first.await,
+                        }
                     }
                 };
                 answer
@@ -84,12 +88,22 @@ impl Handler for Through {
                 Ok(answer) => {
                     let place = request.streams.take().expect("a place");
                     let links = Arc::new(Links::new(Vec::new(), "http://here/".to_owned()));
-                    let along = Along { clock, silence, pace, batch: None, turns: Turns::default() };
+                    let tasks: Option<Arc<dyn Tasks>> = Some(Arc::new(TokioTasks::new()));
+                    let along = Along { clock, silence, pace, batch: None, turns: Turns::default(), tasks };
                     let answer = Answer::new(answer, along, gives_way);
-                    match (answer.response(place, false, links).await, self.pause) {
-                        (Err(problem), _) => problem.response("an-id"),
-                        (Ok(response), Some(pause)) => self.taken_slowly(response, pause).await,
-                        (Ok(response), None) => response,
+                    let response = match answer.response(place, false, links).await {
+                        Ok(response) => response,
+                        Err(problem) => return problem.response("an-id"),
+                    };
+                    if self.stalls.load(Ordering::Relaxed) {
+                        let mut body = response.into_body();
+                        body.frame().await.expect("a part").expect("it came");
+                        self.stalls.store(false, Ordering::Relaxed);
+                        return std::future::pending().await;
+                    }
+                    match self.pause {
+                        Some(pause) => self.taken_slowly(response, pause).await,
+                        None => response,
                     }
                 }
                 Err(fault) => unanswered(&sent, &fault).response("an-id"),
@@ -117,6 +131,7 @@ impl Through {
 struct Relay {
     clock: HandClock,
     is_wanted: Arc<AtomicBool>,
+    stalls: Arc<AtomicBool>,
     begins_again: Arc<Notify>,
     address: SocketAddr,
     resource: TcpListener,
@@ -139,6 +154,7 @@ impl Relay {
         };
         let to = Resource::new(settings, Arc::new(clock.clone()));
         let is_wanted = Arc::new(AtomicBool::new(false));
+        let stalls = Arc::new(AtomicBool::new(false));
         let begins_again = Arc::new(Notify::new());
         let handler = Arc::new(Through {
             to,
@@ -146,6 +162,7 @@ impl Relay {
             clock: clock.clone(),
             is_wanted: Arc::clone(&is_wanted),
             pause,
+            stalls: Arc::clone(&stalls),
             begins_again: Arc::clone(&begins_again),
         });
         let anywhere = Address::Tcp(SocketAddr::from(([127, 0, 0, 1], 0)));
@@ -160,7 +177,7 @@ impl Relay {
             tracer: Tracer::off(),
         };
         bound.serve(handler, surroundings);
-        Relay { clock, is_wanted, begins_again, address, resource }
+        Relay { clock, is_wanted, stalls, begins_again, address, resource }
     }
 
     /// A caller that has sent this.
@@ -396,6 +413,67 @@ async fn a_request_that_comes_slowly_is_broken_off_if_others_wait() {
     let answer = read_to(&mut caller, "\r\n\r\n").await;
     assert!(answer.starts_with("HTTP/1.1 400"), "{answer}");
     gone(&mut resource).await;
+}
+
+/// Nothing moves: time alone ends it, while others wait and no sooner.
+#[tokio::test]
+async fn a_caller_that_stalls_has_thirty_seconds_and_no_more_if_others_wait() {
+    let relay = Relay::start().await;
+    relay.stalls.store(true, Ordering::Relaxed);
+    let _caller = relay.caller(GET).await;
+    let mut resource = relay.asked("\r\n\r\n").await;
+    send(&mut resource, CHUNKED).await;
+    send(&mut resource, "4\r\npart\r\n").await;
+    while relay.stalls.load(Ordering::Relaxed) {
+        tokio::task::yield_now().await;
+    }
+    relay.clock.pass(FREE + SECOND);
+    // Nobody waits.
+    assert!(timeout(SECOND / 10, resource.read_u8()).await.is_err(), "it goes on");
+    relay.is_wanted.store(true, Ordering::Relaxed);
+    relay.clock.pass(SECOND * 2);
+    gone(&mut resource).await;
+}
+
+/// The other way round: a body of which the next bytes do not come.
+#[tokio::test]
+async fn a_body_that_stalls_has_thirty_seconds_in_all_if_others_wait() {
+    let relay = Relay::start().await;
+    relay.is_wanted.store(true, Ordering::Relaxed);
+    let mut caller = relay.caller("PUT / HTTP/1.1\r\nHost: a\r\nContent-Length: 100\r\n\r\n").await;
+    let mut resource = relay.asked("\r\n\r\n").await;
+    relay.clock.pass(NEXT_BYTES - SECOND);
+    send(&mut caller, "part").await;
+    read_to(&mut resource, "part").await;
+    // The next bytes have half a minute, but others do not wait for that.
+    relay.clock.pass(SECOND * 2);
+    let answer = read_to(&mut caller, "\r\n\r\n").await;
+    assert!(answer.starts_with("HTTP/1.1 400"), "{answer}");
+    gone(&mut resource).await;
+}
+
+/// Each part takes memory beside its bytes.
+#[tokio::test]
+async fn a_body_in_very_many_parts_is_not_kept() {
+    let relay = Relay::start().await;
+    let head = "PUT / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n";
+    for (parts, is_kept) in [(1024, true), (1025, false)] {
+        let mut caller = relay.caller(head).await;
+        let mut resource = relay.asked("\r\n\r\n").await;
+        for _ in 0..parts {
+            send(&mut caller, "1\r\nx\r\n").await;
+            read_to(&mut resource, "x\r\n").await;
+        }
+        relay.begins_again.notify_one();
+        if is_kept {
+            gone(&mut resource).await;
+            resource = relay.asked(&"1\r\nx\r\n".repeat(parts)).await;
+        }
+        send(&mut caller, END).await;
+        read_to(&mut resource, END).await;
+        send(&mut resource, "HTTP/1.1 201 Created\r\nContent-Length: 2\r\n\r\nok").await;
+        assert!(read_to(&mut caller, "\r\n\r\nok").await.starts_with("HTTP/1.1 201"), "{parts}");
+    }
 }
 
 /// A resource that refuses before all of the body has come: the attempt waits for bytes that are the next
