@@ -287,10 +287,22 @@ async fn a_replaced_secret_signs_beside_the_one_in_its_place() {
     world.until("it is delivered", async || taken(&receiver).len() == 3).await;
     let third = &receiver.all()[2];
     assert_eq!(third.header("webhook-signature"), Some(signature(NEXT, third).as_str()));
-    // What is no secret changes nothing, and is not repeated.
+    // With what is no secret it is left out, in words that do not repeat it. Its events are kept.
+    let state = async || {
+        operate(&world, Method::GET, "/admin/v1/status", Value::Null).await.json()["webhooks"][0].clone()
+    };
     std::fs::write(world.folder.path().join("webhook.secret"), "canary").expect("written");
-    let refused = reloaded().await.to_string();
-    assert!(refused.contains("secret_file") && !refused.contains("canary"), "{refused}");
+    let said = reloaded().await;
+    assert_eq!(said["outcome"], "ok", "{said}");
+    assert_eq!(text(&state().await, "state"), "left_out");
+    world.until_logged("secret_file").await;
+    assert!(!said.to_string().contains("canary") && !world.daemon.log().contains("canary"));
+    let path = "/admin/v1/apps/outlook/connections/one";
+    assert_eq!(operate(&world, Method::DELETE, path, Value::Null).await.status, 204);
+    std::fs::write(world.folder.path().join("webhook.secret"), NEXT).expect("written");
+    assert_eq!(reloaded().await["outcome"], "ok");
+    world.until("it is delivered", async || taken(&receiver).len() == 4).await;
+    assert_eq!(text(&state().await, "state"), "takes");
     assert!(!world.daemon.log().contains("MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"));
 }
 
