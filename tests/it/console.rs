@@ -900,7 +900,7 @@ async fn webhooks_and_handles_have_their_rows_and_no_handle_is_shown() {
         assert_eq!(made.status, 201, "{}", made.text());
         handles.push((text(&made.json(), "handle").to_owned(), text(&made.json(), "id").to_owned()));
     }
-    let living = format!("tokenward_handles_live{{app=\"outlook\",caller=\"mail-reader\"}}");
+    let living = "tokenward_handles_live{app=\"outlook\",caller=\"mail-reader\"}";
     world.until("both are counted", async || world.metrics().await.contains(&format!("{living} 2"))).await;
     let unused = console.page("/console/callers").await;
     let (_, unused) = unused.split_once("Handles").expect("a table");

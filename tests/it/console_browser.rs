@@ -397,6 +397,17 @@ async fn the_pictures_are_made_anew() {
                 }
                 chromium.picture(&format!("console-{name}-{size}{light}"));
             }
+            // What stands lower down.
+            for (name, path, heading) in
+                [("webhooks", "/console", "Webhooks"), ("handles", "/console/callers", "Handles")]
+            {
+                chromium.go(&format!("{}{path}", scene.base));
+                let found = format!(
+                    "[...document.querySelectorAll('h2, h3')].find((one) => one.textContent === '{heading}')"
+                );
+                chromium.act(json!({ "evaluate": format!("{found}.parentElement.scrollIntoView()") }));
+                chromium.picture(&format!("console-{name}-{size}{light}"));
+            }
         }
     }
 }
