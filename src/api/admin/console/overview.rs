@@ -339,9 +339,10 @@ fn takes(one: &Webhook, now: Timestamp) -> Markup {
     let since = when_text(one.failing_since.as_deref(), now, "");
     html! { @match one.state.as_str() {
         "takes" => (tag(Mood::Ok, "yes")),
-        "fails" => div { (tag(Mood::Bad, "no")) " since " (since) br;
-            small { (one.problem.as_deref().unwrap_or_default()) } },
-        "gone" => div { (tag(Mood::Bad, "it says that it is gone (410)")) " since " (since) },
+        "fails" => div { (tag(Mood::Bad, "no")) br;
+            small { (one.problem.as_deref().unwrap_or_default()) "; the first failure was " (since) } },
+        "gone" => div { (tag(Mood::Bad, "it says that it is gone (410)")) br;
+            small { "The first failure was " (since) } },
         "left_out" => (tag(Mood::Bad, "left out: a file of it is wrong")),
         _ => (tag(Mood::Calm, "not known now")),
     } }
