@@ -76,8 +76,8 @@ impl InForce {
     }
 
     /// How each webhook stands whose files are as they must be.
-    pub(super) async fn webhooks(&self) -> Vec<Standing> {
-        self.deliveries.standings().await
+    pub(super) async fn webhooks(&self, is_store_lost: bool) -> Vec<Standing> {
+        self.deliveries.standings(is_store_lost).await
     }
 
     pub(super) fn authorities(&self) -> Arc<Authorities> {

@@ -73,7 +73,7 @@ impl Upkeep for Keeper {
 
     fn webhooks(&self) -> BoxFuture<'_, Vec<WebhookReport>> {
         Box::pin(async {
-            let mut known = self.in_force.webhooks().await;
+            let mut known = self.in_force.webhooks(self.store_seen.lost().is_some()).await;
             let mut standing = |name: &String| {
                 let at = known.iter().position(|one| one.name == *name);
                 at.map(|at| known.swap_remove(at))

@@ -49,12 +49,15 @@ pub enum State {
 }
 
 impl Deliveries {
-    /// How each webhook in force stands.
-    pub async fn standings(&self) -> Vec<Standing> {
+    /// How each webhook in force stands. If the store is lost, that is not known, and it is not asked.
+    pub async fn standings(&self, is_store_lost: bool) -> Vec<Standing> {
         let webhooks = self.webhooks();
         join_all(webhooks.iter().map(async |webhook| {
             let unknown =
                 || Standing { name: webhook.name().to_owned(), state: None, oldest: None, undelivered: 0 };
+            if is_store_lost {
+                return unknown();
+            }
             self.standing(webhook).await.unwrap_or_else(|_| unknown())
         }))
         .await
