@@ -15,6 +15,7 @@ if typing.TYPE_CHECKING:
     from alert_world import World
 
 REQUESTS_A_SECOND = 40
+RECEIVER_PORT = 8600
 ISSUER_PORTS = {"cluster": 8500, "second-cluster": 8501}
 
 
@@ -115,6 +116,32 @@ class Issuer:
             self.server.shutdown()
             self.server.server_close()
             self.server = None
+
+
+# ---- a receiver of events
+
+class Receiver:
+    """Takes every event while it is up."""
+
+    def __init__(self):
+        self.server = None
+
+    def start(self) -> None:
+        class Handler(http.server.BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                self.rfile.read(int(self.headers["Content-Length"]))
+                self.send_response(204)
+                self.end_headers()
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        self.server = http.server.ThreadingHTTPServer(("127.0.0.1", RECEIVER_PORT), Handler)
+        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+
+    def stop(self) -> None:
+        self.server.shutdown()
+        self.server.server_close()
 
 
 # ---- the replicas

@@ -2,6 +2,7 @@
 them with the rules loaded, and callers who ask for tokens all the while. Every process is a real one, and of the machine's programs.
 """
 
+import base64
 import datetime
 import hashlib
 import json
@@ -15,7 +16,7 @@ import urllib.request
 
 import yaml
 
-from alert_parts import ISSUER_PORTS, Authority, Flood, Issuer, Load, Replica, run, token_path, until, write
+from alert_parts import ISSUER_PORTS, RECEIVER_PORT, Authority, Flood, Issuer, Load, Receiver, Replica, run, token_path, until, write
 from scaled_rules import FACTOR, scaled
 from tour_trial import Browser, ask
 
@@ -53,6 +54,9 @@ class World:
             keys = answer.read()
         self.issuer = {name: Issuer(name, keys) for name in ISSUER_PORTS}
         self.issuer["cluster"].start()
+        self.receiver = Receiver()
+        self.receiver.start()
+        write(self.shared / "webhook", "whsec_" + base64.b64encode(b"the secret of the webhook").decode())
         self.callers_ca = Authority(self.folder / "callers-ca", "callers' authority")
         self.next_ca = Authority(self.folder / "next-ca", "callers' next authority")
         self.listener_certificate(400)
@@ -71,6 +75,7 @@ class World:
         for name in self.names:
             self.connect("outlook", name, self.user(name))
         self.connect("outlook", "spare", "spare@spare.example")
+        self.connect("outlook", "told", "told@spare.example")
         self.connect("archive", "all", "all@archive.example")
         self.load.start()
         self.start_prober()
@@ -86,7 +91,7 @@ class World:
                     "redirect_uris": [f"http://localhost:8080/callback/{name}"]}
 
         users = [{"upn": self.user(name), "token_lifetime_seconds": TOKEN_SECONDS} for name in self.names]
-        users.append({"upn": "spare@spare.example", "token_lifetime_seconds": 3600})
+        users += [{"upn": f"{name}@spare.example", "token_lifetime_seconds": 3600} for name in ("spare", "told")]
         users.append({"upn": "all@archive.example", "token_lifetime_seconds": ARCHIVE_TOKEN_SECONDS})
         write(self.shared / "credentials/archive", "the-archives-secret")
         write(self.folder / "emulator.json", json.dumps(
@@ -154,6 +159,11 @@ class World:
 
     def until_unknown(self) -> None:
         until("Prometheus knows no replica", lambda: not self.query("up"))
+
+    def until_known(self, series: str, hours_ago: int) -> None:
+        """Waits until Prometheus has what the rules compare with, in their shorter times."""
+        earlier = f"{series} offset {hours_ago * 3600 // FACTOR}s"
+        until(f"Prometheus knows {earlier}", lambda: self.query(earlier), 600)
 
     def stop(self) -> None:
         self.load.stopped = True
@@ -248,6 +258,10 @@ unix = "admin.sock"
 address = "127.0.0.1:{replica.ops}"
 [audit]
 path = "audit/audit.jsonl"
+[webhooks.product]
+url = "http://127.0.0.1:{RECEIVER_PORT}/events"
+secret_file = "{self.shared}/webhook"
+allow_private = true
 {self.extra}
 {app("outlook", self.credentials)}
 {app("archive", [("archive", 400)])}

@@ -121,7 +121,7 @@ class Trial:
                     held.enter_context(self.store)
                 next(act)
             mended = time.monotonic()
-            until(f"{row.alert} clears", lambda: row.alert not in self.world.firing(), CLEARS_WITHIN)
+            until(f"{row.alert} clears", lambda: row.alert not in self.world.firing(), row.clears_within)
             cleared = time.monotonic()
             # And is not about to fire, for windows that still hold the fault.
             until(f"what fires beside {row.alert} clears", lambda: not self.left(row), CLEARS_WITHIN)
@@ -185,7 +185,7 @@ def main() -> None:
     trial = Trial(world, rows)
     try:
         world.start()
-        trial.say("", f"{len(world.names) + 2} connections at two replicas")
+        trial.say("", f"{len(world.names) + 3} connections at two replicas")
         trial.run()
     finally:
         world.stop()

@@ -222,6 +222,17 @@ def main() -> None:
                 inside(root, services["tokenward"], *shlex.split(command.split(" #")[0]))
         print(f"ok    tour: its commands, {time.monotonic() - begun:.0f} s after the start")
 
+        # A part of the relay is given on, and used beside its giver's own requests.
+        here = "/v1/apps/outlook/connections/user-1"
+        status, made = ask(f"{here}/handles", key, {"ttl": 600, "relay": ["GET graph:/v1.0/me/messages*"]})
+        assert status == 201, made
+        for bearer, path in [(key, "me"), (key, "me/messages"), (made["handle"], "me/messages"), (made["handle"], "me")]:
+            status, answer = ask(f"{here}/relay/graph/v1.0/{path}", bearer)
+            assert status == (403 if (bearer, path) == (made["handle"], "me") else 200), (path, answer)
+        took = until("the webhook took events", lambda: ask("/_emulator/events", "", base="http://127.0.0.1:8400")[1])
+        assert {event["type"] for event in took} == {"connection.connected"}, took
+        print("ok    tour: requests relayed, one by a handle; its webhook takes events")
+
         # Something of everything: answers, refusals, refreshes, a user who must sign in again.
         status, _ = ask("/_emulator/users/bob@fabrikam.example/revoke", "", {"kind": "grant_revoked"}, "http://127.0.0.1:8400")
         assert status == 200, status
@@ -235,6 +246,8 @@ def main() -> None:
                     # As a caller does whom Graph answers 401: the token is refreshed.
                     status, answer = ask(path, key, {"rejected": hashlib.sha256(answer["access_token"].encode()).hexdigest()})
                 served[answer.get("code", status)] = served.get(answer.get("code", status), 0) + 1
+            status, _ = ask(f"{here}/relay/graph/v1.0/me/messages", made["handle"])
+            assert status == 200, status
             refused = time.monotonic() + 5 if time.monotonic() > refused else refused
             time.sleep(0.5)
         assert set(served) == {200, "connection_not_found", "reauthorization_required"}, served

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 
 use crate::domain::task::BoxFuture;
 use crate::domain::time::Timestamp;
+use crate::notices::Standing;
 
 /// How a reload ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -36,6 +37,15 @@ pub struct Ending {
     pub of: String,
     /// Which one of those.
     pub id: String,
+}
+
+/// A configured webhook.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WebhookReport {
+    /// Its name.
+    pub name: String,
+    /// How it stands; `None` if a file of its is wrong, so that nothing is sent to it.
+    pub standing: Option<Standing>,
 }
 
 /// The store does not answer.
@@ -96,6 +106,9 @@ pub trait Upkeep: Send + Sync {
 
     /// How much was handed out and asked for since the start.
     fn traffic(&self) -> Traffic;
+
+    /// Every configured webhook.
+    fn webhooks(&self) -> BoxFuture<'_, Vec<WebhookReport>>;
 
     /// Every secret that ends, those first that end first, and last those of which nobody knows when.
     fn endings(&self) -> BoxFuture<'_, Vec<Ending>>;

@@ -11,4 +11,5 @@ mod of_app;
 mod of_credentials;
 mod of_store;
 mod of_traces;
+mod of_webhooks;
 pub mod probe;

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use super::environment::Environment;
 use super::process::Ports;
 use crate::config::{ConfigErrors, Mistake, Places, Topic};
+use crate::secret_file::fix::with_meanwhile;
 use crate::telemetry::metrics::Metrics;
 
 /// All findings so far.
@@ -68,7 +69,7 @@ impl<'a> Findings<'a> {
         let made = prepare(self);
         let odd = self.mistakes.split_off(before).into_iter();
         self.warnings
-            .extend(odd.map(|one| Mistake { problem: format!("{}; {meanwhile}", one.problem), ..one }));
+            .extend(odd.map(|one| Mistake { problem: with_meanwhile(&one.problem, meanwhile), ..one }));
         made
     }
 

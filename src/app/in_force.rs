@@ -14,7 +14,7 @@ use super::reporting::level_of;
 use crate::broker::Broker;
 use crate::config::Config;
 use crate::events::Events;
-use crate::notices::Deliveries;
+use crate::notices::{Deliveries, Standing};
 use crate::public::Look;
 use crate::refresh::Engine;
 use crate::telemetry::audit::Signing;
@@ -73,6 +73,11 @@ impl InForce {
 
     pub(super) fn config(&self) -> Arc<Config> {
         self.config.load_full()
+    }
+
+    /// How each webhook stands whose files are as they must be.
+    pub(super) async fn webhooks(&self, is_store_lost: bool) -> Vec<Standing> {
+        self.deliveries.standings(is_store_lost).await
     }
 
     pub(super) fn authorities(&self) -> Arc<Authorities> {

@@ -20,6 +20,7 @@ use crate::events::Events;
 use crate::lifecycle::Latch;
 use crate::notices::Deliveries;
 use crate::refresh::Engine;
+use crate::telemetry::metrics::Metrics;
 
 /// How often unstored answers are offered to the store.
 const STORE_AGAIN: Duration = Duration::from_secs(1);
@@ -56,7 +57,7 @@ pub(super) fn start(parts: &Parts, store_latch: Latch) {
 
     jobs.every(Job::EventSums, Pause::of(SUM_UP).before_the_first_run(), EventSums(events.clone()));
 
-    let revocations = Revocations { broker: broker(), is_reported: false };
+    let revocations = Revocations { broker: broker(), metrics: metrics(), is_reported: false };
     jobs.every(Job::Revocations, Pause::of(REVOCATIONS), revocations);
 
     jobs.every(Job::AppTokens, Pause::of(APP_TOKENS).before_the_first_run(), AppTokens(engine()));
@@ -147,6 +148,7 @@ impl Work for EventSums {
 
 struct Revocations {
     broker: Arc<Broker>,
+    metrics: Arc<Metrics>,
     /// The present error is in the log already.
     is_reported: bool,
 }
@@ -170,6 +172,9 @@ impl Work for Revocations {
         if let Err(error) = &handles {
             // (Nothing is asked by a handle before the list was read, and again if that fails for long.)
             tracing::debug!(%error, "the list of ended handles could not be read; the known ones stay ended");
+        }
+        for ((app, caller), count) in self.broker.count_handles() {
+            self.metrics.handles_live(&app, &caller, count);
         }
         let noted = self.broker.note_living_handles().await;
         if let Err(error) = &noted {

@@ -121,6 +121,7 @@ impl DeliveryObserver for Counts {
     }
 
     fn backlog(&self, webhook: &str, backlog: Option<Backlog>) {
-        self.0.webhook_backlog(webhook, backlog.map(|backlog| backlog.oldest));
+        let Backlog { oldest, notices } = backlog.unwrap_or_default();
+        self.0.webhook_backlog(webhook, oldest, notices);
     }
 }

@@ -6,9 +6,10 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use parking_lot::{Mutex, RwLock};
+use parking_lot::{Mutex, MutexGuard, RwLock};
 use serde::{Deserialize, Serialize};
 
+use super::living_handles::{self, Living, LivingHandles};
 use super::{Broker, Refusal};
 use crate::domain::account::AccountId;
 use crate::domain::connection::{Profile, Status};
@@ -139,6 +140,8 @@ pub(super) struct Known {
     noted: Mutex<BTreeMap<KeyId, Timestamp>>,
     /// The same of handles that were used here, wherever they were made.
     used: Mutex<BTreeMap<KeyId, Timestamp>>,
+    /// Those that this replica made or that were used here.
+    living: Mutex<Living>,
 }
 
 impl Broker {
@@ -186,6 +189,7 @@ impl Broker {
         let sealed = repository.seal_handle(&sealing, &handle.id, &Sealed::of(&handle));
         let text = handle::write(&handle.id, &sealed);
         let text = text.ok_or_else(|| Refusal::invalid("relay", "has more than a handle has room for"))?;
+        self.note_handle(&handle, None);
         Ok(MadeHandle { text, id: handle.id, expires_at })
     }
 
@@ -232,11 +236,32 @@ impl Broker {
         self.deps.clock.now() >= handle.expires_at || self.handles.ended.read().as_ref().is_some_and(is_ended)
     }
 
-    /// Judges whether a handle still counts for a connection as it is now.
+    /// Judges whether a handle still counts for a connection as it is now, and notes its use.
     ///
     /// # Errors
     /// It has ended; or this replica has not heard for too long which have.
     pub fn handle_stands(&self, handle: &Handle, profile: &Profile) -> Result<(), Refusal> {
+        let judged = self.judge_handle(handle, profile);
+        match &judged {
+            Ok(()) => self.note_handle(handle, Some(self.deps.clock.now())),
+            Err(Refusal::HandleEnded) => self.handles.living.lock().end(&handle.id),
+            Err(_) => {}
+        }
+        judged
+    }
+
+    fn note_handle(&self, handle: &Handle, used_at: Option<Timestamp>) {
+        let one = living_handles::One {
+            app: handle.key.app.clone(),
+            caller: handle.caller.clone(),
+            api_key: handle.api_key.clone(),
+            expires_at: handle.expires_at,
+            used_at,
+        };
+        self.handles.living.lock().note(&handle.id, one);
+    }
+
+    fn judge_handle(&self, handle: &Handle, profile: &Profile) -> Result<(), Refusal> {
         if self.is_handle_over(handle) || !handle.is_of(profile) {
             return Err(Refusal::HandleEnded);
         }
@@ -308,6 +333,24 @@ impl Broker {
         ended.join(list);
         ended.forget(now);
         *read_at = monotonic;
+    }
+
+    /// The handles that live, by caller and API key, as far as this replica knows: it made them, or they were
+    /// used here. One that a pause, a delete or a revocation ended counts until it is used or over.
+    pub fn living_handles(&self) -> Vec<LivingHandles> {
+        self.forget_handles().by_key()
+    }
+
+    /// The same, by app and caller, with those that had some at the last call.
+    pub fn count_handles(&self) -> BTreeMap<(AppName, CallerName), u64> {
+        self.forget_handles().counts()
+    }
+
+    fn forget_handles(&self) -> MutexGuard<'_, Living> {
+        let mut living = self.handles.living.lock();
+        let ended = self.handles.ended.read();
+        living.forget(ended.as_ref().map(|(ended, _)| ended), self.deps.clock.now());
+        living
     }
 
     /// The last instant whose handles a pause ends: also those of a replica whose clock is ahead.

@@ -35,6 +35,7 @@ pub mod import;
 mod in_use;
 pub mod inspect;
 mod invitations;
+pub mod living_handles;
 mod mailboxes;
 pub mod once;
 mod own_tokens;

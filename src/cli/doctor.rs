@@ -6,12 +6,13 @@ use serde_json::json;
 use super::client::{Client, DEADLINE, ReachArgs, read, target};
 use super::output::{shown, table};
 use super::{ConfigPath, Exit, Failure, World, block_on};
-use crate::api::admin::wire::Verified;
+use crate::api::admin::wire::{Status, Verified};
 use crate::app::Environment;
-use crate::app::doctor::facts::{Answer, Facts};
+use crate::app::doctor::facts::{Answer, Facts, HeardOfWebhook};
 use crate::app::doctor::finding::{Finding, Report, Seen, Severity};
 use crate::app::doctor::{judge, probe};
 use crate::config;
+use crate::domain::time::Timestamp;
 use crate::domain::verdict::aadsts;
 
 #[derive(clap::Args)]
@@ -53,8 +54,9 @@ pub(super) fn run(args: &Args, config: &ConfigPath, world: &mut World) -> Result
             }
             block_on(async {
                 let (clock, random) = (world.clock.clone(), world.random.clone());
-                let daemon_runs = daemon_runs(args, config, world).await;
-                let mut facts = probe::examine(&loaded, &environment, daemon_runs, clock, random).await;
+                let said = daemon_says(args, config, world).await;
+                let mut facts = probe::examine(&loaded, &environment, said.is_some(), clock, random).await;
+                hear_of_webhooks(&mut facts, said.as_ref());
                 ask_the_daemon(&mut facts, args, config, world).await;
                 Ok(facts)
             })?
@@ -85,11 +87,26 @@ pub(super) fn run(args: &Args, config: &ConfigPath, world: &mut World) -> Result
     }
 }
 
-/// Whether a daemon answers where the configuration says.
-async fn daemon_runs(args: &Args, config: &ConfigPath, world: &World) -> bool {
-    match args.reach.admin_quietly(config, world) {
-        Ok(client) => client.get("/admin/v1/status").await.is_ok(),
-        Err(_) => false,
+/// What a daemon says of itself that answers where the configuration says; `None` without one.
+async fn daemon_says(args: &Args, config: &ConfigPath, world: &World) -> Option<Status> {
+    let client = args.reach.admin_quietly(config, world).ok()?;
+    let answer = client.get("/admin/v1/status").await.ok()?;
+    Some(read(&answer).unwrap_or_default())
+}
+
+/// Notes which webhooks a daemon does not get rid of events at.
+fn hear_of_webhooks(facts: &mut Facts, said: Option<&Status>) {
+    for webhook in &mut facts.webhooks {
+        webhook.heard = said.and_then(|said| {
+            let one = said.webhooks.iter().find(|one| one.name == webhook.name)?;
+            let since = Timestamp::parse_rfc3339(one.failing_since.as_deref()?)?;
+            Some(HeardOfWebhook {
+                is_gone: one.state == "gone",
+                since,
+                lasts: Timestamp::parse_rfc3339(&said.now)?.since(since),
+                why: one.problem.clone().unwrap_or_default(),
+            })
+        });
     }
 }
 

@@ -8,7 +8,7 @@ use super::credentials::credentials_table;
 use super::output::{shown, table};
 use super::reload::needs_restart;
 use super::{ConfigPath, Exit, Failure, World, block_on};
-use crate::api::admin::wire::{Ending, Job, Status, TenantBlocked};
+use crate::api::admin::wire::{Ending, Job, Status, TenantBlocked, Webhook};
 
 /// Time between two refreshes of a terminal's screen.
 const AGAIN: Duration = Duration::from_secs(2);
@@ -78,6 +78,26 @@ fn tenants_blocked(all: &[TenantBlocked]) -> Option<String> {
     (!rows.is_empty()).then(|| table(&["SINCE", "APP", "TENANT", "REASON", "CONNECTIONS"], &rows))
 }
 
+/// Lists the webhooks.
+fn webhooks(all: &[Webhook]) -> Option<String> {
+    let row = |one: &Webhook| {
+        let since =
+            one.failing_since.as_deref().map(|at| format!(" since {}", shown(at))).unwrap_or_default();
+        let how = one.problem.as_deref().map(|why| format!(": {}", shown(why))).unwrap_or_default();
+        let state = match one.state.as_str() {
+            "takes" => "takes events".to_owned(),
+            "fails" => format!("FAILS{since}{how}"),
+            "gone" => format!("SAYS THAT IT IS GONE (410){since}"),
+            "left_out" => "LEFT OUT: a file of it is wrong".to_owned(),
+            _ => "not known now".to_owned(),
+        };
+        let oldest = one.oldest_waiting_at.as_deref().unwrap_or("-");
+        vec![shown(&one.name), shown(oldest), one.undelivered.to_string(), state]
+    };
+    let rows: Vec<Vec<String>> = all.iter().map(row).collect();
+    (!rows.is_empty()).then(|| table(&["WEBHOOK", "OLDEST WAITING", "NEVER DELIVERED", "STATE"], &rows))
+}
+
 /// Lists what expires, the soonest first.
 fn ends_next(all: &[Ending]) -> Option<String> {
     let row = |one: &Ending| {
@@ -139,6 +159,9 @@ fn screen(status: &Status, live: bool) -> String {
     if let Some(blocked) = tenants_blocked(&status.tenants_blocked) {
         lines.extend([String::new(), "Tenants that block an app:".to_owned(), blocked]);
     }
+    if let Some(webhooks) = webhooks(&status.webhooks) {
+        lines.extend([String::new(), "Webhooks:".to_owned(), webhooks]);
+    }
     if let Some(ends) = ends_next(&status.ends_next) {
         lines.extend([String::new(), "What ends next:".to_owned(), ends]);
     }
@@ -176,6 +199,15 @@ mod tests {
                 "app": "outlook", "tenant": "t-1", "reason": "policy_blocked",
                 "since": "2026-11-25T10:00:00Z", "connections": 412,
             }],
+            "webhooks": [
+                { "name": "product", "state": "takes" },
+                {
+                    "name": "archive", "state": "fails", "failures": 7,
+                    "failing_since": "2026-11-25T10:00:00Z",
+                    "problem": "it answered\u{1b} 503", "oldest_waiting_at": "2026-11-25T09:59:00Z",
+                    "undelivered": 2,
+                },
+            ],
             "ends_next": [
                 { "what": "API key", "of": "mail-sync", "id": "k", "ends_at": "2026-12-01T00:00:00Z" },
                 { "what": "client secret", "of": "outlook", "id": "a", "ends_at": null },
@@ -202,6 +234,8 @@ mod tests {
             "NOT REACHABLE since 2026-11-25T11:59:00Z; tokens in memory are served until \
              2026-11-25T12:04:00Z",
             "2026-11-25T10:00:00Z  outlook  t-1     policy_blocked  412",
+            "product  -                     0                takes events",
+            "archive  2026-11-25T09:59:00Z  2                FAILS since 2026-11-25T10:00:00Z: it answered",
             "2026-12-01T00:00:00Z  API key        mail-sync  k",
             "unknown               client secret  outlook    a",
             "files       not yet               -",

@@ -38,6 +38,8 @@ const WRITE_AGAIN: Duration = Duration::from_secs(86_400);
 pub struct Backlog {
     /// Age of the oldest notice that is not delivered; zero without one.
     pub oldest: Duration,
+    /// Notices that are not delivered. (Behind one that fails, those are counted too that are for others.)
+    pub notices: u64,
 }
 
 /// Is told of deliveries.
@@ -67,7 +69,7 @@ pub struct Ports {
 
 /// Deliveries to all webhooks.
 pub struct Deliveries {
-    ports: Ports,
+    pub(super) ports: Ports,
     nonce: LeaseNonce,
     feed: Arc<Feed>,
     webhooks: ArcSwap<Vec<Arc<Webhook>>>,
@@ -78,6 +80,15 @@ pub struct Deliveries {
     under_way: Mutex<BTreeSet<String>>,
     /// Webhooks for which there is nothing to do: behind this last place, until then.
     quiet: Mutex<BTreeMap<String, (u64, Option<Timestamp>)>>,
+    /// What waited when a webhook was last worked for.
+    waiting: Mutex<BTreeMap<String, Waiting>>,
+}
+
+/// When the oldest notice that waits was written, and how many wait.
+#[derive(Clone, Copy, Default)]
+struct Waiting {
+    oldest: Option<Timestamp>,
+    notices: u64,
 }
 
 impl Deliveries {
@@ -92,6 +103,7 @@ impl Deliveries {
             asked_at: Mutex::default(),
             under_way: Mutex::default(),
             quiet: Mutex::default(),
+            waiting: Mutex::default(),
         }
     }
 
@@ -113,6 +125,7 @@ impl Deliveries {
         self.quiet.lock().clear();
         for gone in before.iter().filter(|one| self.webhook(one.name()).is_none()) {
             self.ports.observer.backlog(gone.name(), None);
+            self.waiting.lock().remove(gone.name());
         }
     }
 
@@ -135,11 +148,22 @@ impl Deliveries {
         self.feed.look().await?;
         if is_ours {
             self.begin().await?;
-        } else {
-            let webhooks = self.webhooks.load();
-            webhooks.iter().for_each(|webhook| self.ports.observer.backlog(webhook.name(), None));
         }
+        self.tell_backlogs(is_ours);
         gathered
+    }
+
+    /// Tells what waits: in each round, for it grows older while nothing is tried.
+    fn tell_backlogs(&self, is_ours: bool) {
+        let (now, waiting) = (self.ports.clock.now(), self.waiting.lock());
+        for webhook in self.webhooks.load().iter() {
+            let known = waiting.get(webhook.name()).filter(|_| is_ours);
+            let backlog = known.map(|waiting| Backlog {
+                oldest: waiting.oldest.map_or(Duration::ZERO, |at| now.since(at)),
+                notices: waiting.notices,
+            });
+            self.ports.observer.backlog(webhook.name(), backlog);
+        }
     }
 
     async fn gather(&self) -> Result<(), StoreError> {
@@ -232,7 +256,7 @@ impl Deliveries {
             };
             let answered = webhook.deliver(&notice, clock).await;
             let failures = progress.failures();
-            progress.tried(place, &notice, answered.tried, clock.now());
+            progress.tried(place, &notice, answered.tried, &answered.why, clock.now());
             observer.delivered(name, answered.outcome);
             say(name, answered.tried, failures, &progress, &answered.why);
             let Some(next) = self.write(name, taken.as_ref(), &mut progress).await? else { return Ok(()) };
@@ -250,8 +274,9 @@ impl Deliveries {
         if let Some(place) = progress.first_aside() {
             oldest = self.kept_at(place).await?.map(|notice| notice.at).or(oldest);
         }
-        let oldest = oldest.map_or(Duration::ZERO, |at| clock.now().since(at));
-        observer.backlog(name, Some(Backlog { oldest }));
+        let behind = if first.is_some() { last.saturating_sub(progress.through) } else { 0 };
+        let notices = behind.saturating_add(progress.aside() as u64);
+        self.waiting.lock().insert(name.to_owned(), Waiting { oldest, notices });
         if is_done {
             self.quiet.lock().insert(name.to_owned(), (last, wakes_at));
         }
@@ -336,6 +361,7 @@ impl Deliveries {
         let until = if is_ours { millis(now + LEASE) } else { 0 };
         if is_ours && !self.has_lease() {
             self.quiet.lock().clear();
+            self.waiting.lock().clear();
         }
         self.ours_until.store(until, Ordering::Release);
         Ok(is_ours)

@@ -7,7 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::header::{CONTENT_TYPE, RETRY_AFTER, USER_AGENT};
 use http::{Method, Request, StatusCode};
-use http_body_util::{BodyExt, Full, Limited};
+use http_body_util::{BodyExt, Empty, Full, Limited};
 use parking_lot::Mutex;
 
 use super::plan::Tried;
@@ -16,12 +16,15 @@ use super::wire::body;
 use crate::domain::id::AppName;
 use crate::domain::notice::Notice;
 use crate::domain::time::{Clock, Timestamp};
-use crate::outbound::{Resource, Settings, Silence, retry_after};
+use crate::outbound::{Obstacle, Resource, Settings, Silence, retry_after};
 
 /// The longest exchange, from name resolution to the end of the answer.
 const TIMEOUT: Duration = Duration::from_secs(15);
 /// As much of an answer is read, so that its connection can be used again.
 const ANSWER: usize = 16 * 1024;
+/// How long it may be silent if it is only asked.
+const PROBE: Duration = Duration::from_secs(10);
+const AGENT: &str = concat!("tokenward/", env!("CARGO_PKG_VERSION"));
 /// How long an earlier secret signs beside the one in its place.
 const BEFORE: Duration = Duration::from_secs(24 * 3600);
 
@@ -96,6 +99,15 @@ impl Outcome {
     }
 }
 
+/// What an endpoint does that is asked without a notice.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Probed {
+    /// It answers with this status.
+    Answers(u16),
+    /// It does not answer. The text is for people.
+    Unreached(Obstacle, String),
+}
+
 /// What became of one request, in words for metrics and for the log.
 pub(super) struct Answered {
     pub(super) tried: Tried,
@@ -144,6 +156,27 @@ impl Webhook {
             && self.kinds.as_ref().is_none_or(|kinds| kinds.contains(notice.kind.as_ref()))
     }
 
+    /// Asks the endpoint without a notice, by the way that these have: by HEAD, which changes nothing. What
+    /// it answers says little, but that there is an answer says much.
+    pub async fn probe(&self, clock: &Arc<dyn Clock>) -> Probed {
+        let request = Request::builder()
+            .method(Method::HEAD)
+            .uri(&self.endpoint.url)
+            .header(USER_AGENT, AGENT)
+            .body(Empty::new().map_err(Into::into).boxed_unsync())
+            .expect("the URL was checked, and the fields are plain");
+        let silence = Silence::new(PROBE, Arc::clone(clock));
+        match self.endpoint.way.probe(request, &silence).await {
+            Ok(status) => Probed::Answers(status.as_u16()),
+            Err((obstacle, fault)) => Probed::Unreached(obstacle, fault.to_string()),
+        }
+    }
+
+    /// The host to which it leads.
+    pub fn host(&self) -> &str {
+        &self.endpoint.way.settings().host
+    }
+
     /// Sends a notice once.
     pub(super) async fn deliver(&self, notice: &Notice, clock: &Arc<dyn Clock>) -> Answered {
         let now = clock.now();
@@ -159,7 +192,7 @@ impl Webhook {
             .method(Method::POST)
             .uri(&self.endpoint.url)
             .header(CONTENT_TYPE, "application/json")
-            .header(USER_AGENT, concat!("tokenward/", env!("CARGO_PKG_VERSION")))
+            .header(USER_AGENT, AGENT)
             .header("webhook-id", &notice.id)
             .header("webhook-timestamp", seconds)
             .header("webhook-signature", signature)

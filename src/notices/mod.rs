@@ -18,10 +18,12 @@ mod endpoint;
 mod feed;
 mod plan;
 mod signature;
+mod standing;
 mod wire;
 
 pub use deliver::{Backlog, Deliveries, DeliveryObserver, Ports};
-pub use endpoint::{Endpoint, EndpointFault, Outcome, Webhook};
+pub use endpoint::{Endpoint, EndpointFault, Outcome, Probed, Webhook};
 pub use feed::{Begun, Feed, Listening, Mark, Placed, Seen};
 pub use signature::{BadSecret, Secrets};
+pub use standing::{Standing, State};
 pub use wire::body;

@@ -43,6 +43,9 @@ pub(super) struct Progress {
     /// Failures of the endpoint in a row.
     #[serde(default)]
     failures: u32,
+    /// What is wrong with the endpoint since the first of these.
+    #[serde(default)]
+    trouble: Option<Trouble>,
     /// The endpoint is left alone until then.
     #[serde(default)]
     not_before: Timestamp,
@@ -58,6 +61,18 @@ pub(super) struct Progress {
     /// When it was written.
     #[serde(default)]
     pub(super) written_at: Timestamp,
+}
+
+/// What is wrong with an endpoint.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Trouble {
+    /// When it failed first.
+    pub(super) since: Timestamp,
+    /// How it failed last.
+    pub(super) why: String,
+    /// True if it said last that it is gone.
+    #[serde(default)]
+    pub(super) is_gone: bool,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -157,8 +172,13 @@ impl Progress {
         if page.is_empty() { Step::Wait(self.wakes_at()) } else { Step::ReadOn }
     }
 
-    /// Notes what became of a try.
-    pub(super) fn tried(&mut self, place: u64, notice: &Notice, tried: Tried, now: Timestamp) {
+    /// Notes what became of a try, and in words why.
+    pub(super) fn tried(&mut self, place: u64, notice: &Notice, tried: Tried, why: &str, now: Timestamp) {
+        self.trouble = (tried != Tried::Taken).then(|| Trouble {
+            since: self.trouble.as_ref().map_or(now, |trouble| trouble.since),
+            why: why.to_owned(),
+            is_gone: tried == Tried::Gone,
+        });
         let (wait, is_taken) = match tried {
             Tried::Taken => {
                 if self.failures > 0 {
@@ -212,6 +232,16 @@ impl Progress {
     pub(super) fn begin_again(&mut self, first_kept: u64) {
         (self.through, self.through_id, self.tries) = (first_kept.saturating_sub(1), None, 0);
         self.aside.clear();
+    }
+
+    /// What is wrong with the endpoint, if its last request failed.
+    pub(super) fn trouble(&self) -> Option<&Trouble> {
+        self.trouble.as_ref()
+    }
+
+    /// Notices from before are not for the webhook.
+    pub(super) fn since(&self) -> Timestamp {
+        self.since
     }
 
     /// The place of the first that is aside.

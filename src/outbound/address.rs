@@ -135,6 +135,17 @@ impl AddressGuard {
     }
 }
 
+/// Why a host is not connected to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum NotAllowed {
+    /// The authority is farther away.
+    #[error("every address of this host is private, local or reserved, which the authority is not")]
+    Nearer,
+    /// Other scopes are allowed.
+    #[error("every address of this host is private, local or reserved")]
+    NotPublic,
+}
+
 /// The system's resolver behind an [`AddressGuard`].
 #[derive(Clone)]
 pub(crate) struct GuardedResolver {
@@ -165,10 +176,8 @@ impl Service<Name> for GuardedResolver {
             let allowed = guard.filter(&host, resolving.await?);
             if allowed.is_empty() {
                 let why = match guard.only {
-                    None => {
-                        "every address of this host is private, local or reserved, which the authority is not"
-                    }
-                    Some(_) => "every address of this host is private, local or reserved",
+                    None => NotAllowed::Nearer,
+                    Some(_) => NotAllowed::NotPublic,
                 };
                 return Err(io::Error::new(io::ErrorKind::PermissionDenied, why));
             }

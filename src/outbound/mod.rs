@@ -19,7 +19,7 @@ mod way_out;
 
 pub(crate) use address::{AddressGuard, GuardedResolver, Reach};
 pub use resource::{
-    Answered, Leads, Resource, ResourceAnswerBody, ResourceBody, ResourceFault, Settings, Silence,
+    Answered, Leads, Obstacle, Resource, ResourceAnswerBody, ResourceBody, ResourceFault, Settings, Silence,
 };
 pub(crate) use roots::tls_config;
 pub use roots::{Roots, RootsFault};

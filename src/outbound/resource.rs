@@ -7,6 +7,8 @@
 
 use std::array;
 use std::error::Error;
+use std::io;
+use std::iter::successors;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -23,7 +25,7 @@ use hyper_util::client::legacy::Client;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use rustls::ClientConfig;
 
-use super::address::{AddressGuard, GuardedResolver, Reach};
+use super::address::{AddressGuard, GuardedResolver, NotAllowed, Reach};
 use super::roots::{Roots, tls_config};
 use super::way_out::{Outbound, WayOut};
 use crate::domain::text::chain;
@@ -48,6 +50,9 @@ const ALIVE: (Duration, Duration) = (Duration::from_secs(20), Duration::from_sec
 pub(super) const MOST_IN_LANE: usize = 100;
 /// Lanes to one resource.
 pub(super) const LANES: usize = 16;
+
+/// How hyper's connector begins to say that a name does not resolve.
+const UNRESOLVED: &str = "dns error";
 
 /// The body of a request to a resource.
 pub type ResourceBody = UnsyncBoxBody<Bytes, Box<dyn Error + Send + Sync>>;
@@ -114,6 +119,40 @@ pub enum ResourceFault {
     /// Nothing moved for too long.
     #[error("the resource said nothing for {} s", .0.as_secs())]
     Silent(Duration),
+}
+
+/// What is in the way to a resource.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Obstacle {
+    /// Its name does not resolve.
+    Name,
+    /// Its name leads to no address that is allowed.
+    Address,
+    /// Its certificate is not trusted.
+    Certificate,
+    /// Anything else.
+    Other,
+}
+
+impl Obstacle {
+    fn of(error: &(dyn Error + 'static)) -> Self {
+        let links = || successors(Some(error), |error| beneath(*error));
+        if links().any(|error| error.is::<NotAllowed>()) {
+            Obstacle::Address
+        } else if links().any(|error| error.is::<rustls::Error>()) {
+            Obstacle::Certificate
+        } else if links().any(|error| error.to_string() == UNRESOLVED) {
+            Obstacle::Name
+        } else {
+            Obstacle::Other
+        }
+    }
+}
+
+/// The error that an error is made of. (An I/O error's source is that of what is in it.)
+fn beneath<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a (dyn Error + 'static)> {
+    let within = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
+    within.map(|error| error as &(dyn Error + 'static)).or_else(|| error.source())
 }
 
 /// The client for one resource.
@@ -221,20 +260,41 @@ impl Resource {
         request: Request<ResourceBody>,
         silence: &Silence,
     ) -> Result<Answered, ResourceFault> {
-        let (lane, place) = self.lane().ok_or(ResourceFault::Full)?;
+        self.exchange(request, silence).await.map_err(|(_, fault)| fault)
+    }
+
+    /// Sends a request as [`Resource::send`] does, and says what is in the way.
+    ///
+    /// # Errors
+    /// There is no answer.
+    pub async fn probe(
+        &self,
+        request: Request<ResourceBody>,
+        silence: &Silence,
+    ) -> Result<StatusCode, (Obstacle, ResourceFault)> {
+        self.exchange(request, silence).await.map(|answered| answered.status())
+    }
+
+    async fn exchange(
+        &self,
+        request: Request<ResourceBody>,
+        silence: &Silence,
+    ) -> Result<Answered, (Obstacle, ResourceFault)> {
+        let other = |fault| (Obstacle::Other, fault);
+        let (lane, place) = self.lane().ok_or(other(ResourceFault::Full))?;
         let client = lane.client.get_or_init(|| self.client()).as_ref();
-        let client = client.map_err(|cause| ResourceFault::Unreachable(cause.clone()))?;
+        let client = client.map_err(|cause| other(ResourceFault::Unreachable(cause.clone())))?;
         let answer = tokio::select! {
             biased;
             answer = client.request(request) => answer,
-            () = silence.is_over() => return Err(silence.fault()),
+            () = silence.is_over() => return Err(other(silence.fault())),
         };
         let answer = answer.map_err(|error| {
             let cause = chain(&error);
             if error.is_connect() {
-                ResourceFault::Unreachable(cause)
+                (Obstacle::of(&error), ResourceFault::Unreachable(cause))
             } else {
-                ResourceFault::BrokeOff(cause)
+                other(ResourceFault::BrokeOff(cause))
             }
         })?;
         let (head, incoming) = answer.into_parts();

@@ -31,6 +31,14 @@ pub fn parted(words: &str) -> Option<Parted<'_>> {
     Some(Parted { what, fix, is_of_access })
 }
 
+/// The words of an error with what happens until it is corrected, before what corrects it.
+pub fn with_meanwhile(words: &str, meanwhile: &str) -> String {
+    match words.split_once(FIX) {
+        None => format!("{words}; {meanwhile}"),
+        Some((what, fix)) => format!("{what}; {meanwhile}{FIX}{fix}"),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::path::PathBuf;

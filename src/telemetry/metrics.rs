@@ -227,11 +227,18 @@ impl Metrics {
     /// Starts the series of a caller's handles for an app at 0.
     pub fn expect_handles(&self, app: &AppName, caller: &CallerName) {
         let _at_zero = self.all.handles_made_total.with(&[Label::App(app), Label::Caller(caller)]);
+        let _at_zero = self.all.handles_live.with(&[Label::App(app), Label::Caller(caller)]);
     }
 
     /// A caller made a handle.
     pub fn handle_made(&self, app: &AppName, caller: &CallerName) {
         self.all.handles_made_total.with(&[Label::App(app), Label::Caller(caller)]).inc();
+    }
+
+    /// So many handles of a caller live.
+    pub fn handles_live(&self, app: &AppName, caller: &CallerName, count: u64) {
+        let count = i64::try_from(count).unwrap_or(i64::MAX);
+        self.all.handles_live.with(&[Label::App(app), Label::Caller(caller)]).set(count);
     }
 
     /// A stream of tokens is open.
@@ -285,7 +292,7 @@ impl Metrics {
             let _at_zero = self.all.webhook_deliveries_total.with(&[label, Label::Word(outcome)]);
         }
         let _at_zero = self.all.webhook_undelivered_total.with(&[label]);
-        self.webhook_backlog(webhook, None);
+        self.webhook_backlog(webhook, Duration::ZERO, 0);
     }
 
     /// A request to a webhook ended.
@@ -299,9 +306,11 @@ impl Metrics {
     }
 
     /// The age of the oldest event that a webhook has not taken.
-    pub fn webhook_backlog(&self, webhook: &str, oldest: Option<Duration>) {
-        let age = oldest.unwrap_or_default().as_secs_f64();
-        self.all.webhook_backlog_age_seconds.with(&[Label::Webhook(webhook)]).set(age);
+    pub fn webhook_backlog(&self, webhook: &str, oldest: Duration, events: u64) {
+        let label = Label::Webhook(webhook);
+        self.all.webhook_backlog_age_seconds.with(&[label]).set(oldest.as_secs_f64());
+        let events = i64::try_from(events).unwrap_or(i64::MAX);
+        self.all.webhook_backlog_events.with(&[label]).set(events);
     }
 
     /// A fetch of an issuer's keys ended.

@@ -4,6 +4,7 @@
 use std::collections::HashMap;
 use std::fmt::Write as _;
 use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use base64::Engine;
@@ -17,12 +18,16 @@ use tokenward::domain::time::Clock;
 use tokenward::keyring::files;
 use tokenward::system::SystemClock;
 
+use crate::attacks_rights::operate;
 use crate::audit::Journal;
 use crate::http_client::{Answer, Browser, exchange as exchange_over, request};
+use crate::notices::section;
 use crate::pki::{self, Authority, Identity, Leaf, connector, dial};
+use crate::resource::{Reply, Resource};
 use crate::tokens::{P256, jwt, p256_jwk};
 use crate::world::{
     ALICE, BOB, CLIENT_ID, CLIENT_SECRET, Kept, Plan, World, attribute, free_port, hidden_fields, text,
+    write_secret,
 };
 
 // === the searcher ===
@@ -564,6 +569,75 @@ impl Doors {
     }
 }
 
+/// More base64 digits than tell which key sealed what.
+const SEALED_HEAD: usize = 96;
+
+/// The secret of the webhook, as its file has it.
+fn webhook_secret() -> String {
+    format!("whsec_{}", STANDARD.encode(b"the canary of a webhook, 32 bytes"))
+}
+
+/// A handle, used well and badly: at the relay, at every place where it does not belong, and after its end.
+async fn give_on(world: &World, heard: &mut Heard, secrets: &mut Vec<(String, String)>) {
+    world.connect("user-1", ALICE).await;
+    let of = |rest: &str| format!("/v1/apps/outlook/connections/user-1{rest}");
+    let wanted = json!({ "ttl": 3600, "relay": ["GET graph:/v1.0/me/messages*"], "note": "the night's run" });
+    let made = world.api_as(&world.reader_key, Method::POST, &of("/handles"), wanted).await;
+    assert_eq!(made.status, 201, "{}", made.text());
+    let (handle, id) = (text(&made.json(), "handle").to_owned(), text(&made.json(), "id").to_owned());
+    let sealed = handle.strip_prefix(&format!("twh_{id}_")).expect("its id is before").to_owned();
+    let messages = of("/relay/graph/v1.0/me/messages");
+    let used = world.api_as(&handle, Method::GET, &messages, Value::Null).await;
+    assert_eq!(used.status, 200, "{}", used.text());
+    heard.hear("relayed by a handle", used);
+    let flipped = if handle.ends_with('0') { '1' } else { '0' };
+    let tampered = format!("{}{flipped}", &handle[..handle.len() - 1]);
+    for (bearer, path) in [
+        (&handle, of("/token")),
+        (&handle, of("")),
+        (&handle, of("/relay/graph/v1.0/me/contacts")),
+        (&handle, format!("{messages}?$search=%22{handle}%22")),
+        (&handle, of(&format!("/relay/graph/v1.0/me/messages/{handle}"))),
+        (&handle, "/v1/events".to_owned()),
+        (&handle, "/v1/auth/token/lookup-self".to_owned()),
+        (&tampered, messages.clone()),
+        (&tampered, of("/token")),
+        (&world.key, of(&format!("/token?scope={handle}"))),
+        (&world.key, format!("/v1/events?after={handle}")),
+        (&world.key, format!("/v1/{handle}")),
+        (&world.key, of(&format!("/relay/graph/v1.0/{handle}"))),
+    ] {
+        heard.hear("a handle elsewhere", world.api_as(bearer, Method::GET, &path, Value::Null).await);
+    }
+    for header in ["x-identity-header", "x-vault-token", "x-api-key", "cookie", "x-request-id", "traceparent"]
+    {
+        let url = format!("{}{}", world.daemon.local, of("/token"));
+        let answer = request(Method::GET, &url, &[(header, handle.as_str())], "").await;
+        heard.hear("a handle in a field", answer.expect("an answer"));
+    }
+    for body in [
+        json!({ "ttl": 3600, "relay": [&handle] }),
+        json!({ "ttl": 3600, "relay": ["GET graph:/v1.0/me/messages*"], "handle": &handle }),
+        json!({ "ttl": &handle }),
+    ] {
+        heard.hear("another", world.api_as(&world.reader_key, Method::POST, &of("/handles"), body).await);
+    }
+    // An operator who has found it, and takes the whole of it for its id.
+    let end = async |which: &str| {
+        operate(world, Method::POST, "/admin/v1/revocations", json!({ "handle": which })).await
+    };
+    let mistaken = end(&handle).await;
+    assert_eq!(mistaken.status, 400, "{}", mistaken.text());
+    heard.hear("revoked by the handle itself", mistaken);
+    let ended = end(&id).await;
+    assert_eq!(ended.status, 200, "{}", ended.text());
+    let after = world.api_as(&handle, Method::GET, &messages, Value::Null).await;
+    assert_eq!(after.status, 401, "{}", after.text());
+    heard.hear("after its end", after);
+    // (How it begins, all begin that one key sealed: what other things are sealed in, too.)
+    secrets.push(("handle".to_owned(), sealed[SEALED_HEAD..].to_owned()));
+}
+
 /// Files under a folder, with their content.
 fn files_under(folder: &Path) -> Vec<(String, Vec<u8>)> {
     let mut found = Vec::new();
@@ -584,7 +658,16 @@ fn files_under(folder: &Path) -> Vec<(String, Vec<u8>)> {
 
 async fn nothing_leaks(kept: Kept, mode: Mode, form_post: bool) {
     let doors = Doors::new();
-    let mut plan = doors.plan(Plan::default().kept(kept).mode(mode).token_life(Duration::from_secs(600)));
+    // A receiver that fails first, so that the log has something to say of it.
+    let calls = AtomicUsize::new(0);
+    let receiver = Resource::start(move |_| {
+        let status = if calls.fetch_add(1, Ordering::Relaxed) < 3 { 503 } else { 204 };
+        Reply::Whole(status, Vec::new(), Bytes::new())
+    })
+    .await;
+    let given = crate::relay::plan("{graph}", crate::relay::RULES);
+    let given = given.sections(&section(&receiver.url, "")).file("webhook.secret", &webhook_secret());
+    let mut plan = doors.plan(given.kept(kept).mode(mode).token_life(Duration::from_secs(600)));
     plan.form_post = form_post;
     // As much as it can be made to say.
     let mut world = plan.start().await;
@@ -670,12 +753,25 @@ async fn nothing_leaks(kept: Kept, mode: Mode, form_post: bool) {
     let (token, refresh) = (live("access_token"), live("refresh_token"));
     wrong_requests(&world, &mut heard, &token, &refresh).await;
     doors.ask(&world, &mut heard, (&token, &refresh), &mut secrets).await;
+    give_on(&world, &mut heard, &mut secrets).await;
+    // Another secret of the webhook, and one that is none.
+    let file = world.folder.path().join("webhook.secret");
+    let spoilt = format!("{}~", webhook_secret());
+    write_secret(&file, &spoilt);
+    let is_told = async || world.daemon.log().contains("webhook.secret");
+    world.until("the spoilt secret is told", is_told).await;
+    write_secret(&file, &webhook_secret());
+    world.until("events are delivered", async || receiver.all().len() > 5).await;
     // What was issued for them is secret, too.
     let issued = world.entra.issued_secrets();
 
     // What there is to find.
     let mut searcher = Searcher::default();
     searcher.add("client secret", CLIENT_SECRET.as_bytes());
+    let secret = webhook_secret();
+    let secret = secret.strip_prefix("whsec_").expect("its prefix");
+    searcher.add("webhook's secret", secret.as_bytes());
+    searcher.add("webhook's key", &STANDARD.decode(secret).expect("base64"));
     for key in [&world.key, &world.reader_key] {
         // The part that is secret: caller names may be told.
         searcher.add(
@@ -747,6 +843,11 @@ async fn nothing_leaks(kept: Kept, mode: Mode, form_post: bool) {
         searcher.must_be_absent(&format!("an answer ({what}, {})", answer.status), &public_bytes(answer));
     }
     assert!(heard.answers.len() > 80, "{}", heard.answers.len());
+    // What a receiver gets has a signature, which is made with the secret and does not tell it.
+    for seen in receiver.all() {
+        searcher.must_be_absent("a delivery", format!("{:?}", seen.headers).as_bytes());
+        searcher.must_be_absent("a delivery's body", &seen.body);
+    }
     let log = world.daemon.log();
     assert!(log.len() > 10_000, "it said something");
     searcher.must_be_absent("the log", log.as_bytes());
@@ -780,7 +881,8 @@ async fn nothing_leaks(kept: Kept, mode: Mode, form_post: bool) {
     for round in ["running", "ended"] {
         let mut searched = Vec::new();
         for (name, content) in files_under(world.folder.path()) {
-            let own = ["/client-secret", "/local.key"].iter().any(|own| name.ends_with(own));
+            let own =
+                ["/client-secret", "/local.key", "/webhook.secret"].iter().any(|own| name.ends_with(own));
             let own = own || name.contains("/keyring/");
             if !own {
                 searcher.must_be_absent(&format!("{name}, {round}"), &content);

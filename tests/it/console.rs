@@ -2,6 +2,8 @@
 
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -19,6 +21,8 @@ use crate::attacks_connect::parameter;
 use crate::attacks_rights::{operate, reconfigure};
 use crate::filling;
 use crate::http_client::{Answer, Browser, request, request_unix};
+use crate::notices::{SECRET, section};
+use crate::resource::{Reply, Resource};
 use crate::token_hosts::{another, host};
 use crate::world::{
     ALICE, BOB, CLIENT_SECRET, Kept, PERSONAL, Plan, SYNC, World, attribute, free_port, hidden_fields, text,
@@ -850,4 +854,68 @@ async fn without_a_listener_for_browsers_the_command_says_which_to_add() {
     let recorded = audited(&world, "console_link");
     assert_eq!(recorded.len(), 1);
     assert_eq!(recorded[0]["outcome"], "refused", "there was no link: {recorded:?}");
+}
+
+#[tokio::test]
+async fn webhooks_and_handles_have_their_rows_and_no_handle_is_shown() {
+    let status = Arc::new(AtomicU16::new(204));
+    let answers = Arc::clone(&status);
+    let receiver =
+        Resource::start(move |_| Reply::Whole(answers.load(Ordering::Relaxed), Vec::new(), Bytes::new()))
+            .await;
+    let plan = crate::relay::plan("{graph}", crate::relay::RULES);
+    let scene = Scene::with(plan.sections(&section(&receiver.url, "")).file("webhook.secret", SECRET)).await;
+    let (world, mut console) = (&scene.world, scene.open().await);
+    let takes = console.page("/console").await;
+    assert!(takes.contains("Webhooks") && takes.contains("product"), "{takes}");
+    status.store(503, Ordering::Relaxed);
+    world.connect("user-1", ALICE).await;
+    world.until("the receiver has refused an event", async || !receiver.all().is_empty()).await;
+    let operator = async || operate(world, Method::GET, "/admin/v1/status", Value::Null).await.json();
+    let fails = async || operator().await["webhooks"][0]["state"] == "fails";
+    world.until("that is known", fails).await;
+    let said = operator().await["webhooks"][0].clone();
+    assert_eq!((text(&said, "name"), text(&said, "problem")), ("product", "it answered 503"), "{said}");
+    assert!(said["oldest_waiting_at"].is_string() && said["failing_since"].is_string(), "{said}");
+    let page = console.page("/console").await;
+    assert!(page.contains("it answered 503"), "{page}");
+    let printed = String::from_utf8(scene.command(&["status", "--once"]).stdout).expect("text");
+    assert!(printed.contains("FAILS since ") && printed.contains("it answered 503"), "{printed}");
+    // It takes them again.
+    status.store(204, Ordering::Relaxed);
+    world.pass(Duration::from_secs(600));
+    let takes = async || {
+        let said = operator().await["webhooks"][0].clone();
+        said["state"] == "takes" && said["oldest_waiting_at"].is_null()
+    };
+    world.until("all is delivered", takes).await;
+
+    // A caller's handles: how many, of which key, and when one was used.
+    assert!(!console.page("/console/callers").await.contains("Handles"));
+    let of = |rest: &str| format!("/v1/apps/outlook/connections/user-1{rest}");
+    let mut handles = Vec::new();
+    for _ in 0..2 {
+        let wanted = json!({ "ttl": 3600, "relay": ["GET graph:/v1.0/me/messages*"] });
+        let made = world.api_as(&world.reader_key, Method::POST, &of("/handles"), wanted).await;
+        assert_eq!(made.status, 201, "{}", made.text());
+        handles.push((text(&made.json(), "handle").to_owned(), text(&made.json(), "id").to_owned()));
+    }
+    let living = "tokenward_handles_live{app=\"outlook\",caller=\"mail-reader\"}";
+    world.until("both are counted", async || world.metrics().await.contains(&format!("{living} 2"))).await;
+    let unused = console.page("/console/callers").await;
+    let (_, unused) = unused.split_once("Handles").expect("a table");
+    assert!(unused.contains("not since the start"), "{unused}");
+    let path = of("/relay/graph/v1.0/me/messages");
+    let used = world.api_as(&handles[0].0, Method::GET, &path, Value::Null).await;
+    assert_eq!(used.status, 200, "{}", used.text());
+    let page = console.page("/console/callers").await;
+    let (_, table) = page.split_once("Handles").expect("a table");
+    assert!(table.contains(">2<") && !table.contains("not since the start"), "{table}");
+    for (handle, id) in &handles {
+        assert!(!page.contains(handle.as_str()) && !page.contains(id.as_str()), "{page}");
+    }
+    let ended =
+        operate(world, Method::POST, "/admin/v1/revocations", json!({ "handle": handles[0].1 })).await;
+    assert_eq!(ended.status, 200, "{}", ended.text());
+    world.until("one is counted", async || world.metrics().await.contains(&format!("{living} 1"))).await;
 }

@@ -4,6 +4,7 @@
 
 use std::time::Duration;
 
+use bytes::Bytes;
 use entra_emulator::{RevokeKind, User};
 use http::Method;
 use serde_json::{Value, json};
@@ -15,6 +16,9 @@ use tokenward::system::{SystemClock, SystemRandom};
 use crate::attacks_rights::{operate, pause};
 use crate::chromium::Chromium;
 use crate::console::{Scene, audited};
+use crate::http_client::Browser;
+use crate::notices::{SECRET as WEBHOOK_SECRET, section};
+use crate::resource::{Reply, Resource, Seen};
 use crate::world::{ALICE, BOB, CLIENT_ID, CLIENT_SECRET, Plan, READER, SYNC, text, write_secret};
 
 const CREDENTIALS: &str = "credentials_dir = \"credentials\"\nhome_tenant = \"contoso.example\"\n";
@@ -23,7 +27,7 @@ const PHONE: (u32, u32) = (375, 720);
 const DESK: (u32, u32) = (1280, 800);
 
 /// Every page that can be opened by its address.
-const PAGES: [(&str, &str); 7] = [
+const PAGES: [(&str, &str); 8] = [
     ("overview", "/console"),
     ("connections", "/console/connections?app=outlook"),
     ("connection", "/console/connection?app=outlook&name=team-a%2Fone"),
@@ -31,6 +35,7 @@ const PAGES: [(&str, &str); 7] = [
     ("callers", "/console/callers"),
     ("keys", "/console/keys"),
     ("revoke", "/console/revoke"),
+    ("forecast", "/console/forecast"),
 ];
 
 fn look((width, height): (u32, u32), dark: bool, script: bool) -> Value {
@@ -39,7 +44,11 @@ fn look((width, height): (u32, u32), dark: bool, script: bool) -> Value {
 
 /// A daemon with some connections, and an app that has two credentials.
 async fn scene() -> Scene {
-    let plan = Plan::default()
+    scene_with(Plan::default()).await
+}
+
+async fn scene_with(plan: Plan) -> Scene {
+    let plan = plan
         .credentials("")
         .app_lines(CREDENTIALS)
         .file("credentials/2026-11@2026-12-20.secret", CLIENT_SECRET);
@@ -228,8 +237,10 @@ async fn everything_is_done_without_script_on_a_phone() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_page_can_be_read_by_everybody_on_every_screen() {
-    let scene = scene().await;
+    let (product, archive) = receivers().await;
+    let scene = scene_with(with_webhooks(Plan::default(), &product, &archive)).await;
     trouble(&scene).await;
+    hand_a_part_on(&scene).await;
     let mut chromium = Chromium::start();
     for (screen, dark) in [(PHONE, false), (PHONE, true), (DESK, true)] {
         chromium.open(&look(screen, dark, true));
@@ -237,11 +248,7 @@ async fn every_page_can_be_read_by_everybody_on_every_screen() {
         chromium.go(&link);
         chromium.judged();
         chromium.click("form button");
-        for path in PAGES.into_iter().map(|(_, path)| path).chain([
-            "/console/codes",
-            "/console/forecast",
-            "/console/sessions",
-        ]) {
+        for path in PAGES.into_iter().map(|(_, path)| path).chain(["/console/codes", "/console/sessions"]) {
             chromium.go(&format!("{}{path}", scene.base));
             chromium.judged();
         }
@@ -260,6 +267,36 @@ async fn every_page_can_be_read_by_everybody_on_every_screen() {
     chromium.until("An operator paused the connection");
 }
 
+/// A receiver that takes events, and one that does not.
+async fn receivers() -> (Resource, Resource) {
+    let answers = |status| move |_: &Seen| Reply::Whole(status, Vec::new(), Bytes::new());
+    (Resource::start(answers(204)).await, Resource::start(answers(503)).await)
+}
+
+fn with_webhooks(plan: Plan, product: &Resource, archive: &Resource) -> Plan {
+    let archive = section(&archive.url, "").replace("webhooks.product", "webhooks.archive");
+    let plan = plan.sections("[apps.outlook.relay]\nbases = { graph = \"{graph}\" }\n");
+    let rule = "[[callers.mail-reader.allow]]\napp = \"outlook\"\nconnections = [\"team-a/*\"]\nscopes = []";
+    let plan = plan.sections(&format!("{rule}\nrelay = [\"GET graph:/v1.0/me*\"]\n"));
+    plan.sections(&section(&product.url, "")).sections(&archive).file("webhook.secret", WEBHOOK_SECRET)
+}
+
+/// Has a caller make three handles, one of which is used.
+async fn hand_a_part_on(scene: &Scene) {
+    let of = |rest: &str| format!("/v1/apps/outlook/connections/team-a%2Fone{rest}");
+    let mut last = String::new();
+    for _ in 0..3 {
+        let wanted = json!({ "ttl": 3600, "relay": ["GET graph:/v1.0/me/messages*"] });
+        let made = scene.world.api_as(&scene.world.reader_key, Method::POST, &of("/handles"), wanted).await;
+        assert_eq!(made.status, 201, "{}", made.text());
+        text(&made.json(), "handle").clone_into(&mut last);
+    }
+    let path = of("/relay/graph/v1.0/me/messages");
+    // (Where time has just passed, the list of ended handles is too old for a moment.)
+    let used = async || scene.world.api_as(&last, Method::GET, &path, Value::Null).await.status == 200;
+    scene.world.until("one is used", used).await;
+}
+
 /// Something of everything that a page may have to show.
 async fn trouble(scene: &Scene) {
     scene
@@ -274,16 +311,22 @@ async fn trouble(scene: &Scene) {
 }
 
 /// A daemon as an operator may meet it on a day with some trouble.
-async fn a_working_day() -> Scene {
+async fn a_working_day(product: &Resource, archive: &Resource) -> Scene {
     const CAROL: &str = "carol@contoso.example";
     const DAVE: &str = "dave@contoso.example";
-    let scene = scene().await;
+    const ERIN: &str = "erin@fabrikam.example";
+    let scene = scene_with(with_webhooks(Plan::default(), product, archive)).await;
     let world = &scene.world;
-    for user in [CAROL, DAVE] {
+    for user in [CAROL, DAVE, ERIN] {
         world.entra.add_user(User::work(user));
     }
     for (name, user) in [("support/inbox", DAVE), ("team-b/carol", CAROL), ("team-b/dave", DAVE)] {
         world.connect(name, user).await;
+    }
+    // A tenant that ends sign-ins by their age.
+    let aged = ["team-c/erin", "team-c/desk", "team-c/books"];
+    for name in aged {
+        world.connect(name, ERIN).await;
     }
     let connections = ["team-a/one", "team-a/two", "zoe", "support/inbox", "team-b/carol", "team-b/dave"];
     // Each caller's key ends soon, and has its successor.
@@ -295,9 +338,19 @@ async fn a_working_day() -> Scene {
     }
     for hours in [11, 6, 3] {
         world.pass(Duration::from_secs(hours * 3600));
-        for name in connections {
+        for name in connections.into_iter().chain(aged) {
             assert_eq!(world.token(name).await.status, 200);
         }
+    }
+    world.entra.revoke_user(ERIN, RevokeKind::SignInFrequency).expect("known");
+    world.outlive_tokens();
+    for name in aged {
+        assert_eq!(world.token(name).await.status, 409);
+    }
+    world.entra.sign_in_as(ERIN);
+    for name in aged {
+        let session = world.start_session(json!({ "app": "outlook", "connection": name })).await;
+        world.sign_in(&mut Browser::default(), text(&session, "connect_url")).await;
     }
     world.entra.revoke_user(BOB, RevokeKind::ConditionalAccess).expect("known");
     world.entra.revoke_user(CAROL, RevokeKind::GrantRevoked).expect("known");
@@ -309,6 +362,12 @@ async fn a_working_day() -> Scene {
         assert_eq!(world.token(name).await.status, 409);
     }
     assert_eq!(pause(world, "zoe", true).await.status, 200);
+    hand_a_part_on(&scene).await;
+    let foreseen = async || {
+        let shown = operate(world, Method::GET, "/admin/v1/forecast", Value::Null).await;
+        shown.text().contains("sign_in_frequency")
+    };
+    world.until("the next sign-ins are foreseen", foreseen).await;
     scene
 }
 
@@ -316,7 +375,8 @@ async fn a_working_day() -> Scene {
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "it writes docs/pictures"]
 async fn the_pictures_are_made_anew() {
-    let scene = a_working_day().await;
+    let (product, archive) = receivers().await;
+    let scene = a_working_day(&product, &archive).await;
     let mut chromium = Chromium::start();
     for (screen, size) in [(PHONE, "phone"), (DESK, "desktop")] {
         for (dark, light) in [(false, ""), (true, "-dark")] {
@@ -336,6 +396,17 @@ async fn the_pictures_are_made_anew() {
                         .act(json!({ "evaluate": "document.querySelector('[name=app]').selectedIndex = 1" }));
                     chromium.click("main form button");
                 }
+                chromium.picture(&format!("console-{name}-{size}{light}"));
+            }
+            // What stands lower down.
+            for (name, path, heading) in
+                [("webhooks", "/console", "Webhooks"), ("handles", "/console/callers", "Handles")]
+            {
+                chromium.go(&format!("{}{path}", scene.base));
+                let found = format!(
+                    "[...document.querySelectorAll('h2, h3')].find((one) => one.textContent === '{heading}')"
+                );
+                chromium.act(json!({ "evaluate": format!("{found}.parentElement.scrollIntoView()") }));
                 chromium.picture(&format!("console-{name}-{size}{light}"));
             }
         }

@@ -4,8 +4,11 @@ use std::collections::BTreeSet;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
 
+use bytes::Bytes;
 use entra_emulator::{App, Emulator, User};
 use http::Method;
 use serde_json::Value;
@@ -13,7 +16,9 @@ use tokenward::domain::time::Clock as _;
 use tokenward::keyring::files;
 use tokenward::system::{SystemClock, SystemRandom};
 
+use crate::notices::{SECRET as WEBHOOK_SECRET, section};
 use crate::redis_server::{RedisCluster, RedisServer};
+use crate::resource::{Reply, Resource};
 use crate::setup::config_text::ConfigText;
 use crate::traces::collector::{Collector, Mood};
 use crate::world::{ALICE, BOB, CLIENT_ID, CLIENT_SECRET, Kept, Plan, free_port, text, write_secret};
@@ -294,6 +299,92 @@ async fn a_collector_of_traces_is_asked_as_the_daemon_would() {
     let examined = clinic.examine();
     examined.is_only("warning", "collector_unreachable", "see whether it runs");
     assert!(examined.page.contains("refused"), "{}", examined.page);
+}
+
+/// (On two threads: the receiver answers while the command runs.)
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_webhook_s_receiver_is_asked_without_an_event() {
+    let mut clinic = good().await;
+    let status = Arc::new(AtomicU16::new(405));
+    let answers = Arc::clone(&status);
+    let receiver =
+        Resource::start(move |_| Reply::Whole(answers.load(Ordering::Relaxed), Vec::new(), Bytes::new()))
+            .await;
+    let secret = clinic.path("webhook.secret");
+    write_secret(&secret, WEBHOOK_SECRET);
+    let webhook = |url: &str, lines: &str| {
+        format!(
+            "[webhooks.product]\nurl = \"{url}/in/a-secret-path\"\nsecret_file = \"webhook.secret\"\n{lines}\n"
+        )
+    };
+    let own = "allow_private = true";
+    clinic.sections = webhook(&receiver.url, own);
+    let examined = clinic.examine();
+    assert_eq!(examined.codes(), BTreeSet::new(), "{:#}", examined.report);
+    assert!(examined.page.contains("127.0.0.1 answers, directly"), "{}", examined.page);
+    assert!(!examined.page.contains("a-secret-path"), "{}", examined.page);
+    for seen in receiver.all() {
+        assert_eq!((seen.method.as_str(), seen.target.as_str()), ("HEAD", "/in/a-secret-path"));
+        assert!(!seen.headers.contains_key("webhook-signature") && seen.body.is_empty());
+    }
+    status.store(410, Ordering::Relaxed);
+    let examined = clinic.examine();
+    examined.is_only("error", "webhook_gone", "take [webhooks.product] out of the configuration");
+    assert_eq!(examined.code, Some(1));
+
+    // Its secret.
+    status.store(405, Ordering::Relaxed);
+    write_secret(&secret, "whsec_short");
+    let examined = clinic.examine();
+    examined.is_only("error", "webhook_secret", "24 to 64 random bytes in base64");
+    assert!(!examined.page.contains("whsec_short"), "{}", examined.page);
+    write_secret(&secret, WEBHOOK_SECRET);
+    std::fs::set_permissions(&secret, std::fs::Permissions::from_mode(0o644)).expect("chmod");
+    let examined = clinic.examine();
+    examined.is_only("error", "file_permissions", &format!("chmod 600 {}", secret.display()));
+    assert_eq!(examined.code, Some(1), "callers are served all the same");
+    write_secret(&secret, WEBHOOK_SECRET);
+    std::fs::set_permissions(&secret, std::fs::Permissions::from_mode(0o600)).expect("chmod");
+
+    // The way: nobody there, a name that nobody has, another network, another authority.
+    clinic.sections = webhook(&format!("http://127.0.0.1:{}", free_port()), own);
+    clinic.examine().is_only("warning", "webhook_unreachable", "see whether it runs");
+    clinic.sections = webhook("https://no-such-host.invalid", "");
+    clinic.examine().is_only("error", "webhook_unresolved", "correct the host of `webhooks.product.url`");
+    let near = clinic.entra.base_url().replace("127.0.0.1", "localhost");
+    clinic.sections = webhook(&near, "");
+    clinic.examine().is_only("error", "webhook_not_public", "webhooks.product.allow_private = true");
+    clinic.sections = webhook(&near, own);
+    clinic.examine().is_only("error", "webhook_certificate", "`webhooks.product.ca_file`");
+    clinic.sections = webhook(&near, "allow_private = true\nca_file = \"ca.pem\"");
+    assert_eq!(clinic.examine().codes(), BTreeSet::new());
+}
+
+/// What the daemon knows of its deliveries counts for more than an answer of the moment.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_webhook_that_takes_no_events_is_found_where_a_daemon_runs() {
+    let receiver = Resource::start(|seen| {
+        let status = if seen.method == "HEAD" { 405 } else { 503 };
+        Reply::Whole(status, Vec::new(), Bytes::new())
+    })
+    .await;
+    let plan = Plan::default().file("webhook.secret", WEBHOOK_SECRET).sections(&section(&receiver.url, ""));
+    let world = plan.app_lines("home_tenant = \"contoso.example\"").start().await;
+    world.connect("alice", ALICE).await;
+    world.until("the receiver refused it", async || !receiver.all().is_empty()).await;
+    let config = world.folder.path().join("tokenward.toml");
+    let found = || {
+        let report: Value = serde_json::from_slice(&run(&config, &["--json"]).stdout).expect("JSON");
+        let all = report["findings"].as_array().expect("a list").clone();
+        all.into_iter().find(|one| text(one, "code").starts_with("webhook_"))
+    };
+    assert_eq!(found(), None, "it may be restarting");
+    world.pass(Duration::from_secs(1200));
+    let is_found = async || found().is_some();
+    world.until("it is found", is_found).await;
+    let finding = found().expect("one");
+    assert_eq!((text(&finding, "code"), text(&finding, "severity")), ("webhook_failing", "warning"));
+    assert!(text(&finding, "what").contains("it answered 503"), "{finding:#}");
 }
 
 /// Each primary of a Cluster is looked at, and the record of token hosts is read from it.

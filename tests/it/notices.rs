@@ -354,6 +354,23 @@ async fn an_endpoint_that_was_down_for_an_hour_gets_all_of_it_and_nobody_waits_f
 }
 
 #[tokio::test]
+async fn what_waits_grows_older_while_a_receiver_that_is_gone_is_left_alone() {
+    let receiver = Resource::start(|_| Reply::json(410, "{}")).await;
+    let world = plan(&receiver.url, "").start().await;
+    world.connect("one", ALICE).await;
+    world.until("it is tried", async || deliveries(&world, "refused").await == Some(1)).await;
+    world.pass(Duration::from_secs(1200));
+    let metric = async |name: &str| {
+        let start = format!("tokenward_webhook_backlog_{name}{{webhook=\"product\"}} ");
+        let metrics = world.metrics().await;
+        metrics.lines().find_map(|line| line.strip_prefix(&start)?.parse::<f64>().ok()).expect("a series")
+    };
+    world.until("it is older", async || metric("age_seconds").await >= 1200.0).await;
+    assert_eq!(metric("events").await, 1.0);
+    assert_eq!(receiver.all().len(), 1, "it is asked again once an hour");
+}
+
+#[tokio::test]
 async fn a_replaced_secret_signs_beside_the_one_in_its_place() {
     const NEXT: &str = "whsec_AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=";
     let receiver = Resource::start(|_| ok()).await;
@@ -379,11 +396,22 @@ async fn a_replaced_secret_signs_beside_the_one_in_its_place() {
     world.until("it is delivered", async || taken(&receiver).len() == 3).await;
     let third = &receiver.all()[2];
     assert_eq!(third.header("webhook-signature"), Some(signature(NEXT, third).as_str()));
-    // What is no secret changes nothing, and is not repeated.
+    // With what is no secret it stays as it was, in words that do not repeat it.
+    let state = async || {
+        operate(&world, Method::GET, "/admin/v1/status", Value::Null).await.json()["webhooks"][0].clone()
+    };
     std::fs::write(world.folder.path().join("webhook.secret"), "canary").expect("written");
-    let refused = reloaded().await.to_string();
+    let said = reloaded().await;
+    assert_eq!(said["outcome"], "ok", "{said}");
+    assert_eq!(text(&state().await, "state"), "takes", "a reload leaves it as it was");
     world.daemon.until_logged("webhooks.product.secret_file").await;
-    assert!(!refused.contains("canary") && !world.daemon.log().contains("\"canary\""), "{refused}");
+    assert!(!said.to_string().contains("canary") && !world.daemon.log().contains("canary"));
+    let path = "/admin/v1/apps/outlook/connections/one";
+    assert_eq!(operate(&world, Method::DELETE, path, Value::Null).await.status, 204);
+    std::fs::write(world.folder.path().join("webhook.secret"), NEXT).expect("written");
+    assert_eq!(reloaded().await["outcome"], "ok");
+    world.until("it is delivered", async || taken(&receiver).len() == 4).await;
+    assert_eq!(text(&state().await, "state"), "takes");
     assert!(!world.daemon.log().contains("MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"));
 }
 

@@ -162,7 +162,9 @@ async fn a_terminal_is_drawn_anew_and_shows_no_escape_as_text() {
 
 #[tokio::test]
 async fn each_job_s_last_run_is_shown_and_counted_and_one_that_fails_says_why() {
-    let mut world = Plan::default().kept(Kept::Redis).start().await;
+    let webhook = crate::notices::section("http://127.0.0.1:9", "");
+    let plan = Plan::default().sections(&webhook).file("webhook.secret", crate::notices::SECRET);
+    let mut world = plan.kept(Kept::Redis).start().await;
     let jobs = async |world: &World| {
         let status = world.asked(&["status", "--json"]);
         let status: serde_json::Value = serde_json::from_slice(&status.stdout).expect("JSON");
@@ -187,6 +189,8 @@ async fn each_job_s_last_run_is_shown_and_counted_and_one_that_fails_says_why() 
     let screen = out(&world.asked(&["status", "--once"]));
     let row = screen.lines().find(|line| line.starts_with("store_ping")).expect("a row");
     assert!(row.contains("FAILED: "), "{screen}");
+    let row = screen.lines().find(|line| line.starts_with("product ")).expect("a row");
+    assert!(row.ends_with("not known now"), "{screen}");
     world.redis.as_mut().expect("redis").restart();
     world.until("it is back", async || !world.metrics().await.contains(failed)).await;
 }

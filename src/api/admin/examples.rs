@@ -29,7 +29,9 @@ pub(super) const STATUS: &str = r#"
 "accepted_at": "2026-11-23T10:20:11Z", "last_used_at": "2026-11-23T10:20:11Z", "superseded_at": null,
 "promoted_at": null, "proven_by_use": false, "replicas": []}]}], "tenants_blocked": [{"app": "outlook",
 "tenant": "34e60b8e-a5b5-43c9-a67e-a85b7dd8768b", "reason": "policy_blocked",
-"since": "2026-11-23T09:47:12Z", "connections": 412}]}"#;
+"since": "2026-11-23T09:47:12Z", "connections": 412}], "webhooks": [{"name": "product", "state": "fails",
+"failing_since": "2026-11-23T10:02:19Z", "failures": 8, "problem": "it answered 503",
+"oldest_waiting_at": "2026-11-23T10:02:18Z", "undelivered": 0}]}"#;
 
 pub(super) const FORECAST: &str = r#"
 {"now": "2026-11-23T10:21:23Z", "until": "2026-11-30T10:21:23Z", "read": 1300, "rows": [{"app": "outlook",

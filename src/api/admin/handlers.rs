@@ -10,7 +10,7 @@ use super::wire::{
     AdminConsentLink, Adopted, ApiKey, ApiKeys, AppCredentials, Apps, ConsoleLink, CredentialChosen,
     Credentials, Ending, Exported, Forecast, ForecastRow, ImportAccount, Imported, Job, Keyring,
     PolicyDecision, ReconnectLink, Refreshing, Reload, Revoked, Rewrapping, SealingKeyVerdict, Status, Store,
-    TenantBlocked, TokenHost, Verified, VerifiedCredential, rule_key,
+    TenantBlocked, TokenHost, Verified, VerifiedCredential, Webhook, rule_key,
 };
 use super::{AdminApi, Call, Operator, shapes};
 use crate::api::body::{self, AskedImport, AskedRevocation};
@@ -63,6 +63,7 @@ impl AdminApi {
             jobs: self.upkeep.jobs().iter().map(Job::from).collect(),
             ends_next: self.upkeep.endings().await.iter().map(Ending::from).collect(),
             apps: self.app_credentials().await,
+            webhooks: self.upkeep.webhooks().await.iter().map(Webhook::from).collect(),
         }
     }
 

@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 
 use super::wire::{
     ApiKey, AppCredentials, ClientCredential, CredentialElsewhere, Ending, ForecastRow, Job, Keyring,
-    Rejection, Reload, Replica, Rewrap, SealingKey, Store, TenantBlocked, VerifiedCredential,
+    Rejection, Reload, Replica, Rewrap, SealingKey, Store, TenantBlocked, VerifiedCredential, Webhook,
 };
-use crate::api::upkeep::{self, JobReport, Reloaded, StoreLost};
+use crate::api::upkeep::{self, JobReport, Reloaded, StoreLost, WebhookReport};
 use crate::authority::CredentialReport;
 use crate::broker::credentials::{self, Heard};
 use crate::broker::replicas;
@@ -17,6 +17,7 @@ use crate::domain::choice::View;
 use crate::domain::forecast;
 use crate::domain::id::AppName;
 use crate::domain::time::Timestamp;
+use crate::notices::State;
 
 fn text(at: Option<Timestamp>) -> Option<String> {
     at.map(Timestamp::rfc3339)
@@ -134,6 +135,31 @@ impl From<&BlockedTenant> for TenantBlocked {
             reason: one.block.reason.as_str().to_owned(),
             since: one.block.since.rfc3339(),
             tenant: one.tenant.clone(),
+        }
+    }
+}
+
+impl From<&WebhookReport> for Webhook {
+    fn from(report: &WebhookReport) -> Self {
+        let Some(standing) = &report.standing else {
+            return Webhook { name: report.name.clone(), state: "left_out".to_owned(), ..Webhook::default() };
+        };
+        let (state, since, failures, problem) = match &standing.state {
+            None => ("unknown", None, 0, None),
+            Some(State::Takes) => ("takes", None, 0, None),
+            Some(State::Fails { since, failures, why }) => {
+                ("fails", Some(*since), *failures, Some(why.clone()))
+            }
+            Some(State::Gone { since, failures }) => ("gone", Some(*since), *failures, None),
+        };
+        Webhook {
+            failing_since: text(since),
+            failures,
+            name: report.name.clone(),
+            oldest_waiting_at: text(standing.oldest),
+            problem,
+            state: state.to_owned(),
+            undelivered: standing.undelivered,
         }
     }
 }

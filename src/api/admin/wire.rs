@@ -35,6 +35,28 @@ pub struct Status {
     pub version: String,
     /// What readiness waits for.
     pub waiting_for: Vec<String>,
+    /// Every configured webhook.
+    pub webhooks: Vec<Webhook>,
+}
+
+/// A configured webhook.
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Webhook {
+    /// When the first of its last requests failed, all of which did.
+    pub failing_since: Option<String>,
+    /// How many these are.
+    pub failures: u32,
+    /// Its name.
+    pub name: String,
+    /// When the oldest event was written that waits for it.
+    pub oldest_waiting_at: Option<String>,
+    /// How the last request failed.
+    pub problem: Option<String>,
+    /// `takes`, `fails`, `gone`, `left_out` or `unknown`.
+    pub state: String,
+    /// Events that it will never get.
+    pub undelivered: u64,
 }
 
 /// A secret that ends.

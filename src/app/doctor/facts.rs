@@ -1,13 +1,15 @@
 //! What the probes saw. Plain values, for a judgement that asks nobody.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use crate::authority::{LookedAt, RedirectSeen, RegistrationSeen};
 use crate::config::Mistake;
 use crate::domain::scope::ScopeSet;
 use crate::domain::time::Timestamp;
+use crate::notices::Probed;
 use crate::store::redis::Found;
-use crate::telemetry::traces::Probed;
+use crate::telemetry::traces;
 
 /// All of it.
 #[derive(Debug, Clone, Default)]
@@ -28,6 +30,36 @@ pub struct Facts {
     pub store: Option<StoreFacts>,
     /// The collector of traces; `None` without one, or if a mistake keeps it from being asked.
     pub collector: Option<CollectorFacts>,
+    /// The webhooks whose files are as they must be.
+    pub webhooks: Vec<WebhookFacts>,
+}
+
+/// A webhook.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WebhookFacts {
+    /// Its name.
+    pub name: String,
+    /// The host that it leads to. (The rest of its URL may be a secret.)
+    pub host: String,
+    /// The words for the way out that was configured.
+    pub way_out: String,
+    /// How it answered a request without an event.
+    pub probed: Probed,
+    /// What a running daemon says of its deliveries.
+    pub heard: Option<HeardOfWebhook>,
+}
+
+/// What a running daemon says of a webhook whose last requests failed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HeardOfWebhook {
+    /// True if it answered 410.
+    pub is_gone: bool,
+    /// When the first of them failed.
+    pub since: Timestamp,
+    /// How long ago that is, by the daemon's clock.
+    pub lasts: Duration,
+    /// How the last one failed.
+    pub why: String,
 }
 
 /// The collector of traces.
@@ -38,7 +70,7 @@ pub struct CollectorFacts {
     /// The words for the way out that was configured.
     pub way_out: String,
     /// How it answered a message without spans.
-    pub probed: Probed,
+    pub probed: traces::Probed,
 }
 
 /// One app.

@@ -67,11 +67,18 @@ pub enum Code {
     StoreDisk,
     CollectorUnreachable,
     CollectorRefuses,
+    WebhookSecret,
+    WebhookUnresolved,
+    WebhookNotPublic,
+    WebhookCertificate,
+    WebhookUnreachable,
+    WebhookGone,
+    WebhookFailing,
 }
 
 impl Code {
     /// Every one.
-    pub const ALL: [Code; 37] = [
+    pub const ALL: [Code; 44] = [
         Code::Configuration,
         Code::BaseUrlNotHttps,
         Code::FilePermissions,
@@ -109,6 +116,13 @@ impl Code {
         Code::StoreDisk,
         Code::CollectorUnreachable,
         Code::CollectorRefuses,
+        Code::WebhookSecret,
+        Code::WebhookUnresolved,
+        Code::WebhookNotPublic,
+        Code::WebhookCertificate,
+        Code::WebhookUnreachable,
+        Code::WebhookGone,
+        Code::WebhookFailing,
     ];
 
     /// Its word.
@@ -151,6 +165,13 @@ impl Code {
             Code::StoreDisk => "store_disk",
             Code::CollectorUnreachable => "collector_unreachable",
             Code::CollectorRefuses => "collector_refuses",
+            Code::WebhookSecret => "webhook_secret",
+            Code::WebhookUnresolved => "webhook_unresolved",
+            Code::WebhookNotPublic => "webhook_not_public",
+            Code::WebhookCertificate => "webhook_certificate",
+            Code::WebhookUnreachable => "webhook_unreachable",
+            Code::WebhookGone => "webhook_gone",
+            Code::WebhookFailing => "webhook_failing",
         }
     }
 
@@ -202,6 +223,8 @@ pub mod fault {
     pub const RULES: &str = "nobody: these are Microsoft's rules";
     /// In how the store is run.
     pub const STORE: &str = "the store";
+    /// In a webhook's receiver, or in the network on the way there.
+    pub const RECEIVER: &str = "the receiver, or the way to it";
     /// In the collector of traces, in what is configured for it, or in the network on the way there.
     pub const COLLECTOR: &str = "the collector, or the way to it";
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::clocks::{apart, in_words, is_badly_off, is_off};
 use super::facts::{AppFacts, Facts};
 use super::finding::{Code, Report, Severity, fault, subject};
-use super::{of_app, of_store, of_traces};
+use super::{of_app, of_store, of_traces, of_webhooks};
 use crate::config::{Mistake, Topic};
 use crate::secret_file::fix::{Parted, parted};
 
@@ -34,6 +34,9 @@ pub fn judge(facts: &Facts) -> Report {
     if let Some(collector) = &facts.collector {
         of_traces::judge(collector, &mut report);
     }
+    for webhook in &facts.webhooks {
+        of_webhooks::judge(webhook, &mut report);
+    }
     for warning in &facts.warnings {
         of_warning(warning, &mut report);
     }
@@ -60,6 +63,9 @@ fn of_mistake(mistake: &Mistake, report: &mut Report) {
 
 /// A warning of `check`, unless the authority's own answer has already said the same.
 fn of_warning(warning: &Mistake, report: &mut Report) {
+    if of_webhooks::is_of_a_file(&warning.key) {
+        return of_webhooks::judge_file(warning, report);
+    }
     let app = warning.key.strip_prefix("apps.").and_then(|rest| rest.split(['.', '[']).next());
     let is_said = |code| app.is_some_and(|app| report.has(code, &subject(app)));
     let code = match warning.topic {

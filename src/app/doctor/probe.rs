@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use futures_util::future::join_all;
 
-use super::facts::{Answer, AppFacts, CollectorFacts, CredentialFacts, Facts, StoreFacts};
+use super::facts::{Answer, AppFacts, CollectorFacts, CredentialFacts, Facts, StoreFacts, WebhookFacts};
 use crate::app::apps::{self, Authorities};
 use crate::app::environment::Environment;
 use crate::app::findings::{By, Checked, Findings};
@@ -20,6 +20,7 @@ use crate::app::process::Ports;
 use crate::app::reading;
 use crate::app::store::{self, PreparedStore};
 use crate::app::traces;
+use crate::app::webhooks;
 use crate::authority::{OpenIdAuthority, RegistrationSeen};
 use crate::broker::{App, Apps};
 use crate::config::{AppConfig, Config, Loaded, StoreBackend};
@@ -30,6 +31,7 @@ use crate::domain::time::{Clock, Timestamp};
 use crate::domain::token_hosts::TokenHosts;
 use crate::domain::verdict::{AuthorityFailure, Disposition};
 use crate::keyring::{Keyring, files as keyring_files};
+use crate::notices::Webhook;
 use crate::repository::{FiledUnder, Kind, Repository, Taken};
 use crate::store::Store;
 use crate::store::embedded::{EmbeddedConfig, EmbeddedStore, FILE_NAME};
@@ -63,6 +65,7 @@ pub async fn examine(
     let store = store::prepare(&config.store, &secrets, &ports, &mut said);
     let keyring = keyring_files::open_as(&config.sealing.keyring, environment.secrets()).ok().map(Arc::new);
     let traces = traces::prepare(config, &prepared.outbound, &by, &mut said);
+    let webhooks = webhooks::prepare(config, &prepared.outbound, &by, &mut said);
     let (apps, authorities) = apps::install(prepared, &Authorities::new());
 
     // First the clocks: an answer of the token endpoint corrects our own.
@@ -93,7 +96,8 @@ pub async fn examine(
             Some(StoreFacts::Redis { place: place(config), found, remembers })
         }
     };
-    let collector = of_collector(config, traces).await;
+    let (collector, webhooks) =
+        (of_collector(config, traces).await, of_webhooks(config, webhooks.webhooks, &ports).await);
     let decided = decided(store, seen_store.as_ref(), keyring, &apps, &ports).await;
     if let Ok(decided) = &decided {
         ports.token_hosts.take_up(&decided.hosts);
@@ -111,6 +115,7 @@ pub async fn examine(
         apps: Vec::new(),
         store: seen_store,
         collector,
+        webhooks,
     };
     for (name, authority, seen) in looked {
         let (Some(app), Some(settings)) = (apps.get(name), config.apps.get(name.as_str())) else { continue };
@@ -214,6 +219,23 @@ async fn of_collector(config: &Config, prepared: traces::Prepared) -> Option<Col
         way_out: config.outbound.way_to(&wanted.endpoint),
         probed: probe(settings.collector.as_ref()).await,
     })
+}
+
+/// Asks each webhook's receiver, without an event.
+async fn of_webhooks(config: &Config, webhooks: Vec<Arc<Webhook>>, ports: &Ports) -> Vec<WebhookFacts> {
+    let asked = webhooks.iter().filter_map(|webhook| {
+        let wanted = config.webhooks.get(webhook.name())?;
+        Some(async move {
+            WebhookFacts {
+                name: webhook.name().to_owned(),
+                host: webhook.host().to_owned(),
+                way_out: config.outbound.way_to(&wanted.url),
+                probed: webhook.probe(&ports.clock).await,
+                heard: None,
+            }
+        })
+    });
+    join_all(asked).await
 }
 
 fn of_disk(path: &Path) -> StoreFacts {

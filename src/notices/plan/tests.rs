@@ -46,7 +46,7 @@ fn run(
             if answer == Tried::Taken {
                 taken.push((second, try_at));
             }
-            progress.tried(try_at, notice, answer, now);
+            progress.tried(try_at, notice, answer, "it answered", now);
         }
     }
     taken
@@ -140,7 +140,7 @@ fn an_endpoint_is_left_alone_longer_with_each_failure_and_as_long_as_it_asks() {
     let mut progress = Progress::default();
     let mut waits = Vec::new();
     for _ in 0..8 {
-        progress.tried(1, &one, Tried::Failed(None), at(0));
+        progress.tried(1, &one, Tried::Failed(None), "it answered", at(0));
         waits.push(progress.not_before.since(at(0)).as_secs());
     }
     assert_eq!(waits, [5, 10, 20, 40, 80, 160, 300, 300]);
@@ -151,10 +151,10 @@ fn an_endpoint_is_left_alone_longer_with_each_failure_and_as_long_as_it_asks() {
         (Tried::Gone, 3600),
         (Tried::Taken, 0),
     ] {
-        progress.tried(9, &one, tried, at(0));
+        progress.tried(9, &one, tried, "it answered", at(0));
         assert_eq!(progress.not_before.since(at(0)).as_secs(), expected, "{tried:?}");
     }
-    progress.tried(9, &one, Tried::Failed(None), at(0));
+    progress.tried(9, &one, Tried::Failed(None), "it answered", at(0));
     assert_eq!(progress.not_before.since(at(0)).as_secs(), 5, "a success begins anew");
 }
 
@@ -173,7 +173,7 @@ fn what_is_not_wanted_is_passed_over() {
     let mut progress = Progress::default();
     let wants = |notice: &Notice| notice.subject().ends_with(":b");
     assert_eq!(progress.next(&log, at(0), wants), Step::Try(2));
-    progress.tried(2, &log[1].1, Tried::Taken, at(0));
+    progress.tried(2, &log[1].1, Tried::Taken, "it answered", at(0));
     assert_eq!(progress.next(&log, at(0), wants), Step::ReadOn);
     assert_eq!((progress.through, progress.undelivered), (3, 0));
     assert_eq!(progress.through_id.as_deref(), Some(log[2].1.id.as_str()));
@@ -190,4 +190,20 @@ fn progress_is_read_by_versions_that_lack_members() {
     };
     let text = serde_json::to_string(&full).expect("written");
     assert_eq!(serde_json::from_str::<Progress>(&text).expect("read"), full);
+}
+
+#[test]
+fn what_is_wrong_is_said_since_the_first_failure_and_no_more_after_a_success() {
+    let one = notice("a", 1, at(0));
+    let mut progress = Progress::default();
+    assert_eq!(progress.trouble(), None);
+    progress.tried(1, &one, Tried::Failed(None), "it answered 503", at(10));
+    progress.tried(1, &one, Tried::Gone, "it answered 410", at(20));
+    let trouble = progress.trouble().expect("it fails");
+    assert_eq!((trouble.since, trouble.why.as_str(), trouble.is_gone), (at(10), "it answered 410", true));
+    progress.tried(1, &one, Tried::Taken, "it answered 204", at(30));
+    assert_eq!(progress.trouble(), None);
+    // A record of a version that knew no trouble is read, too.
+    let before: Progress = serde_json::from_str(r#"{"through": 7, "failures": 2}"#).expect("a record");
+    assert_eq!((before.trouble(), before.failures()), (None, 2));
 }

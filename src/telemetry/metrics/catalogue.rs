@@ -44,6 +44,8 @@ metrics! {
         relay_turn_wait_seconds: Histograms["app"] in REQUEST_BUCKETS,
         /// Handles that callers made for a part of their relay.
         handles_made_total: Counters["app", "caller"],
+        /// Handles that live, as far as this replica knows: it made them, or they were used here.
+        handles_live: IntGauges["app", "caller"],
         /// Open streams of tokens (`…/token/watch`).
         token_streams: IntGauge,
         /// Requests that were answered 429 because their caller is over its rate, of every route.
@@ -130,6 +132,9 @@ metrics! {
         /// Age of the oldest event that a webhook has not taken; 0 without one, and on replicas that do not
         /// deliver.
         webhook_backlog_age_seconds: Gauges["webhook"],
+        /// Events that a webhook has not taken; behind one that fails, those are counted too that are for
+        /// others. 0 on replicas that do not deliver.
+        webhook_backlog_events: IntGauges["webhook"],
         /// Time of an operation of the store, failed ones included.
         store_operation_duration_seconds: Histograms["operation"] in STORE_BUCKETS,
         /// Operations of the store that failed.

@@ -15,6 +15,9 @@ use crate::settings::{ConsentPolicy, Settings};
 use crate::spec::{AppSpec, FederatedSpec, SecretSpec, UserSpec};
 use crate::state::{RevokeKind, State};
 
+/// Most events of webhooks that are remembered.
+const MOST_EVENTS: usize = 100;
+
 /// Why a knob did not turn: the status and the reason.
 type Refusal = (u16, String);
 
@@ -184,6 +187,14 @@ impl State {
                 done()
             }
             ("POST", ["apps", client_id, knob @ ..]) => self.turn_app(request, client_id, knob),
+            // What a webhook brings. (Its signature is not verified.)
+            ("GET", ["events"]) => json_of(&self.events),
+            ("POST", ["events"]) => {
+                let event: Value = body(request)?;
+                self.events.push_back(event);
+                self.events.drain(..self.events.len().saturating_sub(MOST_EVENTS));
+                done()
+            }
             ("POST", ["access-tokens", "expire"]) => {
                 self.expire_access_tokens();
                 done()

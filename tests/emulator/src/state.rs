@@ -4,6 +4,7 @@ use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
+use serde_json::Value;
 use tokio::sync::watch;
 
 use crate::clock::{Clock, Moment};
@@ -34,6 +35,8 @@ pub(crate) struct State {
     /// Releases everything that a fault holds.
     pub(crate) released: watch::Sender<()>,
     pub(crate) ledger: Ledger,
+    /// Events that a webhook brought, the last ones.
+    pub(crate) events: VecDeque<Value>,
     pub(crate) graph: GraphState,
     pub(crate) mailboxes: Mailboxes,
     pub(crate) codes: Remembered<Code>,
@@ -142,6 +145,7 @@ impl State {
             rules: Rules::default(),
             released: watch::Sender::default(),
             ledger: Ledger::default(),
+            events: VecDeque::new(),
             graph: GraphState::default(),
             mailboxes: Mailboxes::default(),
             codes: Remembered::default(),

@@ -49,6 +49,7 @@ use crate::api::shapes::{ExplainShape, Reader};
 use crate::api::to_its_end::Acts;
 use crate::api::upkeep::Traffic;
 use crate::broker::Refusal;
+use crate::broker::living_handles::LivingHandles;
 use crate::callers::{AuthenticationFailure, Credential};
 use crate::domain::auth_method::{AuthMethod, LiveAuthMethods};
 use crate::domain::id::{AppName, CallerName, ConnectionKey, ConnectionName};
@@ -334,8 +335,16 @@ impl Console {
                 (Tab::Apps, "Apps".to_owned(), body)
             }
             "/console/callers" => {
-                let keys = self.api.callers.load().key_uses();
-                (Tab::Callers, "Callers".to_owned(), pages::callers(&self.caller_names(), &keys, now))
+                let callers = self.api.callers.load();
+                let keys = callers.key_uses();
+                let mut handles = self.api.broker.living_handles();
+                // (With its key, a handle has ended.)
+                let has_key = |one: &LivingHandles| {
+                    one.api_key.iter().all(|id| callers.has_live_key(&one.caller, id, now))
+                };
+                handles.retain(has_key);
+                let body = pages::callers(&self.caller_names(), &keys, &handles, now);
+                (Tab::Callers, "Callers".to_owned(), body)
             }
             "/console/keys" => {
                 let body = html! {

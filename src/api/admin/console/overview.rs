@@ -7,7 +7,7 @@ use maud::{Markup, html};
 use super::LOOK_BACK;
 use super::charts::{Share, stacked};
 use super::layout::{Mood, code_link, ends, head, href, number, status_words, tag, the_last, when_text};
-use crate::api::admin::wire::{ClientCredential, Ending, Status};
+use crate::api::admin::wire::{ClientCredential, Ending, Status, Webhook};
 use crate::api::problem::meaning;
 use crate::api::upkeep::Traffic;
 use crate::broker::inspect::{Counts, STATUSES};
@@ -88,6 +88,7 @@ pub(super) fn region(view: &Overview) -> Markup {
         (refusals(view))
         (trouble(view))
         (foreseen(view))
+        (webhooks(view))
         (notes(&view.status, view.now))
         section.card {
             h2 { "Secrets that end" }
@@ -143,7 +144,11 @@ fn microsoft(view: &Overview) -> Card {
         (true, 0, _) => (Mood::Calm, "not asked yet".to_owned()),
     };
     let more = html! {
-        p { "It last took a credential " (when_text(accepted, view.now, "never since the start")) "." }
+        @if accepted.is_some() {
+            p { "It last took a credential " (when_text(accepted, view.now, "")) "." }
+        } @else {
+            p { "It was shown no credential since this replica's start." }
+        }
         @if total > 0 {
             p.soft { @for (outcome, count) in calls.into_iter().flatten() {
                 code { (outcome) } " " (number(*count)) " "
@@ -308,6 +313,41 @@ fn foreseen(view: &Overview) -> Markup {
     }
 }
 
+/// Whether each webhook takes events.
+fn webhooks(view: &Overview) -> Markup {
+    let all = &view.status.webhooks;
+    html! {
+        @if !all.is_empty() { section.card {
+            h2 { "Webhooks" }
+            div.scroll { table.stack {
+                (head(&["Webhook", "Takes events", "Oldest that waits", "Never delivered"]))
+                tbody { @for one in all { tr {
+                    td.name data-label="Webhook" { strong { (one.name) } }
+                    td data-label="Takes events" { (takes(one, view.now)) }
+                    td data-label="Oldest that waits" {
+                        (when_text(one.oldest_waiting_at.as_deref(), view.now, "none"))
+                    }
+                    td data-label="Never delivered" { (number(one.undelivered)) }
+                } } }
+            } }
+            p.soft { "An event that is not taken is tried again for three days." }
+        } }
+    }
+}
+
+fn takes(one: &Webhook, now: Timestamp) -> Markup {
+    let since = when_text(one.failing_since.as_deref(), now, "");
+    html! { @match one.state.as_str() {
+        "takes" => (tag(Mood::Ok, "yes")),
+        "fails" => div { (tag(Mood::Bad, "no")) br;
+            small { (one.problem.as_deref().unwrap_or_default()) "; the first failure was " (since) } },
+        "gone" => div { (tag(Mood::Bad, "it says that it is gone (410)")) br;
+            small { "The first failure was " (since) } },
+        "left_out" => (tag(Mood::Bad, "left out: a file of it is wrong")),
+        _ => (tag(Mood::Calm, "not known now")),
+    } }
+}
+
 /// What an operator should know: notes, jobs that failed, a refused reload.
 fn notes(status: &Status, now: Timestamp) -> Markup {
     let failed = status.jobs.iter().filter(|job| job.outcome.as_deref() == Some("failed"));
@@ -413,6 +453,8 @@ mod tests {
         assert_eq!(microsoft(&rejecting).answer, "it rejects a credential");
         assert!(region(&rejecting).into_string().contains("the secret has expired"));
 
+        let text = region(&view(&[])).into_string();
+        assert!(text.contains("shown no credential since") && !text.contains("last took"), "{text}");
         assert_eq!(callers(&view(&[])).answer, "yes");
         let mut lost = view(&[]);
         lost.status.store = Some(Store {
@@ -479,6 +521,37 @@ mod tests {
             "sign in frequency",
             "77 connections",
             "/console/forecast",
+        ] {
+            assert!(text.contains(part), "{part} in {text}");
+        }
+    }
+
+    #[test]
+    fn each_webhook_says_whether_it_takes_events() {
+        let mut known = view(&[]);
+        assert!(!region(&known).into_string().contains("Webhooks"));
+        let of = |name: &str, state: &str, since: Option<i64>| Webhook {
+            name: name.to_owned(),
+            state: state.to_owned(),
+            failing_since: since.map(|at| Timestamp::from_unix_seconds(at).rfc3339()),
+            problem: since.map(|_| "<it> answered 503".to_owned()),
+            undelivered: 1234,
+            ..Webhook::default()
+        };
+        known.status.webhooks = vec![
+            of("a", "takes", None),
+            of("b", "fails", Some(1_000)),
+            of("c", "gone", Some(1_000)),
+            of("d", "left_out", None),
+            of("e", "unknown", None),
+        ];
+        let text = region(&known).into_string();
+        for part in [
+            "&lt;it&gt; answered 503",
+            "says that it is gone (410)",
+            "left out: a file of it is wrong",
+            "not known now",
+            "1,234",
         ] {
             assert!(text.contains(part), "{part} in {text}");
         }

@@ -9,6 +9,7 @@ use super::layout::{Mood, csrf, ends, head, number, tag, when, when_text};
 use super::sessions::Met;
 use crate::api::admin::wire::{AppCredentials, ClientCredential, Keyring, Reload, SealingKey};
 use crate::api::problem::CODES;
+use crate::broker::living_handles::LivingHandles;
 use crate::broker::revoke::Meant;
 use crate::callers::KeyUse;
 use crate::domain::id::AppName;
@@ -145,7 +146,13 @@ fn mood_of_proof(outcome: &str) -> Mood {
 }
 
 /// Every caller with its keys.
-pub(super) fn callers(names: &[String], keys: &[KeyUse], now: Timestamp) -> Markup {
+pub(super) fn callers(
+    names: &[String],
+    keys: &[KeyUse],
+    handles: &[LivingHandles],
+    now: Timestamp,
+) -> Markup {
+    let of_caller = |name: &str| handles.iter().filter(|one| one.caller.as_str() == name).collect::<Vec<_>>();
     let mut of: BTreeMap<&str, Vec<&KeyUse>> = names.iter().map(|name| (name.as_str(), Vec::new())).collect();
     for key in keys {
         of.entry(key.caller.as_str()).or_default().push(key);
@@ -174,7 +181,34 @@ pub(super) fn callers(names: &[String], keys: &[KeyUse], now: Timestamp) -> Mark
                         }
                     } }
                 } } }
+                (living(&of_caller(name), now))
             }
+        }
+    }
+}
+
+/// The handles of a caller that live. (Nobody sees one here: they are stored nowhere.)
+fn living(handles: &[&LivingHandles], now: Timestamp) -> Markup {
+    html! {
+        @if !handles.is_empty() {
+            h3 { "Handles" }
+            div.scroll { table.stack {
+                (head(&["Made by key", "Alive", "The last ends", "Last used"]))
+                tbody { @for one in handles { tr {
+                    td.name data-label="Made by key" { @match &one.api_key {
+                        Some(id) => code { (id) },
+                        None => "no key",
+                    } }
+                    td data-label="Alive" { (number(one.alive)) }
+                    td data-label="The last ends" { (when(one.ends_at, now)) }
+                    td data-label="Last used" { @match one.last_used_at {
+                        Some(at) => (when(at, now)),
+                        None => "not since the start",
+                    } }
+                } } }
+            } }
+            p.soft { "Parts of this caller's relay that it gave on, as far as this replica knows: it made "
+                "them, or they were used here since its start." }
         }
     }
 }

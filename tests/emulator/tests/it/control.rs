@@ -47,6 +47,7 @@ async fn everything_can_be_turned_from_any_language() {
     for (method, knob, body, status) in [
         ("GET", "health", Value::Null, 200),
         ("POST", "users", json!({ "upn": "dan@contoso.example" }), 200),
+        ("POST", "events", json!({ "type": "connection.connected" }), 200),
         ("POST", "sign-in-as", json!({ "upn": "dan@contoso.example" }), 200),
         (
             "POST",
