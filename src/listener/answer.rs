@@ -262,12 +262,14 @@ pub(super) struct Paced {
     stream_of: Option<Arc<Pulse>>,
     /// Whether nothing of it was given yet.
     is_first: bool,
+    /// Whether it broke off before its head was taken.
+    is_broken: bool,
 }
 
 impl Paced {
     pub(super) fn new(body: AnswerBody, pulse: &Arc<Pulse>) -> Self {
         let stream_of = body.is_stream().then(|| Arc::clone(pulse));
-        Paced { body, stream_of, is_first: true }
+        Paced { body, stream_of, is_first: true, is_broken: false }
     }
 }
 
@@ -290,11 +292,19 @@ impl Body for Paced {
         if !(is_relayed && self.is_first) && pulse.is_chunk_untaken() {
             return Poll::Pending;
         }
+        if self.is_broken {
+            return self.end(&pulse, Some(Err(BrokenOff)));
+        }
         if !is_relayed && pulse.closes() {
             return self.end(&pulse, None);
         }
         let Poll::Ready(frame) = Pin::new(&mut self.body).poll_frame(cx) else { return Poll::Pending };
         self.is_first = false;
+        // (hyper throws a head away whose body breaks off at once, so the head leaves first.)
+        if matches!(frame, Some(Err(_))) && pulse.is_chunk_untaken() {
+            self.is_broken = true;
+            return Poll::Pending;
+        }
         let chunk = frame.as_ref().and_then(|frame| frame.as_ref().ok()?.data_ref());
         match chunk {
             // (hyper does not ask again behind the last.)

@@ -490,10 +490,14 @@ async fn another_account_than_the_pinned_one_leaves_nothing_behind() {
     }
 }
 
-/// The keys in which the shared store has something of a sign-in: all but leases, due times, token hosts and
-/// what a replica says of itself, which come and go at times of their own.
+/// The keys in which the shared store has something of a sign-in: all but leases, due times, token hosts,
+/// gathered events of earlier changes and what a replica says of itself, which come and go at times of their
+/// own.
 fn sign_in_keys(world: &World) -> BTreeSet<String> {
-    const OF_REPLICAS: [&str; 9] = [
+    const OF_REPLICAS: [&str; 12] = [
+        "notices:{notices}",
+        "notice-last:{notices}",
+        "notice-places:{notices}",
         "counted:{",
         "due:{",
         "used:{",

@@ -125,6 +125,24 @@ async fn what_is_relayed_leaves_in_one_piece_with_its_head_and_its_end() {
     }
 }
 
+/// The head of an answer leaves, though its body breaks off at once: its client is not to think that there
+/// was no answer.
+#[tokio::test]
+async fn what_breaks_off_at_once_lets_its_head_leave_first() {
+    let (clock, origin) = (Arc::new(SystemClock::new()), Origin::Tcp(([127, 0, 0, 1], 1).into()));
+    let room = Room::new(&Limits::default());
+    let place = room.take(origin, Duration::ZERO).expect("a place");
+    let pulse = Arc::new(Pulse::new(place, clock.clone()));
+    let keeper = Arc::clone(&pulse) as _;
+    let place = Streams::of(room, origin, None, clock, keeper).take().expect("a place");
+    let broken = AnswerBody::relayed(place, None, stream::iter([Err(BrokenOff)]));
+    let mut body = Paced::new(broken, &pulse);
+    pulse.stream_began();
+    assert!(body.frame().now_or_never().is_none(), "the head is not taken");
+    assert!(pulse.flushed(), "it is to be woken");
+    assert!(matches!(body.frame().now_or_never(), Some(Some(Err(BrokenOff)))));
+}
+
 #[tokio::test]
 async fn a_client_that_leaves_drops_its_stream_and_gives_its_place_back() {
     // Half of the places may have a stream: one.
