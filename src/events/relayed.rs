@@ -194,6 +194,13 @@ impl RelayRecord {
         }
     }
 
+    /// The head of the resource's answer has come.
+    pub fn has_status(&mut self, status: StatusCode) {
+        if let Some(event) = &mut self.event {
+            event.detail.insert("status", status.as_u16().to_string());
+        }
+    }
+
     /// Another token is used than the one before.
     pub fn uses(&mut self, words: &TokenWords, life: Duration) {
         self.event = self.event.take().map(|event| event.token(words, life));

@@ -306,6 +306,7 @@ impl Body for Paced {
             return Poll::Pending;
         }
         let chunk = frame.as_ref().and_then(|frame| frame.as_ref().ok()?.data_ref());
+        let with_head = is_relayed && pulse.is_chunk_untaken();
         match chunk {
             // (hyper does not ask again behind the last.)
             Some(chunk) if self.body.is_end_stream() && pulse.last_chunk_began(chunk.len()) => {
@@ -313,7 +314,11 @@ impl Body for Paced {
                 Poll::Ready(frame)
             }
             Some(chunk) if pulse.chunk_began(chunk.len()) => Poll::Ready(frame),
-            // (Without room for it the stream ends; nothing of it was sent in part.)
+            // (Without room for it the stream ends; nothing of it was sent in part. A head leaves first.)
+            Some(_) if with_head => {
+                (self.body, self.is_broken) = (AnswerBody::default(), true);
+                Poll::Pending
+            }
             Some(_) => self.end(&pulse, is_relayed.then_some(Err(BrokenOff))),
             None => self.end(&pulse, frame.filter(Result::is_err)),
         }

@@ -17,7 +17,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::response::Parts;
-use http::{HeaderMap, Request, StatusCode};
+use http::{HeaderMap, Request, StatusCode, Version};
 use http_body_util::combinators::UnsyncBoxBody;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
@@ -216,7 +216,16 @@ impl Answered {
 /// The body of an answer of a resource.
 pub struct ResourceAnswerBody {
     incoming: Incoming,
+    is_http2: bool,
     _place: Place,
+}
+
+impl ResourceAnswerBody {
+    /// Whether its end, which has come, is not the resource's own: hyper takes a reset without an error
+    /// (RFC 9113 section 8.1) for one, wherever it comes.
+    pub fn is_cut(&self) -> bool {
+        self.is_http2 && !self.incoming.is_end_stream()
+    }
 }
 
 impl Body for ResourceAnswerBody {
@@ -298,7 +307,8 @@ impl Resource {
             }
         })?;
         let (head, incoming) = answer.into_parts();
-        Ok(Answered { head, body: ResourceAnswerBody { incoming, _place: place } })
+        let is_http2 = head.version == Version::HTTP_2;
+        Ok(Answered { head, body: ResourceAnswerBody { incoming, is_http2, _place: place } })
     }
 
     /// A place in the first lane that has one: so there are no more connections than are needed.

@@ -216,7 +216,8 @@ impl LocalApi {
         let is_wanted = move || wanted.is_so() && events.turn_taken_back(&app);
         let pace = Arc::new(Pace::new(Arc::clone(&self.clock), is_wanted));
         let exchange = Exchange { api: self, to, silence, pace, gives_way, record, batch, turns };
-        let (answer, record) = exchange.run(&allowed, served, body).await?;
+        let (answer, mut record) = exchange.run(&allowed, served, body).await?;
+        record.has_status(answer.status());
         let is_head = method == Method::Head;
         match answer.response(place, is_head, links).await {
             Ok(response) => {

@@ -57,6 +57,11 @@ impl Answer {
         Answer { answer, along, gives_way }
     }
 
+    /// Returns its status.
+    pub(super) fn status(&self) -> StatusCode {
+        self.answer.status()
+    }
+
     /// Whether it is a batch's in which there is no place for the answers of what was refused.
     pub(super) fn loses_refusals(&self) -> bool {
         let has_some = self.along.batch.as_ref().is_some_and(|parts| !parts.refused.is_empty());
@@ -75,6 +80,7 @@ impl Answer {
         links: Arc<Links>,
     ) -> Result<Response, Problem> {
         let Answer { answer, along, gives_way } = self;
+        along.silence.breaks();
         let (head, body) = answer.into_parts();
         let has_none = matches!(
             head.status,
@@ -95,11 +101,12 @@ impl Answer {
                     tokio::select! {
                         biased;
                         came = passing.fill() => came.map_err(|fault| unanswered(&fault))?,
-                        () = gives_way.happens() => return Err(Problem::of_listener(Refused::Overloaded)),
+                        () = gives_way.happens() => return Err(gave_way()),
                     }
                 }
                 match passing.is_over {
-                    true => AnswerBody::whole(passing.rest),
+                    // (A copy: what came may be a small part of a large buffer.)
+                    true => AnswerBody::whole(Bytes::copy_from_slice(&passing.rest)),
                     false => AnswerBody::relayed(place, known, parts(passing)),
                 }
             }
@@ -119,6 +126,11 @@ impl Answer {
         }
         Ok(response)
     }
+}
+
+/// What a caller is told whose connection must give way. (The resource may have done what was asked.)
+fn gave_way() -> Problem {
+    Problem::relay_failed(502, "the answer was not awaited, because others need the room of this connection")
 }
 
 /// What a caller is told where the resource broke off.
@@ -226,9 +238,11 @@ impl Passing {
             self.held = lent.take_back();
         }
         if !self.is_over && (self.held.is_none() || self.along.pace.is_too_slow(since, bytes)) {
+            self.held = None;
             return Some(Err(BrokenOff));
         }
         if self.fill().await.is_err() {
+            self.held = None;
             return Some(Err(BrokenOff));
         }
         if self.rest.is_empty() {
@@ -255,7 +269,12 @@ impl Passing {
             // (Trailers end with their connection.)
             let data = frame.transpose().map_err(|error| ResourceFault::BrokeOff(chain(&error)))?;
             let data = data.map(|frame| frame.into_data().unwrap_or_default());
-            let is_last = data.is_none() || held.body.is_end_stream();
+            if data.is_none() && held.body.is_cut() {
+                return Err(ResourceFault::BrokeOff("the stream was reset before its end".to_owned()));
+            }
+            // (The end of HTTP/2 may come by itself, after all that was announced.)
+            let is_last =
+                data.is_none() || held.body.is_end_stream() || held.body.size_hint().exact() == Some(0);
             let came = data.map(|data| self.changed(data)).unwrap_or_default();
             self.rest = match is_last {
                 true => self.ended(came)?,

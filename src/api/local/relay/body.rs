@@ -79,6 +79,8 @@ impl Sent {
         let mut state = self.0.state.lock();
         let may = state.kept.is_some() && state.failed.is_none();
         state.attempt += u32::from(may);
+        // (Nobody has read from the caller since the first attempt ended.)
+        (state.since, state.patience) = (None, None);
         // (It is told that it is over: it would sleep, and its connection with it.)
         if let (true, Some(waiting)) = (may, state.waiting.take()) {
             waiting.wake();

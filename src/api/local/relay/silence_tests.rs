@@ -295,8 +295,10 @@ async fn a_short_answer_that_does_not_come_is_a_502_or_a_504() {
     let answer = read_to(&mut caller, "}").await;
     assert!(answer.starts_with("HTTP/1.1 502") && answer.contains("relay_failed"), "{answer}");
 
+    // (The resource may think for as long before its head as after it.)
     let mut caller = relay.caller(closing).await;
     let mut resource = relay.asked("\r\n\r\n").await;
+    relay.clock.pass(SILENCE - SECOND);
     send(&mut resource, short).await;
     let answer = relay.until_closed(&mut caller, SILENCE + SECOND).await;
     assert!(answer.starts_with("HTTP/1.1 504") && answer.contains("relay_failed"), "{answer}");
