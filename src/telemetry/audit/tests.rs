@@ -668,6 +668,13 @@ async fn one_of_several_sinks_is_written_by_its_thread_alone() {
 /// The thread that hangs may be the only one that waited for sockets and timers.
 #[test]
 fn while_a_request_hangs_in_a_write_another_thread_of_the_runtime_is_woken() {
+    // (On a busy machine the sink's own thread may be first, and then it is no request that hangs.)
+    let is_shown = (0..20).any(|_| a_request_hangs_and_others_are_woken());
+    assert!(is_shown, "no request came to write");
+}
+
+/// Returns false if it was the sink's own thread that wrote.
+fn a_request_hangs_and_others_are_woken() -> bool {
     let woken = Arc::new(AtomicUsize::new(0));
     let counter = woken.clone();
     let mut runtime = tokio::runtime::Builder::new_multi_thread();
@@ -682,16 +689,18 @@ fn while_a_request_hangs_in_a_write_another_thread_of_the_runtime_is_woken() {
     while quick.writers.lock().is_empty() {
         std::thread::sleep(Duration::from_millis(1));
     }
+    let is_by_request = quick.writers.lock()[0] != "audit";
     // Nothing else wakes it: there is no timer, no socket and no other task. (The first few may be late.)
     let (mut looks, before) = (0, woken.load(Ordering::Relaxed));
     let is_woken = || woken.load(Ordering::Relaxed) >= before + 8;
-    while !is_woken() && looks < 30_000 {
+    while is_by_request && !is_woken() && looks < 30_000 {
         looks += 1;
         std::thread::sleep(Duration::from_millis(1));
     }
     quick.hangs.store(false, Ordering::Relaxed);
-    assert!(is_woken(), "nobody is woken");
+    assert!(!is_by_request || is_woken(), "nobody is woken");
     assert_eq!(runtime.block_on(recorded).expect("no panic"), Recorded::Written);
+    is_by_request
 }
 
 #[tokio::test]
