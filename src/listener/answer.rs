@@ -307,13 +307,14 @@ impl Body for Paced {
         }
         let chunk = frame.as_ref().and_then(|frame| frame.as_ref().ok()?.data_ref());
         let with_head = is_relayed && pulse.is_chunk_untaken();
+        let is_last = self.body.is_end_stream();
         match chunk {
             // (hyper does not ask again behind the last.)
-            Some(chunk) if self.body.is_end_stream() && pulse.last_chunk_began(chunk.len()) => {
+            Some(chunk) if is_last && pulse.last_chunk_began(chunk.len()) => {
                 self.stream_of = None;
                 Poll::Ready(frame)
             }
-            Some(chunk) if pulse.chunk_began(chunk.len()) => Poll::Ready(frame),
+            Some(chunk) if !is_last && pulse.chunk_began(chunk.len()) => Poll::Ready(frame),
             // (Without room for it the stream ends; nothing of it was sent in part. A head leaves first.)
             Some(_) if with_head => {
                 (self.body, self.is_broken) = (AnswerBody::default(), true);

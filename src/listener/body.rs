@@ -197,6 +197,13 @@ impl BodyStream {
         }
     }
 
+    /// Reads no more. The connection closes once the response is sent.
+    pub fn give_up(&self) {
+        if let StreamSource::Wire { failed, .. } = &self.source {
+            failed.store(true, Ordering::Release);
+        }
+    }
+
     /// Reads the next bytes. After an error the connection closes once the response is sent.
     pub fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, BodyError>>> {
         let (incoming, clock, failed, keeper) = match &mut self.source {

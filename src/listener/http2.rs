@@ -320,7 +320,7 @@ async fn answer(
     }
     let bodiless = is_head || matches!(response.status(), StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
     if bodiless && !response.body().is_stream() {
-        if let Some(length) = response.body().size_hint().exact().filter(|_| is_head) {
+        if let Some(length) = response.body().size_hint().exact().filter(|length| is_head && *length > 0) {
             response.headers_mut().entry(header::CONTENT_LENGTH).or_insert(length.into());
         }
         *response.body_mut() = AnswerBody::default();

@@ -198,8 +198,12 @@ impl Pulse {
         self.body.store(0, Ordering::Relaxed);
         // If there is no room, a short answer replaces it, and the connection ends.
         let fits = self.must_take(answer, now);
-        self.enter_at(if self.in_head.load(Ordering::Relaxed) { Phase::Head } else { Phase::Idle }, now);
+        self.waits_for_the_next(now);
         fits
+    }
+
+    fn waits_for_the_next(&self, now: Duration) {
+        self.enter_at(if self.in_head.load(Ordering::Relaxed) { Phase::Head } else { Phase::Idle }, now);
     }
 
     /// Records that a request is answered by a stream, which begins with the head of the answer.
@@ -213,9 +217,14 @@ impl Pulse {
         self.must_take(self.beyond_its_own(bytes), self.clock.monotonic())
     }
 
-    /// Records a stream's last chunk, and with it the stream's end. Returns true if there is room for it.
+    /// Records a stream's last chunk, and with it the stream's end, if there is room for it. Returns true if
+    /// there is.
     pub(super) fn last_chunk_began(&self, bytes: usize) -> bool {
-        self.request_ended(self.beyond_its_own(bytes))
+        let fits = self.chunk_began(bytes);
+        if fits {
+            self.waits_for_the_next(self.clock.monotonic());
+        }
+        fits
     }
 
     /// What a chunk takes beyond the room of a wide connection, which includes one large part.

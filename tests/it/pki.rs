@@ -34,6 +34,21 @@ pub(crate) struct Identity {
     pub(crate) key: String,
 }
 
+/// A server of HTTP/2 with this certificate.
+pub(crate) fn http2_server(identity: &Identity) -> Arc<rustls::ServerConfig> {
+    let chain = CertificateDer::pem_slice_iter(identity.chain.as_bytes()).collect::<Result<Vec<_>, _>>();
+    let key = PrivateKeyDer::from_pem_slice(identity.key.as_bytes()).expect("a key");
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let mut tls = rustls::ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .expect("versions")
+        .with_no_client_auth()
+        .with_single_cert(chain.expect("a chain"), key)
+        .expect("TLS");
+    tls.alpn_protocols = vec![b"h2".to_vec()];
+    Arc::new(tls)
+}
+
 /// What a certificate says. The default is that of a client without names.
 pub(crate) struct Leaf {
     names: Vec<SanType>,

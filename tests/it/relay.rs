@@ -1,7 +1,6 @@
 //! The relay from outside: what a rule has relayed and nothing else, bodies of any length, the fields that pass,
 //! and what becomes of a resource's refusals.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -10,8 +9,6 @@ use http::{Method, StatusCode};
 use http_body_util::{BodyExt, StreamBody};
 use hyper::body::Frame;
 use hyper_util::rt::TokioIo;
-use rustls::pki_types::pem::PemObject as _;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -844,20 +841,11 @@ async fn a_resource_of_a_private_authority_is_asked_over_http_2() {
     let authority = crate::pki::Authority::root("a private authority", 48);
     let leaf = crate::pki::Leaf::new().dns("localhost").for_servers();
     let identity = authority.issue(leaf);
-    let chain = CertificateDer::pem_slice_iter(identity.chain.as_bytes()).collect::<Result<Vec<_>, _>>();
-    let key = PrivateKeyDer::from_pem_slice(identity.key.as_bytes()).expect("a key");
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let mut tls = rustls::ServerConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .expect("versions")
-        .with_no_client_auth()
-        .with_single_cert(chain.expect("a chain"), key)
-        .expect("TLS");
-    tls.alpn_protocols = vec![b"h2".to_vec()];
     let length = 3 * 1024 * 1024;
-    let resource =
-        Resource::start_with(Some(Arc::new(tls)), move |_| Reply::Whole(200, vec![], vec![7; length].into()))
-            .await;
+    let resource = Resource::start_with(Some(crate::pki::http2_server(&identity)), move |_| {
+        Reply::Whole(200, vec![], vec![7; length].into())
+    })
+    .await;
     let plan = plan_with(&resource.url, "ca = \"private.pem\"", RULES).file("private.pem", &authority.pem());
     let world = plan.start().await;
     world.connect("user-1", ALICE).await;

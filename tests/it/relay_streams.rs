@@ -13,11 +13,11 @@ use http_body_util::{BodyExt, Empty, Full, StreamBody};
 use hyper::body::{Frame, Incoming};
 use hyper::client::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo};
+use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject as _;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use serde_json::json;
-use tokio::net::TcpStream;
-use tokio::sync::{Barrier, mpsc};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Barrier, Mutex, mpsc};
 use tokio::time::timeout;
 
 use crate::http_client::request;
@@ -196,17 +196,7 @@ async fn a_caller_s_streams_over_http_2_pass_beside_each_other() {
 async fn more_requests_than_a_connection_takes_wait_for_none_of_them() {
     let authority = pki::Authority::root("a private authority", 48);
     let identity = authority.issue(pki::Leaf::new().dns("localhost").for_servers());
-    let chain = CertificateDer::pem_slice_iter(identity.chain.as_bytes()).collect::<Result<Vec<_>, _>>();
-    let key = PrivateKeyDer::from_pem_slice(identity.key.as_bytes()).expect("a key");
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let mut tls = rustls::ServerConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .expect("versions")
-        .with_no_client_auth()
-        .with_single_cert(chain.expect("a chain"), key)
-        .expect("TLS");
-    tls.alpn_protocols = vec![b"h2".to_vec()];
-    let resource = Resource::start_with(Some(Arc::new(tls)), |_| Reply::Silence).await;
+    let resource = Resource::start_with(Some(pki::http2_server(&identity)), |_| Reply::Silence).await;
     let plan = plan_with(&resource.url, "ca = \"private.pem\"", RULES).file("private.pem", &authority.pem());
     let world = plan.start().await;
     world.connect("user-1", ALICE).await;
@@ -228,6 +218,61 @@ async fn more_requests_than_a_connection_takes_wait_for_none_of_them() {
     resource.answer_with(|_| Reply::json(200, "{}"));
     let answer = request(Method::GET, &address, &[("authorization", &bearer)], "").await.expect("an answer");
     assert_eq!(answer.status, StatusCode::OK);
+}
+
+/// A reset without an error ends a stream as well as another: what came before it is no whole answer. (hyper
+/// takes it for the end, RFC 9113 section 8.1.)
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_answer_that_is_reset_without_an_error_does_not_look_whole() {
+    let authority = pki::Authority::root("a private authority", 48);
+    let identity = authority.issue(pki::Leaf::new().dns("localhost").for_servers());
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let url = format!("https://localhost:{}", listener.local_addr().expect("an address").port());
+    tokio::spawn(resetting(listener, pki::http2_server(&identity)));
+    let plan = plan_with(&url, "ca = \"private.pem\"", RULES).file("private.pem", &authority.pem());
+    let world = plan.start().await;
+    world.connect("user-1", ALICE).await;
+    let ask = async |path: &str| {
+        let (address, bearer) =
+            (format!("{}{HERE}{path}", world.daemon.local), format!("Bearer {}", world.reader_key));
+        request(Method::GET, &address, &[("authorization", &bearer)], "").await
+    };
+    let short = ask("/v1.0/files/short").await.expect("an answer");
+    assert_eq!(short.status, StatusCode::BAD_GATEWAY, "{}", short.text());
+    for path in ["/v1.0/files/json", "/v1.0/files/long"] {
+        let answer = ask(path).await;
+        assert!(answer.is_err(), "{path}: {:?}", answer.map(|answer| answer.text()));
+    }
+}
+
+/// Begins each answer, and resets it once its client has what came of it.
+async fn resetting(listener: TcpListener, tls: Arc<rustls::ServerConfig>) {
+    let acceptor = tokio_rustls::TlsAcceptor::from(tls);
+    while let Ok((stream, _)) = listener.accept().await {
+        let Ok(stream) = acceptor.accept(stream).await else { continue };
+        let mut connection = h2::server::handshake(stream).await.expect("HTTP/2");
+        let ping = Arc::new(Mutex::new(connection.ping_pong().expect("the first")));
+        tokio::spawn(async move {
+            while let Some(Ok((asked, mut respond))) = connection.accept().await {
+                let ping = Arc::clone(&ping);
+                tokio::spawn(async move {
+                    let head = match asked.uri().path() {
+                        "/v1.0/files/short" => Response::builder().header("content-length", 100),
+                        "/v1.0/files/long" => Response::builder().header("content-length", 100_000),
+                        _ => Response::builder().header("content-type", "application/json"),
+                    };
+                    let head = head.body(()).expect("a head");
+                    let mut stream = respond.send_response(head, false).expect("it goes on");
+                    if asked.uri().path() != "/v1.0/files/short" {
+                        stream.send_data(Bytes::from_static(b"{}"), false).expect("it goes on");
+                    }
+                    // What is queued goes before a ping, and what is reset goes no more.
+                    ping.lock().await.ping(h2::Ping::opaque()).await.expect("it is there");
+                    stream.send_reset(h2::Reason::NO_ERROR);
+                });
+            }
+        });
+    }
 }
 
 /// What a stream may take on its way, of whatever length it is: the buffers of two connections.

@@ -1,17 +1,14 @@
 //! Webhooks that come, go and change while the daemon runs, and the certificates that they trust.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use http::Method;
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use serde_json::Value;
 use tokenward::store::keyspace;
 
 use crate::attacks_rights::{operate, reconfigure};
 use crate::notices::{SECRET, deliveries, is, ok, plan, section, signature, taken};
-use crate::pki::{Authority, Leaf};
+use crate::pki::{Authority, Leaf, http2_server};
 use crate::resource::Resource;
 use crate::world::{ALICE, Kept, Plan, World, write_secret};
 
@@ -84,17 +81,7 @@ async fn a_file_that_is_wrong_leaves_a_webhook_as_it_was_unless_it_leads_elsewhe
 async fn a_receiver_s_certificate_is_that_of_ca_file_s_authority_or_nothing_is_sent() {
     let (right, wrong) = (Authority::root("the receiver's", 48), Authority::root("somebody else's", 48));
     let identity = right.issue(Leaf::new().dns("localhost").for_servers());
-    let chain = CertificateDer::pem_slice_iter(identity.chain.as_bytes()).collect::<Result<Vec<_>, _>>();
-    let key = PrivateKeyDer::from_pem_slice(identity.key.as_bytes()).expect("a key");
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let mut tls = rustls::ServerConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .expect("versions")
-        .with_no_client_auth()
-        .with_single_cert(chain.expect("a chain"), key)
-        .expect("TLS");
-    tls.alpn_protocols = vec![b"h2".to_vec()];
-    let receiver = Resource::start_with(Some(Arc::new(tls)), |_| ok()).await;
+    let receiver = Resource::start_with(Some(http2_server(&identity)), |_| ok()).await;
     let plan = plan(&receiver.url, "ca_file = \"hooks.pem\"\n").file("hooks.pem", &wrong.pem());
     let world = plan.start().await;
     world.connect("one", ALICE).await;

@@ -224,8 +224,8 @@ impl LocalApi {
                 record.answered(response.status()).await;
                 Ok(response)
             }
-            Err(problem) => {
-                record.failed(None).await;
+            Err((problem, reason)) => {
+                record.failed(reason).await;
                 Err(problem.recorded())
             }
         }
@@ -313,7 +313,7 @@ impl Exchange<'_> {
             Err(fault) => return Err(self.failed(fault).await),
         };
         if first.status() != StatusCode::UNAUTHORIZED {
-            return self.answered(first).await;
+            return self.answered(first, sent).await;
         }
         let claims = relay::claims(first.headers()).and_then(|text| Claims::read(&text).ok());
         let rejected = Rejected { digest: served.token().digest.clone(), claims };
@@ -333,12 +333,12 @@ impl Exchange<'_> {
                 self.record.uses(&TokenWords::of(renewed.token()), life);
                 drop(first);
                 match self.send(allowed, &renewed, &sent).await {
-                    Ok(answer) => self.answered(answer).await,
+                    Ok(answer) => self.answered(answer, sent).await,
                     Err(fault) => Err(self.failed(fault).await),
                 }
             }
             // The body cannot be sent again, or there is no other token now: the resource's word counts.
-            _ => self.answered(first).await,
+            _ => self.answered(first, sent).await,
         }
     }
 
@@ -374,18 +374,13 @@ impl Exchange<'_> {
                 if matches!(fault, ResourceFault::Unreachable(_) | ResourceFault::Full) {
                     self.turns.over();
                 }
-                let reason = match &fault {
-                    _ if sent.failed().is_some() => Some(CALLER_GONE),
-                    ResourceFault::Full => Some(RESOURCE_FULL),
-                    _ => None,
-                };
-                Err((unanswered(sent, &fault), reason))
+                Err(no_answer(sent, &fault))
             }
         }
     }
 
     /// The resource has answered. If it said when to come back, its mailbox is left alone until then.
-    async fn answered(self, answer: Answered) -> Result<(Answer, RelayRecord), Problem> {
+    async fn answered(self, answer: Answered, sent: Sent) -> Result<(Answer, RelayRecord), Problem> {
         let Exchange { api, silence, pace, gives_way, record, batch, turns, .. } = self;
         let busy = [StatusCode::TOO_MANY_REQUESTS, StatusCode::SERVICE_UNAVAILABLE];
         let after = answer.headers().get(RETRY_AFTER).and_then(|value| value.to_str().ok());
@@ -395,7 +390,8 @@ impl Exchange<'_> {
         }
         let clock = Arc::clone(&api.clock);
         let tasks = turns.is_any().then(|| api.broker.tasks());
-        let answer = Answer::new(answer, Along { clock, silence, pace, batch, turns, tasks }, gives_way);
+        let answer =
+            Answer::new(answer, Along { clock, silence, pace, batch, turns, tasks }, sent, gives_way);
         if answer.loses_refusals() {
             record.failed(None).await;
             let what = "it answered the batch in a form that cannot be read, so that the answers of refused \
@@ -412,12 +408,15 @@ impl Exchange<'_> {
     }
 }
 
-/// What a caller is told where no answer came.
-fn unanswered(sent: &Sent, fault: &ResourceFault) -> Problem {
+fn no_answer(sent: &Sent, fault: &ResourceFault) -> NoAnswer {
     match (sent.failed(), fault) {
         // The caller's own body broke off.
-        (Some(error), _) => crate::api::body::unread(error),
-        (None, fault) => answer::unanswered(fault),
+        (Some(error), _) => (crate::api::body::unread(error), Some(CALLER_GONE)),
+        (None, ResourceFault::Full) => (Problem::of_listener(Refused::Overloaded), Some(RESOURCE_FULL)),
+        (None, ResourceFault::Silent(_)) => (Problem::relay_failed(504, fault.to_string()), None),
+        (None, ResourceFault::Unreachable(_) | ResourceFault::BrokeOff(_)) => {
+            (Problem::relay_failed(502, fault.to_string()), None)
+        }
     }
 }
 

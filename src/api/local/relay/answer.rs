@@ -13,18 +13,20 @@ use http_body_util::BodyExt as _;
 use hyper::body::Body as _;
 
 use super::batch::BatchAnswer;
+use super::body::Sent;
 use super::pace::{Lent, Pace};
+use super::{NoAnswer, no_answer};
 use crate::api::problem::Problem;
 use crate::broker::Turns;
 use crate::domain::task::Tasks;
 use crate::domain::text::chain;
 use crate::domain::time::Clock;
-use crate::listener::{AnswerBody, BrokenOff, GivesWay, Part, Refused, Response, StreamPlace};
+use crate::listener::{AnswerBody, BrokenOff, GivesWay, Part, Response, StreamPlace};
 use crate::outbound::{Answered, ResourceAnswerBody, ResourceFault, Silence, retry_after};
 use crate::relay::{self, Injector, Links, Rewriter, Throttled};
 
-/// A body of at most this length is awaited before the answer begins. It leaves with the head, in one piece;
-/// if it breaks off, the caller is told.
+/// The first bytes of a body of at most this length are awaited before the answer begins. A body that is
+/// whole with them leaves with the head; if it breaks off before, the caller is told.
 const SHORT: u64 = 8 * 1024;
 
 /// Fields that are links.
@@ -34,6 +36,7 @@ const LINKS: [HeaderName; 3] = [LOCATION, CONTENT_LOCATION, HeaderName::from_sta
 pub(super) struct Answer {
     answer: Answered,
     along: Along,
+    sent: Sent,
     gives_way: GivesWay,
 }
 
@@ -53,8 +56,8 @@ pub(super) struct Along {
 
 impl Answer {
     /// Takes an answer.
-    pub(super) fn new(answer: Answered, along: Along, gives_way: GivesWay) -> Self {
-        Answer { answer, along, gives_way }
+    pub(super) fn new(answer: Answered, along: Along, sent: Sent, gives_way: GivesWay) -> Self {
+        Answer { answer, along, sent, gives_way }
     }
 
     /// Returns its status.
@@ -78,8 +81,8 @@ impl Answer {
         place: Arc<StreamPlace>,
         is_head: bool,
         links: Arc<Links>,
-    ) -> Result<Response, Problem> {
-        let Answer { answer, along, gives_way } = self;
+    ) -> Result<Response, NoAnswer> {
+        let Answer { answer, along, sent, gives_way } = self;
         along.silence.breaks();
         let (head, body) = answer.into_parts();
         let has_none = matches!(
@@ -95,19 +98,21 @@ impl Answer {
             false => {
                 let changes = is_json(&head).then(|| Changes::new(&links, along.batch.as_ref(), head.status));
                 let length = body.size_hint().exact();
-                let known = length.filter(|_| changes.is_none());
+                let mut known = length.filter(|_| changes.is_none());
                 let mut passing = Passing::new(body, changes, along, Arc::clone(&place));
                 if length.is_some_and(|length| length <= SHORT) {
                     tokio::select! {
                         biased;
-                        came = passing.fill() => came.map_err(|fault| unanswered(&fault))?,
-                        () = gives_way.happens() => return Err(gave_way()),
+                        came = passing.fill() => came.map_err(|fault| no_answer(&sent, &fault))?,
+                        () = gives_way.happens() => return Err((gave_way(), None)),
                     }
                 }
-                match passing.is_over {
-                    // (A copy: what came may be a small part of a large buffer.)
-                    true => AnswerBody::whole(Bytes::copy_from_slice(&passing.rest)),
-                    false => AnswerBody::relayed(place, known, parts(passing)),
+                if passing.is_over {
+                    known = Some(passing.rest.len() as u64);
+                }
+                match known {
+                    Some(0) => AnswerBody::default(),
+                    _ => AnswerBody::relayed(place, known, parts(passing)),
                 }
             }
         };
@@ -120,8 +125,8 @@ impl Answer {
                 response.headers_mut().insert(name, value);
             }
         }
-        // (The length of what a GET would have.)
-        if let Some(length) = head.headers.get(CONTENT_LENGTH).filter(|_| is_head) {
+        // (The length of what a GET would have. JSON is changed on its way, so its length is not known.)
+        if let Some(length) = head.headers.get(CONTENT_LENGTH).filter(|_| is_head && !is_json(&head)) {
             response.headers_mut().insert(CONTENT_LENGTH, length.clone());
         }
         Ok(response)
@@ -131,17 +136,6 @@ impl Answer {
 /// What a caller is told whose connection must give way. (The resource may have done what was asked.)
 fn gave_way() -> Problem {
     Problem::relay_failed(502, "the answer was not awaited, because others need the room of this connection")
-}
-
-/// What a caller is told where the resource broke off.
-pub(super) fn unanswered(fault: &ResourceFault) -> Problem {
-    match fault {
-        ResourceFault::Full => Problem::of_listener(Refused::Overloaded),
-        ResourceFault::Silent(_) => Problem::relay_failed(504, fault.to_string()),
-        ResourceFault::Unreachable(_) | ResourceFault::BrokeOff(_) => {
-            Problem::relay_failed(502, fault.to_string())
-        }
-    }
 }
 
 /// Whether a body is JSON that can be read on its way: whole, and not compressed.

@@ -22,6 +22,7 @@ const MOST_KEPT: usize = 64 * 1024;
 const MOST_PARTS: usize = 1024;
 
 /// What is sent of a body, over all attempts.
+#[derive(Clone)]
 pub(super) struct Sent(Arc<Shared>);
 
 struct Shared {
@@ -48,6 +49,14 @@ struct State {
     since: Option<Duration>,
     /// Ends when it has been waited for too long.
     patience: Option<BoxFuture<'static, ()>>,
+}
+
+impl State {
+    /// The caller was too slow for others that wait.
+    fn took_too_long(&mut self) -> BodyError {
+        self.source.give_up();
+        *self.failed.insert(BodyError::TimedOut)
+    }
 }
 
 impl Sent {
@@ -139,8 +148,8 @@ impl Body for Attempt {
             if patience.as_mut().poll(cx).is_pending() {
                 return Poll::Pending;
             }
-            (state.patience, state.failed) = (None, Some(BodyError::TimedOut));
-            return Poll::Ready(Some(Err(BodyError::TimedOut.into())));
+            state.patience = None;
+            return Poll::Ready(Some(Err(state.took_too_long().into())));
         };
         state.patience = None;
         let since = state.since.take();
@@ -154,8 +163,7 @@ impl Body for Attempt {
                 return Poll::Ready(Some(Err(error.into())));
             }
             Some(Ok(_)) if shared.pace.is_too_slow(since, 0) => {
-                state.failed = Some(BodyError::TimedOut);
-                return Poll::Ready(Some(Err(BodyError::TimedOut.into())));
+                return Poll::Ready(Some(Err(state.took_too_long().into())));
             }
             Some(Ok(part)) => part,
         };

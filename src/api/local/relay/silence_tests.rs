@@ -16,7 +16,7 @@ use tokio::time::timeout;
 use super::answer::{Along, Answer};
 use super::body::Sent;
 use super::pace::{FREE, Pace};
-use super::{SILENCE, unanswered};
+use super::{SILENCE, no_answer};
 use crate::broker::Turns;
 use crate::domain::task::{BoxFuture, Tasks};
 use crate::domain::time::Clock;
@@ -90,10 +90,10 @@ impl Handler for Through {
                     let links = Arc::new(Links::new(Vec::new(), "http://here/".to_owned()));
                     let tasks: Option<Arc<dyn Tasks>> = Some(Arc::new(TokioTasks::new()));
                     let along = Along { clock, silence, pace, batch: None, turns: Turns::default(), tasks };
-                    let answer = Answer::new(answer, along, gives_way);
+                    let answer = Answer::new(answer, along, sent.clone(), gives_way);
                     let response = match answer.response(place, false, links).await {
                         Ok(response) => response,
-                        Err(problem) => return problem.response("an-id"),
+                        Err((problem, _)) => return problem.response("an-id"),
                     };
                     if self.stalls.load(Ordering::Relaxed) {
                         let mut body = response.into_body();
@@ -106,7 +106,7 @@ impl Handler for Through {
                         None => response,
                     }
                 }
-                Err(fault) => unanswered(&sent, &fault).response("an-id"),
+                Err(fault) => no_answer(&sent, &fault).0.response("an-id"),
             }
         })
     }
@@ -193,6 +193,16 @@ impl Relay {
         let mut stream = accepted.expect("a connection").0;
         read_to(&mut stream, until).await;
         stream
+    }
+
+    /// A caller and the resource, half a minute into a body of which one part has come.
+    async fn uploads_slowly(&self) -> (TcpStream, TcpStream) {
+        let mut caller = self.caller("PUT / HTTP/1.1\r\nHost: a\r\nContent-Length: 100\r\n\r\n").await;
+        let mut resource = self.asked("\r\n\r\n").await;
+        self.clock.pass(NEXT_BYTES - SECOND);
+        send(&mut caller, "part").await;
+        read_to(&mut resource, "part").await;
+        (caller, resource)
     }
 
     /// Lets silences pass until the other side has ended the connection, and returns what it had sent.
@@ -405,15 +415,12 @@ async fn an_answer_that_is_taken_slowly_is_taken_back_if_others_wait() {
 async fn a_request_that_comes_slowly_is_broken_off_if_others_wait() {
     let relay = Relay::start().await;
     relay.is_wanted.store(true, Ordering::Relaxed);
-    let mut caller = relay.caller("PUT / HTTP/1.1\r\nHost: a\r\nContent-Length: 100\r\n\r\n").await;
-    let mut resource = relay.asked("\r\n\r\n").await;
-    relay.clock.pass(NEXT_BYTES - SECOND);
-    send(&mut caller, "part").await;
-    read_to(&mut resource, "part").await;
+    let (mut caller, mut resource) = relay.uploads_slowly().await;
     relay.clock.pass(NEXT_BYTES - SECOND);
     send(&mut caller, "part").await;
     let answer = read_to(&mut caller, "\r\n\r\n").await;
-    assert!(answer.starts_with("HTTP/1.1 400"), "{answer}");
+    // (Nothing can be read behind it.)
+    assert!(answer.starts_with("HTTP/1.1 400") && answer.contains("connection: close"), "{answer}");
     gone(&mut resource).await;
 }
 
@@ -437,20 +444,30 @@ async fn a_caller_that_stalls_has_thirty_seconds_and_no_more_if_others_wait() {
     gone(&mut resource).await;
 }
 
+/// The resource waits for a body before it ends its answer: the body's fault is its caller's.
+#[tokio::test]
+async fn a_body_that_breaks_off_while_a_short_answer_is_awaited_is_its_callers_fault() {
+    let relay = Relay::start().await;
+    let mut caller = relay.caller("PUT / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n").await;
+    let mut resource = relay.asked("\r\n\r\n").await;
+    send(&mut resource, "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n").await;
+    send(&mut caller, "no length\r\n").await;
+    let answer = read_to(&mut caller, "\r\n\r\n").await;
+    assert!(answer.starts_with("HTTP/1.1 400"), "{answer}");
+    gone(&mut resource).await;
+}
+
 /// The other way round: a body of which the next bytes do not come.
 #[tokio::test]
 async fn a_body_that_stalls_has_thirty_seconds_in_all_if_others_wait() {
     let relay = Relay::start().await;
     relay.is_wanted.store(true, Ordering::Relaxed);
-    let mut caller = relay.caller("PUT / HTTP/1.1\r\nHost: a\r\nContent-Length: 100\r\n\r\n").await;
-    let mut resource = relay.asked("\r\n\r\n").await;
-    relay.clock.pass(NEXT_BYTES - SECOND);
-    send(&mut caller, "part").await;
-    read_to(&mut resource, "part").await;
+    let (mut caller, mut resource) = relay.uploads_slowly().await;
     // The next bytes have half a minute, but others do not wait for that.
     relay.clock.pass(SECOND * 2);
     let answer = read_to(&mut caller, "\r\n\r\n").await;
-    assert!(answer.starts_with("HTTP/1.1 400"), "{answer}");
+    // (Nothing can be read behind it.)
+    assert!(answer.starts_with("HTTP/1.1 400") && answer.contains("connection: close"), "{answer}");
     gone(&mut resource).await;
 }
 
