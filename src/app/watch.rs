@@ -178,7 +178,7 @@ impl Work for Revocations {
         }
         let noted = self.broker.note_living_handles().await;
         if let Err(error) = &noted {
-            tracing::debug!(%error, "it could not be looked whether the store knows of handles that live");
+            tracing::debug!(%error, "the note of living handles could not be checked; it is tried again");
         }
         ended(followed.and(handles).and(noted))
     }

@@ -243,8 +243,14 @@ impl Broker {
         loop {
             let page = match self.deps.repository.list(app, "", after.as_ref(), PAGE).await {
                 Ok(page) => page,
-                Err(_) => {
-                    walk.stops_after(after.as_ref());
+                Err(error) => {
+                    // (What is damaged stays so: the rest is not tried again every second.)
+                    match error.is_outage() {
+                        true => walk.stops_after(after.as_ref()),
+                        false => {
+                            tracing::warn!(%app, %error, "blocked connections are not all tried at once")
+                        }
+                    }
                     break;
                 }
             };

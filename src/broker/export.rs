@@ -63,22 +63,53 @@ impl<'a> From<&'a Account> for ExportedAccount<'a> {
 }
 
 impl Broker {
-    /// Seals a page of an app's grants. With `pause` each connection is paused first, so that its grant is
-    /// not used here any more.
+    /// Seals a page of an app's grants.
     pub async fn export(
         &self,
         app: &AppName,
         recipient: &Recipient,
         after: Option<&ConnectionName>,
-        pause: bool,
     ) -> Result<ExportedPage, Refusal> {
-        let of_app = self.app(app)?;
         let page = self.deps.repository.list(app, "", after, PAGE).await?;
         let mut exported = ExportedPage { grants: Vec::new(), left_out: 0, next: page.next };
         exported.left_out += (page.read - page.profiles.len()) as u64;
-        for (connection, _) in page.profiles {
+        let names = page.profiles.into_iter().map(|(connection, _)| connection);
+        self.seal_grants(app, recipient, names.collect(), &mut exported).await?;
+        Ok(exported)
+    }
+
+    /// Pauses the connections of a page, so that their grants are not used here any more, and seals what they
+    /// have then: a grant may have been renewed since.
+    pub async fn export_paused(
+        &self,
+        app: &AppName,
+        recipient: &Recipient,
+        page: ExportedPage,
+    ) -> Result<ExportedPage, Refusal> {
+        let names: Vec<ConnectionName> = page.grants.into_iter().map(|(connection, _)| connection).collect();
+        for connection in &names {
+            let key = ConnectionKey { app: app.clone(), connection: connection.clone() };
+            match self.set_paused(&key, true).await {
+                Ok(_) | Err(Refusal::ConnectionNotFound) => {}
+                Err(refusal) => return Err(refusal),
+            }
+        }
+        let mut exported = ExportedPage { grants: Vec::new(), ..page };
+        self.seal_grants(app, recipient, names, &mut exported).await?;
+        Ok(exported)
+    }
+
+    async fn seal_grants(
+        &self,
+        app: &AppName,
+        recipient: &Recipient,
+        names: Vec<ConnectionName>,
+        exported: &mut ExportedPage,
+    ) -> Result<(), Refusal> {
+        let of_app = self.app(app)?;
+        for connection in names {
             let key = ConnectionKey { app: app.clone(), connection };
-            match self.export_one(&key, recipient, of_app.authority.client_id(), pause).await {
+            match self.export_one(&key, recipient, of_app.authority.client_id()).await {
                 Ok(OfOne::Sealed(sealed)) => exported.grants.push((key.connection, sealed)),
                 Ok(OfOne::NoGrant) => exported.left_out += 1,
                 Ok(OfOne::Gone) => {}
@@ -93,7 +124,7 @@ impl Broker {
                 Err(refusal) => return Err(refusal),
             }
         }
-        Ok(exported)
+        Ok(())
     }
 
     async fn export_one(
@@ -101,15 +132,7 @@ impl Broker {
         key: &ConnectionKey,
         recipient: &Recipient,
         client_id: &str,
-        pause: bool,
     ) -> Result<OfOne, Refusal> {
-        if pause {
-            match self.set_paused(key, true).await {
-                Ok(_) | Err(Refusal::ConnectionNotFound) => {}
-                Err(refusal) => return Err(refusal),
-            }
-        }
-        // Read anew: its grant may have been renewed since.
         let Some(loaded) = self.deps.repository.load(key).await? else { return Ok(OfOne::Gone) };
         let profile = &loaded.connection.profile;
         let grant = self.deps.repository.open_grant(key, &loaded)?;

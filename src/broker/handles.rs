@@ -222,12 +222,14 @@ impl Broker {
                 *noted = until.max(noted).to_owned();
             }
         }
+        let mut noted = Ok(());
         for (key, until) in living.into_iter().filter(|(_, until)| *until > now) {
             if let Some(key) = repository.keyring().key(&key) {
-                repository.note_handles(&key, until, now).await?;
+                // (One key's note keeps no other's back.)
+                noted = noted.and(repository.note_handles(&key, until, now).await);
             }
         }
-        Ok(())
+        noted
     }
 
     /// Whether a handle's time is over, or an operator ended it, as far as is known.

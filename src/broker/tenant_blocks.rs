@@ -123,7 +123,6 @@ impl Broker {
         }
         let mut edges = Vec::new();
         let change = |blocks: &mut Blocks| {
-            blocks.own.forget(now);
             let before = blocks.clone();
             edges = blocks.forget(now);
             edges.extend(news.iter().flat_map(|(part, news)| blocks.tell(part, news, now)));

@@ -94,7 +94,7 @@ async fn daemon_says(args: &Args, config: &ConfigPath, world: &World) -> Option<
     Some(read(&answer).unwrap_or_default())
 }
 
-/// Notes which webhooks a daemon does not get rid of events at.
+/// Notes the webhooks to which a running daemon fails to deliver.
 fn hear_of_webhooks(facts: &mut Facts, said: Option<&Status>) {
     for webhook in &mut facts.webhooks {
         webhook.heard = said.and_then(|said| {

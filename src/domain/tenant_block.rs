@@ -244,6 +244,7 @@ impl Blocks {
             tenants.retain(|_, standing| *standing != Standing::default());
         }
         self.apps.retain(|_, tenants| !tenants.is_empty());
+        self.own.forget(now);
         edges
     }
 

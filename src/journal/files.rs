@@ -149,6 +149,14 @@ impl Directory {
         }
     }
 
+    fn read(&self, name: &str) -> io::Result<Option<Vec<u8>>> {
+        match fs::read(self.path.join(format!("{name}{ENDING}"))) {
+            Ok(sealed) => Ok(Some(sealed)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
     fn entries(&self) -> io::Result<Vec<Entry>> {
         let mut entries = Vec::new();
         for (file, path) in self.files()? {
@@ -188,6 +196,11 @@ impl Journal for FileJournal {
     fn remove<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<(), JournalError>> {
         let name = name.to_owned();
         Box::pin(self.run("taking an entry out of the journal", move |directory| directory.remove(&name)))
+    }
+
+    fn read<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Option<Vec<u8>>, JournalError>> {
+        let name = name.to_owned();
+        Box::pin(self.run("reading an entry of the journal", move |directory| directory.read(&name)))
     }
 
     fn entries(&self) -> BoxFuture<'_, Result<Vec<Entry>, JournalError>> {

@@ -43,6 +43,9 @@ pub trait Journal: Send + Sync {
     /// Removes an entry. A missing entry is no error.
     fn remove<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<(), JournalError>>;
 
+    /// Returns one entry.
+    fn read<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Option<Vec<u8>>, JournalError>>;
+
     /// Returns all entries, ordered by name.
     fn entries(&self) -> BoxFuture<'_, Result<Vec<Entry>, JournalError>>;
 }

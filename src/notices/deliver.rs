@@ -10,7 +10,7 @@ use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
 
 use super::endpoint::{Outcome, Webhook};
-use super::feed::Feed;
+use super::feed::{END, Feed};
 use super::plan::{Progress, Step, Tried};
 use crate::domain::notice::Notice;
 use crate::domain::task::Tasks;
@@ -140,17 +140,17 @@ impl Deliveries {
     /// # Errors
     /// The store's. The next round goes on where this one ended.
     pub async fn round(self: &Arc<Self>) -> Result<(), StoreError> {
+        let done = self.round_of_all().await;
+        self.tell_backlogs(self.has_lease());
+        done
+    }
+
+    async fn round_of_all(self: &Arc<Self>) -> Result<(), StoreError> {
         let is_ours = self.holds_lease().await?;
-        let mut gathered = Ok(());
-        if is_ours {
-            gathered = self.gather().await;
-        }
-        self.feed.look().await?;
-        if is_ours {
-            self.begin().await?;
-        }
-        self.tell_backlogs(is_ours);
-        gathered
+        let gathered = if is_ours { self.gather().await } else { Ok(()) };
+        let looked = self.feed.look().await;
+        let begun = if is_ours { self.begin().await } else { Ok(()) };
+        gathered.and(looked).and(begun)
     }
 
     /// Tells what waits: in each round, for it grows older while nothing is tried.
@@ -181,8 +181,7 @@ impl Deliveries {
         if webhooks.is_empty() {
             return Ok(());
         }
-        let (last, now) =
-            (self.ports.repository.notices(u64::MAX >> 12, 1).await?.last, self.ports.clock.now());
+        let (last, now) = (self.ports.repository.notices(END, 1).await?.last, self.ports.clock.now());
         for webhook in webhooks.iter() {
             let quiet = self.quiet.lock().get(webhook.name()).copied();
             let is_quiet =
@@ -246,6 +245,10 @@ impl Deliveries {
                         progress.give_up_aside(place);
                         continue;
                     };
+                    if !webhook.wants(&notice) {
+                        progress.drop_aside(place);
+                        continue;
+                    }
                     (place, notice)
                 }
                 Step::ReadOn => continue,

@@ -20,7 +20,7 @@ const RECENT: usize = 1000;
 /// Notices that are read at once.
 const PAGE: usize = 100;
 /// Behind every place.
-const END: u64 = u64::MAX >> 12;
+pub(super) const END: u64 = u64::MAX >> 12;
 
 /// The notices of this process's streams.
 pub struct Feed {

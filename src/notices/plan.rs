@@ -227,6 +227,11 @@ impl Progress {
         self.undelivered += u64::from(self.aside.len() < before);
     }
 
+    /// The webhook does not want any more what was aside: its configuration is another one now.
+    pub(super) fn drop_aside(&mut self, place: u64) {
+        self.aside.retain(|one| one.place != place);
+    }
+
     /// The store has another notice at `through`, or none: it lost writes. Everything that is kept is
     /// delivered again.
     pub(super) fn begin_again(&mut self, first_kept: u64) {

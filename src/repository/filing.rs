@@ -85,11 +85,6 @@ impl FiledUnder {
         FiledUnder { name: id.clone(), before: None }
     }
 
-    /// Whether it is the same id.
-    pub fn is_same(&self, other: &FiledUnder) -> bool {
-        self.name == other.name
-    }
-
     /// The id for a webhook, by its name in the configuration.
     pub fn webhook(name: &str) -> Self {
         FiledUnder { name: name.to_owned(), before: None }

@@ -4,7 +4,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
-use super::{FiledUnder, Kind, PendingError, Repository, Taken};
+use super::{FiledUnder, Kept, Kind, PendingError, Repository, Taken};
 use crate::domain::handle::{HandleId, PresentedHandle};
 use crate::domain::time::Timestamp;
 use crate::keyring::seal::{OpenError, Place};
@@ -15,7 +15,7 @@ use crate::store::{Deadline, StoreError};
 const TRIES: usize = 16;
 
 /// Until when handles live that a key sealed.
-#[derive(Serialize, Deserialize)]
+#[derive(Default, Serialize, Deserialize)]
 struct HandlesOfKey {
     until: Timestamp,
 }
@@ -52,8 +52,9 @@ impl Repository {
         let bytes = serde_json::to_vec(&HandlesOfKey { until }).expect("a number");
         let deadline = Deadline::after(now, until.since(now));
         for _ in 0..TRIES {
-            let before: Option<Taken<HandlesOfKey>> = self.pending(kind, &id).await?;
-            if before.as_ref().is_some_and(|before| before.value.until >= until) {
+            let Kept { taken: before, is_lost } =
+                self.kept::<HandlesOfKey>(kind, &id, "a note of handles").await?;
+            if !is_lost && before.as_ref().is_some_and(|before| before.value.until >= until) {
                 return Ok(());
             }
             let expected = before.as_ref().map(|before| &before.sealed[..]);

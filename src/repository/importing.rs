@@ -58,6 +58,9 @@ pub struct TakenImport {
 /// An import that is sealed for its place: it may be offered again after a lost answer.
 pub struct SealedImport(Vec<u8>);
 
+/// An import of which only the journal knows.
+pub type JournaledImport = (FiledUnder, Importing, SealedImport);
+
 impl Repository {
     /// Reads the import that is filed there.
     pub async fn importing(&self, id: &FiledUnder) -> Result<Option<TakenImport>, PendingError> {
@@ -107,22 +110,30 @@ impl Repository {
         }
     }
 
+    /// What the journal has of one import. One that does not open is left there and logged.
+    pub async fn journaled_import(&self, id: &FiledUnder) -> Result<Option<JournaledImport>, PendingError> {
+        let Some(journal) = &self.journal else { return Ok(None) };
+        let name = name_of_import(&id.name);
+        let sealed = journal.read(&name).await?;
+        Ok(sealed.and_then(|sealed| self.open_journaled(&name, sealed)))
+    }
+
     /// Every import in the journal. One that does not open is left there and logged.
-    pub async fn journaled_imports(
-        &self,
-    ) -> Result<Vec<(FiledUnder, Importing, SealedImport)>, PendingError> {
+    pub async fn journaled_imports(&self) -> Result<Vec<JournaledImport>, PendingError> {
         let Some(journal) = &self.journal else { return Ok(Vec::new()) };
-        let mut found = Vec::new();
-        for (name, sealed) in journal.entries().await? {
-            let Some(hash) = filed_of_import(&name).and_then(SecretHash::parse) else { continue };
-            let id = FiledUnder::hash(&hash);
-            let opened = self.open_pending_bytes(Kind::Import, &id.name, &sealed);
-            match opened.map(|bytes| decode(&bytes)) {
-                Ok(Some(value)) => found.push((id, value, SealedImport(sealed))),
-                _ => tracing::warn!(entry = name, "an import in the journal does not open and is left there"),
-            }
+        let entries = journal.entries().await?.into_iter();
+        Ok(entries.filter_map(|(name, sealed)| self.open_journaled(&name, sealed)).collect())
+    }
+
+    /// `None` if it is no import's, or does not open.
+    fn open_journaled(&self, name: &str, sealed: Vec<u8>) -> Option<JournaledImport> {
+        let id = FiledUnder::hash(&filed_of_import(name).and_then(SecretHash::parse)?);
+        let opened = self.open_pending_bytes(Kind::Import, &id.name, &sealed);
+        let value = opened.ok().and_then(|bytes| decode(&bytes));
+        if value.is_none() {
+            tracing::warn!(entry = name, "an import in the journal does not open and is left there");
         }
-        Ok(found)
+        Some((id, value?, SealedImport(sealed)))
     }
 }
 

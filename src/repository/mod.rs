@@ -26,7 +26,7 @@ use std::sync::Arc;
 
 pub use damage::{Damage, DamageObserver, Owner};
 pub use filing::{FiledUnder, SecretHash};
-pub use importing::{ImportState, Importing, SealedImport, TakenImport};
+pub use importing::{ImportState, Importing, JournaledImport, SealedImport, TakenImport};
 pub use journal::Unstored;
 pub use kind::Kind;
 pub use pending::{Kept, PendingError, Taken};

@@ -65,8 +65,9 @@ impl Repository {
         Ok(None)
     }
 
-    /// The same for a record whose loss is borne: one that cannot be read says nothing for good otherwise, so
-    /// it is begun anew. The log says so each time, until the record is replaced. `what` is what it has.
+    /// The same for a record whose loss is borne: one that nobody can read any more says nothing for good, so
+    /// it is begun anew. The log says so each time, until the record is replaced. `what` is what it has. A
+    /// newer version's record stays, and one whose key is not here: they are errors.
     pub async fn kept<T: DeserializeOwned + Default>(
         &self,
         kind: Kind,
@@ -77,6 +78,7 @@ impl Repository {
             let Some(sealed) = self.store.pending(&kind.store_id(name)).await? else { continue };
             return Ok(match self.open_pending(kind, name, sealed.clone()) {
                 Ok(taken) => Kept { taken: Some(taken), is_lost: false },
+                Err(error) if !error.is_lost() => return Err(error),
                 Err(error) => {
                     tracing::warn!(%error, what, "a record cannot be read; it is begun anew");
                     let taken = Taken { value: T::default(), sealed, found_under: name.to_owned() };

@@ -172,6 +172,10 @@ impl Journal for SimJournal {
         Box::pin(self.run(async move { disk.take_out(name).await }))
     }
 
+    fn read<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Option<Vec<u8>>, JournalError>> {
+        Box::pin(std::future::ready(Ok(self.disk.state().entries.get(name).cloned())))
+    }
+
     /// Immediate: it is read before a process does anything else.
     fn entries(&self) -> BoxFuture<'_, Result<Vec<Entry>, JournalError>> {
         Box::pin(std::future::ready(Ok(self.disk.entries())))

@@ -14,6 +14,7 @@ use tokenward::system::SystemClock;
 
 use crate::filling;
 use crate::http_client::{Answer, Browser, request_unix};
+use crate::notices_of_apps::until_done;
 use crate::status::{err, out};
 use crate::world::{ALICE, BOB, Kept, Plan, Process, World, text, until};
 
@@ -341,6 +342,8 @@ async fn what_a_newer_version_knows_of_tenants_survives_an_older_replica() {
     for name in names {
         assert_eq!(world.token(name).await.status, 409);
     }
+    // What was seen is told, or not, by then.
+    until_done(&world.daemon, "tenant_blocks").await;
     let kept = stored.pending::<Value>(kind, &id).await.expect("it opens").expect("it is there");
     assert_eq!(kept.value, newer);
 }

@@ -30,7 +30,7 @@ async fn other(world: &World) -> Process {
 }
 
 /// Waits until a replica's job has ended another run: two more ends, as the first may be of a run that began before.
-async fn until_done(daemon: &Process, job: &str) {
+pub(crate) async fn until_done(daemon: &Process, job: &str) {
     let ran = async || {
         let metrics =
             request(Method::GET, &format!("{}/metrics", daemon.ops), &[], "").await.expect("metrics");

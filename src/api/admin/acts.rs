@@ -131,7 +131,7 @@ impl Acting<'_> {
     ) -> Result<ExportedPage, Problem> {
         let work = async {
             let page = match self.who.method {
-                Some(AuthMethod::UnixUser) => self.api.broker.export(app, recipient, after, pause).await?,
+                Some(AuthMethod::UnixUser) => self.api.broker.export(app, recipient, after).await?,
                 // A stolen key of an operator must not be worth every grant.
                 _ => {
                     let problem = "grants are exported over a Unix socket of this machine alone".to_owned();
@@ -142,7 +142,11 @@ impl Acting<'_> {
                 let key = ConnectionKey { app: app.clone(), connection: connection.clone() };
                 self.api.events.exported(self.who, self.admin, &key).await?;
             }
-            Ok(page)
+            // (Last: nobody is shut out for a page that does not leave.)
+            match pause {
+                true => self.api.broker.export_paused(app, recipient, page).await,
+                false => Ok(page),
+            }
         };
         let exported = work.await;
         if let Err(refusal) = &exported {

@@ -21,7 +21,7 @@ use crate::domain::secret::RefreshToken;
 use crate::domain::verdict::{AuthorityFailure, Disposition, GrantFate};
 use crate::refresh::{held_token, warn_of_remarks};
 use crate::repository::{
-    FiledUnder, ImportState, Importing, Redeemed, RepositoryError, SealedImport, TakenImport,
+    FiledUnder, ImportState, Importing, JournaledImport, Redeemed, RepositoryError, SealedImport, TakenImport,
 };
 
 /// How long the result of a call is offered to a store that does not answer …
@@ -326,18 +326,19 @@ impl Broker {
     /// # Errors
     /// It cannot be stored now.
     pub(super) async fn store_journaled_first(&self, filed: &FiledUnder) -> Result<(), Refusal> {
-        let all = self.deps.repository.journaled_imports().await.map_err(|_| Refusal::StoreUnavailable)?;
-        for entry in all.iter().filter(|entry| entry.0.is_same(filed)) {
-            if !self.store_journaled(entry).await {
-                return Err(Refusal::StoreUnavailable);
-            }
+        let entry = self.deps.repository.journaled_import(filed).await.map_err(|error| {
+            tracing::error!(%error, "an import waits until the journal can be read");
+            Refusal::StoreUnavailable
+        })?;
+        match entry {
+            Some(entry) if !self.store_journaled(&entry).await => Err(Refusal::StoreUnavailable),
+            _ => Ok(()),
         }
-        Ok(())
     }
 
     /// Stores an entry of the journal, for whoever is alone at its grant. Returns true if it is stored, or
     /// something that came later is.
-    async fn store_journaled(&self, (filed, value, sealed): &(FiledUnder, Importing, SealedImport)) -> bool {
+    async fn store_journaled(&self, (filed, value, sealed): &JournaledImport) -> bool {
         let repository = &self.deps.repository;
         let is_stored = match repository.importing(filed).await {
             Ok(Some(other)) if !matches!(other.value.state, ImportState::Open { .. }) => true,

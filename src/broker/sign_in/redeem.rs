@@ -9,7 +9,8 @@ use crate::broker::session::{ConnectSession, ConnectState};
 use crate::broker::sign_in_permits::SignInPermit;
 use crate::broker::{App, Broker, FailureReason, SessionFailure, SessionState};
 use crate::domain::account::Account;
-use crate::domain::id::{ConnectionKey, SessionId};
+use crate::domain::connection::Profile;
+use crate::domain::id::{AppName, SessionId};
 use crate::domain::random::random_bytes;
 use crate::domain::scope::ScopeSet;
 use crate::domain::secret::{AuthorizationCode, CodeVerifier, ConfirmationCode};
@@ -40,6 +41,8 @@ impl Broker {
             );
             SessionFailure::from(FailureReason::Internal)
         })?;
+        // (The same of what was there: nothing is read between the answer and its keeping.)
+        let before = self.deps.repository.load(right.key()).await.ok().flatten();
         let naming = app.naming();
         let requested = naming.scopes_lossy(session.scopes.iter().map(String::as_str));
         // A code is redeemed for one resource; the refresh token gets the others' tokens when they are
@@ -83,18 +86,17 @@ impl Broker {
             })?;
         let nonce = random_bytes(self.deps.random.as_ref());
         let redeemed = redeemed(app, session, &requested, resource, answer, (floor, nonce))?;
-        self.tenant_let_sign_in(right.key(), &redeemed.account).await;
+        let before = before.map(|loaded| loaded.connection.profile);
+        self.tenant_let_sign_in(&right.key().app, &redeemed.account, before.as_ref());
         Ok(redeemed)
     }
 
     /// Tells that the tenant of this account let a grant work. That shows now, and not when the connection is
     /// made: a confirmation may come minutes later.
-    async fn tenant_let_sign_in(&self, key: &ConnectionKey, account: &Account) {
-        let before = self.deps.repository.load(key).await.ok().flatten();
-        let before = before.map(|loaded| loaded.connection.profile);
+    fn tenant_let_sign_in(&self, app: &AppName, account: &Account, before: Option<&Profile>) {
         let same_account = before.filter(|before| before.account().id() == account.id());
         let status = same_account.map(|before| before.status());
-        self.deps.engine.signed_in(&key.app, account.tid.as_deref(), status);
+        self.deps.engine.signed_in(app, account.tid.as_deref(), status);
     }
 
     /// Turns a redemption into its session's outcome: connected, waiting for a confirmation, or failed.

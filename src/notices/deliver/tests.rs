@@ -11,6 +11,7 @@ use crate::keyring::{Keyring, SealingKey};
 use crate::notices::{Endpoint, Secrets};
 use crate::outbound::{Leads, Outbound, Roots, Settings};
 use crate::store::embedded::{EmbeddedConfig, EmbeddedStore};
+use crate::store::{Deadline, Pending as _};
 use crate::system::TokioTasks;
 use crate::testkit::SeededRandom;
 use crate::testkit::hand_clock::HandClock;
@@ -34,6 +35,7 @@ impl DeliveryObserver for Counts {
 /// Deliveries over a store of their own, with a clock that a test moves.
 struct Scene {
     clock: HandClock,
+    store: Arc<EmbeddedStore>,
     repository: Arc<Repository>,
     deliveries: Arc<Deliveries>,
     counts: Arc<Counts>,
@@ -50,7 +52,8 @@ impl Scene {
         let born = Timestamp::from_unix_seconds(1);
         let key = SealingKey::new("k1".to_owned(), born, Some(born), Zeroizing::new([7; 32]));
         let keyring = Arc::new(Keyring::new(vec![key], "test").expect("a ring"));
-        let repository = Arc::new(Repository::new(Arc::new(store), keyring, random));
+        let store = Arc::new(store);
+        let repository = Arc::new(Repository::new(store.clone(), keyring, random));
         let counts = Arc::new(Counts::default());
         let ports = Ports {
             repository: repository.clone(),
@@ -61,10 +64,15 @@ impl Scene {
         };
         let feed = Arc::new(Feed::new(repository.clone()));
         let deliveries = Arc::new(Deliveries::new(ports, LeaseNonce([1; 16]), feed));
-        Scene { clock, repository, deliveries, counts, _folder: folder }
+        Scene { clock, store, repository, deliveries, counts, _folder: folder }
     }
 
     fn webhook(&self, url: &str, secret: &str) -> Arc<Webhook> {
+        self.webhook_of(None, url, secret)
+    }
+
+    /// One that wants events of these apps.
+    fn webhook_of(&self, apps: Option<&str>, url: &str, secret: &str) -> Arc<Webhook> {
         let settings = Settings {
             host: "127.0.0.1".to_owned(),
             leads: Leads::OwnNetworkToo,
@@ -75,7 +83,8 @@ impl Scene {
             Endpoint::new(url.to_owned(), settings, Arc::new(self.clock.clone())).expect("allowed");
         let secrets = Secrets::parse(secret.as_bytes()).expect("a secret");
         let since = self.clock.now();
-        Arc::new(Webhook::new(NAME.to_owned(), endpoint, None, None, secrets, since))
+        let apps = apps.map(|app| [AppName::parse(app).expect("a name")].into());
+        Arc::new(Webhook::new(NAME.to_owned(), endpoint, apps, None, secrets, since))
     }
 
     /// Writes a notice that was made so long ago.
@@ -158,14 +167,51 @@ async fn what_is_given_up_is_counted_when_that_is_stored_however_the_run_ends() 
     assert_eq!(scene.counted(), 1, "once");
 }
 
+/// What was set aside for an endpoint is of the webhook as it was then.
+#[tokio::test]
+async fn what_is_aside_and_not_wanted_any_more_is_dropped_and_not_sent() {
+    let scene = Scene::new();
+    scene.deliveries.replace(vec![scene.webhook("http://127.0.0.1:1/", FIRST)]);
+    scene.work().await; // it begins here
+    scene.tell("one", Duration::ZERO).await;
+    scene.tell("two", Duration::ZERO).await;
+    // (Port 1 takes nothing.)
+    for _ in 0..12 {
+        scene.clock.pass(Duration::from_secs(301));
+        scene.work().await;
+    }
+    let filed = FiledUnder::webhook(NAME);
+    let aside = async || {
+        let read = scene.repository.pending::<Progress>(Kind::Webhook, &filed).await;
+        read.expect("serves").expect("it is there").value.aside()
+    };
+    assert!(aside().await > 0);
+    let (url, got) = receiver(|| ()).await;
+    scene.deliveries.replace(vec![scene.webhook_of(Some("two"), &url, FIRST)]);
+    for _ in 0..3 {
+        scene.clock.pass(Duration::from_secs(301));
+        scene.work().await;
+    }
+    assert!(got.lock().iter().all(|(_, body)| body.contains("\"two\"")), "{:?}", got.lock());
+    assert_eq!((got.lock().len(), aside().await, scene.counted()), (1, 0, 0));
+}
+
 #[tokio::test]
 async fn a_record_that_cannot_be_read_has_all_that_is_kept_delivered_again() {
     let scene = Scene::new();
     scene.tell("before", Duration::from_secs(60)).await;
     let (filed, now, day) = (FiledUnder::webhook(NAME), scene.clock.now(), Duration::from_secs(86_400));
-    scene.repository.put_pending(Kind::Webhook, &filed, &"no progress", now, day).await.expect("serves");
     let (url, got) = receiver(|| ()).await;
     scene.deliveries.replace(vec![scene.webhook(&url, FIRST)]);
+    // What opens is a newer version's, and that one goes on from it.
+    let newer = serde_json::json!("no progress of this version");
+    scene.repository.put_pending(Kind::Webhook, &filed, &newer, now, day).await.expect("serves");
+    scene.deliveries.work(NAME, 1).await.expect_err("it is not this version's");
+    let kept = scene.repository.pending::<serde_json::Value>(Kind::Webhook, &filed).await;
+    assert_eq!((kept.expect("serves").expect("it is there").value, got.lock().len()), (newer, 0));
+    // What does not open is nobody's.
+    let until = Deadline::after(now, day);
+    scene.store.put_pending("webhook:product", b"rubbish", until).await.expect("serves");
     scene.work().await;
     scene.work().await;
     let bodies: Vec<String> = got.lock().iter().map(|(_, body)| body.clone()).collect();

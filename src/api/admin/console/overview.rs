@@ -324,15 +324,25 @@ fn webhooks(view: &Overview) -> Markup {
                 tbody { @for one in all { tr {
                     td.name data-label="Webhook" { strong { (one.name) } }
                     td data-label="Takes events" { (takes(one, view.now)) }
-                    td data-label="Oldest that waits" {
-                        (when_text(one.oldest_waiting_at.as_deref(), view.now, "none"))
+                    @if is_known(one) {
+                        td data-label="Oldest that waits" {
+                            (when_text(one.oldest_waiting_at.as_deref(), view.now, "none"))
+                        }
+                        td data-label="Never delivered" { (number(one.undelivered)) }
+                    } @else {
+                        td data-label="Oldest that waits" { "not known" }
+                        td data-label="Never delivered" { "not known" }
                     }
-                    td data-label="Never delivered" { (number(one.undelivered)) }
                 } } }
             } }
             p.soft { "An event that is not taken is tried again for three days." }
         } }
     }
+}
+
+/// Whether it is known how far a webhook is.
+fn is_known(one: &Webhook) -> bool {
+    !matches!(one.state.as_str(), "left_out" | "unknown")
 }
 
 fn takes(one: &Webhook, now: Timestamp) -> Markup {
@@ -555,6 +565,8 @@ mod tests {
         ] {
             assert!(text.contains(part), "{part} in {text}");
         }
+        let told = |what: &str| text.matches(what).count();
+        assert_eq!((told("<td data-label=\"Never delivered\">not known"), told("1,234")), (2, 3), "{text}");
     }
 
     #[test]

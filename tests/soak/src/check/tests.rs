@@ -142,7 +142,6 @@ fn token(evidence: &mut Evidence, call: usize) -> &mut HandedOut {
     evidence.calls[call].token.as_mut().expect("handed out")
 }
 
-/// The rules that were broken.
 /// The events that say how each connection stands in the end.
 fn events_of(evidence: &Evidence) -> Vec<Told> {
     let told = |end: &Final| {
@@ -157,6 +156,7 @@ fn events_of(evidence: &Evidence) -> Vec<Told> {
     evidence.finals.iter().filter_map(told).collect()
 }
 
+/// The rules that were broken.
 fn broken(evidence: &Evidence) -> Vec<&'static str> {
     let mut evidence = evidence.clone();
     if evidence.told.is_empty() {
