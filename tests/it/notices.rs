@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 use tokenward::callers::key_file;
 use tokenward::domain::id::CallerName;
 use tokenward::domain::time::Clock as _;
+use tokenward::store::keyspace;
 use tokenward::system::{SystemClock, SystemRandom};
 use tokio::net::TcpStream;
 
@@ -498,4 +499,28 @@ async fn a_kill_right_after_a_change_loses_no_event() {
     }
     world.until("all are delivered", async || taken(&receiver).len() == expected.len()).await;
     assert_eq!(taken(&receiver), expected);
+}
+
+/// An event is never worth a grant: where it cannot be written, the change is made without it.
+#[tokio::test]
+async fn what_cannot_be_told_is_done_all_the_same() {
+    let mut world = Plan::default().kept(Kept::Redis).start().await;
+    world.connect("one", ALICE).await;
+    let redis = world.redis.as_ref().expect("Redis");
+    let (outbox, count) = keyspace::redis_outbox(0);
+    assert_eq!(redis.cli(&["SET", &count, "no number"]), "OK");
+    redis.cli(&["DEL", &outbox]);
+    assert_eq!(redis.cli(&["SET", &outbox, "of another type"]), "OK");
+    world.connect("two", ALICE).await;
+    world.outlive_tokens();
+    for name in ["one", "two"] {
+        assert_eq!(world.token(name).await.status, 200, "{name}: its renewal was kept");
+    }
+    assert_eq!(
+        operate(&world, Method::DELETE, "/admin/v1/apps/outlook/connections/one", Value::Null).await.status,
+        204
+    );
+    world.kill_and_restart().await;
+    assert_eq!(world.token("one").await.status, 404);
+    assert_eq!(world.token("two").await.status, 200);
 }
