@@ -69,6 +69,7 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 pub use mailboxes::{Busy, MailboxName, Mailboxes, Turn, Turns, Wanted};
+use parking_lot::Mutex;
 pub use refusal::{Outside, Refusal};
 pub use relay::{Rejected, RelayBase};
 pub use rights::Right;
@@ -188,6 +189,8 @@ pub struct Broker {
     mailboxes: Mailboxes,
     /// The tenants that block an app, as last heard.
     blocked_tenants: ArcSwap<Vec<tenant_blocks::BlockedTenant>>,
+    /// The last change to them, if its answer was lost.
+    perhaps_told: Mutex<Option<tenant_blocks::PerhapsTold>>,
     handles: handles::Known,
     imports: import::Imports,
 }
@@ -226,6 +229,7 @@ impl Broker {
             own_tokens: own_tokens::OwnTokens::default(),
             mailboxes,
             blocked_tenants: ArcSwap::default(),
+            perhaps_told: Mutex::default(),
             handles: handles::Known::default(),
             imports: import::Imports::default(),
         }

@@ -33,6 +33,22 @@ pub struct BlockedTenant {
     pub block: Block,
 }
 
+/// A change to the tenants' record whose answer was lost.
+#[derive(Default)]
+pub(super) struct PerhapsTold {
+    /// What is stored if it was made.
+    after: Blocks,
+    /// The edges that it brought then.
+    edges: Vec<Edge>,
+}
+
+impl PerhapsTold {
+    /// The edges, if this is what is stored. (A change after it, by another replica, hides it.)
+    fn edges_if(self, stored: &Blocks) -> Vec<Edge> {
+        if self.after == *stored { self.edges } else { Vec::new() }
+    }
+}
+
 impl Broker {
     /// Tells the store what this replica saw of tenants, and learns what the others saw. Returns the edges
     /// that this brought: each is returned once, by one replica. After a recovery the tenant's blocked
@@ -92,15 +108,12 @@ impl Broker {
         kind: Kind,
         id: &FiledUnder,
     ) -> Result<T, RepositoryError> {
-        match self.deps.repository.pending(kind, id).await {
-            Ok(read) => Ok(read.map(|read| read.value).unwrap_or_default()),
-            Err(error) if !error.is_lost() => Err(error),
-            Err(error) => {
-                tracing::warn!(%error, "what was seen of tenants cannot be read; it is begun anew");
-                self.deps.repository.discard_pending(kind, id).await?;
-                Ok(T::default())
-            }
+        let repository = &self.deps.repository;
+        let kept = repository.kept::<T>(kind, id, "what was seen of tenants").await?;
+        if kept.is_lost {
+            repository.discard_pending(kind, id).await?;
         }
+        Ok(kept.taken.map(|taken| taken.value).unwrap_or_default())
     }
 
     /// Returns the record as it is then, and the edges of this change.
@@ -117,28 +130,37 @@ impl Broker {
                 return Err(error);
             }
         };
+        // A change whose answer was lost is made, if what it would have made is there.
+        let perhaps = self.perhaps_told.lock().take();
+        let mut told = perhaps.map_or(Vec::new(), |perhaps| perhaps.edges_if(&blocks));
         let own = self.own_tokens.untold();
         if news.is_empty() && own.is_empty() && !blocks.has_old(now) {
-            return Ok((blocks, Vec::new()));
+            return Ok((blocks, told));
         }
-        let mut edges = Vec::new();
+        let mut last = PerhapsTold::default();
         let change = |blocks: &mut Blocks| {
             let before = blocks.clone();
-            edges = blocks.forget(now);
+            let mut edges = blocks.forget(now);
             edges.extend(news.iter().flat_map(|(part, news)| blocks.tell(part, news, now)));
             blocks.own.tell(&own, now);
+            last = PerhapsTold { after: blocks.clone(), edges };
             Ok::<_, RepositoryError>(self.notices_of_tenants(&before, blocks, now))
         };
         match repository.change_telling(Kind::TenantBlocks, &only, now, KEPT, change).await {
-            Ok(Some(changed)) => Ok((changed, edges)),
+            Ok(Some(changed)) => {
+                told.append(&mut last.edges);
+                Ok((changed, told))
+            }
             // Others kept changing it. A refusal is news once, so it is told again later.
             Ok(None) => {
                 give_back(news);
-                Ok((blocks, Vec::new()))
+                Ok((blocks, told))
             }
             Err(error) => {
+                tracing::debug!(%error, "nobody knows whether what was seen of tenants is stored");
                 give_back(news.into_iter().map(|(part, news)| (part, news.perhaps_told())).collect());
-                Err(error)
+                *self.perhaps_told.lock() = Some(last).filter(|last| !last.edges.is_empty());
+                if told.is_empty() { Err(error) } else { Ok((blocks, told)) }
             }
         }
     }
@@ -172,5 +194,34 @@ impl Broker {
         self.kept::<Frequencies>(Kind::SignInFrequency, &of_app).await?;
         let told = repository.change_pending(Kind::SignInFrequency, &of_app, now, KEPT, learn).await?;
         Ok(told.is_some())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::id::ConnectionName;
+    use crate::domain::verdict::BlockReason;
+
+    #[test]
+    fn a_change_whose_answer_was_lost_brings_its_edges_if_it_is_there() {
+        let part = (AppName::parse("outlook").expect("a name"), "t".to_owned());
+        let mut news = News::default();
+        for number in 0..3 {
+            let name = ConnectionName::parse(&format!("user-{number}")).expect("a name");
+            news.refused(&name, BlockReason::PolicyBlocked, &[], true);
+        }
+        let mut after = Blocks::default();
+        let edges = after.tell(&part, &news, Timestamp::from_unix_seconds(5));
+        assert_eq!(edges.len(), 1);
+        let lost = || PerhapsTold { after: after.clone(), edges: edges.clone() };
+        // As the store has it.
+        let written = serde_json::to_vec(&after).expect("JSON");
+        let stored: Blocks = serde_json::from_slice(&written).expect("it is read");
+        assert_eq!(lost().edges_if(&stored), edges);
+        assert_eq!(lost().edges_if(&Blocks::default()), []);
+        // Told again it is no edge: the block is there.
+        let mut stored = stored;
+        assert_eq!(stored.tell(&part, &news.perhaps_told(), Timestamp::from_unix_seconds(7)), []);
     }
 }

@@ -231,8 +231,13 @@ impl Notice {
 
     /// Whether its time at webhooks and streams is over.
     pub fn is_over(&self, now: Timestamp) -> bool {
-        now.since(self.at) >= KEPT
+        is_over(self.at, now)
     }
+}
+
+/// The same for a notice of this time.
+pub fn is_over(at: Timestamp, now: Timestamp) -> bool {
+    now.since(at) >= KEPT
 }
 
 /// Whether a text has the form of an id.

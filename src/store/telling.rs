@@ -3,8 +3,10 @@
 
 use std::time::Duration;
 
+use serde::Deserialize;
+
 use super::StoreError;
-use crate::domain::notice::Notice;
+use crate::domain::notice::{self, Notice};
 use crate::domain::time::Timestamp;
 
 /// The most notices that are kept: the oldest go first.
@@ -33,9 +35,23 @@ pub struct Gathered {
 /// How long a notice stays when it is over, so that whoever delivers it sees it go and can count it.
 const LINGERS: Duration = Duration::from_secs(3600);
 
-/// Whether a notice may be forgotten.
-pub(crate) fn may_go(notice: &Notice, now: Timestamp) -> bool {
-    notice.is_over(now.minus(LINGERS))
+/// What keeping a notice needs of it: also of one that only a newer version can read.
+#[derive(Deserialize)]
+pub(crate) struct Label {
+    pub(crate) id: String,
+    at: Timestamp,
+}
+
+impl Label {
+    /// Whether the notice may be forgotten.
+    pub(crate) fn may_go(&self, now: Timestamp) -> bool {
+        notice::is_over(self.at, now.minus(LINGERS))
+    }
+}
+
+/// Reads what keeping a notice needs.
+pub(crate) fn label(doing: &'static str, bytes: &[u8]) -> Result<Label, StoreError> {
+    serde_json::from_slice(bytes).map_err(|_| StoreError::corrupt(doing, "what is stored is no notice"))
 }
 
 /// Writes a notice down.
@@ -105,7 +121,11 @@ mod tests {
         ] {
             let row = format!(r#"{{"id":"0","at":1,"app":"a",{about}}}"#);
             assert!(decode("testing", row.as_bytes()).is_err(), "{row}");
+            // But it is kept, for those who can read it, as long as any other.
+            let label = label("testing", row.as_bytes()).expect("it has an id and a time");
+            let over = at.plus(notice::KEPT + LINGERS);
+            assert!(label.id == "0" && !label.may_go(at) && label.may_go(over), "{row}");
         }
-        assert!(decode("testing", b"{}").is_err());
+        assert!(decode("testing", b"{}").is_err() && label("testing", b"{}").is_err());
     }
 }

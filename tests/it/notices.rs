@@ -354,6 +354,13 @@ async fn an_endpoint_that_was_down_for_an_hour_gets_all_of_it_and_nobody_waits_f
     world.until("it is counted", async || deliveries(&world, "delivered").await >= Some(3)).await;
 }
 
+/// What waits for the webhook, as the metrics have it.
+pub(crate) async fn backlog(world: &World, name: &str) -> f64 {
+    let start = format!("tokenward_webhook_backlog_{name}{{webhook=\"product\"}} ");
+    let metrics = world.metrics().await;
+    metrics.lines().find_map(|line| line.strip_prefix(&start)?.parse::<f64>().ok()).expect("a series")
+}
+
 #[tokio::test]
 async fn what_waits_grows_older_while_a_receiver_that_is_gone_is_left_alone() {
     let receiver = Resource::start(|_| Reply::json(410, "{}")).await;
@@ -361,13 +368,8 @@ async fn what_waits_grows_older_while_a_receiver_that_is_gone_is_left_alone() {
     world.connect("one", ALICE).await;
     world.until("it is tried", async || deliveries(&world, "refused").await == Some(1)).await;
     world.pass(Duration::from_secs(1200));
-    let metric = async |name: &str| {
-        let start = format!("tokenward_webhook_backlog_{name}{{webhook=\"product\"}} ");
-        let metrics = world.metrics().await;
-        metrics.lines().find_map(|line| line.strip_prefix(&start)?.parse::<f64>().ok()).expect("a series")
-    };
-    world.until("it is older", async || metric("age_seconds").await >= 1200.0).await;
-    assert_eq!(metric("events").await, 1.0);
+    world.until("it is older", async || backlog(&world, "age_seconds").await >= 1200.0).await;
+    assert_eq!(backlog(&world, "events").await, 1.0);
     assert_eq!(receiver.all().len(), 1, "it is asked again once an hour");
 }
 
@@ -520,6 +522,10 @@ async fn what_cannot_be_told_is_done_all_the_same() {
         operate(&world, Method::DELETE, "/admin/v1/apps/outlook/connections/one", Value::Null).await.status,
         204
     );
+    let lost = "tokenward_record_damage_total{kind=\"unreadable\"} ";
+    let metrics = world.metrics().await;
+    let count = metrics.lines().find_map(|line| line.strip_prefix(lost)?.trim().parse::<f64>().ok());
+    assert!(count >= Some(2.0), "{count:?}: the connection and its end had events");
     world.kill_and_restart().await;
     assert_eq!(world.token("one").await.status, 404);
     assert_eq!(world.token("two").await.status, 200);

@@ -111,7 +111,7 @@ impl Batch<'_> {
         // One comes, and one goes.
         let first = notices.first()?.map(|(first, _)| first.value());
         if let Some(first) = first.filter(|first| place - first >= MOST_NOTICES) {
-            let forgotten = notices.remove(first)?.and_then(|row| telling::decode("", row.value()).ok());
+            let forgotten = notices.remove(first)?.and_then(|row| telling::label("", row.value()).ok());
             if let Some(forgotten) = forgotten {
                 places.remove(forgotten.id.as_str())?;
             }
@@ -129,7 +129,7 @@ impl Batch<'_> {
             if !is_over(bytes.value(), self.now) {
                 break;
             }
-            over.push((place.value(), telling::decode("", bytes.value()).ok()));
+            over.push((place.value(), telling::label("", bytes.value()).ok()));
         }
         let mut places = self.transaction.open_table(NOTICE_PLACES)?;
         for (place, notice) in &over {
@@ -145,5 +145,5 @@ impl Batch<'_> {
 
 /// Whether a row may be forgotten. One that cannot be read is of no use.
 fn is_over(row: &[u8], now: Timestamp) -> bool {
-    telling::decode("", row).map_or(true, |notice| telling::may_go(&notice, now))
+    telling::label("", row).map_or(true, |label| label.may_go(now))
 }

@@ -23,6 +23,7 @@ use super::way::Way;
 use crate::domain::id::ConnectionKey;
 use crate::domain::notice::Notice;
 use crate::store::keyspace::SLOTS;
+use crate::store::telling::Label;
 use crate::store::{
     Deadline, Gathered, LeaseNonce, LeaseOf, MAX_PAGE, MOST_NOTICES, NoticePage, Notices, StoreError,
     keyspace, telling,
@@ -70,17 +71,19 @@ impl Notices for RedisStore {
         });
         let written = self.write(DOING, slot, |mut commands| {
             let script = &script;
-            async move { script.invoke_async::<bool>(&mut commands).await }
+            async move { script.invoke_async::<i64>(&mut commands).await }
         });
-        let (swapped, _) = if notices.is_empty() {
+        let (answer, _) = if notices.is_empty() {
             written.await?
         } else {
             super::records::beside(written, self.hint(slot)).await?
         };
-        if !swapped {
-            self.believe_absence(DOING, slot).await?;
+        match answer {
+            0 => self.believe_absence(DOING, slot).await?,
+            scripts::UNTOLD => self.say_untold(DOING),
+            _ => {}
         }
-        Ok(swapped)
+        Ok(answer != 0)
     }
 
     async fn gather(&self, nonce: LeaseNonce) -> Result<Gathered, StoreError> {
@@ -144,6 +147,16 @@ impl RedisStore {
         self.outboxes.unsaid.lock().insert(slot);
         if self.say_hint(slot).await.is_ok() {
             self.outboxes.unsaid.lock().remove(&slot);
+        }
+    }
+
+    /// Says that a change was made whose notice could not be written: nobody will be told of it.
+    pub(super) fn say_untold(&self, doing: &'static str) {
+        let fault = "an event could not be written beside it: something else is in its place";
+        let error = StoreError::corrupt(doing, fault);
+        tracing::error!(%error, "the change is made, and nobody is told of it");
+        if let Some(observer) = self.observer() {
+            observer.corrupt(&error);
         }
     }
 
@@ -258,11 +271,11 @@ impl RedisStore {
         script.key(&keys.by_place).key(&keys.places).key(&keys.last);
         script.key(keyspace::redis_lease(LeaseOf::Notices).0).arg(&nonce.0[..]);
         for bytes in &found {
-            match telling::decode(DOING, bytes) {
-                Ok(notice) => {
-                    script.arg(notice.id).arg(bytes);
+            match telling::label(DOING, bytes) {
+                Ok(label) => {
+                    script.arg(label.id).arg(bytes);
                 }
-                // It goes: whatever it is, nobody can be told it.
+                // It goes: without an id nobody can be told it.
                 Err(error) => tracing::error!(%error, "something among the notices is none; it is dropped"),
             }
         }
@@ -311,15 +324,14 @@ impl RedisStore {
     async fn forget(&self, nonce: LeaseNonce) -> Result<usize, StoreError> {
         const DOING: &str = "forgetting notices of the past";
         let now = self.link.clock().now();
-        // One that cannot be read is of no use.
-        let goes = |last: u64, place: u64, notice: Option<&Notice>| {
-            last.saturating_sub(place) >= MOST_NOTICES
-                || notice.is_none_or(|notice| telling::may_go(notice, now))
+        // One without an id or a time is of no use to anybody.
+        let goes = |last: u64, place: u64, label: Option<&Label>| {
+            last.saturating_sub(place) >= MOST_NOTICES || label.is_none_or(|label| label.may_go(now))
         };
         let (first, last) = self.rows(DOING, 0, 1).await?;
         let Some(last) = last else { return Ok(0) };
         let is_due = |(bytes, place): &(Vec<u8>, f64)| {
-            goes(last, whole(*place), telling::decode(DOING, bytes).ok().as_ref())
+            goes(last, whole(*place), telling::label(DOING, bytes).ok().as_ref())
         };
         if !first.iter().any(is_due) {
             return Ok(0);
@@ -331,8 +343,8 @@ impl RedisStore {
         script.key(keyspace::redis_lease(LeaseOf::Notices).0).arg(&nonce.0[..]);
         let mut forgotten = 0;
         for (bytes, place) in rows.iter().take_while(|row| is_due(row)) {
-            let notice = telling::decode(DOING, bytes).ok();
-            script.arg(whole(*place)).arg(notice.map_or(String::new(), |notice| notice.id));
+            let label = telling::label(DOING, bytes).ok();
+            script.arg(whole(*place)).arg(label.map_or(String::new(), |label| label.id));
             forgotten += 1;
         }
         self.script::<i64>(DOING, keyspace::slot(&keys.by_place), &script).await?;

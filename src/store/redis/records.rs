@@ -113,8 +113,11 @@ impl Records for RedisStore {
             // Both are sent together. The record does not depend on the name.
             beside(written, self.index(DOING, key)).await?
         };
+        if answer == scripts::UNTOLD {
+            self.say_untold(DOING);
+        }
         match answer {
-            1 => {
+            1 | scripts::UNTOLD => {
                 if creates && let Err(error) = self.index(DOING, key).await {
                     tracing::warn!(%error, "a new connection may be missing in lists until its next refresh");
                 }
@@ -168,7 +171,7 @@ impl Records for RedisStore {
         }
         let written = self.write(DOING, slot, |mut commands| {
             let script = &script;
-            async move { script.invoke_async::<u8>(&mut commands).await }
+            async move { script.invoke_async::<i64>(&mut commands).await }
         });
         let (found, lost) = match notice {
             Some(_) => beside(written, self.hint(slot)).await?,
@@ -177,7 +180,10 @@ impl Records for RedisStore {
         if found == 2 {
             return Ok(Deleted::Another);
         }
-        let removed = found == 1;
+        if found == scripts::UNTOLD {
+            self.say_untold(DOING);
+        }
+        let removed = found != 0;
         if !removed {
             self.believe_absence(DOING, slot).await?;
         }

@@ -9,7 +9,8 @@ use ::redis::Script;
 /// The end of a script that may tell something: adds a notice to those beside the record, if there is one.
 /// Beyond so many of them the oldest goes: nobody has taken them away for long.
 ///
-/// It is called by `pcall`: a record that is stored must not look unstored because of its notice.
+/// It is called by `pcall`: a record that is stored must not look unstored because of its notice. Each script
+/// answers 3 if a change is made whose notice could not be written.
 ///
 /// Without ZCARD and ZREVRANGE, which an ACL of an earlier version lacks: so there is a count.
 const TELL: &str = r"
@@ -22,6 +23,9 @@ local function tell(outbox, count, notice)
     if first[2] and number - tonumber(first[2]) >= 100000 then redis.call('ZREM', outbox, first[1]) end
 end
 ";
+
+/// The answer of a script whose change is made, and whose notice could not be written.
+pub(super) const UNTOLD: i64 = 3;
 
 /// A script that may tell something.
 fn telling(code: &str) -> Script {
@@ -78,9 +82,9 @@ redis.call('SET', KEYS[1], ARGV[4])
 local begun = redis.call('GET', KEYS[3])
 local ours = begun and ARGV[5] ~= '' and string.sub(begun, 1, 16) == ARGV[5]
 if begun and (ours or (ARGV[6] == '1' and not holder)) then redis.call('DEL', KEYS[3]) end
-pcall(tell, KEYS[5], KEYS[6], ARGV[10])
+local told = pcall(tell, KEYS[5], KEYS[6], ARGV[10])
 redis.pcall('PUBLISH', ARGV[8], ARGV[9])
-return 1
+return told and 1 or 3
 ",
     )
 });
@@ -125,7 +129,7 @@ end
 floor = math.min(floor, 9007199254740991)
 if ARGV[4] == '1' then cut = floor end
 redis.call('SET', KEYS[4], string.format('%.0f %.0f', floor, cut), 'PX', ARGV[3])
-if found == 1 then pcall(tell, KEYS[5], KEYS[6], ARGV[7]) end
+if found == 1 and not pcall(tell, KEYS[5], KEYS[6], ARGV[7]) then found = 3 end
 redis.pcall('PUBLISH', ARGV[5], ARGV[6])
 return found
 ",
@@ -236,8 +240,11 @@ local stored = redis.call('GET', KEYS[1]) or ''
 if stored == ARGV[2] then return 1 end
 if stored ~= ARGV[1] then return 0 end
 redis.call('SET', KEYS[1], ARGV[2], 'PX', ARGV[3])
-for at = 4, #ARGV do pcall(tell, KEYS[2], KEYS[3], ARGV[at]) end
-return 1
+local answer = 1
+for at = 4, #ARGV do
+    if not pcall(tell, KEYS[2], KEYS[3], ARGV[at]) then answer = 3 end
+end
+return answer
 ",
     )
 });
