@@ -39,15 +39,6 @@ pub struct Ending {
     pub id: String,
 }
 
-/// A configured webhook.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct WebhookReport {
-    /// Its name.
-    pub name: String,
-    /// How it stands; `None` if a file of its is wrong, so that nothing is sent to it.
-    pub standing: Option<Standing>,
-}
-
 /// The store does not answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct StoreLost {
@@ -108,7 +99,7 @@ pub trait Upkeep: Send + Sync {
     fn traffic(&self) -> Traffic;
 
     /// Every configured webhook.
-    fn webhooks(&self) -> BoxFuture<'_, Vec<WebhookReport>>;
+    fn webhooks(&self) -> BoxFuture<'_, Vec<Standing>>;
 
     /// Every secret that ends, those first that end first, and last those of which nobody knows when.
     fn endings(&self) -> BoxFuture<'_, Vec<Ending>>;

@@ -75,7 +75,7 @@ impl InForce {
         self.config.load_full()
     }
 
-    /// How each webhook stands whose files are as they must be.
+    /// How each webhook stands.
     pub(super) async fn webhooks(&self, is_store_lost: bool) -> Vec<Standing> {
         self.deliveries.standings(is_store_lost).await
     }

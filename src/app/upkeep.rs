@@ -9,9 +9,10 @@ use super::jobs::Jobs;
 use super::parts::Parts;
 use super::pulse::Seen;
 use super::reload::Reloader;
-use crate::api::upkeep::{Ending, JobReport, Reloaded, StoreLost, Traffic, Upkeep, WebhookReport};
+use crate::api::upkeep::{Ending, JobReport, Reloaded, StoreLost, Traffic, Upkeep};
 use crate::domain::task::BoxFuture;
 use crate::lifecycle::Readiness;
+use crate::notices::Standing;
 use crate::telemetry::metrics::Metrics;
 
 /// The daemon itself, for operators.
@@ -71,17 +72,8 @@ impl Upkeep for Keeper {
         Traffic { tokens, authority }
     }
 
-    fn webhooks(&self) -> BoxFuture<'_, Vec<WebhookReport>> {
-        Box::pin(async {
-            let mut known = self.in_force.webhooks(self.store_seen.lost().is_some()).await;
-            let mut standing = |name: &String| {
-                let at = known.iter().position(|one| one.name == *name);
-                at.map(|at| known.swap_remove(at))
-            };
-            let config = self.in_force.config();
-            let report = |name: &String| WebhookReport { name: name.clone(), standing: standing(name) };
-            config.webhooks.keys().map(report).collect()
-        })
+    fn webhooks(&self) -> BoxFuture<'_, Vec<Standing>> {
+        Box::pin(self.in_force.webhooks(self.store_seen.lost().is_some()))
     }
 
     fn endings(&self) -> BoxFuture<'_, Vec<Ending>> {

@@ -9,7 +9,9 @@ use super::reading::public_file;
 use crate::authority::{Outbound, Roots};
 use crate::config::{Config, WebhookConfig};
 use crate::domain::id::AppName;
-use crate::notices::{Backlog, Deliveries, DeliveryObserver, Endpoint, Outcome, Secrets, Webhook};
+use crate::notices::{
+    Backlog, Deliveries, DeliveryObserver, Endpoint, Outcome, Secrets, Target, Wants, Webhook,
+};
 use crate::outbound::{Leads, Settings};
 use crate::secret_file::SecretReader;
 use crate::telemetry::metrics::Metrics;
@@ -20,44 +22,43 @@ const UNTIL_THEN: &str = "after a start nothing is sent to this webhook until th
 
 /// What a reading of `[webhooks]` comes to.
 pub(super) struct Prepared {
-    /// Those whose files are right.
+    /// All of them. One whose files are wrong is left out: callers and their tokens do not wait for it.
     pub(super) webhooks: Vec<Arc<Webhook>>,
-    /// Those whose files are wrong: callers and their tokens do not wait for them.
-    unclear: Vec<String>,
 }
 
-/// Builds all webhooks but those whose files are wrong.
+/// Builds all webhooks.
 pub(super) fn prepare(
     config: &Config,
     outbound: &Arc<Outbound>,
     by: &By<'_>,
     findings: &mut Findings<'_>,
 ) -> Prepared {
-    let mut prepared = Prepared { webhooks: Vec::new(), unclear: Vec::new() };
-    for (name, settings) in &config.webhooks {
-        match webhook(name, settings, outbound, by, findings) {
-            Some(webhook) => prepared.webhooks.push(webhook),
-            None => prepared.unclear.push(name.clone()),
-        }
-    }
-    prepared
+    let build = |(name, settings): (&String, &WebhookConfig)| {
+        let target = target(name, settings, outbound, by, findings);
+        Arc::new(Webhook::new(name.clone(), target, wants(settings), by.ports.clock.now()))
+    };
+    Prepared { webhooks: config.webhooks.iter().map(build).collect() }
 }
 
 impl Prepared {
     /// Puts the webhooks in force. One whose files are wrong stays as it was, if only files are new in its
-    /// section.
+    /// section, and the way out is the same.
     pub(super) fn take_up(
         mut self,
         deliveries: &Deliveries,
         (before, now): (Option<&Config>, &Config),
         metrics: &Metrics,
     ) {
-        for name in &self.unclear {
+        let in_force = deliveries.webhooks();
+        for webhook in self.webhooks.iter_mut().filter(|webhook| webhook.is_left_out()) {
+            let name = webhook.name();
             let sections = before.and_then(|before| Some((before.webhooks.get(name)?, &now.webhooks[name])));
-            let is_the_same = sections.is_some_and(|(before, now)| before.is_the_same_but_files(now));
-            let in_force = deliveries.webhooks();
-            let stays = in_force.iter().find(|webhook| webhook.name() == name).filter(|_| is_the_same);
-            self.webhooks.extend(stays.cloned());
+            let is_the_same = sections.is_some_and(|(before, now)| before.is_the_same_but_files(now))
+                && before.is_some_and(|before| before.outbound == now.outbound);
+            let stays = in_force.iter().find(|known| known.name() == name).filter(|_| is_the_same);
+            if let Some(stays) = stays {
+                *webhook = Arc::clone(stays);
+            }
         }
         let names: BTreeSet<String> = self.webhooks.iter().map(|webhook| webhook.name().to_owned()).collect();
         metrics.rename(|known| known.webhooks.clone_from(&names));
@@ -67,13 +68,23 @@ impl Prepared {
     }
 }
 
-fn webhook(
+fn wants(config: &WebhookConfig) -> Wants {
+    let apps = config.apps.as_ref();
+    let kinds = config.events.as_ref();
+    Wants {
+        apps: apps.map(|apps| apps.iter().filter_map(|app| AppName::parse(app).ok()).collect()),
+        kinds: kinds.map(|kinds| kinds.iter().cloned().collect()),
+    }
+}
+
+/// `None` if a file is wrong.
+fn target(
     name: &str,
     config: &WebhookConfig,
     outbound: &Arc<Outbound>,
     by: &By<'_>,
     findings: &mut Findings<'_>,
-) -> Option<Arc<Webhook>> {
+) -> Option<Target> {
     let files = by.environment.secrets();
     let (secrets, roots) = findings.optional(UNTIL_THEN, |findings| {
         let secrets = secrets(name, &config.secret_file, &files, findings);
@@ -93,10 +104,7 @@ fn webhook(
     let endpoint = Endpoint::new(url, settings, by.ports.clock.clone());
     let endpoint =
         endpoint.map_err(|fault| findings.value(&format!("webhooks.{name}.url"), fault, None)).ok()?;
-    let apps = config.apps.as_ref();
-    let apps = apps.map(|apps| apps.iter().filter_map(|app| AppName::parse(app).ok()).collect());
-    let kinds = config.events.as_ref().map(|events| events.iter().cloned().collect::<BTreeSet<String>>());
-    Some(Arc::new(Webhook::new(name.to_owned(), endpoint, apps, kinds, secrets, by.ports.clock.now())))
+    Some(Target { endpoint, secrets })
 }
 
 fn secrets(name: &str, path: &Path, files: &SecretReader, findings: &mut Findings<'_>) -> Option<Secrets> {

@@ -26,6 +26,8 @@ const LEASE_AGAIN: Duration = Duration::from_secs(4);
 const MOST_GATHERED: usize = 50;
 /// Requests to one webhook in one go.
 const MOST_DELIVERED: usize = 200;
+/// How often the notices are looked at that wait for a webhook that is left out.
+const LEFT_OUT_AGAIN: Duration = Duration::from_secs(60);
 /// Notices that are read at once.
 const PAGE: usize = 100;
 /// A webhook's progress is kept so long after it was written, also while the webhook is left out …
@@ -78,6 +80,8 @@ pub struct Deliveries {
     /// Monotonic time at which the lease was asked for last.
     asked_at: Mutex<Option<Duration>>,
     under_way: Mutex<BTreeSet<String>>,
+    /// Webhooks that are tried at once, whatever went before.
+    anew: Mutex<BTreeSet<String>>,
     /// Webhooks for which there is nothing to do: behind this last place, until then.
     quiet: Mutex<BTreeMap<String, (u64, Option<Timestamp>)>>,
     /// What waited when a webhook was last worked for.
@@ -102,6 +106,7 @@ impl Deliveries {
             ours_until: AtomicU64::new(0),
             asked_at: Mutex::default(),
             under_way: Mutex::default(),
+            anew: Mutex::default(),
             quiet: Mutex::default(),
             waiting: Mutex::default(),
         }
@@ -113,7 +118,7 @@ impl Deliveries {
     }
 
     /// Puts other webhooks in force. Each succeeds the one of its name: also for work that is under way,
-    /// whose next request is the new one's.
+    /// whose next request is the new one's. That is sent at once: what was wrong may be mended.
     pub fn replace(&self, webhooks: Vec<Arc<Webhook>>) {
         let (before, now) = (self.webhooks.load_full(), self.ports.clock.now());
         for webhook in &webhooks {
@@ -121,6 +126,7 @@ impl Deliveries {
                 webhook.succeed(before, now);
             }
         }
+        *self.anew.lock() = webhooks.iter().map(|webhook| webhook.name().to_owned()).collect();
         self.webhooks.store(Arc::new(webhooks));
         self.quiet.lock().clear();
         for gone in before.iter().filter(|one| self.webhook(one.name()).is_none()) {
@@ -220,6 +226,9 @@ impl Deliveries {
             None => Progress::new(self.first_kept().await?, webhook.since()),
         };
         self.check_place(name, &mut progress, last).await?;
+        if self.anew.lock().remove(name) {
+            progress.try_at_once(clock.now());
+        }
         let mut page: Vec<(u64, Notice)> = Vec::new();
         let mut wakes_at = None;
         let mut is_done = false;
@@ -257,7 +266,11 @@ impl Deliveries {
                     break;
                 }
             };
-            let answered = webhook.deliver(&notice, clock).await;
+            let Some(answered) = webhook.deliver(&notice, clock).await else {
+                // What is over meanwhile is counted then.
+                (wakes_at, is_done) = (Some(now.plus(LEFT_OUT_AGAIN)), true);
+                break;
+            };
             let failures = progress.failures();
             progress.tried(place, &notice, answered.tried, &answered.why, clock.now());
             observer.delivered(name, answered.outcome);

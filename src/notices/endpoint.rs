@@ -57,17 +57,33 @@ impl Endpoint {
     }
 }
 
+/// Where the notices of a webhook go, and what signs them.
+pub struct Target {
+    /// The receiver.
+    pub endpoint: Endpoint,
+    /// What signs.
+    pub secrets: Secrets,
+}
+
 /// A configured webhook.
 pub struct Webhook {
     name: String,
-    endpoint: Endpoint,
-    apps: Option<BTreeSet<AppName>>,
-    kinds: Option<BTreeSet<String>>,
-    secrets: Secrets,
+    /// `None` while its files are wrong: its notices wait.
+    target: Option<Target>,
+    wants: Wants,
     /// When it was read.
     since: Timestamp,
     /// What signed before, and until when it still does.
     before: Mutex<Option<(Secrets, Timestamp)>>,
+}
+
+/// Which notices a webhook wants; `None` is all.
+#[derive(Clone, Default)]
+pub struct Wants {
+    /// Of these apps.
+    pub apps: Option<BTreeSet<AppName>>,
+    /// Of these types.
+    pub kinds: Option<BTreeSet<String>>,
 }
 
 /// What became of a request to a webhook.
@@ -116,16 +132,14 @@ pub(super) struct Answered {
 }
 
 impl Webhook {
-    /// A webhook for these apps and kinds; `None` is all of them.
-    pub fn new(
-        name: String,
-        endpoint: Endpoint,
-        apps: Option<BTreeSet<AppName>>,
-        kinds: Option<BTreeSet<String>>,
-        secrets: Secrets,
-        since: Timestamp,
-    ) -> Self {
-        Webhook { name, endpoint, apps, kinds, secrets, since, before: Mutex::default() }
+    /// A webhook that was read at `since`. Without a target it is left out, and its notices wait.
+    pub fn new(name: String, target: Option<Target>, wants: Wants, since: Timestamp) -> Self {
+        Webhook { name, target, wants, since, before: Mutex::default() }
+    }
+
+    /// Whether nothing can be sent to it, because its files are wrong.
+    pub fn is_left_out(&self) -> bool {
+        self.target.is_none()
     }
 
     /// When it was read: if it is new, it begins then.
@@ -141,56 +155,56 @@ impl Webhook {
     /// Takes the place of the same webhook from before a reload: its secrets still sign for a while.
     pub fn succeed(&self, before: &Webhook, now: Timestamp) {
         let mut kept = before.before.lock().clone();
-        if before.secrets != self.secrets {
+        if let Some(Target { secrets, .. }) = &before.target
+            && self.target.as_ref().is_none_or(|target| target.secrets != *secrets)
+        {
             tracing::info!(
                 webhook = self.name,
                 "the secret of a webhook is replaced; the one before signs beside it for a day"
             );
-            kept = Some((before.secrets.clone(), now.plus(BEFORE)));
+            kept = Some((secrets.clone(), now.plus(BEFORE)));
         }
         *self.before.lock() = kept;
     }
 
     pub(super) fn wants(&self, notice: &Notice) -> bool {
-        self.apps.as_ref().is_none_or(|apps| apps.contains(&notice.app))
-            && self.kinds.as_ref().is_none_or(|kinds| kinds.contains(notice.kind.as_ref()))
+        let Wants { apps, kinds } = &self.wants;
+        apps.as_ref().is_none_or(|apps| apps.contains(&notice.app))
+            && kinds.as_ref().is_none_or(|kinds| kinds.contains(notice.kind.as_ref()))
     }
 
     /// Asks the endpoint without a notice, by the way that these have: by HEAD, which changes nothing. What
-    /// it answers says little, but that there is an answer says much.
-    pub async fn probe(&self, clock: &Arc<dyn Clock>) -> Probed {
+    /// it answers says little, but that there is an answer says much. `None` if it is left out.
+    pub async fn probe(&self, clock: &Arc<dyn Clock>) -> Option<Probed> {
+        let Target { endpoint, .. } = self.target.as_ref()?;
         let request = Request::builder()
             .method(Method::HEAD)
-            .uri(&self.endpoint.url)
+            .uri(&endpoint.url)
             .header(USER_AGENT, AGENT)
             .body(Empty::new().map_err(Into::into).boxed_unsync())
             .expect("the URL was checked, and the fields are plain");
         let silence = Silence::new(PROBE, Arc::clone(clock));
-        match self.endpoint.way.probe(request, &silence).await {
+        Some(match endpoint.way.probe(request, &silence).await {
             Ok(status) => Probed::Answers(status.as_u16()),
             Err((obstacle, fault)) => Probed::Unreached(obstacle, fault.to_string()),
-        }
+        })
     }
 
-    /// The host to which it leads.
-    pub fn host(&self) -> &str {
-        &self.endpoint.way.settings().host
-    }
-
-    /// Sends a notice once.
-    pub(super) async fn deliver(&self, notice: &Notice, clock: &Arc<dyn Clock>) -> Answered {
+    /// Sends a notice once. `None` if it is left out.
+    pub(super) async fn deliver(&self, notice: &Notice, clock: &Arc<dyn Clock>) -> Option<Answered> {
+        let Target { endpoint, secrets } = self.target.as_ref()?;
         let now = clock.now();
         let before = self.before.lock().clone().filter(|(_, until)| now < *until);
         let secrets = match &before {
-            Some((before, _)) => self.secrets.and_before(before),
-            None => self.secrets.clone(),
+            Some((before, _)) => secrets.and_before(before),
+            None => secrets.clone(),
         };
         let body = body(notice);
         let seconds = now.unix_seconds();
         let signature = secrets.sign(&notice.id, seconds, &body);
         let request = Request::builder()
             .method(Method::POST)
-            .uri(&self.endpoint.url)
+            .uri(&endpoint.url)
             .header(CONTENT_TYPE, "application/json")
             .header(USER_AGENT, AGENT)
             .header("webhook-id", &notice.id)
@@ -200,7 +214,7 @@ impl Webhook {
         let request = request.expect("the URL was checked, and the fields are plain");
         let silence = Silence::new(TIMEOUT, Arc::clone(clock));
         let exchange = async {
-            let answer = self.endpoint.way.send(request, &silence).await?;
+            let answer = endpoint.way.send(request, &silence).await?;
             let (head, body) = answer.into_parts();
             // (What it says is of no use.)
             let _read = Limited::new(body, ANSWER).collect().await;
@@ -211,7 +225,7 @@ impl Webhook {
             answered = exchange => answered,
             () = clock.sleep(TIMEOUT) => Err(silence.fault()),
         };
-        match answered {
+        Some(match answered {
             Ok(head) => {
                 let after = head.headers.get(RETRY_AFTER).and_then(|value| value.to_str().ok());
                 judge(head.status, after.and_then(|value| retry_after(value, clock.now())))
@@ -219,7 +233,7 @@ impl Webhook {
             Err(fault) => {
                 Answered { tried: Tried::Failed(None), outcome: Outcome::Unreachable, why: fault.to_string() }
             }
-        }
+        })
     }
 }
 

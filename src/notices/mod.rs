@@ -22,7 +22,7 @@ mod standing;
 mod wire;
 
 pub use deliver::{Backlog, Deliveries, DeliveryObserver, Ports};
-pub use endpoint::{Endpoint, EndpointFault, Outcome, Probed, Webhook};
+pub use endpoint::{Endpoint, EndpointFault, Outcome, Probed, Target, Wants, Webhook};
 pub use feed::{Begun, Feed, Listening, Mark, Placed, Seen};
 pub use signature::{BadSecret, Secrets};
 pub use standing::{Standing, State};

@@ -220,6 +220,12 @@ impl Progress {
         }
     }
 
+    /// The endpoint may be mended: nothing waits for its next time.
+    pub(super) fn try_at_once(&mut self, now: Timestamp) {
+        self.not_before = self.not_before.min(now);
+        self.aside.iter_mut().for_each(|one| one.not_before = one.not_before.min(now));
+    }
+
     /// A notice that was aside is over, or is not kept any more.
     pub(super) fn give_up_aside(&mut self, place: u64) {
         let before = self.aside.len();

@@ -30,6 +30,8 @@ pub struct Standing {
 pub enum State {
     /// It took the last one, or none was sent yet.
     Takes,
+    /// A file of it is wrong: nothing is sent to it, and its notices wait.
+    LeftOut,
     /// Its last requests failed.
     Fails {
         /// When the first of them did.
@@ -76,6 +78,7 @@ impl Deliveries {
         let page = repository.notices(behind, PAGE).await?.notices;
         let waits = page.iter().find(|(_, notice)| notice.at >= progress.since() && webhook.wants(notice));
         let state = match progress.trouble() {
+            _ if webhook.is_left_out() => State::LeftOut,
             None => State::Takes,
             Some(trouble) if trouble.is_gone => {
                 State::Gone { since: trouble.since, failures: progress.failures() }

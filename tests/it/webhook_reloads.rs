@@ -1,5 +1,7 @@
 //! Webhooks that come, go and change while the daemon runs, and the certificates that they trust.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use http::Method;
@@ -7,9 +9,9 @@ use serde_json::Value;
 use tokenward::store::keyspace;
 
 use crate::attacks_rights::{operate, reconfigure};
-use crate::notices::{SECRET, deliveries, is, ok, plan, section, signature, taken};
+use crate::notices::{SECRET, backlog, deliveries, is, ok, plan, section, signature, taken};
 use crate::pki::{Authority, Leaf, http2_server};
-use crate::resource::Resource;
+use crate::resource::{Reply, Resource, Seen};
 use crate::world::{ALICE, Kept, Plan, World, write_secret};
 
 async fn reload(world: &World) -> Value {
@@ -91,8 +93,43 @@ async fn a_receiver_s_certificate_is_that_of_ca_file_s_authority_or_nothing_is_s
 
     write(&world, "hooks.pem", &right.pem());
     assert_eq!(reload(&world).await["outcome"], "ok");
-    world.pass(Duration::from_secs(30));
     has(&world, &receiver, &["one"]).await;
+}
+
+/// What waits for a webhook whose files are wrong grows older where everybody sees it, and goes when they are right.
+#[tokio::test]
+async fn what_waits_for_a_webhook_with_a_wrong_file_is_seen() {
+    let receiver = Resource::start(|_| ok()).await;
+    let mut world = plan(&receiver.url, "").start().await;
+    world.connect("one", ALICE).await;
+    has(&world, &receiver, &["one"]).await;
+    write(&world, "webhook.secret", "no secret");
+    world.kill_and_restart().await;
+    world.connect("two", ALICE).await;
+    world.pass(Duration::from_secs(1200));
+    world.until("it is older", async || backlog(&world, "age_seconds").await >= 1200.0).await;
+    let status = operate(&world, Method::GET, "/admin/v1/status", Value::Null).await.json();
+    let webhook = &status["webhooks"][0];
+    assert_eq!(webhook["state"], "left_out", "{status}");
+    assert!(webhook["oldest_waiting_at"].is_string(), "{status}");
+    write(&world, "webhook.secret", SECRET);
+    assert_eq!(reload(&world).await["outcome"], "ok");
+    has(&world, &receiver, &["one", "two"]).await;
+}
+
+/// Whoever has mended a receiver does not wait for the next time: an hour after 410.
+#[tokio::test]
+async fn a_reload_has_each_webhook_tried_at_once() {
+    let is_mended = Arc::new(AtomicBool::new(false));
+    let answers = Arc::clone(&is_mended);
+    let answer = move |_: &Seen| if answers.load(Ordering::SeqCst) { ok() } else { Reply::json(410, "{}") };
+    let receiver = Resource::start(answer).await;
+    let world = plan(&receiver.url, "").start().await;
+    world.connect("one", ALICE).await;
+    world.until("it is tried", async || deliveries(&world, "refused").await == Some(1)).await;
+    is_mended.store(true, Ordering::SeqCst);
+    assert_eq!(reload(&world).await["outcome"], "ok");
+    world.until("it is delivered", async || deliveries(&world, "delivered").await == Some(1)).await;
 }
 
 /// How far a webhook is cannot be read, nor the first event: all others are delivered again, and what is new.

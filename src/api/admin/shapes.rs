@@ -6,7 +6,7 @@ use super::wire::{
     ApiKey, AppCredentials, ClientCredential, CredentialElsewhere, Ending, ForecastRow, Job, Keyring,
     Rejection, Reload, Replica, Rewrap, SealingKey, Store, TenantBlocked, VerifiedCredential, Webhook,
 };
-use crate::api::upkeep::{self, JobReport, Reloaded, StoreLost, WebhookReport};
+use crate::api::upkeep::{self, JobReport, Reloaded, StoreLost};
 use crate::authority::CredentialReport;
 use crate::broker::credentials::{self, Heard};
 use crate::broker::replicas;
@@ -17,7 +17,7 @@ use crate::domain::choice::View;
 use crate::domain::forecast;
 use crate::domain::id::AppName;
 use crate::domain::time::Timestamp;
-use crate::notices::State;
+use crate::notices::{Standing, State};
 
 fn text(at: Option<Timestamp>) -> Option<String> {
     at.map(Timestamp::rfc3339)
@@ -139,14 +139,12 @@ impl From<&BlockedTenant> for TenantBlocked {
     }
 }
 
-impl From<&WebhookReport> for Webhook {
-    fn from(report: &WebhookReport) -> Self {
-        let Some(standing) = &report.standing else {
-            return Webhook { name: report.name.clone(), state: "left_out".to_owned(), ..Webhook::default() };
-        };
+impl From<&Standing> for Webhook {
+    fn from(standing: &Standing) -> Self {
         let (state, since, failures, problem) = match &standing.state {
             None => ("unknown", None, 0, None),
             Some(State::Takes) => ("takes", None, 0, None),
+            Some(State::LeftOut) => ("left_out", None, 0, None),
             Some(State::Fails { since, failures, why }) => {
                 ("fails", Some(*since), *failures, Some(why.clone()))
             }
@@ -155,7 +153,7 @@ impl From<&WebhookReport> for Webhook {
         Webhook {
             failing_since: text(since),
             failures,
-            name: report.name.clone(),
+            name: standing.name.clone(),
             oldest_waiting_at: text(standing.oldest),
             problem,
             state: state.to_owned(),

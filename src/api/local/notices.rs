@@ -62,6 +62,8 @@ struct Stream {
     /// The present text, if there is some to send.
     text: Option<String>,
     is_over: bool,
+    /// Whether it was refused for a reason that passes: it looks again after a while.
+    rests: bool,
     request_id: RequestId,
     _place: OpenPlace,
     _open: OpenStream,
@@ -104,6 +106,7 @@ impl LocalApi {
             }),
             behind,
             is_over: false,
+            rests: false,
             request_id: who.request_id.clone(),
             _place: counted,
             _open: self.events.stream_opened(),
@@ -127,11 +130,14 @@ impl Stream {
             if self.is_over {
                 return None;
             }
+            let clock = self.caller.clock.clone();
+            if std::mem::take(&mut self.rests) {
+                clock.sleep(HEARTBEAT).await;
+            }
             let seen = self.listening.seen();
             let is_news = seen.last != self.behind.place || seen.losses != self.losses;
             // (In a box, so that a stream that waits is small.)
             if !is_news || !Box::pin(self.look(seen.losses)).await {
-                let clock = self.caller.clock.clone();
                 let is_changed = tokio::select! {
                     () = self.listening.changed() => true,
                     () = clock.sleep(HEARTBEAT) => false,
@@ -189,6 +195,7 @@ impl Stream {
 
     fn refuse(&mut self, problem: Problem) {
         self.is_over = ends(&problem);
+        self.rests = !self.is_over;
         self.text = Some(event("error", "", &problem.text(self.request_id.as_str())));
     }
 }

@@ -226,16 +226,16 @@ async fn of_webhooks(config: &Config, webhooks: Vec<Arc<Webhook>>, ports: &Ports
     let asked = webhooks.iter().filter_map(|webhook| {
         let wanted = config.webhooks.get(webhook.name())?;
         Some(async move {
-            WebhookFacts {
+            Some(WebhookFacts {
                 name: webhook.name().to_owned(),
-                host: webhook.host().to_owned(),
+                host: wanted.url.host().to_owned(),
                 way_out: config.outbound.way_to(&wanted.url),
-                probed: webhook.probe(&ports.clock).await,
+                probed: webhook.probe(&ports.clock).await?,
                 heard: None,
-            }
+            })
         })
     });
-    join_all(asked).await
+    join_all(asked).await.into_iter().flatten().collect()
 }
 
 fn of_disk(path: &Path) -> StoreFacts {

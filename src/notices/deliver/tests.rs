@@ -8,7 +8,7 @@ use super::*;
 use crate::domain::id::AppName;
 use crate::domain::notice::{KEPT as NOTICE_KEPT, NoticeKind};
 use crate::keyring::{Keyring, SealingKey};
-use crate::notices::{Endpoint, Secrets};
+use crate::notices::{Endpoint, Secrets, Target, Wants};
 use crate::outbound::{Leads, Outbound, Roots, Settings};
 use crate::store::embedded::{EmbeddedConfig, EmbeddedStore};
 use crate::store::{Deadline, Pending as _};
@@ -84,7 +84,8 @@ impl Scene {
         let secrets = Secrets::parse(secret.as_bytes()).expect("a secret");
         let since = self.clock.now();
         let apps = apps.map(|app| [AppName::parse(app).expect("a name")].into());
-        Arc::new(Webhook::new(NAME.to_owned(), endpoint, apps, None, secrets, since))
+        let wants = Wants { apps, kinds: None };
+        Arc::new(Webhook::new(NAME.to_owned(), Some(Target { endpoint, secrets }), wants, since))
     }
 
     /// Writes a notice that was made so long ago.
