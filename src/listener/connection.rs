@@ -23,7 +23,7 @@ use super::pulse::{Phase, Pulse};
 use super::room::Reservation;
 use super::signals::Signals;
 use super::socket::Socket;
-use super::tcp::LARGE_PART;
+use super::tcp::LARGE_READ;
 use super::wire::{REST, Wire};
 use super::{Limits, Peer, Refused, RequestId, Response};
 use crate::domain::task::BoxFuture;
@@ -91,7 +91,7 @@ pub(super) async fn serve(
             .header_read_timeout(None)
             .max_headers(limits.max_headers)
             .max_header_size(limits.max_header_bytes)
-            .max_buf_size(LARGE_PART)
+            .max_buf_size(LARGE_READ)
             .serve_connection(guarded, service)
     };
     let mut wire = Wire::new(guarded, service, make_hyper, Arc::clone(&pulse));

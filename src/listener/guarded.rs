@@ -17,7 +17,7 @@ use super::guard::{Framing, Violation};
 use super::pulse::Pulse;
 use super::room::BUFFER;
 use super::socket::Socket;
-use super::tcp::LARGE_PART;
+use super::tcp::LARGE_READ;
 
 /// Most bytes of one read: one less than the size at which hyper doubles its next buffer.
 const MOST_READ: usize = BUFFER - 1;
@@ -124,7 +124,7 @@ impl Guarded {
 
 thread_local! {
     /// What was read last on this thread. A buffer of hyper's would have to be cleared for each read.
-    static READ: RefCell<Box<[u8]>> = RefCell::new(vec![0; LARGE_PART].into());
+    static READ: RefCell<Box<[u8]>> = RefCell::new(vec![0; LARGE_READ].into());
 }
 
 impl Read for Guarded {
@@ -174,7 +174,7 @@ impl Guarded {
         give: &mut impl FnMut(&[u8]),
     ) -> Poll<io::Result<Came>> {
         READ.with_borrow_mut(|read| {
-            let most = most.min(if self.is_wide && self.framing.in_body() { read.len() } else { MOST_READ });
+            let most = most.min(if self.is_wide { read.len() } else { MOST_READ });
             let mut some = ReadBuf::new(&mut read[..most]);
             ready!(Pin::new(&mut self.socket).poll_read(cx, &mut some))?;
             let bytes = some.filled_mut();

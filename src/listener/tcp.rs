@@ -22,8 +22,12 @@ use tokio::net::TcpStream;
 /// Most bytes in one write, unless the connection is wide.
 pub(super) const MOST_AT_ONCE: usize = 8 * 1024;
 
-/// Most bytes of a body that a wide connection reads or writes at once.
+/// Most bytes of a body that a wide connection hands on at once.
 pub(super) const LARGE_PART: usize = 64 * 1024;
+
+/// Most that it reads at once: a large part, and the head before it. (Each part that comes alone costs a turn
+/// of both connections' tasks.)
+pub(super) const LARGE_READ: usize = LARGE_PART + MOST_AT_ONCE;
 
 /// Slices in one write: a head and a body are two, TLS records are a few.
 const SLICES: usize = 8;
@@ -58,7 +62,7 @@ impl Tcp {
     /// Has writes be as long, and the kernel keep as much, as a wide connection needs.
     pub(super) fn widen(&mut self) {
         self.most = LARGE_PART;
-        let set = sockopt::set_socket_recv_buffer_size(&self.stream, LARGE_PART)
+        let set = sockopt::set_socket_recv_buffer_size(&self.stream, LARGE_READ)
             .and_then(|()| sockopt::set_socket_send_buffer_size(&self.stream, LARGE_PART));
         if let Err(error) = set {
             tracing::debug!(%error, "the buffers of a socket keep their size");
