@@ -43,6 +43,8 @@ pub(super) struct One {
 #[derive(Default)]
 pub(super) struct Living {
     all: BTreeMap<HandleId, One>,
+    /// The same by when they end: who makes room must not look at all of them.
+    by_end: BTreeSet<(Timestamp, HandleId)>,
     /// Whose handles were counted last: their count may have become 0.
     counted: BTreeSet<(AppName, CallerName)>,
 }
@@ -54,22 +56,27 @@ impl Living {
             known.used_at = known.used_at.max(one.used_at);
             return;
         }
-        if self.all.len() >= MOST {
-            let first = self.all.iter().min_by_key(|(_, one)| one.expires_at);
-            let Some(first) = first.map(|(id, _)| id.clone()) else { return };
+        if self.all.len() >= MOST
+            && let Some((_, first)) = self.by_end.pop_first()
+        {
             self.all.remove(&first);
         }
+        self.by_end.insert((one.expires_at, id.clone()));
         self.all.insert(id.clone(), one);
     }
 
     /// Forgets a handle that has ended.
     pub(super) fn end(&mut self, id: &HandleId) {
-        self.all.remove(id);
+        if let Some(one) = self.all.remove(id) {
+            self.by_end.remove(&(one.expires_at, id.clone()));
+        }
     }
 
     /// Forgets those that are over, or that operators ended.
     pub(super) fn forget(&mut self, ended: Option<&EndedHandles>, now: Timestamp) {
         self.all.retain(|id, one| one.expires_at > now && !ended.is_some_and(|ended| ended.has(id)));
+        let Living { all, by_end, .. } = self;
+        by_end.retain(|(_, id)| all.contains_key(id));
     }
 
     /// Those that live, by caller and API key.

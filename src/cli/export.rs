@@ -79,10 +79,15 @@ pub(super) fn run(args: &Args, config: &ConfigPath, world: &mut World) -> Result
             let (some, not) = export(&client, &app, &recipient, args.pause, world).await?;
             (done, left_out) = (done + some, left_out + not);
         }
-        world.output.say(&format!(
+        let said = format!(
             "{done} grants exported, {left_out} connections left out: they have none, or their record is \
              damaged and the daemon's log names them."
-        ));
+        );
+        // (A script that keeps what it got must not take nothing for a copy.)
+        if done == 0 && left_out > 0 {
+            return Err(Failure::failed(said));
+        }
+        world.output.say(&said);
         Ok(())
     })
 }
