@@ -203,9 +203,9 @@ soak: tools
 			$(if $(filter sentinel,$(REDIS)),--store-lines "wait_replicas = 1") $(SOAK) >/dev/null || status=1; \
 	done; exit $$status
 
-# The same for half a minute, with what is built for tests.
+# The same for half a minute, with what is built for tests: with --tests, cargo takes their features, and builds nothing twice.
 soak-short: tools
-	$(CARGO) build -p tokenward -p soak
+	$(CARGO) build --workspace --bins --tests
 	target/debug/soak --minutes 0.5 --faults 12 --seed $(SEED) --redis $(REDIS) $(SOAK) >/dev/null
 
 # Every flood at once on one daemon, beside a caller that must not feel it; a table, and an error where the bar is missed.
