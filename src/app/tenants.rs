@@ -32,7 +32,8 @@ impl Tenants {
         let apps: BTreeSet<AppName> = self.broker.apps().keys().cloned().collect();
         let mut counts: BTreeMap<&str, u64> = BTreeMap::new();
         let blocked = self.broker.blocked_tenants();
-        for one in blocked.iter() {
+        // (A caller may ask for the app's own token in any tenant: that is shown, and no alert.)
+        for one in blocked.iter().filter(|one| one.block.connections > 0) {
             *counts.entry(&one.app).or_default() += 1;
         }
         for app in &apps {

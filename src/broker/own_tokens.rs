@@ -45,18 +45,17 @@ impl OwnTokens {
             Ok(served) => (of(), Seen::Worked(served.token.issued_at)),
             Err(NoAppToken::Failed(failure)) => {
                 let of = of();
-                let is_the_tenants =
-                    matches!(Refusal::of_app_failure(failure), Refusal::TenantBlocked { .. });
-                if !is_the_tenants || !self.is_first(&of, failure) {
+                let Refusal::TenantBlocked { reason, .. } = Refusal::of_app_failure(failure) else { return };
+                if !self.is_first(&of, failure) {
                     return;
                 }
-                (of, Seen::Refused(now))
+                (of, Seen::Refused(now, reason))
             }
             Err(NoAppToken::NoApp | NoAppToken::Store) => return,
         };
         let mut untold = self.untold.lock();
         let is_after = match (untold.get(&of), seen) {
-            (Some(Seen::Refused(at)), Seen::Worked(asked_at)) => asked_at > *at,
+            (Some(Seen::Refused(at, _)), Seen::Worked(asked_at)) => asked_at > *at,
             _ => true,
         };
         if !is_after {

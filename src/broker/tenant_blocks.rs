@@ -29,7 +29,7 @@ pub struct BlockedTenant {
     pub app: String,
     /// The tenant; empty where the authority has none.
     pub tenant: String,
-    /// Why, since when, and how many.
+    /// Why, since when, and how many: no connection, if it only gives the app no token of its own.
     pub block: Block,
 }
 
@@ -63,10 +63,14 @@ impl Broker {
         let refusing =
             blocks.watched().filter_map(|(app, tenant, blocks)| Some((part(app, tenant)?, blocks)));
         self.deps.engine.learn_refusing_tenants(refusing);
-        let shown = blocks.all().map(|(app, tenant, block)| BlockedTenant {
+        let mut shown: BTreeMap<(&str, &str), Block> = BTreeMap::new();
+        shown.extend(blocks.own.blocks().map(|(app, tenant, block)| ((app, tenant), block)));
+        // What it refuses to users says more.
+        shown.extend(blocks.all().map(|(app, tenant, block)| ((app, tenant), block.clone())));
+        let shown = shown.into_iter().map(|((app, tenant), block)| BlockedTenant {
             app: app.to_owned(),
             tenant: tenant.to_owned(),
-            block: block.clone(),
+            block,
         });
         self.blocked_tenants.store(Arc::new(shown.collect()));
         for edge in &edges {
@@ -87,7 +91,8 @@ impl Broker {
         let Status::Blocked(reason) = shown.profile.status() else { return None };
         let (app, tenant) = (shown.key.app.as_str(), shown.profile.account().tid.as_deref());
         let is_its = |one: &&BlockedTenant| {
-            one.app == app && one.tenant == tenant.unwrap_or_default() && one.block.reason == reason
+            let is_of_users = one.block.connections > 0 && one.block.reason == reason;
+            one.app == app && one.tenant == tenant.unwrap_or_default() && is_of_users
         };
         self.blocked_tenants().iter().find(is_its).map(|one| one.block.clone())
     }

@@ -71,7 +71,10 @@ fn tenants_blocked(all: &[TenantBlocked]) -> Option<String> {
             shown(&one.app),
             shown(tenant),
             shown(&one.reason),
-            one.connections.to_string(),
+            match one.connections {
+                0 => "tokens of the app's own".to_owned(),
+                some => some.to_string(),
+            },
         ]
     };
     let rows: Vec<Vec<String>> = all.iter().map(row).collect();
@@ -198,6 +201,9 @@ mod tests {
             "tenants_blocked": [{
                 "app": "outlook", "tenant": "t-1", "reason": "policy_blocked",
                 "since": "2026-11-25T10:00:00Z", "connections": 412,
+            }, {
+                "app": "outlook", "tenant": "t-2", "reason": "app_not_in_tenant",
+                "since": "2026-11-25T10:00:00Z", "connections": 0,
             }],
             "webhooks": [
                 { "name": "product", "state": "takes" },
@@ -233,7 +239,8 @@ mod tests {
             "in_use",
             "NOT REACHABLE since 2026-11-25T11:59:00Z; tokens in memory are served until \
              2026-11-25T12:04:00Z",
-            "2026-11-25T10:00:00Z  outlook  t-1     policy_blocked  412",
+            "2026-11-25T10:00:00Z  outlook  t-1     policy_blocked     412",
+            "2026-11-25T10:00:00Z  outlook  t-2     app_not_in_tenant  tokens of the app's own",
             "product  -                     0                takes events",
             "archive  2026-11-25T09:59:00Z  2                FAILS since 2026-11-25T10:00:00Z: it answered",
             "2026-12-01T00:00:00Z  API key        mail-sync  k",

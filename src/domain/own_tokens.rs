@@ -10,7 +10,9 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::id::AppName;
+use super::tenant_block::Block;
 use super::time::Timestamp;
+use super::verdict::BlockReason;
 
 /// A refusal that no other has followed for so long is forgotten, and nothing is told of it.
 const FORGOTTEN_AFTER: Duration = Duration::from_secs(30 * 86_400);
@@ -26,7 +28,7 @@ pub type OwnToken = (AppName, String, String);
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Seen {
     /// The authority refused it at this time, for the tenant's sake.
-    Refused(Timestamp),
+    Refused(Timestamp, BlockReason),
     /// It gave one that was asked for at this time.
     Worked(Timestamp),
 }
@@ -39,7 +41,14 @@ pub type News = BTreeMap<OwnToken, Seen>;
 struct Refusal {
     /// What was asked for first. Only this ends it, so that two resources do not say one thing and the other.
     resource: String,
+    /// When it was noted last.
     at: Timestamp,
+    /// When it was refused first. (Not in records of earlier versions.)
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    since: Option<Timestamp>,
+    /// Why. (Not in records of earlier versions.)
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    reason: Option<BlockReason>,
 }
 
 /// All that stand, by app and by tenant.
@@ -57,8 +66,11 @@ impl Refusals {
     pub fn is_news(&self, (app, tenant, resource): &OwnToken, seen: Seen) -> bool {
         let known = self.0.get(app.as_str()).and_then(|tenants| tenants.get(tenant));
         match (known, seen) {
-            (None, Seen::Refused(_)) => self.all().count() < MOST_TENANTS,
-            (Some(known), Seen::Refused(at)) => known.resource == *resource && at.since(known.at) >= AGAIN,
+            (None, Seen::Refused(..)) => self.all().count() < MOST_TENANTS,
+            (Some(known), Seen::Refused(at, reason)) => {
+                let is_other = known.reason != Some(reason);
+                known.resource == *resource && (at.since(known.at) >= AGAIN || (is_other && at > known.at))
+            }
             (None, Seen::Worked(_)) => false,
             (Some(known), Seen::Worked(asked_at)) => known.resource == *resource && asked_at > known.at,
         }
@@ -72,9 +84,12 @@ impl Refusals {
             }
             let (app, tenant, resource) = of;
             match seen {
-                Seen::Refused(at) => {
-                    let refusal = Refusal { resource: resource.clone(), at: *at };
-                    self.0.entry(app.to_string()).or_default().insert(tenant.clone(), refusal);
+                Seen::Refused(at, reason) => {
+                    let tenants = self.0.entry(app.to_string()).or_default();
+                    let since = tenants.get(tenant).map_or(*at, |known| known.since.unwrap_or(known.at));
+                    let (since, reason) = (Some(since), Some(*reason));
+                    let refusal = Refusal { resource: resource.clone(), at: *at, since, reason };
+                    tenants.insert(tenant.clone(), refusal);
                 }
                 Seen::Worked(_) => {
                     if let Some(tenants) = self.0.get_mut(app.as_str()) {
@@ -94,6 +109,21 @@ impl Refusals {
         self.0.retain(|_, tenants| !tenants.is_empty());
     }
 
+    /// The tenants with their apps, why and since when.
+    pub fn blocks(&self) -> impl Iterator<Item = (&str, &str, Block)> {
+        self.0.iter().flat_map(|(app, tenants)| {
+            tenants.iter().filter_map(move |(tenant, refusal)| {
+                let Refusal { at, since, reason, .. } = refusal;
+                let (reason, since) = ((*reason)?, since.unwrap_or(*at));
+                Some((
+                    app.as_str(),
+                    tenant.as_str(),
+                    Block { reason, since, connections: 0, refused_at: *at },
+                ))
+            })
+        })
+    }
+
     /// The tenants, with their apps.
     pub fn all(&self) -> impl Iterator<Item = (&str, &str)> {
         self.0.iter().flat_map(|(app, tenants)| tenants.keys().map(|tenant| (app.as_str(), tenant.as_str())))
@@ -102,7 +132,7 @@ impl Refusals {
 
 impl Seen {
     fn is_old(self, now: Timestamp) -> bool {
-        let (Seen::Refused(at) | Seen::Worked(at)) = self;
+        let (Seen::Refused(at, _) | Seen::Worked(at)) = self;
         now.since(at) >= FORGOTTEN_AFTER
     }
 }
@@ -119,6 +149,10 @@ mod tests {
         (AppName::parse("outlook").expect("a name"), tenant.to_owned(), resource.to_owned())
     }
 
+    fn refused(at: Timestamp) -> Seen {
+        Seen::Refused(at, BlockReason::AppNotInTenant)
+    }
+
     /// The tenants that refuse after each of these.
     fn after(steps: &[(&str, &str, Seen)]) -> Vec<String> {
         let mut refusals = Refusals::default();
@@ -131,16 +165,16 @@ mod tests {
 
     #[test]
     fn a_refusal_stands_until_a_newer_token_for_the_same_comes() {
-        use Seen::{Refused, Worked};
-        assert_eq!(after(&[("t", "graph", Refused(at(5))), ("t", "graph", Worked(at(6)))]), ["t", ""]);
+        use Seen::Worked;
+        assert_eq!(after(&[("t", "graph", refused(at(5))), ("t", "graph", Worked(at(6)))]), ["t", ""]);
         assert_eq!(
             after(&[
-                ("t", "graph", Refused(at(5))),
+                ("t", "graph", refused(at(5))),
                 // By a replica that has one from before.
                 ("t", "graph", Worked(at(5))),
                 ("t", "other", Worked(at(9))),
-                ("t", "other", Refused(at(9))),
-                ("u", "graph", Refused(at(9))),
+                ("t", "other", refused(at(9))),
+                ("u", "graph", refused(at(9))),
                 ("t", "graph", Worked(at(10))),
             ]),
             ["t", "t", "t", "t", "t u", "u"]
@@ -153,17 +187,44 @@ mod tests {
         let mut refusals = Refusals::default();
         let day = i64::try_from(AGAIN.as_secs()).expect("small");
         let graph = of("t", "graph");
-        assert!(refusals.is_news(&graph, Seen::Refused(at(0))));
-        refusals.tell(&News::from([(graph.clone(), Seen::Refused(at(0)))]), at(0));
-        assert!(!refusals.is_news(&graph, Seen::Refused(at(day - 1))));
-        assert!(refusals.is_news(&graph, Seen::Refused(at(day))));
-        refusals.tell(&News::from([(graph.clone(), Seen::Refused(at(day)))]), at(day));
+        assert!(refusals.is_news(&graph, refused(at(0))));
+        refusals.tell(&News::from([(graph.clone(), refused(at(0)))]), at(0));
+        assert!(!refusals.is_news(&graph, refused(at(day - 1))));
+        assert!(refusals.is_news(&graph, refused(at(day))));
+        refusals.tell(&News::from([(graph.clone(), refused(at(day)))]), at(day));
         refusals.forget(at(30 * day));
         assert_eq!(refusals.all().count(), 1, "it was refused again");
         refusals.forget(at(31 * day));
         assert!(refusals.is_empty());
-        let news = (0..2 * MOST_TENANTS).map(|one| (of(&one.to_string(), ""), Seen::Refused(at(0))));
+        let news = (0..2 * MOST_TENANTS).map(|one| (of(&one.to_string(), ""), refused(at(0))));
         refusals.tell(&news.collect(), at(0));
         assert_eq!(refusals.all().count(), MOST_TENANTS);
+    }
+
+    #[test]
+    fn a_refusal_has_its_first_time_and_its_last_reason() {
+        let mut refusals = Refusals::default();
+        let graph = of("t", "graph");
+        let mut tell = |seen: Seen| {
+            refusals.tell(&News::from([(graph.clone(), seen)]), at(100_000));
+            let told = refusals.blocks().map(|(_, tenant, block)| (tenant.to_owned(), block));
+            told.map(|(tenant, block)| (tenant, block.reason, block.since, block.refused_at))
+                .collect::<Vec<_>>()
+        };
+        let (out, consent) = (BlockReason::AppNotInTenant, BlockReason::AdminConsentRequired);
+        let is = |reason, since, last| vec![("t".to_owned(), reason, at(since), at(last))];
+        assert_eq!(tell(refused(at(5))), is(out, 5, 5));
+        assert_eq!(tell(refused(at(6))), is(out, 5, 5), "that is no news");
+        assert_eq!(tell(Seen::Refused(at(7), consent)), is(consent, 5, 7));
+        assert_eq!(tell(refused(at(90_000))), is(out, 5, 90_000));
+        assert_eq!(tell(Seen::Worked(at(90_001))), []);
+        // A record of an earlier version says neither; it is shown once it is refused again.
+        let earlier = r#"{"outlook":{"t":{"resource":"graph","at":5000}}}"#;
+        let mut earlier: Refusals = serde_json::from_str(earlier).expect("it is read");
+        assert_eq!((earlier.all().count(), earlier.blocks().count()), (1, 0));
+        let again = Seen::Refused(at(9), out);
+        assert!(earlier.is_news(&of("t", "graph"), again));
+        earlier.tell(&News::from([(of("t", "graph"), again)]), at(9));
+        assert_eq!(earlier.blocks().count(), 1);
     }
 }

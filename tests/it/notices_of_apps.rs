@@ -4,10 +4,11 @@ use std::time::Duration;
 
 use entra_emulator::User;
 use http::Method;
+use serde_json::Value;
 use tokenward::domain::time::Clock as _;
 use tokenward::system::SystemClock;
 
-use crate::attacks_rights::with_harness;
+use crate::attacks_rights::{operate, with_harness};
 use crate::http_client::{Answer, request};
 use crate::notices::{events, is, refuse, said};
 use crate::world::{ALICE, Kept, Plan, Process, World, text, until, write_secret};
@@ -131,11 +132,18 @@ async fn a_tenant_that_blocks_and_recovers_is_told_once_by_two_replicas() {
         }
         let (told, last) = up_to(&world, &key, &after, &format!("marker-{round}")).await;
         assert_eq!(of_tenants(told), [tenant("blocked"), tenant("recovered")], "round {round}");
+        assert!(blocked(&world).await.is_null());
         after = last;
     }
 }
 
 /// The same of tokens of the app itself.
+/// The first tenant that blocks an app, as `status` has it.
+async fn blocked(world: &World) -> Value {
+    let status = operate(world, Method::GET, "/admin/v1/status", Value::Null).await.json();
+    status["tenants_blocked"][0].clone()
+}
+
 #[tokio::test]
 async fn a_tenant_that_gives_the_app_no_token_of_its_own_is_told_once_by_two_replicas() {
     let rules =
@@ -162,6 +170,13 @@ async fn a_tenant_that_gives_the_app_no_token_of_its_own_is_told_once_by_two_rep
             assert_eq!(text(&refused.json(), "code"), "tenant_blocked", "{}", refused.text());
         }
         told().await;
+        let shown = blocked(&world).await;
+        assert_eq!(
+            (shown["connections"].as_u64(), text(&shown, "tenant")),
+            (Some(0), alices_tenant().as_str()),
+            "{shown}"
+        );
+        assert_eq!(text(&shown, "reason"), "app_not_in_tenant");
         world.entra.change_settings(|settings| settings.app_only_needs_consent = false);
         world.pass(Duration::from_secs(3600));
         let (first, second) = if round == 0 { (&other, &world.daemon) } else { (&world.daemon, &other) };

@@ -79,7 +79,8 @@ pub struct Ending {
 pub struct TenantBlocked {
     /// The app.
     pub app: String,
-    /// How many connections were refused; at least so many are blocked.
+    /// How many connections were refused; at least so many are blocked. 0: the tenant gives the app no token
+    /// of its own, and nothing is known of its users.
     pub connections: u64,
     /// Why.
     pub reason: String,

@@ -278,7 +278,10 @@ fn trouble(view: &Overview) -> Markup {
                         } }
                         td.name data-label="Why" { (tag(Mood::Bad, &one.reason.replace('_', " "))) " since "
                             (when_text(Some(&one.since), view.now, "")) ", "
-                            (number(one.connections)) " connections at least" }
+                            @match one.connections {
+                                0 => "for tokens of the app's own",
+                                some => { (number(some)) " connections at least" }
+                            } }
                     } }
                     @for one in open_breakers { tr {
                         td.name data-label="App" { (one.app) }
@@ -502,13 +505,14 @@ mod tests {
     #[test]
     fn a_tenant_that_blocks_and_what_is_foreseen_have_their_rows() {
         let mut known = view(&[]);
-        known.status.tenants_blocked = vec![TenantBlocked {
+        let blocked = |tenant: &str, connections: u64| TenantBlocked {
             app: "outlook".to_owned(),
-            connections: 1234,
+            connections,
             reason: "policy_blocked".to_owned(),
             since: Timestamp::from_unix_seconds(1_000).rfc3339(),
-            tenant: "<t>".to_owned(),
-        }];
+            tenant: tenant.to_owned(),
+        };
+        known.status.tenants_blocked = vec![blocked("<t>", 1234), blocked("u", 0)];
         assert!(!region(&known).into_string().contains("within a week"));
         let mut rows = Rows::new();
         rows.insert(Row {
@@ -527,6 +531,7 @@ mod tests {
         for part in [
             "policy blocked",
             "1,234 connections at least",
+            "for tokens of the app's own",
             "tenant=%3Ct%3E",
             "sign in frequency",
             "77 connections",
