@@ -14,6 +14,7 @@ use super::inspect::Shown;
 use crate::domain::connection::Status;
 use crate::domain::forecast::{Frequencies, SeenEnd};
 use crate::domain::id::AppName;
+use crate::domain::own_tokens::Refused;
 use crate::domain::tenant_block::{Block, Blocks, Change, Edge, News, Part};
 use crate::domain::time::Timestamp;
 use crate::refresh::Untold;
@@ -64,7 +65,10 @@ impl Broker {
             blocks.watched().filter_map(|(app, tenant, blocks)| Some((part(app, tenant)?, blocks)));
         self.deps.engine.learn_refusing_tenants(refusing);
         let mut shown: BTreeMap<(&str, &str), Block> = BTreeMap::new();
-        shown.extend(blocks.own.blocks().map(|(app, tenant, block)| ((app, tenant), block)));
+        shown.extend(blocks.own.refused().map(|(app, tenant, refused)| {
+            let Refused { reason, since, at } = refused;
+            ((app, tenant), Block { reason, since, connections: 0, refused_at: at })
+        }));
         // What it refuses to users says more.
         shown.extend(blocks.all().map(|(app, tenant, block)| ((app, tenant), block.clone())));
         let shown = shown.into_iter().map(|((app, tenant), block)| BlockedTenant {

@@ -10,7 +10,6 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::id::AppName;
-use super::tenant_block::Block;
 use super::time::Timestamp;
 use super::verdict::BlockReason;
 
@@ -49,6 +48,17 @@ struct Refusal {
     /// Why. (Not in records of earlier versions.)
     #[serde(default, skip_serializing_if = "Option::is_none")]
     reason: Option<BlockReason>,
+}
+
+/// What is known of a tenant's refusal.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Refused {
+    /// Why, as it was said last.
+    pub reason: BlockReason,
+    /// When it was refused first.
+    pub since: Timestamp,
+    /// When it was noted last.
+    pub at: Timestamp,
 }
 
 /// All that stand, by app and by tenant.
@@ -109,17 +119,13 @@ impl Refusals {
         self.0.retain(|_, tenants| !tenants.is_empty());
     }
 
-    /// The tenants with their apps, why and since when.
-    pub fn blocks(&self) -> impl Iterator<Item = (&str, &str, Block)> {
+    /// The tenants with their apps, and what is known of each refusal.
+    pub fn refused(&self) -> impl Iterator<Item = (&str, &str, Refused)> {
         self.0.iter().flat_map(|(app, tenants)| {
             tenants.iter().filter_map(move |(tenant, refusal)| {
                 let Refusal { at, since, reason, .. } = refusal;
-                let (reason, since) = ((*reason)?, since.unwrap_or(*at));
-                Some((
-                    app.as_str(),
-                    tenant.as_str(),
-                    Block { reason, since, connections: 0, refused_at: *at },
-                ))
+                let refused = Refused { reason: (*reason)?, since: since.unwrap_or(*at), at: *at };
+                Some((app.as_str(), tenant.as_str(), refused))
             })
         })
     }
@@ -207,12 +213,12 @@ mod tests {
         let graph = of("t", "graph");
         let mut tell = |seen: Seen| {
             refusals.tell(&News::from([(graph.clone(), seen)]), at(100_000));
-            let told = refusals.blocks().map(|(_, tenant, block)| (tenant.to_owned(), block));
-            told.map(|(tenant, block)| (tenant, block.reason, block.since, block.refused_at))
-                .collect::<Vec<_>>()
+            let told = refusals.refused().map(|(_, tenant, refused)| (tenant.to_owned(), refused));
+            told.collect::<Vec<_>>()
         };
         let (out, consent) = (BlockReason::AppNotInTenant, BlockReason::AdminConsentRequired);
-        let is = |reason, since, last| vec![("t".to_owned(), reason, at(since), at(last))];
+        let is =
+            |reason, since, last| vec![("t".to_owned(), Refused { reason, since: at(since), at: at(last) })];
         assert_eq!(tell(refused(at(5))), is(out, 5, 5));
         assert_eq!(tell(refused(at(6))), is(out, 5, 5), "that is no news");
         assert_eq!(tell(Seen::Refused(at(7), consent)), is(consent, 5, 7));
@@ -221,10 +227,10 @@ mod tests {
         // A record of an earlier version says neither; it is shown once it is refused again.
         let earlier = r#"{"outlook":{"t":{"resource":"graph","at":5000}}}"#;
         let mut earlier: Refusals = serde_json::from_str(earlier).expect("it is read");
-        assert_eq!((earlier.all().count(), earlier.blocks().count()), (1, 0));
+        assert_eq!((earlier.all().count(), earlier.refused().count()), (1, 0));
         let again = Seen::Refused(at(9), out);
         assert!(earlier.is_news(&of("t", "graph"), again));
         earlier.tell(&News::from([(of("t", "graph"), again)]), at(9));
-        assert_eq!(earlier.blocks().count(), 1);
+        assert_eq!(earlier.refused().count(), 1);
     }
 }
