@@ -228,7 +228,7 @@ impl Lane {
                 return false;
             }
         }
-        if !pulse.read(false, 0) || !pulse.head_came(bytes.len()) {
+        if !pulse.read((false, false), 0) || !pulse.head_came(bytes.len()) {
             return false;
         }
         let request_id = RequestId::of(&head, &shared.ids);

@@ -20,6 +20,8 @@ pub(super) trait Keeper: Send + Sync {
     fn body_awaited(&self);
     /// Records that the body is complete, or never will be.
     fn body_ended(&self);
+    /// Records that the body was read to its end.
+    fn body_read(&self) {}
     /// Records the bytes kept for the body. Returns true if there is room for them.
     fn body_grows(&self, bytes: usize) -> bool;
     /// Has bodies pass in large parts, if there is room for that. Returns true if they do.
@@ -122,8 +124,9 @@ impl Body {
                     () = std::future::poll_fn(|cx| keeper.poll_gives_way(cx)) => Err(BodyError::NoRoom),
                 };
                 keeper.body_ended();
-                if result.is_err() {
-                    failed.store(true, Ordering::Release);
+                match &result {
+                    Ok(_) => keeper.body_read(),
+                    Err(_) => failed.store(true, Ordering::Release),
                 }
                 result
             }
@@ -236,8 +239,11 @@ impl BodyStream {
             if self.due.take().is_some() {
                 keeper.body_ended();
             }
-            if let Some(Err(_)) = next {
-                failed.store(true, Ordering::Release);
+            match &next {
+                Some(Err(_)) => failed.store(true, Ordering::Release),
+                // (Who knows the length does not ask for more.)
+                Some(Ok(_)) if !hyper::body::Body::is_end_stream(&*incoming) => {}
+                _ => keeper.body_read(),
             }
             return Poll::Ready(next);
         }

@@ -96,6 +96,7 @@ pub(super) async fn serve(
     };
     let mut wire = Wire::new(guarded, service, make_hyper, Arc::clone(&pulse));
 
+    let mut broke = false;
     let end = {
         let shutdown = &shared.surroundings.shutdown;
         let clock = shared.surroundings.clock.as_ref();
@@ -148,6 +149,7 @@ pub(super) async fn serve(
                 }
                 if let Poll::Ready(result) = wire.poll(cx) {
                     if let Err(error) = result {
+                        broke = true;
                         tracing::debug!(listener = shared.name, %error, "a connection broke");
                     }
                     return Poll::Ready(End::Closed);
@@ -201,8 +203,11 @@ pub(super) async fn serve(
             let refused = guarded.refused_head();
             let path = guarded.overlong_path().to_owned();
             let mut socket = guarded.into_socket();
-            if refused {
-                refuse_head(&shared, &mut socket, &path).await;
+            if let Some(refused) = refused {
+                refuse_head(&shared, &mut socket, refused, &path).await;
+            } else if broke && pulse.ends_by_closing() {
+                // An answer that broke off must not look whole.
+                return socket.forget_unsent();
             }
             // (If the client has ended it, there is nothing to linger for but the end of TLS.)
             linger(&shared, socket).await;
@@ -210,10 +215,10 @@ pub(super) async fn serve(
     }
 }
 
-/// Answers a head that was too long. No handler sees it, and the connection ends.
-async fn refuse_head(shared: &Shared, socket: &mut Box<dyn Socket>, path: &str) {
+/// Answers a head that is malformed or too long. No handler sees it, and the connection ends.
+async fn refuse_head(shared: &Shared, socket: &mut Box<dyn Socket>, refused: Refused, path: &str) {
     let request_id = RequestId::new(shared.surroundings.random.as_ref());
-    let response = shared.handler.refuse(Refused::HeadTooLarge, path, &request_id);
+    let response = shared.handler.refuse(refused, path, &request_id);
     let response = finished(shared, response, &request_id);
     let (mut bytes, body) = text_of(response, true, shared);
     bytes.extend_from_slice(&body);
@@ -328,6 +333,7 @@ async fn answer(
     pulse: &Arc<Pulse>,
 ) -> Response {
     let (mut head, incoming) = request.into_parts();
+    pulse.request_is(head.version, &incoming);
     let has_room = pulse.head_came(kept_of(&head.uri, &head.headers));
     pulse.answer_before_is_taken().await;
     pulse.request_began();
@@ -345,7 +351,8 @@ async fn answer(
         response = exchange.refuse(Refused::Overloaded);
     }
     response = exchange.finished(response);
-    if closes {
+    // (Otherwise its client would send the next request into a connection that ends: RFC 9112 section 9.6.)
+    if closes || pulse.leaves_body() {
         response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
     response

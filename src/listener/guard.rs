@@ -100,6 +100,11 @@ impl Framing {
         matches!(self.state, State::Overlong) || (self.state == State::Head && !self.partial.is_empty())
     }
 
+    /// Returns true inside a body.
+    pub(super) fn in_body(&self) -> bool {
+        matches!(self.state, State::Sized(_) | State::Chunked(_))
+    }
+
     /// Returns true where a head begins, so that a whole one may be taken elsewhere ([`Lane::takes`]).
     pub(super) fn is_before_head(&self) -> bool {
         self.state == State::Head && self.partial.is_empty()

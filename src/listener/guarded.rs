@@ -11,13 +11,13 @@ use bytes::Bytes;
 use hyper::rt::{Read, ReadBufCursor, Write};
 use tokio::io::{AsyncRead as _, AsyncWrite as _, ReadBuf};
 
-use super::Limits;
 use super::at_once::{Lane, Then};
 use super::guard::{Framing, Violation};
 use super::pulse::Pulse;
 use super::room::BUFFER;
 use super::socket::Socket;
 use super::tcp::LARGE_READ;
+use super::{Limits, Refused};
 
 /// Most bytes of one read: one less than the size at which hyper doubles its next buffer.
 const MOST_READ: usize = BUFFER - 1;
@@ -29,9 +29,9 @@ pub(super) struct Guarded {
     pulse: Arc<Pulse>,
     /// The first violation; nothing is read after it.
     violated: Option<Violation>,
-    /// True if a head was too long and no earlier request waits for an answer: the connection answers that
-    /// and ends.
-    refused_head: bool,
+    /// Why a head was refused while no earlier request waits for an answer: the connection answers that and
+    /// ends.
+    refused_head: Option<Refused>,
     /// For requests that are answered at once.
     lane: Lane,
     /// What came while there was no hyper, and is for it.
@@ -62,7 +62,7 @@ impl Guarded {
     pub(super) fn new(socket: Box<dyn Socket>, limits: &Limits, pulse: Arc<Pulse>, lane: Lane) -> Self {
         let framing = Framing::new(limits.max_header_bytes, limits.max_headers);
         let came = Bytes::new();
-        Guarded { socket, framing, pulse, violated: None, refused_head: false, lane, came, is_wide: false }
+        Guarded { socket, framing, pulse, violated: None, refused_head: None, lane, came, is_wide: false }
     }
 
     /// Answers plain requests while there is no hyper. It keeps what is for hyper.
@@ -101,8 +101,8 @@ impl Guarded {
         }
     }
 
-    /// Returns true if a head that was too long still needs its answer.
-    pub(super) fn refused_head(&self) -> bool {
+    /// Returns why a head was refused that still needs its answer.
+    pub(super) fn refused_head(&self) -> Option<Refused> {
         self.refused_head
     }
 
@@ -145,7 +145,7 @@ impl Read for Guarded {
                 return Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, reason)));
             }
         }
-        if self.refused_head {
+        if self.refused_head.is_some() {
             return Poll::Ready(Ok(()));
         }
         self.fit();
@@ -196,6 +196,11 @@ impl Guarded {
         if let Err((good, violation)) = self.framing.take(bytes) {
             self.violated = Some(violation);
             match violation {
+                // (hyper's own answer would have no words.)
+                Violation::Head(_) if good == 0 && !self.pulse.is_with_hyper() => {
+                    self.refused_head = Some(Refused::Malformed);
+                    return Ok(0);
+                }
                 Violation::Head(_) => {
                     // At least one byte was refused, so there is room for the NUL.
                     bytes[good] = 0;
@@ -212,10 +217,11 @@ impl Guarded {
         // head. If a request is being answered, hyper sees the head, because an end would break that answer
         // off; it then says 431 by itself.
         if self.framing.overlong_at.take() == Some(0) && !self.pulse.is_answering() {
-            self.refused_head = true;
+            self.refused_head = Some(Refused::HeadTooLarge);
             return Ok(0);
         }
-        if !self.pulse.read(self.framing.in_head(), self.framing.unfinished()) {
+        let within = (self.framing.in_head(), self.framing.in_body());
+        if !self.pulse.read(within, self.framing.unfinished()) {
             return Err(io::Error::other("too much is on its way here at once"));
         }
         Ok(passed)
@@ -244,7 +250,7 @@ impl Write for Guarded {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         // hyper is done, and the answer must still be written.
-        if self.refused_head {
+        if self.refused_head.is_some() {
             return Poll::Ready(Ok(()));
         }
         Pin::new(&mut self.socket).poll_shutdown(cx)

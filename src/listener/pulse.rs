@@ -6,6 +6,8 @@ use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, AtomicUsize,
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use http::Version;
+use hyper::body::{Body as _, Incoming};
 use parking_lot::Mutex;
 
 use super::RequestId;
@@ -13,6 +15,13 @@ use super::body::Keeper;
 use super::room::{OWN_BYTES, Reservation, Room};
 use super::tcp::LARGE_PART;
 use crate::domain::time::Clock;
+
+/// What may be left of a request's body: nothing, …
+const NOTHING: u8 = 0;
+/// … some of a known length, …
+const SIZED: u8 = 1;
+/// … or chunks.
+const CHUNKED: u8 = 2;
 
 /// Least bytes of a large answer that a client must take in a second.
 pub(super) const SLOWEST: usize = 256 * 1024;
@@ -34,6 +43,12 @@ pub(super) struct Pulse {
     /// Counts changes of phase, because several may happen within one poll.
     beats: AtomicU32,
     in_head: AtomicBool,
+    /// True while the rest of a body has not come.
+    in_body: AtomicBool,
+    /// What the handler has left of the present request's body.
+    unread: AtomicU8,
+    /// True if the present request's client takes the connection's end for the answer's end.
+    ends_by_closing: AtomicBool,
     clock: Arc<dyn Clock>,
     place: Reservation,
     /// Bytes in memory for the client's certificates, a head, a body and an answer.
@@ -70,6 +85,9 @@ impl Pulse {
             phase: AtomicU8::new(Phase::New as u8),
             beats: AtomicU32::new(0),
             in_head: AtomicBool::new(false),
+            in_body: AtomicBool::new(false),
+            unread: AtomicU8::new(NOTHING),
+            ends_by_closing: AtomicBool::new(false),
             clock,
             place,
             certificate: AtomicUsize::new(0),
@@ -94,15 +112,42 @@ impl Pulse {
         self.keeps(&self.certificate, bytes)
     }
 
-    /// Records that bytes arrived and how many of them are an unfinished head. Returns true if there is room
-    /// for it.
-    pub(super) fn read(&self, in_head: bool, unfinished: usize) -> bool {
+    /// Records that bytes arrived, whether the last of them is within a head or a body, and how many are an
+    /// unfinished head. Returns true if there is room for it.
+    pub(super) fn read(&self, (in_head, in_body): (bool, bool), unfinished: usize) -> bool {
         self.in_head.store(in_head, Ordering::Relaxed);
+        self.in_body.store(in_body, Ordering::Relaxed);
         if in_head && matches!(self.phase(), Phase::New | Phase::Idle) {
             self.enter(Phase::Head);
         }
         // If there is no room for bytes after a request, the request's answer says so.
         self.keeps(&self.ahead, 2 * unfinished) || self.is_answering()
+    }
+
+    /// Records what the next request is like, before its body is read.
+    pub(super) fn request_is(&self, version: Version, body: &Incoming) {
+        let unread = match (body.is_end_stream(), body.size_hint().exact()) {
+            (true, _) => NOTHING,
+            (false, Some(_)) => SIZED,
+            (false, None) => CHUNKED,
+        };
+        self.unread.store(unread, Ordering::Relaxed);
+        self.ends_by_closing.store(version < Version::HTTP_11, Ordering::Relaxed);
+    }
+
+    /// Returns true if hyper closes the connection after the answer, because some of the body is left: it
+    /// passes over no more than a body of a known length that is here.
+    pub(super) fn leaves_body(&self) -> bool {
+        match self.unread.load(Ordering::Relaxed) {
+            NOTHING => false,
+            SIZED => self.in_body.load(Ordering::Relaxed),
+            _ => true,
+        }
+    }
+
+    /// Returns true if the client takes the connection's end for the answer's end (HTTP/1.0).
+    pub(super) fn ends_by_closing(&self) -> bool {
+        self.ends_by_closing.load(Ordering::Relaxed)
     }
 
     /// Records a complete head. Returns true if there is room for it.
@@ -372,6 +417,10 @@ impl Keeper for Pulse {
         if self.is_answering() {
             self.place.works();
         }
+    }
+
+    fn body_read(&self) {
+        self.unread.store(NOTHING, Ordering::Relaxed);
     }
 
     fn body_grows(&self, bytes: usize) -> bool {

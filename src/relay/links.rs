@@ -44,6 +44,18 @@ impl Links {
         Links { bases, here, path }
     }
 
+    /// Returns where a field leads that may be relative to its request's URL, whose origin is this: through
+    /// the relay if that is below a base. `None` if it stays as it is: also what is relative to a path, for
+    /// that leads below the relay by itself.
+    pub fn turned_field(&self, reference: &str, origin: &str) -> Option<String> {
+        let absolute = match reference.strip_prefix("//") {
+            Some(_) => format!("{}:{reference}", origin.split_once(':')?.0),
+            None if reference.starts_with('/') => format!("{origin}{reference}"),
+            None => return self.turned(reference),
+        };
+        Some(self.turned(&absolute).unwrap_or(absolute))
+    }
+
     /// Returns a URL that points below a base as one that leads through the relay.
     pub fn turned(&self, url: &str) -> Option<String> {
         let (base, rest) = self.bases.iter().find_map(|base| Some((base, base.rest_of(url)?)))?;

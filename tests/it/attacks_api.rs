@@ -760,6 +760,88 @@ async fn a_request_that_can_be_read_in_two_ways_is_read_in_none() {
     assert_eq!(world.token("team-b/alice").await.status, 200, "nothing was smuggled");
 }
 
+/// Reads one answer with a length, and returns its head and its body.
+fn answer_of(stream: &mut TcpStream) -> (String, String) {
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        let mut byte = [0];
+        stream.read_exact(&mut byte).expect("an answer");
+        head.push(byte[0]);
+    }
+    let head = String::from_utf8(head).expect("text").to_ascii_lowercase();
+    let length = head.lines().find_map(|line| line.strip_prefix("content-length: ")).expect("a length");
+    let mut body = vec![0; length.parse().expect("a number")];
+    stream.read_exact(&mut body).expect("a body");
+    (head, String::from_utf8(body).expect("text"))
+}
+
+/// Who is refused before its body was read is told that the connection ends, unless it goes on: otherwise its client
+/// would send the next request into an end (RFC 9112 section 9.6).
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refusal_that_leaves_a_body_says_that_the_connection_ends() {
+    let world = Plan::default().start().await;
+    let local = world.daemon.local.trim_start_matches("http://").to_owned();
+    let key = world.key.clone();
+    let path = "/v1/apps/outlook/connections/nobody-s/relay/graph/v1.0/me/sendMail";
+    let head = |key: &str, framing: &str| {
+        format!("POST {path} HTTP/1.1\r\nHost: h\r\nAuthorization: Bearer {key}\r\n{framing}\r\n\r\n")
+    };
+    for size in [100, 1000, 20_000, 70_000, 300_000] {
+        for key in [&key, "twk_wrong"] {
+            for is_sized in [true, false] {
+                let body = vec![b'x'; size];
+                let (framing, sent) = match is_sized {
+                    true => (format!("Content-Length: {size}"), body),
+                    false => {
+                        let chunk = [format!("{size:x}\r\n").as_bytes(), &body, b"\r\n0\r\n\r\n"].concat();
+                        ("Transfer-Encoding: chunked".to_owned(), chunk)
+                    }
+                };
+                let mut stream = TcpStream::connect(&local).expect("connected");
+                stream.set_read_timeout(Some(PATIENCE)).expect("a timeout");
+                let all = [head(key, &framing).as_bytes(), &sent].concat();
+                // (It may close before all is written.)
+                let _ = stream.write_all(&all);
+                let (told, _) = answer_of(&mut stream);
+                let ends = told.contains("connection: close");
+                let row = format!("{size} bytes, sized {is_sized}: {told}");
+                assert!(ends || (is_sized && size < 8000), "{row}");
+                if !ends {
+                    stream.write_all(head(key, "Content-Length: 0").as_bytes()).expect("it goes on");
+                    assert!(answer_of(&mut stream).0.starts_with("http/1.1 4"), "{row}");
+                }
+            }
+        }
+    }
+}
+
+/// Every answer has the form of the API, also where no request could be read.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_malformed_head_is_answered_in_words() {
+    let world = Plan::default().start().await;
+    let local = world.daemon.local.trim_start_matches("http://").to_owned();
+    for head in [
+        "GET http://h/v1/apps HTTP/1.1\r\nHost: h\r\n\r\n",
+        "OPTIONS * HTTP/1.1\r\nHost: h\r\n\r\n",
+        "GET /v1/apps HTTP/1.1\r\n\r\n",
+        "GET /v1/apps HTTP/1.1\r\nHost: h\r\nA: b\r\n c\r\n\r\n",
+        "GET /v1/apps HTTP/1.1\r\nHost: h\r\nContent-Length: 1\r\nContent-Length: 1\r\n\r\nx",
+        "GET /v1/apps HTTP/1.1\nHost: h\n\n",
+    ] {
+        let (status, answer) = raw(&local, head.as_bytes());
+        let lower = answer.to_ascii_lowercase();
+        assert_eq!(status, 400, "{head}: {answer}");
+        assert!(lower.contains("cache-control: no-store") && lower.contains("x-request-id: "), "{answer}");
+        let body = answer.split("\r\n\r\n").nth(1).unwrap_or_default();
+        let body: Value = serde_json::from_str(body).unwrap_or_else(|_| panic!("{head}: {answer}"));
+        assert_eq!(body["code"], "invalid_request", "{head}: {body}");
+    }
+    // Behind another request it ends the connection after that one's answer.
+    let two = "GET /v1/apps HTTP/1.1\r\nHost: h\r\n\r\nGET http://h/ HTTP/1.1\r\nHost: h\r\n\r\n";
+    let (status, answer) = raw(&local, two.as_bytes());
+    assert!(status == 401 && answer.matches("HTTP/1.1 ").count() <= 2, "{answer}");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_too_large_or_too_slow_is_cut() {
     let world = Plan::default().start().await;

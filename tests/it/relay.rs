@@ -629,6 +629,17 @@ async fn only_links_of_json_are_turned_however_they_are_cut() {
     let target = format!("{base}/v1.0/files/2");
     resource.answer_with(move |_| Reply::Whole(302, vec![("location", target.clone())], Bytes::new()));
     assert_eq!(get(&world, "/v1.0/files/1").await.location(), format!("{here}/v1.0/files/2"));
+    // So does one that is relative to the host; one that is relative to the path does by itself.
+    let host = base.trim_start_matches("http:").to_owned();
+    for (said, leads) in [
+        ("/v1.0/files/2?x=1".to_owned(), format!("{here}/v1.0/files/2?x=1")),
+        (format!("{host}/v1.0/files/2"), format!("{here}/v1.0/files/2")),
+        ("2".to_owned(), "2".to_owned()),
+        ("//elsewhere.example/x".to_owned(), "http://elsewhere.example/x".to_owned()),
+    ] {
+        resource.answer_with(move |_| Reply::Whole(302, vec![("location", said.clone())], Bytes::new()));
+        assert_eq!(get(&world, "/v1.0/files/1").await.location(), leads);
+    }
     // In pieces of any size, as they come.
     for size in [1, 7, 100] {
         let (sender, receiver) = mpsc::channel(1);
@@ -644,6 +655,47 @@ async fn only_links_of_json_are_turned_however_they_are_cut() {
         });
         assert_eq!(get(&world, "/v1.0/files/1").await.text(), expected, "pieces of {size}");
     }
+}
+
+/// RFC 9110 section 8.6, both ways.
+#[tokio::test]
+async fn an_empty_body_has_its_length_and_what_has_no_body_has_none() {
+    let (world, resource) = with_resource(|_| Reply::Whole(204, vec![], Bytes::new())).await;
+    resource.take();
+    let long = [("content-length", "0")];
+    for (method, fields) in [(Method::POST, &long[..]), (Method::POST, &[]), (Method::GET, &[])] {
+        let expected = (method == Method::POST).then_some("0");
+        let path = if method == Method::POST { "/v1.0/me/sendMail" } else { "/v1.0/files/1" };
+        let answer = relay(&world, method, path, fields, b"").await;
+        assert_eq!((answer.status, answer.headers.get("content-length")), (StatusCode::NO_CONTENT, None));
+        let seen = resource.take().remove(0);
+        assert_eq!((seen.header("content-length"), seen.header("transfer-encoding")), (expected, None));
+    }
+    let answer = relay(&world, Method::HEAD, "/v1.0/me/messages", &[], b"").await;
+    assert_eq!((answer.status, answer.headers.get("content-length")), (StatusCode::NO_CONTENT, None));
+}
+
+/// A client that takes the connection's end for the answer's end sees no end where there is none.
+#[tokio::test]
+async fn an_answer_that_breaks_off_does_not_look_whole_over_http_1_0() {
+    let answers = |_: &Seen| {
+        let (sender, receiver) = mpsc::channel(4);
+        tokio::spawn(async move {
+            let _ = sender.send(Ok(Bytes::from_static(&[7; 20_000]))).await;
+            let _ = sender.send(Err(std::io::ErrorKind::BrokenPipe.into())).await;
+        });
+        Reply::Stream(200, vec![], receiver)
+    };
+    let (world, _resource) = with_resource(answers).await;
+    let address = world.daemon.local.trim_start_matches("http://");
+    let mut stream = TcpStream::connect(address).await.expect("the daemon");
+    let path = "/v1/apps/outlook/connections/user-1/relay/graph/v1.0/files/1";
+    let head = format!("GET {path} HTTP/1.0\r\nAuthorization: Bearer {}\r\n\r\n", world.reader_key);
+    stream.write_all(head.as_bytes()).await.expect("written");
+    let mut answer = Vec::new();
+    let ended = stream.read_to_end(&mut answer).await;
+    assert!(answer.is_empty() || answer.starts_with(b"HTTP/1.0 200"), "{}", String::from_utf8_lossy(&answer));
+    assert_eq!(ended.expect_err("it does not end").kind(), std::io::ErrorKind::ConnectionReset);
 }
 
 #[tokio::test]

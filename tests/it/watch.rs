@@ -103,7 +103,7 @@ pub(crate) async fn first(daemon: &Process, key: &str, target: &str) -> Answer {
     }
 }
 
-async fn open(daemon: &Process, key: &str, connection: &str) -> Stream {
+pub(crate) async fn open(daemon: &Process, key: &str, connection: &str) -> Stream {
     try_open(daemon, key, &path(connection), None).await.expect("a stream")
 }
 
@@ -179,7 +179,7 @@ pub(crate) async fn renew(world: &World, connection: &str) -> String {
     text(&answer.json(), "access_token").to_owned()
 }
 
-fn records(world: &World, is_so: impl Fn(&Value) -> bool) -> Vec<Value> {
+pub(crate) fn records(world: &World, is_so: impl Fn(&Value) -> bool) -> Vec<Value> {
     let audit = std::fs::read_to_string(world.folder.path().join("audit.jsonl")).expect("the audit");
     let lines = audit.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
     lines.filter(|line| line["door"] == "watch" && is_so(line)).collect()

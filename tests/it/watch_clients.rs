@@ -17,7 +17,7 @@ use crate::interop::node_folder;
 use crate::launcher::{command, installed, repository};
 use crate::pki::{self, Authority, Identity};
 use crate::token_exchange::blocks;
-use crate::watch::renew;
+use crate::watch::{open, records, renew};
 use crate::world::{ALICE, PATIENCE, Plan, World, free_port};
 
 /// A way to the daemon that can be cut.
@@ -108,14 +108,20 @@ impl Drop for Client {
 /// The guide's client gets the present token, the next one over a new connection without the one that it had,
 /// and an error.
 async fn a_client_reads_the_stream(language: &str, start: impl Fn(&str, &Path) -> Client) {
-    let world = Plan::default().start().await;
+    let world = Plan::default().sections("[limits]\nstreams_per_caller = 1\n").start().await;
     world.connect("user-4711", ALICE).await;
     let way = Way::to(&world).await;
     let [code] = &blocks("docs/watch.md", language)[..] else { panic!("one example in {language}") };
     let folder = world.folder.path().join("client");
     std::fs::create_dir(&folder).expect("a folder");
     std::fs::write(folder.join("mail-sync.key"), format!("{}\n", world.key)).expect("written");
+    // At first there is no place for its stream. That passes, so it asks again.
+    let other = open(&world.daemon, &world.key, "user-4711").await;
     let mut client = start(&code.replace("http://127.0.0.1:7070", &way.address), &folder);
+    world
+        .until("it is refused", async || !records(&world, |line| line["action"] == "refused").is_empty())
+        .await;
+    drop(other);
     assert_eq!(client.said().await, world.access_token("user-4711").await);
     let second = renew(&world, "user-4711").await;
     assert_eq!(client.said().await, second);

@@ -17,7 +17,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{ACCEPT_ENCODING, AUTHORIZATION, CONTENT_TYPE, HOST, HeaderMap, HeaderValue, RETRY_AFTER};
+use http::header::{
+    ACCEPT_ENCODING, AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, HOST, HeaderMap, HeaderValue, RETRY_AFTER,
+};
 use http::{Request, StatusCode};
 use zeroize::Zeroizing;
 
@@ -215,11 +217,12 @@ impl LocalApi {
         let (wanted, events, app) = (turns.wanted(), Arc::clone(&self.events), key.app.clone());
         let is_wanted = move || wanted.is_so() && events.turn_taken_back(&app);
         let pace = Arc::new(Pace::new(Arc::clone(&self.clock), is_wanted));
+        let origin = to.base.origin();
         let exchange = Exchange { api: self, to, silence, pace, gives_way, record, batch, turns };
         let (answer, mut record) = exchange.run(&allowed, served, body).await?;
         record.has_status(answer.status());
         let is_head = method == Method::Head;
-        match answer.response(place, is_head, links).await {
+        match answer.response(place, is_head, (links, origin)).await {
             Ok(response) => {
                 record.answered(response.status()).await;
                 Ok(response)
@@ -358,6 +361,11 @@ impl Exchange<'_> {
         headers.insert(AUTHORIZATION, bearer(served).map_err(|problem| (problem, None))?);
         // An answer in JSON is read on its way.
         headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
+        // (RFC 9110 section 8.6. Some servers answer 411 without it.)
+        let may_have_body = matches!(allowed.asked.method, Method::Post | Method::Put | Method::Patch);
+        if may_have_body && sent.is_empty() {
+            headers.insert(CONTENT_LENGTH, HeaderValue::from_static("0"));
+        }
         self.silence.breaks();
         self.turns.sent();
         let answer = tokio::select! {

@@ -187,9 +187,11 @@ pub(super) fn of(refusal: &Refusal) -> Words {
              session mends it where no backup does",
         ),
         Refusal::StoreUnavailable => words(
-            "The store does not answer now",
-            "tokenward cannot reach its store, and holds nothing of this that it may serve without it",
-            "try again after the time in Retry-After; nothing was lost",
+            "The store does not serve now",
+            "tokenward's store does not answer, or is not to be believed, or has no room; and nothing of \
+             this is held that may be served without it",
+            "try again after the time in Retry-After; if it lasts, the operator must act: `tokenward status` \
+             and the daemon's log say what is wrong with the store",
         ),
         Refusal::AuditUnavailable => words(
             "The audit log takes no records now",
@@ -241,9 +243,10 @@ pub(super) fn of_app(refusal: &Refusal) -> Words {
              resource",
         ),
         Refusal::StoreUnavailable => (
-            "tokenward cannot reach its store, so it would not learn that an operator revoked the right"
+            "tokenward's store does not serve, so it would not learn that an operator revoked the right"
                 .into(),
-            "try again after the time in Retry-After; nothing was lost",
+            "try again after the time in Retry-After; if it lasts, the operator must act: `tokenward status` \
+             and the daemon's log say what is wrong with the store",
         ),
         _ => return Words { title, detail, hint },
     };

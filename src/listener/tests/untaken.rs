@@ -27,7 +27,7 @@ async fn no_request_is_begun_before_the_answer_before_it_is_taken() {
         "GET / HTTP/1.1\r\nHost: a\r\n\r\n",
         "GET /ignore HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\n\r\nx",
         "HEAD /ignore HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nContent-Length: 1\r\n\r\nx",
-        "HEAD /ignore HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nx\r\n0\r\n\r\n",
+        // (Behind chunks that nobody has read, the connection ends with the answer.)
     ] {
         let served = tcp(Limits { answer_taken: Duration::from_millis(300), ..Limits::default() });
         let mut stream = deaf(&served).await;

@@ -72,7 +72,8 @@ impl Answer {
         has_some && head.status.is_success() && (!is_json(head) || self.answer.body().is_end_stream())
     }
 
-    /// Makes the caller's answer, with this place for its body. Links to a base lead through the relay.
+    /// Makes the caller's answer, with this place for its body. Links to a base lead through the relay;
+    /// `origin` is that of the request's URL.
     ///
     /// # Errors
     /// A short body broke off, or the caller's connection must give way.
@@ -80,7 +81,7 @@ impl Answer {
         self,
         place: Arc<StreamPlace>,
         is_head: bool,
-        links: Arc<Links>,
+        (links, origin): (Arc<Links>, String),
     ) -> Result<Response, NoAnswer> {
         let Answer { answer, along, sent, gives_way } = self;
         along.silence.breaks();
@@ -120,13 +121,15 @@ impl Answer {
         *response.status_mut() = head.status;
         *response.headers_mut() = relay::for_caller(&head.headers);
         for name in LINKS {
-            let links = response.headers().get(&name).and_then(|value| links.turned(value.to_str().ok()?));
+            let field = response.headers().get(&name).and_then(|value| value.to_str().ok());
+            let links = field.and_then(|field| links.turned_field(field, &origin));
             if let Some(value) = links.and_then(|link| HeaderValue::from_str(&link).ok()) {
                 response.headers_mut().insert(name, value);
             }
         }
         // (The length of what a GET would have. JSON is changed on its way, so its length is not known.)
-        if let Some(length) = head.headers.get(CONTENT_LENGTH).filter(|_| is_head && !is_json(&head)) {
+        let has_length = is_head && !is_json(&head) && head.status != StatusCode::NO_CONTENT;
+        if let Some(length) = head.headers.get(CONTENT_LENGTH).filter(|_| has_length) {
             response.headers_mut().insert(CONTENT_LENGTH, length.clone());
         }
         Ok(response)

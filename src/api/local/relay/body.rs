@@ -83,6 +83,11 @@ impl Sent {
         Attempt { shared: Arc::clone(&self.0), number, at: 0, given: 0 }.boxed_unsync()
     }
 
+    /// Returns true if there is no body.
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty
+    }
+
     /// Begins another attempt, if all that was read is still here. The one before gets nothing more.
     pub(super) fn begin_again(&self) -> bool {
         let mut state = self.0.state.lock();

@@ -91,7 +91,7 @@ impl Handler for Through {
                     let tasks: Option<Arc<dyn Tasks>> = Some(Arc::new(TokioTasks::new()));
                     let along = Along { clock, silence, pace, batch: None, turns: Turns::default(), tasks };
                     let answer = Answer::new(answer, along, sent.clone(), gives_way);
-                    let response = match answer.response(place, false, links).await {
+                    let response = match answer.response(place, false, (links, String::new())).await {
                         Ok(response) => response,
                         Err((problem, _)) => return problem.response("an-id"),
                     };
