@@ -19,16 +19,18 @@ if [ -z "$sent" ] || [ "$sent" != "$granted" ]; then
     diff <(echo "$sent") <(echo "$granted") || true
     exit 1
 fi
-redis-server --port 0 --unixsocket "$work/redis.sock" --aclfile "$work/users.acl" --save '' --dir "$work" >"$work/redis.log" 2>&1 &
-redis_pid=$!
-for _ in $(seq 50); do
-    if [ -S "$work/redis.sock" ]; then break; fi
-    sleep 0.1
-done
-if [ ! -S "$work/redis.sock" ]; then
+start() {
+    redis-server --port 0 --unixsocket "$work/redis.sock" --aclfile "$work/users.acl" --save '' --appendonly yes --appendfsync always \
+        --dir "$work" >"$work/redis.log" 2>&1 &
+    redis_pid=$!
+    for _ in $(seq 100); do
+        if redis-cli -s "$work/redis.sock" --no-auth-warning --user health --pass none PING 2>/dev/null | grep -q PONG; then return; fi
+        sleep 0.1
+    done
     cat "$work/redis.log"
     exit 1
-fi
+}
+start
 
 password=$(cat "$work/secrets/tokenward/redis-password")
 # One command as the daemon's user; its words are the arguments.
@@ -102,3 +104,12 @@ as_other --user health --pass none GET tokenward:b | grep -q NOPERM || { echo "t
 operator=$(cat "$work/secrets/redis/redis-operator-password")
 as_other --user operator --pass "$operator" ACL LOAD | grep -q OK || { echo "the operator may not reload the ACL file"; exit 1; }
 as_other --user operator --pass "$operator" GET tokenward:b | grep -q NOPERM || { echo "the operator may read"; exit 1; }
+
+# What a script wrote is there after a crash (see the file's words on the default user).
+both=$(as_tokenward SCRIPT LOAD "redis.call('SET', KEYS[1], '1') redis.call('SET', KEYS[2], '2') return 1" | tail -n 1)
+passes EVALSHA "$both" 2 tokenward:one tokenward:two
+kill -9 "$redis_pid"
+wait "$redis_pid" 2>/dev/null || true
+rm -f "$work/redis.sock"
+start
+[ "$(as_tokenward GET tokenward:two)" = 2 ] || { echo "a restart of Redis loses what a script wrote"; exit 1; }

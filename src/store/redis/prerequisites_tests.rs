@@ -84,6 +84,33 @@ async fn everything(store: &RedisStore) -> String {
     wrong
 }
 
+/// A Redis reads its append-only file as the default user, who is off in the shipped file and must have every
+/// right all the same: without them a restart loses what a script wrote.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_committed_is_there_after_a_restart_with_the_shipped_default_user() {
+    let file = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/compose/redis.acl");
+    let text = std::fs::read_to_string(file).expect("the file is shipped");
+    let default = text.lines().find_map(|line| line.strip_prefix("user default off resetpass "));
+    // (On, so that this test may ask as that user.)
+    let users = format!(
+        "user default on nopass {}\nuser tokenward on >secret {}\n",
+        default.expect("the default user"),
+        shipped_rights().join(" ")
+    );
+    let mut server = RedisServer::start_configured(&users, &["--appendfsync", "always"]);
+    let (user, first, second) = (key("app", "user:1"), connection(1, 1), connection(2, 2));
+    let store = store_with(as_user(&server));
+    assert_eq!(store.commit(&user, None, &first, Writer::SignIn).await.expect("serves"), Committed::Done);
+    let nonce = LeaseNonce([1; 16]);
+    store.take_lease(LeaseOf::Connection(&user), nonce, Duration::from_secs(30)).await.expect("serves");
+    let committed = store.commit(&user, Some(first.revision), &second, Writer::Lease(nonce)).await;
+    assert_eq!(committed.expect("serves"), Committed::Done);
+    server.restart();
+    healed(&store).await;
+    let found = store.load(&user).await.expect("serves").expect("it is there");
+    assert_eq!(found.revision, second.revision);
+}
+
 /// What Redis says that it refused: the command, key or channel.
 fn refused_by(server: &RedisServer) -> Vec<String> {
     let log = server.cli(&["ACL", "LOG"]);
