@@ -50,6 +50,7 @@ mod shell;
 mod status;
 mod store;
 mod token;
+mod tried;
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;

@@ -198,6 +198,12 @@ async fn an_explanation_says_until_when_callers_are_served_and_what_to_run() {
     let refreshed = world.asked(&["connections", "refresh", "outlook", "team-b/alice"]);
     assert_eq!(refreshed.status.code(), Some(1), "{}", err(&refreshed));
     assert!(err(&refreshed).contains("needs_reauthorization ("), "{}", err(&refreshed));
+    // It is not tried any more, and is as dead as before.
+    let refreshed = world.asked(&["connections", "refresh", "outlook", "team-b/alice"]);
+    assert_eq!(refreshed.status.code(), Some(1), "{}", err(&refreshed));
+    for words in ["its user must sign in again", "connections reconnect-link outlook team-b/alice"] {
+        assert!(err(&refreshed).contains(words), "{words}: {}", err(&refreshed));
+    }
     let dead = world.said(&explain);
     let until = format!("Callers are served until {}, ", text(&held, "served_until"));
     assert!(dead.contains(&until), "{until}: {dead}");
