@@ -328,6 +328,12 @@ fn shell_word(path: &Path) -> String {
     shell_text(&path.display().to_string())
 }
 
+/// The refusal to make a key where a file is.
+fn is_there_already(path: &Path) -> Failure {
+    Failure::failed(format!("{} exists, and a key is not overwritten", path.display()))
+        .hint("name another file, or move this one away if nothing needs it any more")
+}
+
 /// Quotes text for a shell.
 fn shell_text(text: &str) -> String {
     let plain = |c: char| c.is_ascii_alphanumeric() || "/._-+@:,=".contains(c);
