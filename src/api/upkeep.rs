@@ -19,7 +19,7 @@ pub struct Reloaded {
     /// The sections that wait for a restart: sockets, and the form of the log. Of a refused reload: those of
     /// the one before.
     pub needs_restart: Vec<&'static str>,
-    /// What is wrong although it was taken up, one line each: what stays as it was, what is left out.
+    /// What a check would warn of, one line each, also what a wrong file keeps out of force.
     pub warnings: Vec<String>,
     /// Authorities' documents that could not be fetched anew, one line each; nothing else depends on that.
     pub not_fetched: Vec<String>,

@@ -183,7 +183,7 @@ pub struct Reload {
     pub outcome: String,
     /// Why it was refused.
     pub problems: Vec<String>,
-    /// What is wrong although it was taken up.
+    /// What a check would warn of.
     pub warnings: Vec<String>,
 }
 
