@@ -110,6 +110,23 @@ impl Problem {
         self.more.connect_url.as_deref()
     }
 
+    /// For operators, who are no callers and have no rules: the same refusal.
+    #[must_use]
+    pub fn for_an_operator(mut self) -> Self {
+        if self.code == "app_not_found" {
+            "there is no such app".clone_into(&mut self.detail);
+            "`tokenward credentials list` shows every app; check the name".clone_into(&mut self.hint);
+        }
+        self
+    }
+
+    /// For operators: the connection is paused.
+    pub fn paused(key: &ConnectionKey) -> Self {
+        let ConnectionKey { app, connection } = key;
+        Problem::of(Refusal::ConnectionPaused)
+            .hint(format!("`tokenward connections resume {app} {connection}` lets it go on"))
+    }
+
     /// For operators, who are no callers: there is no connection of this name.
     pub fn no_such_connection(key: &ConnectionKey) -> Self {
         let ConnectionKey { app, connection } = key;

@@ -19,6 +19,8 @@ pub struct Reloaded {
     /// The sections that wait for a restart: sockets, and the form of the log. Of a refused reload: those of
     /// the one before.
     pub needs_restart: Vec<&'static str>,
+    /// What a check would warn of, one line each, also what a wrong file keeps out of force.
+    pub warnings: Vec<String>,
     /// Authorities' documents that could not be fetched anew, one line each; nothing else depends on that.
     pub not_fetched: Vec<String>,
     /// Apps whose secrets stay here because their token host is another one now, one line each, with what to

@@ -56,6 +56,16 @@ pub(super) struct Replaceable {
     pub(super) warnings: Vec<Mistake>,
 }
 
+impl Replaceable {
+    /// Whether a wrong file keeps this section from coming in force, which costs a warning alone.
+    pub(super) fn leaves_out(&self, section: &str) -> bool {
+        match section.strip_prefix("webhooks.") {
+            Some(name) => self.webhooks.leaves_out(name),
+            None => section == "traces" && matches!(self.traces, traces::Prepared::Unclear),
+        }
+    }
+}
+
 /// Everything that a start needs.
 pub(super) struct Everything {
     pub(super) keyring: Arc<Keyring>,

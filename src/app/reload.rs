@@ -17,6 +17,7 @@ use super::in_force::InForce;
 use super::jobs::{Ended, Work};
 use super::process::Process;
 use super::reading::{self, Replaceable};
+use crate::api::admin::wire::ONLY_FILES;
 use crate::api::upkeep::Reloaded;
 use crate::config::{self, Config, ConfigErrors, Mistake};
 use crate::domain::id::AppName;
@@ -135,12 +136,14 @@ impl Reloader {
         let _turn = self.turn.lock().await;
         // (A refused reload changes nothing, so what waits still does.)
         let mut needs_restart = self.last().map(|last| last.needs_restart).unwrap_or_default();
+        let mut warnings = Vec::new();
         let result = self.prepare_in_time().await.map(|prepared| {
+            warnings = prepared.warnings.iter().map(ToString::to_string).collect();
             let (changed, left) = self.take_up(prepared);
             needs_restart = left;
             changed
         });
-        let reloaded = Reloaded { needs_restart, ..reloaded(self.now(), asked_by, result) };
+        let reloaded = Reloaded { needs_restart, warnings, ..reloaded(self.now(), asked_by, result) };
         if asked_by == AGAIN && self.report.has_said(&reloaded) {
             return reloaded;
         }
@@ -195,8 +198,9 @@ impl Reloader {
                 .map_err(|refused| lines(&refused.errors))?;
         let mut changed = config::changed_sections(&running, &loaded.config);
         if changed.is_empty() && needs_restart.is_empty() {
-            changed.push("nothing but the content of files".to_owned());
+            changed.push(ONLY_FILES.to_owned());
         }
+        changed.retain(|section| !replaceable.leaves_out(section));
         let found = std::mem::take(&mut replaceable.warnings);
         let warnings = loaded.warnings.into_iter().chain(found).collect();
         Ok(Prepared { config: loaded.config, changed, needs_restart, warnings, before, replaceable })
@@ -317,6 +321,7 @@ fn reloaded(at: Timestamp, asked_by: &'static str, result: Result<Vec<String>, V
         needs_restart: Vec::new(),
         not_fetched: Vec::new(),
         held_back: Vec::new(),
+        warnings: Vec::new(),
     }
 }
 

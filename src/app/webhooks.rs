@@ -41,6 +41,11 @@ pub(super) fn prepare(
 }
 
 impl Prepared {
+    /// Whether the files of this one are wrong.
+    pub(super) fn leaves_out(&self, name: &str) -> bool {
+        self.webhooks.iter().any(|webhook| webhook.name() == name && webhook.is_left_out())
+    }
+
     /// Puts the webhooks in force. One whose files are wrong stays as it was, if only files are new in its
     /// section, and the way out is the same.
     pub(super) fn take_up(

@@ -50,33 +50,38 @@ pub(super) fn handle_id(text: &str) -> Result<HandleId, InvalidHandleId> {
 
 /// Error: the text is no duration.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
-#[error("must be a number with a unit, such as 90s, 30m, 12h or 365d")]
-pub(super) struct NoDuration;
+pub(super) enum NoDuration {
+    #[error("must be a number with a unit, such as 90s, 30m, 12h or 365d")]
+    Form,
+    #[error("must be longer than 0")]
+    Zero,
+}
 
 /// Parses `90s`, `30m`, `12h` or `365d`; zero is refused.
 pub(super) fn duration(text: &str) -> Result<Duration, NoDuration> {
-    let (digits, unit) = text.split_at_checked(text.len().saturating_sub(1)).ok_or(NoDuration)?;
+    let (digits, unit) = text.split_at_checked(text.len().saturating_sub(1)).ok_or(NoDuration::Form)?;
     let seconds: u64 = match unit {
         "s" => 1,
         "m" => 60,
         "h" => 3600,
         "d" => 86_400,
-        _ => return Err(NoDuration),
+        _ => return Err(NoDuration::Form),
     };
     if !digits.bytes().all(|byte| byte.is_ascii_digit()) {
-        return Err(NoDuration);
+        return Err(NoDuration::Form);
     }
-    let number: u64 = digits.parse().map_err(|_| NoDuration)?;
+    let number: u64 = digits.parse().map_err(|_| NoDuration::Form)?;
     match number.checked_mul(seconds) {
-        Some(total) if total > 0 => Ok(Duration::from_secs(total)),
-        _ => Err(NoDuration),
+        Some(0) => Err(NoDuration::Zero),
+        Some(total) => Ok(Duration::from_secs(total)),
+        None => Err(NoDuration::Form),
     }
 }
 
 /// Parses a duration, or whole seconds as in the API.
 pub(super) fn seconds(text: &str) -> Result<Duration, NoDuration> {
     match text.parse() {
-        Ok(0) => Err(NoDuration),
+        Ok(0) => Err(NoDuration::Zero),
         Ok(number) => Ok(Duration::from_secs(number)),
         Err(_) => duration(text),
     }
@@ -96,11 +101,12 @@ mod tests {
         for (text, expected) in [("90s", 90), ("30m", 1800), ("12h", 43_200), ("365d", 31_536_000)] {
             assert_eq!(duration(text), Ok(Duration::from_secs(expected)));
         }
-        for text in ["", "s", "0s", "1", "-1d", "+1d", "1.5h", "1w", "1 d", "18446744073709551615d", "1µ"] {
-            assert_eq!(duration(text), Err(NoDuration), "{text}");
+        for text in ["", "s", "1", "-1d", "+1d", "1.5h", "1w", "1 d", "18446744073709551615d", "1µ"] {
+            assert_eq!(duration(text), Err(NoDuration::Form), "{text}");
         }
         assert_eq!(seconds("600"), Ok(Duration::from_secs(600)));
         assert_eq!(seconds("10m"), Ok(Duration::from_secs(600)));
-        assert_eq!(seconds("0"), Err(NoDuration));
+        assert_eq!(seconds("0"), Err(NoDuration::Zero));
+        assert_eq!(duration("0s"), Err(NoDuration::Zero));
     }
 }

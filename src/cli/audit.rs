@@ -11,7 +11,7 @@ use serde::Serialize;
 use super::args::instant;
 use super::output::Output;
 use super::progress::Watched;
-use super::{ConfigPath, Exit, Failure, World, audit_who};
+use super::{ConfigPath, Exit, Failure, World, audit_who, is_there_already};
 use crate::domain::time::{Clock, Timestamp};
 use crate::telemetry::audit::{
     BadKey, Flaw, SigningKey, Verified, VerifyingKey, What, is_chain, join_signed, unpacked, verify_signed,
@@ -87,7 +87,10 @@ fn make_key(path: &Path, world: &mut World) -> Result<(), Failure> {
     };
     let (key, pem) = SigningKey::make().map_err(|error| cannot(&error))?;
     let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path);
-    let mut file = file.map_err(|error| cannot(&error))?;
+    let mut file = file.map_err(|error| match error.kind() {
+        io::ErrorKind::AlreadyExists => is_there_already(path),
+        _ => cannot(&error),
+    })?;
     file.write_all(pem.as_bytes()).and_then(|()| file.sync_all()).map_err(|error| cannot(&error))?;
     world.output.data(key.public_pem().trim_end())
 }

@@ -12,8 +12,9 @@ use super::client::{Client, DEADLINE, ReachArgs, body, read, target, text};
 use super::described::describe;
 use super::explain::explain;
 use super::output::{shown, table};
-use super::{ConfigPath, Failure, World, block_on};
+use super::{ConfigPath, Failure, World, block_on, shell_text, tried};
 use crate::api::admin::wire::{Apps, LinkWanted, Pause, ReconnectLink};
+use crate::domain::account::tenant_id;
 use crate::domain::id::AppName;
 use crate::domain::verdict::{BlockReason, ReauthReason};
 
@@ -40,7 +41,7 @@ pub(super) enum Command {
         #[arg(long, value_parser = reasons())]
         reason: Option<String>,
         /// Only those whose account is in this tenant
-        #[arg(long, value_name = "TENANT_ID")]
+        #[arg(long, value_name = "TENANT_ID", value_parser = tenant_id)]
         tenant: Option<String>,
         /// Only those of this account, by its user name, object id or subject
         #[arg(long, value_name = "ACCOUNT")]
@@ -236,6 +237,8 @@ pub(super) fn run(command: &Command, config: &ConfigPath, world: &mut World) -> 
 /// authority takes.
 const LOOK: Duration = Duration::from_millis(300);
 const MOST_LOOKS: u32 = 60;
+/// The same where it is known that the grant is gone.
+const FEW_LOOKS: u32 = 10;
 
 /// What came of a grant that was tried.
 struct Tried {
@@ -257,41 +260,29 @@ async fn refresh(
 ) -> Result<Tried, Failure> {
     let before = client.get(&path(key, Some("explain"))).await?;
     let begun = client.ask(Method::POST, &path(key, None), None, DEADLINE).await?;
-    let what_changes = |seen: &Value| {
-        ["status", "reason", "last_refreshed_at", "next_refresh_at", "attempts"]
-            .map(|member| seen[member].clone())
-    };
-    let (name, app, option) = (&key.connection, &key.app, config.option());
-    for _ in 0..if no_wait { 0 } else { MOST_LOOKS } {
-        world.clock.sleep(LOOK).await;
-        let after = client.get(&path(key, Some("explain"))).await?;
-        if what_changes(&after) == what_changes(&before) {
-            continue;
-        }
-        let shape = client.get(&path(key, None)).await?;
-        if after["last_refreshed_at"] != before["last_refreshed_at"] || text(&after, "status") == "active" {
-            let attempts = after["attempts"].as_array().and_then(|all| all.last()).cloned();
-            let outcome = attempts.as_ref().map(|last| text(last, "outcome")).unwrap_or("ok");
-            if outcome == "ok" {
-                let said = format!("The grant of {name} of app {app} works.");
-                return Ok(Tried { shape, said, failure: None });
-            }
-        }
-        let why = Some(text(&after, "reason")).filter(|reason| !reason.is_empty());
-        let failure = Failure::failed(format!(
-            "the grant of {name} of app {app} was tried: {}{}",
-            shown(text(&after, "status")),
-            why.map(|why| format!(" ({})", shown(why))).unwrap_or_default(),
-        ))
-        .hint(format!("tokenward connections explain {app} {name}{option} says what to do"));
-        return Ok(Tried { shape, said: String::new(), failure: Some(failure) });
+    let option = config.option();
+    if no_wait {
+        let (app, name) = (&key.app, shell_text(key.connection.as_str()));
+        let said = format!(
+            "The grant of {} is tried now; `tokenward connections explain {app} {name}{option}` says what \
+             comes of it.",
+            key.connection
+        );
+        return Ok(Tried { shape: begun, said, failure: None });
     }
-    let said = format!(
-        "The grant of {name} is tried now; `tokenward connections explain {app} {name}{option}` says what \
-         comes of it."
-    );
-    let shape = if no_wait { begun } else { client.get(&path(key, None)).await? };
-    Ok(Tried { shape, said, failure: None })
+    let looks = if tried::is_dead(&before) { FEW_LOOKS } else { MOST_LOOKS };
+    let mut after = before.clone();
+    for _ in 0..looks {
+        world.clock.sleep(LOOK).await;
+        after = client.get(&path(key, Some("explain"))).await?;
+        if tried::is_changed(&before, &after) {
+            break;
+        }
+    }
+    let shape = client.get(&path(key, None)).await?;
+    let failure = tried::failure(key, &option, (&before, &after), LOOK * looks);
+    let said = format!("The grant of {} of app {} works.", key.connection, key.app);
+    Ok(Tried { shape, said, failure })
 }
 
 async fn reconnect_link(

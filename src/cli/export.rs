@@ -2,7 +2,7 @@
 //! exported can be imported again, here or elsewhere.
 
 use std::fs::OpenOptions;
-use std::io::Write as _;
+use std::io::{self, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
@@ -11,7 +11,7 @@ use http::Method;
 use super::args::app_name;
 use super::client::{Client, DEADLINE, ReachArgs, body, read};
 use super::progress::Progress;
-use super::{ConfigPath, Failure, World, block_on};
+use super::{ConfigPath, Failure, World, block_on, is_there_already};
 use crate::api::admin::wire::{Apps, Export, Exported};
 use crate::domain::id::AppName;
 use crate::jwe::{Opener, PublicJwk, Recipient};
@@ -79,10 +79,14 @@ pub(super) fn run(args: &Args, config: &ConfigPath, world: &mut World) -> Result
             let (some, not) = export(&client, &app, &recipient, args.pause, world).await?;
             (done, left_out) = (done + some, left_out + not);
         }
-        let said = format!(
-            "{done} grants exported, {left_out} connections left out: they have none, or their record is \
-             damaged and the daemon's log names them."
-        );
+        let mut said = format!("{done} grants exported");
+        if left_out > 0 {
+            said.push_str(&format!(
+                ", {left_out} connections left out: they have none, or their record is damaged and the \
+                 daemon's log names them"
+            ));
+        }
+        said.push('.');
         // (A script that keeps what it got must not take nothing for a copy.)
         if done == 0 && left_out > 0 {
             return Err(Failure::failed(said));
@@ -142,7 +146,10 @@ fn make_key(path: &Path, world: &mut World) -> Result<(), Failure> {
     {
         let file = OpenOptions::new().write(true).create_new(true).mode(mode).open(path);
         let written = file.and_then(|mut file| file.write_all(content).and_then(|()| file.sync_all()));
-        written.map_err(|error| Failure::failed(format!("cannot write {}: {error}", path.display())))?;
+        written.map_err(|error| match error.kind() {
+            io::ErrorKind::AlreadyExists => is_there_already(path),
+            _ => Failure::failed(format!("cannot write {}: {error}", path.display())),
+        })?;
     }
     world.output.say(&format!(
         "The private key is in {}: keep it where no daemon runs. {} is for --recipient.",

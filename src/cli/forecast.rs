@@ -10,6 +10,7 @@ use super::client::{ReachArgs, read};
 use super::output::{shown, table};
 use super::{ConfigPath, Failure, World, block_on};
 use crate::api::admin::wire::{Forecast, ForecastRow};
+use crate::domain::account::tenant_id;
 use crate::domain::id::AppName;
 
 /// Names that a row shows.
@@ -21,7 +22,7 @@ pub(super) struct Args {
     #[arg(value_parser = app_name)]
     app: Option<AppName>,
     /// Only connections of this tenant
-    #[arg(long, value_name = "ID")]
+    #[arg(long, value_name = "ID", value_parser = tenant_id)]
     tenant: Option<String>,
     /// How many days to look ahead
     #[arg(long, default_value_t = 7, value_parser = clap::value_parser!(u32).range(1..=366))]

@@ -3,7 +3,8 @@
 //! A dry run comes first: every row is read and checked by the daemon, and nothing is used. Then each grant
 //! is handed to the daemon, which proves it by a refresh and stores it. What became of each row stands in a
 //! file beside the one that is imported, so the command may be stopped or killed at any time and run again:
-//! what is done is not done twice, and what failed is tried again.
+//! what is done is not done twice, and what failed is tried again. The daemon is asked whether it has what
+//! that file says.
 
 mod drive;
 mod ledger;
@@ -79,8 +80,18 @@ pub(super) fn run(args: &Args, config: &ConfigPath, world: &mut World) -> Result
     block_on(async {
         let ledger = Ledger::read(&args.file, world)?;
         let rows = args.from.open(&args.file, key, world)?;
+        // A daemon that was there once is waited for, and no other one.
+        let _there = client.get("/admin/v1/status").await?;
         let mode = if args.dry_run { Mode::Check { tell: true } } else { Mode::Check { tell: false } };
         let checked = drive.run(rows, &ledger, mode, world).await?;
+        if checked.forgotten > 0 {
+            world.output.say(&format!(
+                "{} rows that {} has as imported are no such connections of this daemon: it may be another \
+                 one, or they were deleted. They count as not imported.",
+                checked.forgotten,
+                ledger.path().display()
+            ));
+        }
         if checked.left > 0 && !args.dry_run {
             return Err(Failure::failed("the check was stopped before its end, so nothing was imported"));
         }
@@ -117,7 +128,7 @@ fn ended(counts: &Counts, json: bool, done: &str, world: &mut World) -> Result<(
     if json {
         world.output.data(&serde_json::to_string(counts).expect("counts are plain JSON"))?;
     }
-    let Counts { rows, done: now, before, failed, left } = counts;
+    let Counts { rows, done: now, before, failed, left, .. } = counts;
     let mut words = format!("{rows} rows: {now} {done}, {before} imported before, {failed} failed");
     if *left > 0 {
         words.push_str(&format!(", {left} not tried: run the command again to go on"));

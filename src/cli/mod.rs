@@ -50,6 +50,7 @@ mod shell;
 mod status;
 mod store;
 mod token;
+mod tried;
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -325,6 +326,12 @@ impl ConfigPath {
 /// Quotes a path for a shell.
 fn shell_word(path: &Path) -> String {
     shell_text(&path.display().to_string())
+}
+
+/// The refusal to make a key where a file is.
+fn is_there_already(path: &Path) -> Failure {
+    Failure::failed(format!("{} exists, and a key is not overwritten", path.display()))
+        .hint("name another file, or move this one away if nothing needs it any more")
 }
 
 /// Quotes text for a shell.

@@ -6,7 +6,7 @@
 //! The order is the safe one: nothing is taken out of service before the new one works on every replica,
 //! which the daemon itself sees to.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use http::Method;
@@ -100,7 +100,8 @@ async fn rotate(
     let there = credentials_of(client, app).await?;
     let before = before(&there, args)?;
     let file = add(client, args, settings, &there, world).await?;
-    verify(client, args, world).await?;
+    let is_in = |folder: &PathBuf| credential_file::of(folder, id);
+    verify(client, args, settings.credentials_dir.as_ref().and_then(is_in).as_deref(), world).await?;
     let promoted = prefer(client, args, world).await?;
     let mut done = Done {
         app: app.to_string(),
@@ -227,15 +228,22 @@ async fn add(
 }
 
 /// Has the authority asked until it takes the credential: Entra needs seconds to minutes to know a new one.
-async fn verify(client: &Client, args: &Args, world: &mut World) -> Result<(), Failure> {
+/// `file` is where it stands.
+async fn verify(client: &Client, args: &Args, file: Option<&Path>, world: &mut World) -> Result<(), Failure> {
     let give_up = world.clock.monotonic().saturating_add(args.wait);
     let mut has_said = false;
     loop {
         let heard = ask(client, args).await?;
         let cause = shown(heard.cause.as_deref().unwrap_or_default());
         let failed = |what: &str| {
-            Failure::failed(format!("{what}: {cause}"))
-                .hint("nothing else was changed; run the command again once that is mended")
+            let hint = "nothing else was changed; run the command again once that is mended";
+            Failure::failed(format!("{what}: {cause}")).hint(match file {
+                Some(file) if heard.outcome == "rejected" => format!(
+                    "{hint}. If the value was mistyped, remove {} first, and run it with the right one",
+                    file.display()
+                ),
+                _ => hint.to_owned(),
+            })
         };
         match heard.outcome.as_str() {
             "accepted" | "accepted_in_use" => {

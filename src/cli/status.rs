@@ -139,10 +139,14 @@ fn screen(status: &Status, live: bool) -> String {
         None => lines.push("configuration: as it was at the start".to_owned()),
         Some(reload) if reload.outcome == "ok" => {
             lines.push(format!(
-                "configuration: taken up at {} ({}): {}",
+                "configuration: taken up at {} ({}){}",
                 shown(&reload.at),
                 shown(&reload.asked_by),
-                list(&reload.changed).join(", ")
+                // (What a wrong file keeps out is not among them.)
+                match &list(&reload.changed)[..] {
+                    [] => String::new(),
+                    changed => format!(": {}", changed.join(", ")),
+                }
             ));
             lines.extend(needs_restart(reload));
         }

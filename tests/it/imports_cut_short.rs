@@ -2,7 +2,8 @@
 //! Ctrl-C, another replica with the same grants.
 
 use std::collections::BTreeSet;
-use std::io::Read as _;
+use std::io::{Read as _, Write as _};
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::process::{Child, ChildStderr, ChildStdin, Stdio};
 use std::sync::Arc;
 
@@ -12,6 +13,7 @@ use parking_lot::Mutex;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 
+use crate::attacks_rights::operate;
 use crate::http_client::request_unix;
 use crate::imports::{Foreign, LEFT_ALONE, foreign, foreigners, import, refreshes, written};
 use crate::status::{err, out};
@@ -144,16 +146,37 @@ fn done(file: &str) -> usize {
     ledger.lines().filter(|line| line.contains(r#""imported":true"#)).count()
 }
 
+/// A way to a daemon that is gone once it said how it is.
+fn way_to_a_daemon_that_goes(world: &World) -> String {
+    let [way, daemon] = ["way.sock", "admin.sock"].map(|name| world.folder.path().join(name));
+    let listener = UnixListener::bind(&way).expect("a socket");
+    std::thread::spawn(move || {
+        for caller in listener.incoming() {
+            let mut caller = caller.expect("a connection");
+            let mut begin = [0; 16 * 1024];
+            let read = caller.read(&mut begin).unwrap_or(0);
+            if !begin.starts_with(b"GET /admin/v1/status ") {
+                continue;
+            }
+            let mut daemon = UnixStream::connect(&daemon).expect("the daemon listens");
+            daemon.write_all(&begin[..read]).expect("taken");
+            let mut answer = caller.try_clone().expect("two");
+            std::thread::spawn(move || std::io::copy(&mut daemon, &mut answer));
+        }
+    });
+    format!("unix:{}", way.display())
+}
+
 /// In the check: whatever was checked, nothing is imported, at the question neither.
 #[tokio::test]
 async fn an_interrupted_check_imports_nothing() {
-    let mut world = Plan::default().start().await;
+    let world = Plan::default().start().await;
     let grants = foreigners(&world, 3);
     let file = written(&world, "grants.jsonl", &rows(&grants));
     // Without a daemon the check cannot end.
-    world.daemon.kill();
+    let way = way_to_a_daemon_that_goes(&world);
     for (options, second) in [(&["--yes"][..], false), (&["--dry-run"], false), (&["--yes"], true)] {
-        let running = Running::begin(&world, &file, options);
+        let running = Running::begin(&world, &file, &[&["--endpoint", &way][..], options].concat());
         running.until_said(&world, "trying again …").await;
         running.interrupt();
         running.until_said(&world, "Stopping after the rows that are under way …").await;
@@ -168,7 +191,6 @@ async fn an_interrupted_check_imports_nothing() {
         };
         assert!(said.contains(expected), "{said}");
     }
-    world.kill_and_restart().await;
     let asked = Running::begin(&world, &file, &[]);
     asked.until_said(&world, "[y/N]").await;
     asked.interrupt();
@@ -276,5 +298,46 @@ async fn two_replicas_import_the_same_grants_once() {
     world.outlive_tokens();
     for grant in &grants {
         world.access_token(&grant.connection).await;
+    }
+}
+
+/// The ledger says what is done, and not where: the daemon is asked whether it has it.
+#[tokio::test]
+async fn what_the_ledger_has_and_the_daemon_has_not_is_imported_again() {
+    let world = Plan::default().start().await;
+    let file = written(&world, "grants.jsonl", &rows(&foreigners(&world, 3)));
+    let command = ["import", "--from", "jsonl", &file, "--rate", "500", "--yes"];
+    let first = world.asked(&command);
+    assert!(first.status.success(), "{}", err(&first));
+    // Its store lost one of them.
+    let lost = "/admin/v1/apps/outlook/connections/moved%2F1";
+    operate(&world, Method::DELETE, lost, Value::Null).await;
+    let again = world.asked(&command);
+    assert!(again.status.success(), "{}", err(&again));
+    for words in ["1 rows that ", "3 rows: 1 imported, 2 imported before, 0 failed."] {
+        assert!(err(&again).contains(words), "{words}: {}", err(&again));
+    }
+    world.access_token("moved/1").await;
+    let over = world.asked(&command);
+    assert!(err(&over).contains("3 rows: 0 imported, 3 imported before, 0 failed."), "{}", err(&over));
+
+    // Another daemon has none of them, and a connection of another account under a name of theirs.
+    let other = Plan::default().start().await;
+    other.connect("moved/0", ALICE).await;
+    let dry = other.asked(&["import", "--from", "jsonl", &file, "--dry-run"]);
+    assert_eq!(dry.status.code(), Some(1), "{}", err(&dry));
+    assert!(err(&dry).contains("3 rows: 2 would be imported, 0 imported before, 1 failed."), "{}", err(&dry));
+    assert!(out(&dry).contains("row 1 outlook/moved/0: connection_exists"), "{}", out(&dry));
+
+    // No daemon at all is not waited for, whatever the ledger says.
+    let nowhere = format!("unix:{}", world.folder.path().join("nowhere.sock").display());
+    for options in [&["--dry-run"][..], &["--yes"]] {
+        let begun = std::time::Instant::now();
+        let gone = [&["import", "--from", "jsonl", &file, "--endpoint", &nowhere][..], options].concat();
+        let gone = world.asked(&gone);
+        assert_eq!(gone.status.code(), Some(1), "{}", err(&gone));
+        assert!(err(&gone).contains("is tokenward running?"), "{}", err(&gone));
+        assert!(!err(&gone).contains("before"), "{}", err(&gone));
+        assert!(begun.elapsed() < std::time::Duration::from_secs(20), "{:?}", begun.elapsed());
     }
 }

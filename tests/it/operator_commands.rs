@@ -11,7 +11,9 @@ use serde_json::{Value, json};
 use crate::attacks_connect::{session, up_to_callback};
 use crate::http_client::Browser;
 use crate::status::{err, out};
-use crate::world::{ALICE, BOB, Kept, PERSONAL, Plan, World, text, write_secret};
+use crate::world::{
+    ALICE, BOB, CLIENT_ID, CLIENT_SECRET, Kept, PERSONAL, Plan, SYNC, World, text, write_secret,
+};
 
 impl World {
     /// Runs a command that must succeed, and reads its JSON.
@@ -198,6 +200,12 @@ async fn an_explanation_says_until_when_callers_are_served_and_what_to_run() {
     let refreshed = world.asked(&["connections", "refresh", "outlook", "team-b/alice"]);
     assert_eq!(refreshed.status.code(), Some(1), "{}", err(&refreshed));
     assert!(err(&refreshed).contains("needs_reauthorization ("), "{}", err(&refreshed));
+    // It is not tried any more, and is as dead as before.
+    let refreshed = world.asked(&["connections", "refresh", "outlook", "team-b/alice"]);
+    assert_eq!(refreshed.status.code(), Some(1), "{}", err(&refreshed));
+    for words in ["its user must sign in again", "connections reconnect-link outlook team-b/alice"] {
+        assert!(err(&refreshed).contains(words), "{words}: {}", err(&refreshed));
+    }
     let dead = world.said(&explain);
     let until = format!("Callers are served until {}, ", text(&held, "served_until"));
     assert!(dead.contains(&until), "{until}: {dead}");
@@ -218,6 +226,66 @@ async fn an_explanation_says_until_when_callers_are_served_and_what_to_run() {
     assert!(paused.status.success(), "{}", err(&paused));
     let paused = world.said(&explain);
     assert!(paused.contains("Run: tokenward connections resume outlook team-b/alice"), "{paused}");
+    let refreshed = world.asked(&["connections", "refresh", "outlook", "team-b/alice"]);
+    assert_eq!(refreshed.status.code(), Some(1), "{}", err(&refreshed));
+    assert!(
+        err(&refreshed).contains("tokenward connections resume outlook team-b/alice"),
+        "{}",
+        err(&refreshed)
+    );
+}
+
+/// A grant that works and one that cannot be tried, because the app's own secret is rejected.
+#[tokio::test]
+async fn a_refresh_says_whether_the_grant_or_the_app_is_at_fault() {
+    let world = Plan::default().start().await;
+    world.connect("one", ALICE).await;
+    let refresh = ["connections", "refresh", "outlook", "one"];
+    let works = world.asked(&refresh);
+    assert!(works.status.success(), "{}", err(&works));
+    assert!(err(&works).contains("The grant of one of app outlook works."), "{}", err(&works));
+    world.entra.remove_secret(CLIENT_ID, CLIENT_SECRET).expect("removed");
+    for _ in 0..2 {
+        let refused = world.asked(&refresh);
+        assert_eq!(refused.status.code(), Some(1), "{}", err(&refused));
+        assert!(
+            err(&refused).contains("could not be tried: the authority rejects the app's credential"),
+            "{}",
+            err(&refused)
+        );
+    }
+}
+
+/// An operator has no rules, and types names.
+#[tokio::test]
+async fn what_is_mistyped_is_told_to_an_operator_and_not_to_a_caller() {
+    let world = Plan::default().start().await;
+    let (key, public) = (world.folder.path().join("k"), world.folder.path().join("k.pub"));
+    let (key, public) = (key.to_str().expect("UTF-8"), public.to_str().expect("UTF-8"));
+    world.said(&["export", "--make-key", key]);
+    let export = ["export", "--to", "jsonl", "--recipient", public, "--app", "outlok", "--yes"];
+    for command in [&["connections", "list", "outlok"][..], &["forecast", "outlok"], &export] {
+        let refused = world.asked(command);
+        assert_eq!(refused.status.code(), Some(1), "{command:?}: {}", err(&refused));
+        assert!(err(&refused).contains("there is no such app"), "{command:?}: {}", err(&refused));
+        assert!(!err(&refused).contains("caller"), "{command:?}: {}", err(&refused));
+    }
+    for (command, words) in [
+        (&["connections", "list", "--tenant", "contoso.example"][..], "is no tenant id"),
+        (&["forecast", "--tenant", "contoso.example"], "is no tenant id"),
+        (&["callers", "add-key", SYNC, "--expires-in", "0s"], "must be longer than 0"),
+    ] {
+        let refused = world.asked(command);
+        assert_eq!(refused.status.code(), Some(2), "{command:?}: {}", err(&refused));
+        assert!(err(&refused).contains(words), "{command:?}: {}", err(&refused));
+    }
+    for command in [["export", "--make-key", key], ["audit", "make-key", key]] {
+        let refused = world.asked(&command);
+        assert_eq!(refused.status.code(), Some(1), "{command:?}: {}", err(&refused));
+        assert!(err(&refused).contains("exists, and a key is not overwritten"), "{}", err(&refused));
+    }
+    let none = world.asked(&["export", "--to", "jsonl", "--recipient", public, "--yes"]);
+    assert!(err(&none).contains("0 grants exported.") && !err(&none).contains("left out"), "{}", err(&none));
 }
 
 #[tokio::test]

@@ -133,6 +133,7 @@ async fn a_secret_is_replaced_by_one_command_that_can_be_run_again() {
     let early = rotate(&world, &[&all[..], &["--wait", "1s"]].concat());
     assert_eq!(early.status.code(), Some(1), "{}", err(&early));
     assert!(err(&early).contains("does not take the new credential") && err(&early).contains("AADSTS"));
+    assert!(err(&early).contains("mistyped, remove ") && err(&early).contains("2027-05@2099-05-20.secret"));
     assert_eq!(state(&world, "2026-11"), "in_use");
     let file = world.folder.path().join("credentials/2027-05@2099-05-20.secret");
     assert_eq!(std::fs::read_to_string(&file).expect("it is there").trim(), SECOND);

@@ -12,6 +12,7 @@ use crate::attacks_rights::{operate, reconfigure};
 use crate::notices::{SECRET, backlog, deliveries, is, ok, plan, section, signature, taken};
 use crate::pki::{Authority, Leaf, http2_server};
 use crate::resource::{Reply, Resource, Seen};
+use crate::status::err;
 use crate::world::{ALICE, Kept, Plan, World, write_secret};
 
 async fn reload(world: &World) -> Value {
@@ -76,6 +77,39 @@ async fn a_file_that_is_wrong_leaves_a_webhook_as_it_was_unless_it_leads_elsewhe
     assert_eq!(reload(&world).await["outcome"], "ok");
     has(&world, &elsewhere, &["three"]).await;
     has(&world, &receiver, &["one", "two"]).await;
+}
+
+/// A reload's answer says what is not in force, and why, and so does the command.
+#[tokio::test]
+async fn a_reload_does_not_call_in_force_what_it_left_as_it_was() {
+    let receiver = Resource::start(|_| ok()).await;
+    let world = plan(&receiver.url, "").start().await;
+    let file = world.folder.path().join("tokenward.toml");
+    let right = std::fs::read_to_string(&file).expect("the configuration");
+    let with = |more: &str| right.replace("[webhooks.product]\n", &format!("[webhooks.product]\n{more}\n"));
+    let quiet = world.asked(&["reload"]);
+    assert!(err(&quiet).contains("Read again; no setting differs."), "{}", err(&quiet));
+    assert!(!err(&quiet).contains("webhooks.product"), "{}", err(&quiet));
+
+    std::fs::write(&file, with("ca_file = \"missing.pem\"")).expect("written");
+    let kept = world.asked(&["reload"]);
+    assert_eq!(kept.status.code(), Some(0), "{}", err(&kept));
+    for words in ["warning: ", "webhooks.product.ca_file", "Read again; no"] {
+        assert!(err(&kept).contains(words), "{words}: {}", err(&kept));
+    }
+    assert!(!err(&kept).contains("In force"), "{}", err(&kept));
+    let answer = reload(&world).await;
+    assert!(answer["warnings"][0].is_string(), "{answer}");
+    let status = operate(&world, Method::GET, "/admin/v1/status", Value::Null).await.json();
+    assert_eq!(status["last_reload"]["warnings"], answer["warnings"], "{status}");
+
+    std::fs::write(&file, &right).expect("written");
+    assert_eq!(reload(&world).await["outcome"], "ok");
+    write(&world, "webhook.secret", "no secret");
+    let wrong = world.asked(&["reload"]);
+    for words in ["warning: ", "webhooks.product.secret_file", "but where a warning says otherwise"] {
+        assert!(err(&wrong).contains(words), "{words}: {}", err(&wrong));
+    }
 }
 
 /// A receiver of a private authority is reached with `ca_file`, and one of another is not.

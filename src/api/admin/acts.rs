@@ -277,6 +277,7 @@ struct Connected {
 pub(super) fn about(refusal: Refusal, key: &ConnectionKey) -> Problem {
     match refusal {
         Refusal::ConnectionNotFound => Problem::no_such_connection(key),
+        Refusal::ConnectionPaused => Problem::paused(key),
         other => Problem::of(other),
     }
 }

@@ -20,7 +20,8 @@ pub(super) const STATUS: &str = r#"
 {"version": "0.2.0", "now": "2026-11-23T10:21:23Z", "waiting_for": [], "notes": {"store eviction":
 "Redis is set to evict"}, "last_reload": {"outcome": "ok", "at": "2026-11-23T09:00:00Z",
 "asked_by": "a file changed", "changed": ["callers"], "problems": [], "not_fetched": [],
-"needs_restart": [], "held_back": []}, "store": {"reachable": true}, "jobs": [{"job": "keyring",
+"needs_restart": [], "held_back": [], "warnings": []}, "store": {"reachable": true},
+"jobs": [{"job": "keyring",
 "last_run_at": "2026-11-23T10:21:20Z", "outcome": "ok", "problem": null}, {"job": "files",
 "last_run_at": null, "outcome": null, "problem": null}], "ends_next": [{"what": "client secret",
 "of": "outlook", "id": "2026-11", "ends_at": "2027-05-01T00:00:00Z"}], "apps": [{"app": "outlook",
@@ -47,7 +48,8 @@ pub(super) const RELOAD: &[Example] = &[
         "",
         r#"
 {"outcome": "ok", "at": "2026-11-23T10:21:23Z", "asked_by": "an operator", "changed": ["callers"],
-"problems": [], "needs_restart": ["listen.admin"], "not_fetched": [], "held_back": []}"#,
+"problems": [], "needs_restart": ["listen.admin"], "not_fetched": [], "held_back": [],
+"warnings": []}"#,
     ),
     (
         "refused",
@@ -55,7 +57,7 @@ pub(super) const RELOAD: &[Example] = &[
         r#"
 {"outcome": "refused", "at": "2026-11-23T10:21:23Z", "asked_by": "an operator", "changed": [],
 "problems": ["/etc/tokenward/tokenward.toml:12:1: apps.outlook: no client_id"], "not_fetched": [],
-"needs_restart": [], "held_back": []}"#,
+"needs_restart": [], "held_back": [], "warnings": []}"#,
     ),
 ];
 

@@ -159,7 +159,7 @@ impl AdminApi {
         let Operator { name: admin, proof, key } = &operator;
         let (key, who) = (key.as_deref(), who.proven_by(*proof));
         let call = Call { admin, key, query, body: request.body, who };
-        route.run(self, call, &found.target).await
+        route.run(self, call, &found.target).await.map_err(Problem::for_an_operator)
     }
 
     async fn authenticate(

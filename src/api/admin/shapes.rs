@@ -207,6 +207,7 @@ impl From<Reloaded> for Reload {
             not_fetched: reloaded.not_fetched,
             outcome: outcome.to_owned(),
             problems,
+            warnings: reloaded.warnings,
         }
     }
 }

@@ -183,7 +183,12 @@ pub struct Reload {
     pub outcome: String,
     /// Why it was refused.
     pub problems: Vec<String>,
+    /// What a check would warn of.
+    pub warnings: Vec<String>,
 }
+
+/// What `changed` has where no section differs.
+pub const ONLY_FILES: &str = "nothing but the content of files";
 
 /// `POST /admin/v1/console-links`
 #[derive(Debug, Default, Serialize, Deserialize)]

@@ -15,8 +15,8 @@ use super::pace::Pace;
 use super::row::{Digest, Grant, Naming, Row, digest_of};
 use super::sources::Rows;
 use super::verdict::{Verdict, judge};
-use crate::api::admin::wire::Imported;
-use crate::cli::client::{Client, ClientError, DEADLINE, read};
+use crate::api::admin::wire::{ImportAccount, Imported};
+use crate::cli::client::{Client, ClientError, DEADLINE, read, target};
 use crate::cli::output::shown;
 use crate::cli::progress::Progress;
 use crate::cli::{Failure, World};
@@ -44,6 +44,9 @@ pub(super) struct Counts {
     pub(super) done: u64,
     /// Imported by an earlier run.
     pub(super) before: u64,
+    /// That the ledger had for imported, and that are no such connection of this daemon.
+    #[serde(skip)]
+    pub(super) forgotten: u64,
     /// That failed.
     pub(super) failed: u64,
     /// That were not tried, because the command was stopped.
@@ -62,6 +65,8 @@ pub(super) struct Drive<'a> {
 /// A row that is tried.
 struct Tried {
     grant: Grant,
+    /// Whether the ledger has it: then the daemon is asked whether it has the connection.
+    is_noted: bool,
     tries: u32,
     /// Monotonic: when it was first tried.
     since: Duration,
@@ -182,7 +187,8 @@ impl<'a> Drive<'a> {
                 }
                 Some((tried, answer)) = under_way.next() => {
                     run.end(tried, answer, world)?;
-                    progress.show(run.counts.done + run.counts.failed, &*world.clock, &mut world.output);
+                    let ended = run.counts.done + run.counts.before + run.counts.failed;
+                    progress.show(ended, &*world.clock, &mut world.output);
                 }
                 () = sleep, if wait.is_some() && !run.is_over() => {}
             }
@@ -209,6 +215,12 @@ impl<'a> Drive<'a> {
     }
 
     async fn ask(&self, tried: Tried, mode: Mode) -> Answer {
+        if tried.is_noted {
+            let import = &tried.grant.import;
+            let path = ["admin", "v1", "apps", &import.app, "connections", &import.connection];
+            let answer = self.client.get(&target(&path, &[])).await;
+            return (tried, answer);
+        }
         let body = tried.grant.body(self.replace, mode != Mode::Import);
         let answer = self.client.post_secret("/admin/v1/imports", body, LONG).await;
         (tried, answer)
@@ -221,6 +233,21 @@ fn stopped_at_once(mode: Mode) -> Failure {
         Mode::Import => Failure::failed("stopped before the answers about the rows that were under way")
             .hint("run the command again to go on: the daemon knows how far each of them is"),
     }
+}
+
+/// The words that are an account's id.
+fn words_of(account: &ImportAccount) -> String {
+    let ids = match (&account.tid, &account.oid) {
+        (Some(tid), Some(oid)) => vec![tid.as_str(), oid],
+        _ => [&account.iss, &account.sub].into_iter().flatten().map(String::as_str).collect(),
+    };
+    ids.join(" ")
+}
+
+/// Whether the daemon says that there is no such connection.
+fn is_of_nothing(error: &ClientError) -> bool {
+    let ClientError::Refused(problem) = error else { return false };
+    matches!(&*problem.code, "connection_not_found" | "app_not_found")
 }
 
 impl Run<'_> {
@@ -253,11 +280,13 @@ impl Run<'_> {
             self.fail(row.place, Some(&grant), ("duplicate", &twice), world)?;
             return Ok(None);
         }
-        if self.ledger.has(&grant.digest) {
+        let is_noted = self.ledger.has(&grant.digest);
+        if is_noted && self.mode == Mode::Import {
+            // (The check before it asked.)
             self.counts.before += 1;
             return Ok(None);
         }
-        Ok(Some(Tried { grant, tries: 0, since: now, not_before: now }))
+        Ok(Some(Tried { grant, is_noted, tries: 0, since: now, not_before: now }))
     }
 
     fn end(
@@ -266,11 +295,24 @@ impl Run<'_> {
         answer: Result<Value, ClientError>,
         world: &mut World,
     ) -> Result<(), Failure> {
+        let now = world.clock.monotonic();
         let error = match answer {
+            Ok(seen) if tried.is_noted => {
+                let account: ImportAccount = read(&seen["account"]).unwrap_or_default();
+                if self.ledger.may_be_of(&tried.grant.digest, &words_of(&account)) {
+                    self.counts.before += 1;
+                } else {
+                    self.forget(tried, now);
+                }
+                return Ok(());
+            }
             Ok(answer) => return self.succeed(&tried.grant, &read(&answer)?, world),
+            Err(error) if tried.is_noted && is_of_nothing(&error) => {
+                self.forget(tried, now);
+                return Ok(());
+            }
             Err(error) => error,
         };
-        let now = world.clock.monotonic();
         tried.tries += 1;
         match judge(&error, tried.tries, now.saturating_sub(tried.since)) {
             Verdict::Again(wait) => {
@@ -297,6 +339,13 @@ impl Run<'_> {
         Ok(())
     }
 
+    /// The daemon does not have what the ledger has: the row is asked for like any other.
+    fn forget(&mut self, tried: Tried, now: Duration) {
+        self.ledger.forget(&tried.grant.digest);
+        self.counts.forgotten += 1;
+        self.again.push(Tried { is_noted: false, tries: 0, since: now, not_before: now, ..tried });
+    }
+
     fn succeed(&mut self, grant: &Grant, imported: &Imported, world: &mut World) -> Result<(), Failure> {
         self.counts.done += 1;
         self.pace.done();
@@ -304,11 +353,12 @@ impl Run<'_> {
             return Ok(());
         }
         let names = (grant.import.app.as_str(), grant.import.connection.as_str());
-        self.ledger.note(&grant.digest, grant.place, names, (&imported.outcome, true))?;
-        let Some(account) = &imported.account else { return Ok(()) };
-        let id = [&account.tid, &account.oid, &account.iss, &account.sub];
-        let id: Vec<&str> = id.into_iter().flatten().map(String::as_str).collect();
-        let key = digest_of(&[&[names.0], &id[..]].concat());
+        let account = imported.account.as_ref().map(words_of).unwrap_or_default();
+        self.ledger.note(&grant.digest, grant.place, names, (&imported.outcome, Some(&account)))?;
+        if account.is_empty() {
+            return Ok(());
+        }
+        let key = digest_of(&[names.0, &account]);
         if let Some(other) = self.seen.accounts.insert(key, grant.place) {
             let (app, connection) = names;
             world.output.say(&format!(
@@ -331,7 +381,7 @@ impl Run<'_> {
         let connection = grant.map(|grant| grant.import.connection.as_str());
         if let (Mode::Import, Some(grant)) = (self.mode, grant) {
             let names = (grant.import.app.as_str(), grant.import.connection.as_str());
-            self.ledger.note(&grant.digest, place, names, (reason, false))?;
+            self.ledger.note(&grant.digest, place, names, (reason, None))?;
         }
         if self.mode == (Mode::Check { tell: false }) {
             return Ok(());

@@ -1,7 +1,7 @@
 //! What became of each row, in a file beside the one that is imported: a line of JSON for each outcome,
 //! without anything secret. A killed command leaves at most half a line, which is passed over.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::fs::{File, OpenOptions};
 use std::io::{self, BufRead as _, BufReader, Seek as _, SeekFrom, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
@@ -21,8 +21,9 @@ const SUFFIX: &str = ".imported";
 /// The ledger of one file.
 pub(super) struct Ledger {
     path: PathBuf,
-    /// The rows that are connections.
-    done: HashSet<Digest>,
+    /// The rows that became connections, with their accounts. It does not say where: that daemon may be
+    /// another one, or its store lost.
+    done: Mutex<HashMap<Digest, String>>,
     /// Open once something is written.
     file: Option<Mutex<File>>,
 }
@@ -38,6 +39,9 @@ struct Line {
     /// The outcome, or why it failed.
     outcome: String,
     imported: bool,
+    /// The account that the authority named.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    account: String,
 }
 
 impl Ledger {
@@ -46,21 +50,23 @@ impl Ledger {
         let mut name = imported.file_name().unwrap_or_default().to_owned();
         name.push(SUFFIX);
         let path = imported.with_file_name(name);
-        let mut done = HashSet::new();
+        let mut done = HashMap::new();
         if path.symlink_metadata().is_ok() {
             let reader = SecretReader::new(world.env.get("CREDENTIALS_DIRECTORY").map(Path::new));
             let file = reader.open(&path).map_err(|error| Failure::usage(error.to_string()))?;
             for line in BufReader::new(file).split(b'\n') {
                 let line = line.map_err(|error| failed("read", &path, &error))?;
                 // (Half a line of a killed run is none.)
-                let Ok(Line { row, imported: true, .. }) = serde_json::from_slice(&line) else { continue };
+                let Ok(Line { row, imported: true, account, .. }) = serde_json::from_slice(&line) else {
+                    continue;
+                };
                 let mut digest = Digest::default();
                 if hex::decode_to_slice(&row, &mut digest).is_ok() {
-                    done.insert(digest);
+                    done.insert(digest, account);
                 }
             }
         }
-        Ok(Ledger { path, done, file: None })
+        Ok(Ledger { path, done: Mutex::new(done), file: None })
     }
 
     /// Opens it for writing; no other command may be at it.
@@ -83,22 +89,37 @@ impl Ledger {
         Ok(self)
     }
 
-    /// Whether this row is a connection since an earlier run.
+    /// Whether an earlier run made this row a connection, as far as nobody knows better.
     pub(super) fn has(&self, digest: &Digest) -> bool {
-        self.done.contains(digest)
+        self.done.lock().contains_key(digest)
     }
 
-    /// Notes what became of a row.
+    /// Whether the row's connection may be the one that has this account now.
+    pub(super) fn may_be_of(&self, digest: &Digest, account: &str) -> bool {
+        self.done.lock().get(digest).is_some_and(|noted| noted.is_empty() || noted == account)
+    }
+
+    /// Takes this row for one that is not imported.
+    pub(super) fn forget(&self, digest: &Digest) {
+        self.done.lock().remove(digest);
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Notes what became of a row, and the account if it is a connection.
     pub(super) fn note(
         &self,
         digest: &Digest,
         place: u64,
         (app, connection): (&str, &str),
-        (outcome, imported): (&str, bool),
+        (outcome, imported): (&str, Option<&str>),
     ) -> Result<(), Failure> {
         let Some(file) = &self.file else { return Ok(()) };
         let (app, connection, outcome) = (app.to_owned(), connection.to_owned(), outcome.to_owned());
-        let line = Line { row: hex::encode(digest), place, app, connection, outcome, imported };
+        let (account, imported) = (imported.unwrap_or_default().to_owned(), imported.is_some());
+        let line = Line { row: hex::encode(digest), place, app, connection, outcome, imported, account };
         let mut text = serde_json::to_vec(&line).expect("a line is plain JSON");
         text.push(b'\n');
         file.lock().write_all(&text).map_err(|error| failed("write", &self.path, &error))
@@ -122,12 +143,12 @@ mod tests {
         let (world, _) = world();
         let read = || Ledger::read(&file, &world).expect("read");
         let open = || read().into_writable(&world).expect("opened");
-        let note = |ledger: &Ledger, row: u8, outcome, done| {
+        let note = |ledger: &Ledger, row: u8, outcome, done: Option<&str>| {
             ledger.note(&[row; 16], row.into(), ("outlook", "a"), (outcome, done)).expect("written");
         };
         let ledger = open();
-        note(&ledger, 1, "imported", true);
-        note(&ledger, 2, "grant_expired", false);
+        note(&ledger, 1, "imported", Some("t o"));
+        note(&ledger, 2, "grant_expired", None);
         assert!(
             read().into_writable(&world).is_err_and(|failure| failure.message.contains("another command"))
         );
@@ -138,8 +159,12 @@ mod tests {
         std::fs::write(&path, text).expect("written");
         let ledger = open();
         assert!(ledger.has(&[1; 16]) && !ledger.has(&[2; 16]) && !ledger.has(&[3; 16]));
-        note(&ledger, 4, "imported", true);
+        assert!(ledger.may_be_of(&[1; 16], "t o") && !ledger.may_be_of(&[1; 16], "t other"));
+        note(&ledger, 4, "imported", Some(""));
         drop(ledger);
-        assert!(read().has(&[4; 16]));
+        let ledger = read();
+        assert!(ledger.has(&[4; 16]) && ledger.may_be_of(&[4; 16], "any"));
+        ledger.forget(&[4; 16]);
+        assert!(!ledger.has(&[4; 16]) && !ledger.may_be_of(&[4; 16], "any"));
     }
 }

@@ -259,6 +259,7 @@ pub(super) fn reloaded(reload: &Reload) -> Markup {
             }
             (listed("Sections that differ", &reload.changed))
             (listed("What is wrong", &reload.problems))
+            (listed("Warnings", &reload.warnings))
             (listed("Not fetched anew", &reload.not_fetched))
             (listed("Not sent to a new host", &reload.held_back))
             p { a href="/console" { "Back to the overview" } }

@@ -9,10 +9,11 @@ use std::vec::IntoIter;
 use serde::Deserialize;
 use zeroize::Zeroizing;
 
-use super::{Rows, Secret, misread};
+use super::{Rows, Secret, misread, unverified_account};
 use crate::api::admin::wire::ImportAccount;
 use crate::cli::Failure;
 use crate::cli::import::row::{Foreign, Row};
+use crate::domain::account::tenant_id;
 
 /// Largest cache. A user takes some 20 KiB of it.
 const LARGEST: u64 = 512 * 1024 * 1024;
@@ -27,6 +28,8 @@ struct Schema {
     refresh_token: BTreeMap<String, Held>,
     #[serde(default)]
     account: BTreeMap<String, Account>,
+    #[serde(default)]
+    id_token: BTreeMap<String, IdToken>,
 }
 
 #[derive(Deserialize)]
@@ -46,6 +49,17 @@ struct Account {
     local_account_id: Option<String>,
     username: Option<String>,
 }
+
+#[derive(Deserialize)]
+struct IdToken {
+    home_account_id: String,
+    environment: String,
+    realm: Option<String>,
+    secret: String,
+}
+
+/// An account of the cache, with its ID token if the cache has one.
+type Known<'a> = (&'a Account, Option<&'a IdToken>);
 
 impl Cache {
     /// Reads a cache whole.
@@ -70,10 +84,14 @@ impl Cache {
 
     fn parse(bytes: &[u8]) -> Result<Self, String> {
         let schema: Schema = serde_json::from_slice(bytes).map_err(|error| misread(&error))?;
-        let mut accounts: HashMap<(&str, &str), Vec<&Account>> = HashMap::new();
+        let id_tokens: HashMap<(&str, &str, Option<&str>), &IdToken> = (schema.id_token.values())
+            .map(|one| ((&*one.home_account_id, &*one.environment, one.realm.as_deref()), one))
+            .collect();
+        let mut accounts: HashMap<(&str, &str), Vec<Known<'_>>> = HashMap::new();
         for account in schema.account.values() {
-            let whose = (account.home_account_id.as_str(), account.environment.as_str());
-            accounts.entry(whose).or_default().push(account);
+            let (home, environment) = (account.home_account_id.as_str(), account.environment.as_str());
+            let id_token = id_tokens.get(&(home, environment, account.realm.as_deref()));
+            accounts.entry((home, environment)).or_default().push((account, id_token.copied()));
         }
         let row = |(at, held): (usize, Held)| {
             let whose = (held.home_account_id.as_str(), held.environment.as_str());
@@ -92,35 +110,52 @@ impl Rows for Cache {
 }
 
 /// Reads a grant; `of_grant` are the accounts that it may be of.
-fn grant(held: &Held, of_grant: &[&Account]) -> Result<Foreign, String> {
+fn grant(held: &Held, of_grant: &[Known<'_>]) -> Result<Foreign, String> {
     if held.family_id.as_deref().is_some_and(|family| !family.is_empty()) {
         return Err("is a family refresh token, which only Microsoft's own applications may use".to_owned());
     }
     let home = held.home_account_id.split_once('.');
-    let at_home = |one: &&&Account| home.is_some_and(|(_, tid)| one.realm.as_deref() == Some(tid));
-    // A guest is another user in another tenant: which of them the app gets, its authority decides.
-    let account = match (of_grant, of_grant.iter().find(at_home)) {
-        (_, Some(one)) | ([one], None) => Some(one),
-        _ => None,
+    let found: Vec<Option<(String, String)>> = of_grant.iter().map(|known| ids(*known, home)).collect();
+    let at_home = |one: &&Option<(String, String)>| {
+        one.as_ref().zip(home).is_some_and(|((tid, _), (_, home))| tid.eq_ignore_ascii_case(home))
     };
-    let username = of_grant.iter().find_map(|one| one.username.clone());
-    let account = match account {
-        Some(one) => ImportAccount {
-            tid: one.realm.clone(),
-            oid: one.local_account_id.clone(),
-            username,
-            ..ImportAccount::default()
-        },
-        None => {
+    // A guest is another user in another tenant: which of them the app gets, its authority decides.
+    let account = match (&*found, found.iter().find(at_home)) {
+        (_, Some(one)) | ([one], None) => one.clone(),
+        _ => {
             let (oid, tid) = home.ok_or("its home_account_id is no user's of Entra")?;
-            let (tid, oid) = (Some(tid.to_owned()), Some(oid.to_owned()));
-            ImportAccount { tid, oid, username, ..ImportAccount::default() }
+            Some((tid.to_owned(), oid.to_owned()))
         }
     };
+    let username = of_grant.iter().find_map(|(one, _)| one.username.clone());
+    let account = account.map(|(tid, oid)| ImportAccount {
+        tid: Some(tid),
+        oid: Some(oid),
+        username,
+        ..ImportAccount::default()
+    });
     Ok(Foreign {
         id: Some(held.home_account_id.clone()),
         client_id: Some(held.client_id.clone()),
-        account: Some(account).filter(|account| account.tid.is_some() && account.oid.is_some()),
+        account,
         ..Foreign::new(held.secret.0.clone())
     })
+}
+
+/// The tenant and the object id of an account. MSAL for Python notes what its authority's path says as the
+/// realm, which may be `common` or a domain and then names no tenant.
+fn ids((account, id_token): Known<'_>, home: Option<(&str, &str)>) -> Option<(String, String)> {
+    let realm = account.realm.as_deref().unwrap_or_default();
+    if tenant_id(realm).is_ok() {
+        return Some((realm.to_owned(), account.local_account_id.clone()?));
+    }
+    let said = id_token.and_then(|one| unverified_account(&one.secret));
+    if let Some(ImportAccount { tid: Some(tid), oid: Some(oid), .. }) = said {
+        return Some((tid, oid));
+    }
+    let (oid, tid) = home.filter(|(_, tid)| tenant_id(tid).is_ok())?;
+    // Below `common` and the like everybody signs in at home; below a domain a guest does not.
+    let is_home = ["common", "organizations", "consumers"].contains(&realm)
+        || account.local_account_id.as_deref().is_some_and(|local| local.eq_ignore_ascii_case(oid));
+    is_home.then(|| (tid.to_owned(), oid.to_owned()))
 }

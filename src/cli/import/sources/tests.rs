@@ -150,3 +150,58 @@ fn a_cache_of_many_users_is_read_with_each_one_s_account() {
     }
     assert_eq!(read, 6000);
 }
+
+/// MSAL for Python notes the last part of its authority's path as the realm, whatever it is.
+#[test]
+fn a_realm_that_is_no_tenant_id_is_none_in_a_cache_of_msal_for_python() {
+    const GUEST: &str = "77777777-1111-4222-8333-444444444444";
+    const MSA: &str = "00000000-0000-0000-a1b2-c3d4e5f60718";
+    let personal = crate::domain::account::PERSONAL_TENANT;
+    let elsewhere = "99999999-8888-4777-8666-555555555555";
+    let id_token = |tid: &str, oid: &str| {
+        let claims = serde_json::json!({ "iss": "https://issuer", "sub": "s", "tid": tid, "oid": oid });
+        format!("e30.{}.e30", URL_SAFE_NO_PAD.encode(claims.to_string()))
+    };
+    let domain = "contoso.example";
+    for (realm, (home_oid, home_tid), local, cached, expected) in [
+        ("common", (ALICE, TENANT), ALICE, Some(id_token(TENANT, ALICE)), ids(TENANT, ALICE)),
+        ("common", (ALICE, TENANT), ALICE, None, ids(TENANT, ALICE)),
+        ("organizations", (ALICE, TENANT), ALICE, Some(id_token(TENANT, ALICE)), ids(TENANT, ALICE)),
+        // Without `profile` its ID token has no oid, and the local id is the pairwise subject.
+        ("organizations", (ALICE, TENANT), "pairwise", None, ids(TENANT, ALICE)),
+        ("consumers", (MSA, personal), MSA, Some(id_token(personal, MSA)), ids(personal, MSA)),
+        ("common", (MSA, personal), MSA, None, ids(personal, MSA)),
+        (domain, (ALICE, TENANT), ALICE, None, ids(TENANT, ALICE)),
+        (domain, (ALICE, elsewhere), GUEST, Some(id_token(TENANT, GUEST)), ids(TENANT, GUEST)),
+        // Nobody can say which tenant's user this is: the authority does.
+        (domain, (ALICE, elsewhere), GUEST, None, None),
+        (TENANT, (ALICE, elsewhere), GUEST, None, ids(TENANT, GUEST)),
+    ] {
+        let whose = serde_json::json!({ "home_account_id": format!("{home_oid}.{home_tid}"),
+            "environment": "login.microsoftonline.com", "client_id": CLIENT });
+        let with = |more: serde_json::Value| {
+            let mut entry = whose.clone();
+            let (Some(all), serde_json::Value::Object(more)) = (entry.as_object_mut(), more) else {
+                panic!("objects")
+            };
+            all.extend(more);
+            serde_json::json!({ "key": entry })
+        };
+        let mut cache = serde_json::json!({
+            "RefreshToken": with(serde_json::json!({ "secret": "r" })),
+            "Account": with(serde_json::json!({ "realm": realm, "local_account_id": local,
+                "username": "a@contoso.example", "authority_type": "MSSTS" })),
+        });
+        if let Some(secret) = &cached {
+            cache["IdToken"] = with(serde_json::json!({ "realm": realm, "secret": secret }));
+        }
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = copy(&folder, "msal-python.json");
+        std::fs::write(&path, cache.to_string()).expect("written");
+        let (world, _) = world();
+        let rows = Format::MsalPython.open(&path, None, &world);
+        let mut rows = rows.unwrap_or_else(|failure| panic!("{failure:?}"));
+        let row = rows.next().unwrap_or_else(|failure| panic!("{failure:?}")).expect("a row");
+        assert_eq!(fit(&[row.grant])[0].1, expected, "{realm} {home_oid}.{home_tid} {local} {cached:?}");
+    }
+}
