@@ -600,7 +600,7 @@ async fn an_operator_lists_verifies_promotes_and_retires() {
         entra.add_secret(CLIENT_ID, "the-second-secret", Duration::ZERO, None).expect("room for one more");
     write_secret(&scene.file("2027-05@2099-05-20.secret"), "the-second-secret");
     let (code, _, said) = scene.run(&["reload"]).await;
-    assert_eq!((code, said.contains("In force")), (0, true), "{said}");
+    assert_eq!((code, said.contains("is in force")), (0, true), "{said}");
     scene.credential_is("2027-05", "in_use").await;
     let (code, shown, said) = scene.run(&["credentials", "verify", "outlook"]).await;
     assert_eq!(code, 0, "{shown}{said}");
