@@ -274,6 +274,11 @@ impl Broker {
         self.settings.load_full()
     }
 
+    /// Returns which store this is ([`crate::store::Store::id`]).
+    pub fn store_id(&self) -> Option<String> {
+        self.deps.repository.store_id()
+    }
+
     /// Adopts the present store on an operator's word, and checks everything cached against it.
     pub async fn adopt_store(&self) -> Result<(), Refusal> {
         self.deps.repository.adopt_store().await.map_err(RepositoryError::from)?;

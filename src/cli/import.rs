@@ -20,8 +20,9 @@ use self::ledger::Ledger;
 use self::row::Naming;
 use self::sources::Format;
 use super::args::{app_name, caller_name};
-use super::client::ReachArgs;
+use super::client::{ReachArgs, read};
 use super::{ConfigPath, Exit, Failure, World, block_on};
+use crate::api::admin::wire::Status;
 use crate::domain::id::{AppName, CallerName};
 
 /// What to import, and as what.
@@ -54,6 +55,9 @@ pub(super) struct Args {
     /// Renew connections that exist, if the account is the same
     #[arg(long)]
     replace: bool,
+    /// Also import what an earlier run imported and what was deleted from the daemon since
+    #[arg(long)]
+    again: bool,
     /// Only read and check every row; no grant is used
     #[arg(long, conflicts_with = "yes")]
     dry_run: bool,
@@ -76,20 +80,35 @@ pub(super) fn run(args: &Args, config: &ConfigPath, world: &mut World) -> Result
         template: args.connection_template.as_deref().unwrap_or(args.from.template()),
     };
     let key = args.source_key_file.as_deref();
-    let drive = Drive::new(&client, naming, args.replace, args.rate, args.json);
     block_on(async {
         let ledger = Ledger::read(&args.file, world)?;
         let rows = args.from.open(&args.file, key, world)?;
         // A daemon that was there once is waited for, and no other one.
-        let _there = client.get("/admin/v1/status").await?;
+        let status: Status = read(&client.get("/admin/v1/status").await?)?;
+        let drive = Drive {
+            client: &client,
+            naming,
+            store: status.store.and_then(|store| store.id),
+            replace: args.replace,
+            again: args.again,
+            rate: args.rate,
+            json: args.json,
+        };
         let mode = if args.dry_run { Mode::Check { tell: true } } else { Mode::Check { tell: false } };
         let checked = drive.run(rows, &ledger, mode, world).await?;
         if checked.forgotten > 0 {
             world.output.say(&format!(
-                "{} rows that {} has as imported are no such connections of this daemon: it may be another \
-                 one, or they were deleted. They count as not imported.",
+                "{} rows that {} has as imported are no such connections of this daemon. They count as not \
+                 imported.",
                 checked.forgotten,
                 ledger.path().display()
+            ));
+        }
+        if checked.deleted > 0 {
+            world.output.say(&format!(
+                "{} rows were imported into this daemon before and were deleted from it since, or a backup \
+                 from before them was restored. They are left out; --again imports them.",
+                checked.deleted
             ));
         }
         if checked.left > 0 && !args.dry_run {
@@ -128,8 +147,11 @@ fn ended(counts: &Counts, json: bool, done: &str, world: &mut World) -> Result<(
     if json {
         world.output.data(&serde_json::to_string(counts).expect("counts are plain JSON"))?;
     }
-    let Counts { rows, done: now, before, failed, left, .. } = counts;
+    let Counts { rows, done: now, before, deleted, failed, left, .. } = counts;
     let mut words = format!("{rows} rows: {now} {done}, {before} imported before, {failed} failed");
+    if *deleted > 0 {
+        words.push_str(&format!(", {deleted} deleted since"));
+    }
     if *left > 0 {
         words.push_str(&format!(", {left} not tried: run the command again to go on"));
     }

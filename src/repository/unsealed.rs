@@ -19,6 +19,11 @@ impl Repository {
         self.store.is_shared()
     }
 
+    /// Which store it is ([`crate::store::Store::id`]).
+    pub fn store_id(&self) -> Option<String> {
+        self.store.id()
+    }
+
     /// True if the store has room for records that can be refused.
     pub fn has_room(&self) -> bool {
         self.store.has_room()

@@ -211,6 +211,10 @@ impl Store for EmbeddedStore {
         false
     }
 
+    fn id(&self) -> Option<String> {
+        Some(hex::encode(self.identity.id))
+    }
+
     async fn ping(&self) -> Result<(), StoreError> {
         self.write("asking the store whether it serves", |_| Ok(())).await
     }

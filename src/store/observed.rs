@@ -153,6 +153,10 @@ impl<S: Store> Store for Observed<S> {
         self.store.is_shared()
     }
 
+    fn id(&self) -> Option<String> {
+        self.store.id()
+    }
+
     async fn ping(&self) -> Result<(), StoreError> {
         // A shared store reports its own risks, server by server.
         let is_full = !self.store.is_shared() && !self.store.has_room();

@@ -25,6 +25,10 @@ pub trait Store: Records + Leases + Schedule + Pending + Notices + Reseal {
     /// it.
     fn is_shared(&self) -> bool;
 
+    /// Which store this is: random, given when it was made, in hexadecimal digits. A copy and a restored
+    /// backup have the same. `None` while this process does not know, because the store never answered it.
+    fn id(&self) -> Option<String>;
+
     /// Answers once the store can serve.
     async fn ping(&self) -> Result<(), StoreError>;
 

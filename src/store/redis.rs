@@ -165,6 +165,13 @@ impl Store for RedisStore {
         true
     }
 
+    fn id(&self) -> Option<String> {
+        match &self.link {
+            Way::One(link) => link.identity()?.known(),
+            Way::Cluster(cluster) => cluster.known_name(),
+        }
+    }
+
     /// Asks for the role: a demoted master answers a PING like any other. One that was cut off does not know
     /// that it is demoted, so the sentinels are asked too. Then it runs a script, since every write is one.
     async fn ping(&self) -> Result<(), StoreError> {

@@ -301,7 +301,7 @@ async fn the_command_checks_asks_imports_and_reports_each_row_that_failed() {
     let lines: Vec<Value> =
         out(&again).lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
     let counts = lines.last().expect("the counts");
-    assert_eq!(*counts, json!({ "rows": 11, "done": 1, "before": 6, "failed": 4, "left": 0 }));
+    assert_eq!(*counts, json!({ "rows": 11, "done": 1, "before": 6, "deleted": 0, "failed": 4, "left": 0 }));
     assert_eq!(refreshes(&world).len(), 2, "the one that is replaced, and the unknown one");
     let all = format!("{}{}{}{}", out(&done), err(&done), out(&again), err(&again));
     let ledger = std::fs::read_to_string(format!("{file}.imported")).expect("the ledger");
@@ -521,7 +521,10 @@ async fn where_a_refresh_token_works_once_a_lost_answer_is_reported_and_nothing_
     let (counts, failed) = report(&ended);
     assert_eq!(failed.len(), LOST, "{failed:?}");
     assert!(failed.values().all(|reason| reason == "grant_lost"), "{failed:?}");
-    assert_eq!(counts, json!({ "rows": 20, "done": 20 - LOST, "before": 0, "failed": LOST, "left": 0 }));
+    assert_eq!(
+        counts,
+        json!({ "rows": 20, "done": 20 - LOST, "before": 0, "deleted": 0, "failed": LOST, "left": 0 })
+    );
     for grant in &grants {
         let expected = if failed.contains_key(&grant.connection) { 404 } else { 200 };
         assert_eq!(world.token(&grant.connection).await.status, expected, "{}", grant.connection);

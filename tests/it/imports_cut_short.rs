@@ -8,7 +8,7 @@ use std::process::{Child, ChildStderr, ChildStdin, Stdio};
 use std::sync::Arc;
 
 use entra_emulator::{Endpoint, Fault, FaultRule, Mode};
-use http::Method;
+use http::{Method, StatusCode};
 use parking_lot::Mutex;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
@@ -309,14 +309,25 @@ async fn what_the_ledger_has_and_the_daemon_has_not_is_imported_again() {
     let command = ["import", "--from", "jsonl", &file, "--rate", "500", "--yes"];
     let first = world.asked(&command);
     assert!(first.status.success(), "{}", err(&first));
-    // Its store lost one of them.
-    let lost = "/admin/v1/apps/outlook/connections/moved%2F1";
-    operate(&world, Method::DELETE, lost, Value::Null).await;
-    let again = world.asked(&command);
-    assert!(again.status.success(), "{}", err(&again));
-    for words in ["1 rows that ", "3 rows: 1 imported, 2 imported before, 0 failed."] {
-        assert!(err(&again).contains(words), "{words}: {}", err(&again));
+    // What is deleted on purpose stays so, whoever runs it again, unless the operator says otherwise.
+    let gone = "/admin/v1/apps/outlook/connections/moved%2F1";
+    operate(&world, Method::DELETE, gone, Value::Null).await;
+    for last in ["--dry-run", "--yes"] {
+        let again = world.asked(&[&command[..6], &[last]].concat());
+        assert!(again.status.success(), "{}", err(&again));
+        for words in
+            ["1 rows were imported into this daemon before", "2 imported before, 0 failed, 1 deleted since."]
+        {
+            assert!(err(&again).contains(words), "{words}: {}", err(&again));
+        }
     }
+    assert_eq!(world.token("moved/1").await.status, StatusCode::NOT_FOUND);
+    let json = world.asked(&[&command[..], &["--json"]].concat());
+    let counts: Value = serde_json::from_str(out(&json).trim()).expect("one object");
+    assert_eq!(counts["deleted"], 1, "{counts}");
+    let again = world.asked(&[&command[..], &["--again"]].concat());
+    assert!(again.status.success(), "{}", err(&again));
+    assert!(err(&again).contains("3 rows: 1 imported, 2 imported before, 0 failed."), "{}", err(&again));
     world.access_token("moved/1").await;
     let over = world.asked(&command);
     assert!(err(&over).contains("3 rows: 0 imported, 3 imported before, 0 failed."), "{}", err(&over));

@@ -58,7 +58,7 @@ impl AdminApi {
             waiting_for: self.upkeep.waiting_for().into_iter().map(str::to_owned).collect(),
             notes: self.upkeep.notes(),
             last_reload: self.upkeep.last_reload().map(Reload::from),
-            store: Some(Store::from(self.upkeep.store_lost())),
+            store: Some(Store { id: self.broker.store_id(), ..Store::from(self.upkeep.store_lost()) }),
             tenants_blocked: self.broker.blocked_tenants().iter().map(TenantBlocked::from).collect(),
             jobs: self.upkeep.jobs().iter().map(Job::from).collect(),
             ends_next: self.upkeep.endings().await.iter().map(Ending::from).collect(),

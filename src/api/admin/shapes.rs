@@ -116,6 +116,7 @@ impl From<Option<StoreLost>> for Store {
         Store {
             answered_at: lost.map(|lost| lost.answered_at.rfc3339()),
             cached_until: lost.map(|lost| lost.cached_until.rfc3339()),
+            id: None,
             reachable: lost.is_none(),
         }
     }

@@ -158,6 +158,10 @@ pub struct Store {
     /// Until when tokens in memory are served.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cached_until: Option<String>,
+    /// Which store it is: random, given when it was made. A restored backup has the same. None while nobody
+    /// knows.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub id: Option<String>,
     /// Whether it answers.
     pub reachable: bool,
 }

@@ -10,7 +10,7 @@ use serde::Serialize;
 use serde_json::Value;
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::ledger::Ledger;
+use super::ledger::{Done, Ledger};
 use super::pace::Pace;
 use super::row::{Digest, Grant, Naming, Row, digest_of};
 use super::sources::Rows;
@@ -44,6 +44,8 @@ pub(super) struct Counts {
     pub(super) done: u64,
     /// Imported by an earlier run.
     pub(super) before: u64,
+    /// Imported by an earlier run, and deleted from this store since.
+    pub(super) deleted: u64,
     /// That the ledger had for imported, and that are no such connection of this daemon.
     #[serde(skip)]
     pub(super) forgotten: u64,
@@ -53,13 +55,26 @@ pub(super) struct Counts {
     pub(super) left: u64,
 }
 
+impl Counts {
+    /// Where a row is counted that an earlier run made a connection.
+    fn of(&mut self, done: Option<&Done>) -> Option<&mut u64> {
+        Some(if done?.is_deleted { &mut self.deleted } else { &mut self.before })
+    }
+}
+
 /// What a run needs.
 pub(super) struct Drive<'a> {
-    client: &'a Client,
-    naming: Naming<'a>,
-    replace: bool,
-    rate: f64,
-    json: bool,
+    pub(super) client: &'a Client,
+    pub(super) naming: Naming<'a>,
+    /// The id of the daemon's store, if it says one.
+    pub(super) store: Option<String>,
+    /// Renews connections that exist.
+    pub(super) replace: bool,
+    /// Imports what was deleted since.
+    pub(super) again: bool,
+    /// Most grants a second.
+    pub(super) rate: f64,
+    pub(super) json: bool,
 }
 
 /// A row that is tried.
@@ -111,11 +126,7 @@ struct Run<'a> {
 
 type Answer = (Tried, Result<Value, ClientError>);
 
-impl<'a> Drive<'a> {
-    pub(super) fn new(client: &'a Client, naming: Naming<'a>, replace: bool, rate: f64, json: bool) -> Self {
-        Drive { client, naming, replace, rate, json }
-    }
-
+impl Drive<'_> {
     /// Drives every row. Ctrl-C ends it after the rows that are under way, a second one at once.
     pub(super) async fn run(
         &self,
@@ -187,7 +198,8 @@ impl<'a> Drive<'a> {
                 }
                 Some((tried, answer)) = under_way.next() => {
                     run.end(tried, answer, world)?;
-                    let ended = run.counts.done + run.counts.before + run.counts.failed;
+                    let Counts { done, before, deleted, failed, .. } = run.counts;
+                    let ended = done + before + deleted + failed;
                     progress.show(ended, &*world.clock, &mut world.output);
                 }
                 () = sleep, if wait.is_some() && !run.is_over() => {}
@@ -200,10 +212,11 @@ impl<'a> Drive<'a> {
                 None => is_read = true,
                 Some(row) => {
                     run.counts.rows += 1;
-                    let done = row.grant.ok().and_then(|foreign| run.drive.naming.grant(0, foreign).ok());
-                    match done.is_some_and(|grant| ledger.has(&grant.digest)) {
-                        true => run.counts.before += 1,
-                        false => run.counts.left += 1,
+                    let grant = row.grant.ok().and_then(|foreign| run.drive.naming.grant(0, foreign).ok());
+                    let done = grant.and_then(|grant| ledger.done(&grant.digest));
+                    match run.counts.of(done.as_ref()) {
+                        Some(count) => *count += 1,
+                        None => run.counts.left += 1,
                     }
                 }
             }
@@ -280,12 +293,15 @@ impl Run<'_> {
             self.fail(row.place, Some(&grant), ("duplicate", &twice), world)?;
             return Ok(None);
         }
-        let is_noted = self.ledger.has(&grant.digest);
-        if is_noted && self.mode == Mode::Import {
-            // (The check before it asked.)
-            self.counts.before += 1;
+        let done = self.ledger.done(&grant.digest);
+        // (The check before an import asked.)
+        if self.mode == Mode::Import
+            && let Some(count) = self.counts.of(done.as_ref())
+        {
+            *count += 1;
             return Ok(None);
         }
+        let is_noted = done.is_some();
         Ok(Some(Tried { grant, is_noted, tries: 0, since: now, not_before: now }))
     }
 
@@ -339,8 +355,14 @@ impl Run<'_> {
         Ok(())
     }
 
-    /// The daemon does not have what the ledger has: the row is asked for like any other.
+    /// The daemon does not have what the ledger has. If its store had it, it was deleted there, and stays so
+    /// unless the operator says otherwise; at another one the row is asked for like any other.
     fn forget(&mut self, tried: Tried, now: Duration) {
+        if !self.drive.again && self.ledger.is_deleted_from(self.drive.store.as_deref(), &tried.grant.digest)
+        {
+            self.counts.deleted += 1;
+            return;
+        }
         self.ledger.forget(&tried.grant.digest);
         self.counts.forgotten += 1;
         self.again.push(Tried { is_noted: false, tries: 0, since: now, not_before: now, ..tried });
@@ -354,7 +376,8 @@ impl Run<'_> {
         }
         let names = (grant.import.app.as_str(), grant.import.connection.as_str());
         let account = imported.account.as_ref().map(words_of).unwrap_or_default();
-        self.ledger.note(&grant.digest, grant.place, names, (&imported.outcome, Some(&account)))?;
+        let is_in = Some((&*account, self.drive.store.as_deref()));
+        self.ledger.note(&grant.digest, grant.place, names, &imported.outcome, is_in)?;
         if account.is_empty() {
             return Ok(());
         }
@@ -381,7 +404,7 @@ impl Run<'_> {
         let connection = grant.map(|grant| grant.import.connection.as_str());
         if let (Mode::Import, Some(grant)) = (self.mode, grant) {
             let names = (grant.import.app.as_str(), grant.import.connection.as_str());
-            self.ledger.note(&grant.digest, place, names, (reason, None))?;
+            self.ledger.note(&grant.digest, place, names, reason, None)?;
         }
         if self.mode == (Mode::Check { tell: false }) {
             return Ok(());

@@ -21,11 +21,21 @@ const SUFFIX: &str = ".imported";
 /// The ledger of one file.
 pub(super) struct Ledger {
     path: PathBuf,
-    /// The rows that became connections, with their accounts. It does not say where: that daemon may be
-    /// another one, or its store lost.
-    done: Mutex<HashMap<Digest, String>>,
+    /// The rows that became connections. Whether they still are is asked of the daemon.
+    done: Mutex<HashMap<Digest, Done>>,
     /// Open once something is written.
     file: Option<Mutex<File>>,
+}
+
+/// What is known of a row that became a connection.
+#[derive(Debug, Clone)]
+pub(super) struct Done {
+    /// The account that the authority named; empty if nobody noted it.
+    account: String,
+    /// The id of the store that it went to; empty if nobody noted it.
+    store: String,
+    /// Whether that store was found not to have it any more.
+    pub(super) is_deleted: bool,
 }
 
 /// One line.
@@ -42,6 +52,9 @@ struct Line {
     /// The account that the authority named.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     account: String,
+    /// The id of the daemon's store.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    store: String,
 }
 
 impl Ledger {
@@ -57,12 +70,13 @@ impl Ledger {
             for line in BufReader::new(file).split(b'\n') {
                 let line = line.map_err(|error| failed("read", &path, &error))?;
                 // (Half a line of a killed run is none.)
-                let Ok(Line { row, imported: true, account, .. }) = serde_json::from_slice(&line) else {
+                let Ok(Line { row, imported: true, account, store, .. }) = serde_json::from_slice(&line)
+                else {
                     continue;
                 };
                 let mut digest = Digest::default();
                 if hex::decode_to_slice(&row, &mut digest).is_ok() {
-                    done.insert(digest, account);
+                    done.insert(digest, Done { account, store, is_deleted: false });
                 }
             }
         }
@@ -89,14 +103,25 @@ impl Ledger {
         Ok(self)
     }
 
-    /// Whether an earlier run made this row a connection, as far as nobody knows better.
-    pub(super) fn has(&self, digest: &Digest) -> bool {
-        self.done.lock().contains_key(digest)
+    /// What an earlier run made of this row, if that was a connection and nobody knows better.
+    pub(super) fn done(&self, digest: &Digest) -> Option<Done> {
+        self.done.lock().get(digest).cloned()
     }
 
     /// Whether the row's connection may be the one that has this account now.
     pub(super) fn may_be_of(&self, digest: &Digest, account: &str) -> bool {
-        self.done.lock().get(digest).is_some_and(|noted| noted.is_empty() || noted == account)
+        let done = self.done.lock();
+        done.get(digest).is_some_and(|done| done.account.is_empty() || done.account == account)
+    }
+
+    /// Takes this row for one that was deleted, if its connection was in this store. Otherwise returns false.
+    pub(super) fn is_deleted_from(&self, store: Option<&str>, digest: &Digest) -> bool {
+        let mut done = self.done.lock();
+        let Some(done) = done.get_mut(digest).filter(|done| Some(&*done.store) == store) else {
+            return false;
+        };
+        done.is_deleted = true;
+        true
     }
 
     /// Takes this row for one that is not imported.
@@ -108,18 +133,21 @@ impl Ledger {
         &self.path
     }
 
-    /// Notes what became of a row, and the account if it is a connection.
+    /// Notes what became of a row; the account and the store if it is a connection.
     pub(super) fn note(
         &self,
         digest: &Digest,
         place: u64,
         (app, connection): (&str, &str),
-        (outcome, imported): (&str, Option<&str>),
+        outcome: &str,
+        imported: Option<(&str, Option<&str>)>,
     ) -> Result<(), Failure> {
         let Some(file) = &self.file else { return Ok(()) };
         let (app, connection, outcome) = (app.to_owned(), connection.to_owned(), outcome.to_owned());
-        let (account, imported) = (imported.unwrap_or_default().to_owned(), imported.is_some());
-        let line = Line { row: hex::encode(digest), place, app, connection, outcome, imported, account };
+        let (account, store) = imported.unwrap_or_default();
+        let (account, store) = (account.to_owned(), store.unwrap_or_default().to_owned());
+        let (row, imported) = (hex::encode(digest), imported.is_some());
+        let line = Line { row, place, app, connection, outcome, imported, account, store };
         let mut text = serde_json::to_vec(&line).expect("a line is plain JSON");
         text.push(b'\n');
         file.lock().write_all(&text).map_err(|error| failed("write", &self.path, &error))
@@ -144,7 +172,8 @@ mod tests {
         let read = || Ledger::read(&file, &world).expect("read");
         let open = || read().into_writable(&world).expect("opened");
         let note = |ledger: &Ledger, row: u8, outcome, done: Option<&str>| {
-            ledger.note(&[row; 16], row.into(), ("outlook", "a"), (outcome, done)).expect("written");
+            let done = done.map(|account| (account, Some("aa")));
+            ledger.note(&[row; 16], row.into(), ("outlook", "a"), outcome, done).expect("written");
         };
         let ledger = open();
         note(&ledger, 1, "imported", Some("t o"));
@@ -158,13 +187,29 @@ mod tests {
         text.extend_from_slice(b"{\"row\":\"0303");
         std::fs::write(&path, text).expect("written");
         let ledger = open();
-        assert!(ledger.has(&[1; 16]) && !ledger.has(&[2; 16]) && !ledger.has(&[3; 16]));
+        let has = |ledger: &Ledger, row| ledger.done(&[row; 16]).is_some();
+        assert!(has(&ledger, 1) && !has(&ledger, 2) && !has(&ledger, 3));
         assert!(ledger.may_be_of(&[1; 16], "t o") && !ledger.may_be_of(&[1; 16], "t other"));
         note(&ledger, 4, "imported", Some(""));
         drop(ledger);
         let ledger = read();
-        assert!(ledger.has(&[4; 16]) && ledger.may_be_of(&[4; 16], "any"));
+        assert!(has(&ledger, 4) && ledger.may_be_of(&[4; 16], "any"));
+        for other in [None, Some("bb"), Some("")] {
+            assert!(!ledger.is_deleted_from(other, &[4; 16]), "{other:?}");
+        }
+        assert!(ledger.done(&[4; 16]).is_some_and(|done| !done.is_deleted));
+        assert!(
+            ledger.is_deleted_from(Some("aa"), &[4; 16]) && !ledger.is_deleted_from(Some("aa"), &[2; 16])
+        );
+        assert!(ledger.done(&[4; 16]).is_some_and(|done| done.is_deleted));
         ledger.forget(&[4; 16]);
-        assert!(!ledger.has(&[4; 16]) && !ledger.may_be_of(&[4; 16], "any"));
+        assert!(!has(&ledger, 4) && !ledger.may_be_of(&[4; 16], "any"));
+        // A line of an earlier version names no store, and neither does a daemon of one.
+        let line = r#"{"row":"05050505050505050505050505050505","place":5,"app":"a","connection":"b","#;
+        let line = format!("{line}\"outcome\":\"imported\",\"imported\":true}}\n");
+        std::fs::write(&path, line).expect("written");
+        let ledger = read();
+        assert!(has(&ledger, 5) && ledger.may_be_of(&[5; 16], "any"));
+        assert!(!ledger.is_deleted_from(Some("aa"), &[5; 16]) && !ledger.is_deleted_from(None, &[5; 16]));
     }
 }

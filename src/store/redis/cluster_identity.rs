@@ -57,6 +57,11 @@ impl Cluster {
         outcome(attempt).await.map_err(|cause| StoreError::Unavailable { doing, cause })
     }
 
+    /// The remembered name.
+    pub(super) fn known_name(&self) -> Option<String> {
+        self.0.identity.known()
+    }
+
     /// Whether every slot has a name. The remembered name may come from a single Redis, whose records were
     /// moved here since: then no slot has one yet. It is enough to see the names once.
     pub(super) async fn name_the_rest(&self, doing: &'static str) -> Result<(), StoreError> {

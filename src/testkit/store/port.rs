@@ -35,6 +35,10 @@ impl Store for SimStore {
         true
     }
 
+    fn id(&self) -> Option<String> {
+        None
+    }
+
     async fn ping(&self) -> Result<(), StoreError> {
         self.ask("asking the store whether it serves", Op::Ping).await.map(|_| ())
     }

@@ -471,6 +471,7 @@ mod tests {
         assert_eq!(callers(&view(&[])).answer, "yes");
         let mut lost = view(&[]);
         lost.status.store = Some(Store {
+            id: None,
             answered_at: Some(Timestamp::from_unix_seconds(1_000).rfc3339()),
             cached_until: Some(Timestamp::from_unix_seconds(1_300).rfc3339()),
             reachable: false,
