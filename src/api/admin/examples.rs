@@ -11,7 +11,8 @@ pub(super) const EXPLANATION: &str = r#"
 "profile", "Mail.Read"], "scopes_missing": [], "established_by": "webshop",
 "created_at": "2026-11-23T08:00:00Z", "connected_at": "2026-11-23T08:00:00Z",
 "last_refreshed_at": "2026-11-23T09:12:40Z", "next_refresh_at": "2026-11-23T10:20:11Z",
-"served_until": "2026-11-23T10:28:03Z", "attempts": [{"at": "2026-11-23T09:12:40Z", "action": "refresh",
+"served_until": "2026-11-23T10:28:03Z", "cached_until": "2026-11-23T10:26:23Z",
+"attempts": [{"at": "2026-11-23T09:12:40Z", "action": "refresh",
 "outcome": "ok", "conclusion": "the grant works", "error_codes": []}],
 "hand_outs": [{"caller": "webshop", "last_at": "2026-11-23T10:02:19Z"}],
 "advice": "The connection works. Nothing to do."}"#;
