@@ -164,7 +164,8 @@ pub(super) const CREDENTIALS: &str = r#"
 "state": "in_use", "in_use": true, "last_used_at": "2026-11-23T10:19:54Z"}]}, {"id": "2026-05",
 "kind": "secret", "state": "rejected", "in_use": false, "since": "2026-11-23T10:20:11Z",
 "expires_at": null, "accepted_at": null, "last_used_at": null, "rejection": {"at": "2026-11-23T10:20:11Z",
-"error_codes": [7000222], "cause": "the secret has expired", "times": 1}, "superseded_at": null,
+"error_codes": [7000222], "cause": "the secret has expired", "times": 1, "accepted_since": 0},
+"superseded_at": null,
 "promoted_at": null, "proven_by_use": false, "replicas": null}]}]}"#;
 
 pub(super) const VERIFIED: &[Example] = &[
