@@ -352,6 +352,7 @@ impl Problem {
             | Refusal::NotNow(_)
             | Refusal::SameTokenAgain
             | Refusal::StoreNearlyFull
+            | Refusal::StoreFull
             | Refusal::RecordDamaged
             | Refusal::StoreUnavailable
             | Refusal::AuditUnavailable => {}

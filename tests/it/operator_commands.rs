@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use entra_emulator::{CallbackPatch, Endpoint, Fault, FaultRule, RevokeKind};
 use http::Method;
+use rustix::process::{Pid, Resource, Rlimit, prlimit};
 use serde_json::{Value, json};
 use tokenward::domain::time::Timestamp;
 
@@ -273,6 +274,28 @@ async fn an_idle_connection_is_promised_no_more_than_a_lost_store_allows() {
     world.pass(SERVE_CACHED_FOR - Duration::from_secs(110));
     world.until("its time is over", async || world.token("idle").await.status == 503).await;
     assert_eq!(world.token("busy").await.status, 200, "the store's last answer was about this one");
+}
+
+/// A full disk of the embedded store is called that, and not a store that is away.
+#[tokio::test]
+async fn a_delete_that_finds_the_disk_full_says_so_and_works_once_there_is_room() {
+    let world = Plan::default().start().await;
+    world.connect("user-1", ALICE).await;
+    let limit = |bytes: Option<u64>| {
+        let pid = Pid::from_raw(i32::try_from(world.daemon.pid()).expect("a pid"));
+        prlimit(pid, Resource::Fsize, Rlimit { current: bytes, maximum: None }).expect("a limit");
+    };
+    let delete = ["connections", "delete", "outlook", "user-1", "--yes"];
+    limit(Some(64));
+    let refused = world.asked(&delete);
+    assert_eq!(refused.status.code(), Some(1), "{}", err(&refused));
+    for words in ["disk of tokenward's store has no room", "goes on without a restart"] {
+        assert!(err(&refused).contains(words), "{words}: {}", err(&refused));
+    }
+    limit(None);
+    let deleted = async || world.asked(&delete).status.success();
+    world.until("there is room again", deleted).await;
+    assert_eq!(world.token("user-1").await.status, 404);
 }
 
 /// A grant that works and one that cannot be tried, because the app's own secret is rejected.
