@@ -6,6 +6,7 @@ use aws_lc_rs::agreement::{PrivateKey, UnparsedPublicKey, X25519, agree};
 use aws_lc_rs::digest::{Context, SHA256};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
@@ -58,6 +59,15 @@ struct PrivateJwk {
     d: String,
     #[serde(flatten)]
     public: PublicJwk,
+}
+
+/// Whether this text is a JWK with a private part, of whatever kind. It is not judged otherwise.
+pub fn has_private_part(jwk: &[u8]) -> bool {
+    #[derive(Deserialize)]
+    struct Part {
+        d: Option<IgnoredAny>,
+    }
+    serde_json::from_slice::<Part>(jwk).is_ok_and(|part| part.d.is_some())
 }
 
 impl PublicJwk {

@@ -36,6 +36,10 @@ pub(super) fn unread(error: BodyError) -> Problem {
         BodyError::TooLarge => Problem::invalid("body", "is larger than 64 KiB"),
         BodyError::TimedOut => Problem::invalid("body", "did not arrive in time"),
         BodyError::Broken => Problem::invalid("body", "broke off"),
+        BodyError::Coded => Problem::invalid(
+            "body",
+            "has a Content-Encoding (gzip, say): send it uncompressed, and without that field",
+        ),
         BodyError::NoRoom => Problem::overloaded(),
     }
 }

@@ -217,6 +217,8 @@ impl Problem {
             )
             .hint("try again after the time in Retry-After; the operator must see to it if that lasts")
             .after(NO_KEYS_FOR),
+            // (Only this daemon could seal it, so its bearer is no stranger.)
+            AuthenticationFailure::HandleEnded => Problem::of(Refusal::HandleEnded),
             _ => Problem::unauthenticated().for_credential(brought),
         }
     }
@@ -350,6 +352,7 @@ impl Problem {
             | Refusal::NotNow(_)
             | Refusal::SameTokenAgain
             | Refusal::StoreNearlyFull
+            | Refusal::StoreFull
             | Refusal::RecordDamaged
             | Refusal::StoreUnavailable
             | Refusal::AuditUnavailable => {}

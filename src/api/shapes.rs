@@ -166,6 +166,9 @@ pub struct ExplainShape {
     connection: ConnectionShape,
     #[serde(skip_serializing_if = "Option::is_none")]
     served_until: Option<String>,
+    /// For operators.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cached_until: Option<String>,
     attempts: Vec<AttemptShape>,
     /// For operators.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -238,10 +241,18 @@ impl ExplainShape {
         ExplainShape {
             connection: shown.into(),
             served_until: shown.served_until.map(Timestamp::rfc3339),
+            cached_until: None,
             attempts: attempts.iter().map(Into::into).collect(),
             hand_outs: None,
             advice,
         }
+    }
+
+    /// Adds until when this replica serves it if the store stays away.
+    #[must_use]
+    pub fn with_cached_until(mut self, until: Option<Timestamp>) -> Self {
+        self.cached_until = until.map(Timestamp::rfc3339);
+        self
     }
 
     /// Adds to whom its tokens were handed out, and when last. No caller learns of another one.

@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use zeroize::Zeroizing;
 
+use self::fault::Accounts;
 pub use self::fault::ImportFault;
 pub(super) use self::prove::Imports;
 use self::prove::Unproven;
@@ -22,7 +23,7 @@ use super::{App, Broker, FailureReason, Refusal, Right};
 use crate::domain::account::{Account, AccountId};
 use crate::domain::connection::{Profile, Status};
 use crate::domain::grant::Grant;
-use crate::domain::id::ConnectionKey;
+use crate::domain::id::{ConnectionKey, ConnectionName};
 use crate::domain::not_now::NotNow;
 use crate::domain::scope::ScopeSet;
 use crate::domain::secret::RefreshToken;
@@ -159,10 +160,13 @@ impl Broker {
         match checked.existing {
             None => Ok(Outcome::Imported),
             Some(_) if !new.replace => Err(ImportFault::ConnectionExists.into()),
-            Some(account) if new.account.as_ref().is_some_and(|expected| *expected != account.id()) => {
-                Err(ImportFault::AccountMismatch.into())
-            }
-            Some(_) => Ok(Outcome::Replaced),
+            Some(account) => match &new.account {
+                Some(expected) if *expected != account.id() => {
+                    let (row, connection) = (("the row", expected.clone()), ("the connection", account.id()));
+                    Err(Accounts::differ(row, connection).into())
+                }
+                _ => Ok(Outcome::Replaced),
+            },
         }
     }
 
@@ -187,9 +191,7 @@ impl Broker {
     async fn right_to_import(&self, caller: &CallerPolicy, key: &ConnectionKey) -> Result<Right, Refusal> {
         self.may_connect(caller, key).await.map_err(|refusal| match refusal {
             Refusal::AppNotFound | Refusal::ConnectionNotFound | Refusal::Forbidden { .. } => {
-                let (caller, name) = (&caller.caller, &key.connection);
-                let problem = format!("no rule of the caller `{caller}` lets it connect {name}");
-                Refusal::Forbidden { problem }
+                connects_not(caller, &key.connection)
             }
             refusal => refusal,
         })
@@ -243,8 +245,9 @@ impl Broker {
         let ImportState::Proven(redeemed) = &proven.value.state else {
             return Err(NotNow::LeaseElsewhere.into());
         };
-        if new.account.as_ref().is_some_and(|expected| *expected != redeemed.account.id()) {
-            return Err(ImportFault::AccountMismatch.into());
+        let found = || ("the authority", redeemed.account.id());
+        if let Some(expected) = new.account.as_ref().filter(|expected| **expected != redeemed.account.id()) {
+            return Err(Accounts::differ(("the row", expected.clone()), found()).into());
         }
         if !begun.checked.app.tenants.allow(&redeemed.account) {
             return Err(ImportFault::TenantNotAllowed.into());
@@ -292,7 +295,9 @@ impl Broker {
                     return Err(ImportFault::ConnectionExists.into());
                 }
                 if before.profile.account().id() != redeemed.account.id() {
-                    return Err(ImportFault::AccountMismatch.into());
+                    let connection = ("the connection", before.profile.account().id());
+                    let authority = ("the authority", redeemed.account.id());
+                    return Err(Accounts::differ(connection, authority).into());
                 }
             }
             let profile = Profile::imported(
@@ -323,7 +328,8 @@ impl Broker {
                     return Ok(imported);
                 }
                 Ok(Put::Barred(FailureReason::ConnectionPaused)) => return Err(Refusal::ConnectionPaused),
-                Ok(Put::Barred(_)) => return Err(ImportFault::AccountMismatch.into()),
+                // (The rules give it no connection of this name that is not there yet.)
+                Ok(Put::Barred(_)) => return Err(connects_not(caller, &key.connection)),
                 Ok(Put::Conflict) => self.deps.engine.distrust(key),
                 Err(error) => {
                     self.deps.engine.distrust(key);
@@ -332,6 +338,12 @@ impl Broker {
             }
         }
         Err(NotNow::LeaseElsewhere.into())
+    }
+}
+
+fn connects_not(caller: &CallerPolicy, name: &ConnectionName) -> Refusal {
+    Refusal::Forbidden {
+        problem: format!("no rule of the caller `{}` lets it connect {name}", caller.caller),
     }
 }
 

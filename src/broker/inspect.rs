@@ -208,6 +208,12 @@ impl Broker {
         hand_outs
     }
 
+    /// Returns until when callers are served the connection by this replica if the store stays away. `None`
+    /// if that ends nothing before its tokens do: no other process writes to the store.
+    pub fn cached_until(&self, shown: &Shown) -> Option<Timestamp> {
+        self.deps.engine.cached_until(&shown.key)
+    }
+
     /// Returns the tenants for which this replica does not call an authority now.
     pub fn open_breakers(&self) -> Vec<OpenBreaker> {
         self.deps.engine.open_breakers()

@@ -145,6 +145,8 @@ pub enum Refusal {
     },
     /// 503: the store is nearly full, and the rest is reserved for connections.
     StoreNearlyFull,
+    /// 503: the store's disk is full, and this could not be written.
+    StoreFull,
     /// 503: the stored record cannot be used: it is damaged, was tampered with, or its sealing key is
     /// missing.
     RecordDamaged,
@@ -225,7 +227,7 @@ impl Refusal {
             Refusal::AuthorityUnclear { .. } => (503, "authority_unavailable", Some(UNLIKELY)),
             Refusal::AppCredentialRejected { .. } => (503, "app_credential_rejected", Some(UNLIKELY)),
             Refusal::AppRejected { .. } => (503, "app_rejected", Some(UNLIKELY)),
-            Refusal::StoreNearlyFull => (503, "store_unavailable", Some(OPERATOR)),
+            Refusal::StoreNearlyFull | Refusal::StoreFull => (503, "store_unavailable", Some(OPERATOR)),
             Refusal::RecordDamaged => (503, "record_damaged", Some(OPERATOR)),
             Refusal::StoreUnavailable => (503, "store_unavailable", Some(STORE)),
             Refusal::AuditUnavailable => (503, "audit_unavailable", Some(AUDIT)),
@@ -311,7 +313,7 @@ impl From<RepositoryError> for Refusal {
         } else {
             tracing::error!(%error, "a record could not be had");
         }
-        Refusal::StoreUnavailable
+        if error.is_full() { Refusal::StoreFull } else { Refusal::StoreUnavailable }
     }
 }
 
@@ -411,6 +413,7 @@ mod tests {
             (Refusal::RecordDamaged, 503, "record_damaged", Some(60)),
             (Refusal::AuditUnavailable, 503, "audit_unavailable", Some(2)),
             (Refusal::StoreNearlyFull, 503, "store_unavailable", Some(60)),
+            (Refusal::StoreFull, 503, "store_unavailable", Some(60)),
             (Refusal::StoreUnavailable, 503, "store_unavailable", Some(1)),
         ];
         for (refusal, status, code, retry_after) in rows {

@@ -150,6 +150,9 @@ struct Report {
     starts: u64,
     /// Whether the first line is the first of a chain. Otherwise lines before it exist.
     from_the_beginning: bool,
+    /// Whether it goes on from the chain of `--after`.
+    #[serde(skip)]
+    goes_on: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     last_chain: Option<String>,
     /// With keys.
@@ -225,12 +228,15 @@ impl Report {
             flaws.push(Place::of(&names[place], &Flaw { line, what: What::CutOff }));
         }
         let first = joined.order.first().and_then(|place| files[*place].first.as_ref());
+        let goes_on =
+            first.is_some_and(|first| args.after.as_deref().is_some_and(|after| first.follows(after)));
         let last = joined.order.last().and_then(|place| files[*place].last_chain());
         Report {
             whole: flaws.is_empty(),
             lines: files.iter().map(|file| file.lines).sum(),
             starts: files.iter().map(|file| file.starts).sum(),
             from_the_beginning: first.is_some_and(|first| first.begins_a_chain()),
+            goes_on,
             last_chain: last.map(str::to_owned),
             signed: (!keys.is_empty()).then(|| Signatures {
                 checkpoints: joined.signed.checkpoints,
@@ -256,11 +262,14 @@ impl Report {
             lines.push(format!("{file}:{line}: {what}: {says}"));
         }
         lines.push(match self.flaws.len() {
+            0 if self.lines == 0 => "no records: there was nothing to verify".to_owned(),
             0 => format!("whole: {} lines", self.lines),
             1 => format!("not whole: 1 flaw in {} lines", self.lines),
             flaws => format!("not whole: {flaws} flaws in {} lines", self.lines),
         });
-        if !self.from_the_beginning {
+        if self.goes_on {
+            lines.push("begins: where the chain of --after ends".to_owned());
+        } else if !self.from_the_beginning && self.lines > 0 {
             lines.push("begins: within a chain; keep the earlier files, or compare with --after".to_owned());
         }
         if let Some(Signatures { checkpoints, until, unsigned }) = &self.signed {

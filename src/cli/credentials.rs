@@ -4,11 +4,12 @@ use clap::Subcommand;
 use http::Method;
 
 use super::args::app_name;
-use super::client::{Client, DEADLINE, ReachArgs, read, target, text};
+use super::client::{Client, ClientError, DEADLINE, ReachArgs, read, target, text};
 use super::output::{shown, table};
 use super::rotate;
 use super::{ConfigPath, Exit, Failure, World, block_on, shell_text};
-use crate::api::admin::wire::{AppCredentials, ClientCredential, Credentials, Verified};
+use crate::api::admin::wire::{AppCredentials, ClientCredential, Status, Verified};
+use crate::domain::credential::TRUST_AGAIN;
 use crate::domain::id::AppName;
 use crate::domain::verdict::aadsts;
 
@@ -109,10 +110,11 @@ pub(super) fn run(command: &Command, config: &ConfigPath, world: &mut World) -> 
 }
 
 async fn list(client: &Client, app: Option<&AppName>, json: bool, world: &mut World) -> Result<(), Failure> {
-    let answer = client.get("/admin/v1/credentials").await?;
     let is_wanted = |name: &str| app.is_none_or(|app| name == app.as_str());
-    let Credentials { mut apps } = read(&answer)?;
-    apps.retain(|one| is_wanted(&one.app));
+    // (The state has the credentials, too, and says whether their files were read.)
+    let answer = client.get(if json { "/admin/v1/credentials" } else { "/admin/v1/status" }).await?;
+    let status: Status = read(&answer)?;
+    let apps: Vec<_> = status.apps.iter().filter(|one| is_wanted(&one.app)).collect();
     if let (Some(app), true) = (app, apps.is_empty()) {
         return Err(Failure::failed(format!("there is no app {app}")));
     }
@@ -120,11 +122,15 @@ async fn list(client: &Client, app: Option<&AppName>, json: bool, world: &mut Wo
         let apps = answer["apps"].as_array().into_iter().flatten();
         return world.output.json(&apps.filter(|one| is_wanted(text(one, "app"))).collect::<Vec<_>>());
     }
-    world.output.report(&credentials_table(&apps))
+    world.output.report(&credentials_table(apps))?;
+    if let Some(said) = from_before(&status, is_wanted) {
+        world.output.say(&said);
+    }
+    Ok(())
 }
 
 /// Formats every credential of these apps.
-pub(super) fn credentials_table(apps: &[AppCredentials]) -> String {
+pub(super) fn credentials_table<'a>(apps: impl IntoIterator<Item = &'a AppCredentials>) -> String {
     let row = |app: &AppCredentials, one: &ClientCredential| {
         let or_dash = |at: &Option<String>| at.as_deref().map_or("-".to_owned(), shown);
         vec![
@@ -145,22 +151,54 @@ pub(super) fn credentials_table(apps: &[AppCredentials]) -> String {
             shown(note(one).trim()),
         ]
     };
-    let rows = apps.iter().flat_map(|app| app.credentials.iter().map(move |one| row(app, one)));
+    let rows = apps.into_iter().flat_map(|app| app.credentials.iter().map(move |one| row(app, one)));
     let rows: Vec<Vec<String>> = rows.collect();
     table(&["APP", "ID", "KIND", "STATE", "IN USE", "EXPIRES", "LAST USED", "NOTE"], &rows)
 }
 
 fn note(one: &ClientCredential) -> String {
     if let Some(no) = &one.rejection {
-        return format!("{} {}", aadsts(no.error_codes.iter().copied()), no.cause);
+        let why = format!("{} {}", aadsts(no.error_codes.iter().copied()), no.cause);
+        // (One acceptance after a rejection may be a replica of the authority that knows less or more.)
+        return match no.accepted_since {
+            0 => why,
+            times => format!(
+                "the authority takes it again ({times} of the {TRUST_AGAIN} times in a row after which it \
+                 counts); before: {}",
+                why.trim()
+            ),
+        };
     }
+    // Another content of its id is in its place, or the configuration has its id no more.
+    let is_replaced = one.id.ends_with("~before");
     match &one.superseded_at {
         None if one.state == "retired" => "`promote` uses it again".to_owned(),
         None if one.proven_by_use && one.state == "new" => "is proven by a user's next refresh".to_owned(),
         None => elsewhere(one),
-        Some(_) if one.in_use => "in use until its successor is proven".to_owned(),
-        Some(_) => "a fallback: it was replaced".to_owned(),
+        Some(_) if one.in_use && is_replaced => "in use until its successor is proven".to_owned(),
+        Some(_) if is_replaced => "a fallback: it was replaced".to_owned(),
+        Some(_) if one.in_use => "its file was taken away; in use until another is proven".to_owned(),
+        Some(_) => "its file was taken away; a fallback until another has proven itself".to_owned(),
     }
+}
+
+/// Says that an app's credentials are those from before, where the last reload was refused because of their
+/// files.
+fn from_before(status: &Status, is_wanted: impl Fn(&str) -> bool) -> Option<String> {
+    let reload = status.last_reload.as_ref().filter(|reload| reload.outcome != "ok")?;
+    let is_about =
+        |problem: &str, app: &str| problem.contains(&format!("apps.{app}.credentials")) && is_wanted(app);
+    let about = |problem: &&String| status.apps.iter().any(|one| is_about(problem, &one.app));
+    let problems: Vec<String> =
+        reload.problems.iter().filter(about).map(|problem| format!("  {}", shown(problem))).collect();
+    (!problems.is_empty()).then(|| {
+        format!(
+            "These are the credentials from before: a file of theirs is not as the configuration says, so \
+             the reload at {} was refused.\n{}",
+            shown(&reload.at),
+            problems.join("\n")
+        )
+    })
 }
 
 /// Lists the replicas where its state differs.
@@ -237,7 +275,8 @@ async fn choose(
 ) -> Result<(), Failure> {
     let Chosen { app, id, json, .. } = chosen;
     let path = target(&["admin", "v1", "apps", app.as_str(), "credentials", id, act], &[]);
-    let answer = client.ask(Method::POST, &path, None, DEADLINE).await?;
+    let answer = client.ask(Method::POST, &path, None, DEADLINE).await;
+    let answer = answer.map_err(|error| not_chosen(error, app, act))?;
     if *json {
         return world.output.json(&answer);
     }
@@ -245,11 +284,68 @@ async fn choose(
     Ok(())
 }
 
+/// A choice that is refused is right as it was typed, mostly: another credential must come first.
+fn not_chosen(error: ClientError, app: &AppName, act: &str) -> Failure {
+    let is_about_it = matches!(&error, ClientError::Refused(problem) if problem.code == "invalid_request");
+    if !is_about_it {
+        return error.into();
+    }
+    let failure = Failure::failed(error.to_string());
+    let list = format!("`tokenward credentials list {app}` shows what the authority takes");
+    match act {
+        "retire" => failure.hint(format!(
+            "{list}; `tokenward credentials rotate {app} NEW_ID --from FILE` adds the next one and retires \
+             the one before, in the right order"
+        )),
+        _ => failure.hint(list),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::api::admin::wire::Credentials;
+
+    /// After a rejection the authority's yes counts after the third time. Until then the list says both.
+    #[test]
+    fn one_that_is_taken_again_is_not_shown_as_rejected_alone() {
+        let noted = |accepted_since: u32| {
+            let one = json!({ "id": "2026-11", "kind": "secret", "state": "rejected",
+                "rejection": { "at": "2026-11-28T12:00:00Z", "cause": "no", "error_codes": [7_000_222],
+                    "accepted_since": accepted_since } });
+            let Credentials { apps } =
+                read(&json!({ "apps": [{ "app": "outlook", "credentials": [one] }] })).expect("credentials");
+            credentials_table(&apps)
+        };
+        let again = noted(1);
+        assert!(again.contains("takes it again (1 of the 3 times in a row"), "{again}");
+        assert!(again.contains("before: AADSTS7000222 no"), "{again}");
+        assert!(!noted(0).contains("again"), "{}", noted(0));
+    }
+
+    #[test]
+    fn one_whose_file_is_gone_is_said_to_be_from_before() {
+        let taken_away = json!({ "id": "2026-11", "kind": "secret", "state": "in_use", "in_use": true,
+            "superseded_at": "2026-11-28T12:00:00Z" });
+        let status = |outcome: &str| -> Status {
+            let apps = json!([{ "app": "outlook", "credentials": [taken_away] }, { "app": "other" }]);
+            let problems = [
+                "t.toml:9:1: apps.outlook.credentials[0].file: cannot read\u{1b} 2026-11.secret",
+                "t.toml:3:1: listen.local: no",
+            ];
+            let reload = json!({ "outcome": outcome, "at": "2026-11-28T12:00:00Z", "problems": problems });
+            read(&json!({ "apps": apps, "last_reload": reload })).expect("a status")
+        };
+        let all = from_before(&status("refused"), |_| true).expect("it is said");
+        assert!(all.contains("12:00:00Z was refused.\n  t.toml:9:1: apps.outlook"), "{all}");
+        assert!(!all.contains("listen.local") && !all.contains('\u{1b}'), "{all}");
+        assert_eq!(from_before(&status("refused"), |app| app == "other"), None);
+        assert_eq!(from_before(&status("ok"), |_| true), None);
+        let table = credentials_table(&status("ok").apps);
+        assert!(table.contains("its file was taken away; in use until another is proven"), "{table}");
+    }
 
     /// An app's only credential is tried first whatever its state: that is no "in use".
     #[test]

@@ -71,23 +71,27 @@ fn said(attempt: &Value) -> String {
     said.join(" ")
 }
 
-/// Leaves out the end of the held token where the lost store ends its service before.
+/// Leaves out the end of the held token where the lost store ends its service before, and what would end it
+/// if the store were lost.
 fn without_a_promise(seen: &Value, status: &Status) -> Value {
+    let ends_before = ends_before(seen, status).is_some();
     let mut seen = seen.clone();
-    if ends_before(&seen, status).is_some()
-        && let Some(members) = seen.as_object_mut()
-    {
-        members.remove("served_until");
+    if let Some(members) = seen.as_object_mut() {
+        members.remove("cached_until");
+        if ends_before {
+            members.remove("served_until");
+        }
     }
     seen
 }
 
 /// When the held token is served no longer because the store is lost, if that is before its own end. (Both
-/// are instants of the API, in one form.)
-fn ends_before<'a>(seen: &Value, status: &'a Status) -> Option<&'a str> {
-    let store = status.store.as_ref().filter(|store| !store.reachable)?;
-    let (until, cached) = (text(seen, "served_until"), store.cached_until.as_deref()?);
-    (!until.is_empty() && cached < until).then_some(cached)
+/// are instants of the API, in one form.) It counts from when this connection was last known to be current,
+/// and not from the store's last answer to anybody. A daemon of an earlier version does not say it.
+fn ends_before<'a>(seen: &'a Value, status: &Status) -> Option<&'a str> {
+    status.store.as_ref().filter(|store| !store.reachable)?;
+    let (until, cached) = (text(seen, "served_until"), text(seen, "cached_until"));
+    (!until.is_empty() && !cached.is_empty() && cached < until).then_some(cached)
 }
 
 /// Says until when callers are served, whatever is wrong.
@@ -250,19 +254,30 @@ mod tests {
             app: AppName::parse("outlook").expect("a name"),
             connection: ConnectionName::parse("user-1").expect("a name"),
         };
-        let lost = |cached_until: &str| -> Status {
-            serde_json::from_value(json!({ "store": {
-                "reachable": false, "answered_at": "2026-11-23T00:00:00Z", "cached_until": cached_until,
-            } }))
-            .expect("a status")
+        let lost = json!({ "store": {
+            "reachable": false, "answered_at": "2026-11-23T00:00:00Z", "cached_until": "2026-11-23T00:05:00Z",
+        } });
+        let lost: Status = serde_json::from_value(lost).expect("a status");
+        let explained = |cached_until: Option<&str>, status: &Status| {
+            let mut seen = json!({ "status": "active", "served_until": "2026-11-23T01:00:00Z" });
+            seen["cached_until"] = cached_until.into();
+            explain(&key, &seen, status, "")
         };
-        let seen = json!({ "status": "active", "served_until": "2026-11-23T01:00:00Z" });
-        let earlier = explain(&key, &seen, &lost("2026-11-23T00:05:00Z"), "");
-        assert!(earlier.contains("Callers are served until 2026-11-23T00:05:00Z, unless"), "{earlier}");
+        // It was idle for a minute when the store was lost.
+        let earlier = explained(Some("2026-11-23T00:04:00Z"), &lost);
+        assert!(earlier.contains("Callers are served until 2026-11-23T00:04:00Z, unless"), "{earlier}");
         assert!(!earlier.contains("served_until"), "{earlier}");
-        let later = explain(&key, &seen, &lost("2026-11-23T02:00:00Z"), "");
-        assert!(later.contains("served_until  2026-11-23T01:00:00Z"), "{later}");
-        assert!(later.contains("held lives until 2026-11-23T01:00:00Z."), "{later}");
+        for (cached_until, status) in [
+            (Some("2026-11-23T02:00:00Z"), &lost),
+            // The embedded store: nobody else has changed the connection.
+            (None, &lost),
+            (Some("2026-11-23T00:04:00Z"), &Status::default()),
+        ] {
+            let later = explained(cached_until, status);
+            assert!(later.contains("served_until  2026-11-23T01:00:00Z"), "{later}");
+            assert!(later.contains("held lives until 2026-11-23T01:00:00Z."), "{later}");
+            assert!(!later.contains("cached_until"), "{later}");
+        }
     }
 
     #[test]

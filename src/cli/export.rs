@@ -7,6 +7,7 @@ use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
 use http::Method;
+use zeroize::Zeroizing;
 
 use super::args::app_name;
 use super::client::{Client, DEADLINE, ReachArgs, body, read};
@@ -14,7 +15,7 @@ use super::progress::Progress;
 use super::{ConfigPath, Failure, World, block_on, is_there_already};
 use crate::api::admin::wire::{Apps, Export, Exported};
 use crate::domain::id::AppName;
-use crate::jwe::{Opener, PublicJwk, Recipient};
+use crate::jwe::{Opener, PublicJwk, Recipient, has_private_part};
 use crate::secret_file::SecretReader;
 
 /// Largest file of a public key.
@@ -130,6 +131,14 @@ fn recipient(path: &Path, world: &World) -> Result<PublicJwk, Failure> {
     let bytes = bytes.map_err(|error| Failure::usage(format!("--recipient: {error}")))?;
     let wrong =
         |why: &dyn std::fmt::Display| Failure::usage(format!("--recipient: {} {why}", path.display()));
+    let bytes = Zeroizing::new(bytes);
+    if has_private_part(&bytes) {
+        let why = "has the private key, which opens every export, and must not lie where a daemon runs";
+        return Err(wrong(&why).hint(
+            "name the file with the public key, which `--make-key` writes beside it as FILE.pub, and take \
+             the private one away",
+        ));
+    }
     let jwk: PublicJwk = serde_json::from_slice(&bytes).map_err(|_| wrong(&crate::jwe::NoKey))?;
     Recipient::new(&jwk).map_err(|error| wrong(&error))?;
     Ok(jwk)

@@ -118,7 +118,8 @@ pub(super) fn run(args: &Args, config: &ConfigPath, world: &mut World) -> Result
             return ended(&checked, args.json, "would be imported", world);
         }
         world.output.say(&format!(
-            "{} grants can be tried, {} rows cannot be imported as they are, {} were imported before.",
+            "{} grants can be tried, {} rows would fail and are left out (`--dry-run` says why), {} were \
+             imported before.",
             checked.done, checked.failed, checked.before
         ));
         if checked.done == 0 && checked.failed == 0 {

@@ -252,7 +252,11 @@ impl Layout {
             return Ok(());
         }
         Err(Failure::failed(format!("{} exists already, and init overwrites nothing", there.join(", ")))
-            .hint("choose another directory, or move these away"))
+            .hint(format!(
+                "if it was made before, go on with it: `tokenward check --config {}` says what is still \
+                 missing; else choose another directory, or move these away",
+                shell_word(&self.config)
+            )))
     }
 
     /// Creates everything, the configuration last, so that its presence shows that the rest is complete.

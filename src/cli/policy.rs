@@ -8,7 +8,7 @@ use super::{ConfigPath, Exit, Failure, World, block_on};
 use crate::api::admin::wire::{PolicyDecision, rule_key};
 use crate::app::Environment;
 use crate::app::reading::{self, Rules};
-use crate::config::Places;
+use crate::config::{Places, nearest};
 use crate::domain::account::tenant_id;
 use crate::domain::id::{AppName, CallerName, ConnectionKey, ConnectionName};
 use crate::policy::Decision;
@@ -79,13 +79,16 @@ pub(super) fn run(command: &Command, config: &ConfigPath, world: &mut World) -> 
     let environment = Environment::of_process(&world.env).as_owner_of(&loaded.config.sealing.keyring);
     let rules = reading::rules(&loaded, &environment, world.clock.clone(), world.random.clone());
     let rules = rules.map_err(|refused| config.failure(&refused.errors))?;
-    show(args, &ask_files(args, &rules)?, Some(&loaded.places), world)
+    show(args, &ask_files(args, &rules, config)?, Some(&loaded.places), world)
 }
 
-fn ask_files(args: &TestArgs, rules: &Rules) -> Result<Said, Failure> {
-    let unknown = |noun: &str, name: &str| Failure::usage(format!("there is no {noun} {name} in it"));
-    let policy = rules.policies.get(&args.caller).ok_or_else(|| unknown("caller", args.caller.as_str()))?;
-    let naming = rules.naming.get(&args.app).ok_or_else(|| unknown("app", args.app.as_str()))?;
+fn ask_files(args: &TestArgs, rules: &Rules, config: &ConfigPath) -> Result<Said, Failure> {
+    let policy = rules.policies.get(&args.caller).ok_or_else(|| {
+        not_configured("caller", args.caller.as_str(), rules.policies.keys().map(CallerName::as_str), config)
+    })?;
+    let naming = rules.naming.get(&args.app).ok_or_else(|| {
+        not_configured("app", args.app.as_str(), rules.naming.keys().map(AppName::as_str), config)
+    })?;
     let key = ConnectionKey { app: args.app.clone(), connection: args.connection.clone() };
     let decision = match (&args.scope, &args.relay) {
         (None, None) => policy.decide_connect(&key, args.tenant.as_deref()),
@@ -103,6 +106,26 @@ fn ask_files(args: &TestArgs, rules: &Rules) -> Result<Said, Failure> {
         Decision::No { denial, rules } => (Some((denial.code().to_owned(), denial.to_string())), rules),
     };
     Ok(Said { refused, rules: at.iter().map(|at| rule_key(&args.caller, *at)).collect() })
+}
+
+/// The failure for a name that the configuration lacks.
+fn not_configured<'a>(
+    noun: &str,
+    name: &str,
+    known: impl Iterator<Item = &'a str> + Clone,
+    config: &ConfigPath,
+) -> Failure {
+    /// Most names that are listed.
+    const MOST: usize = 10;
+    let failure =
+        Failure::usage(format!("the configuration {} has no {noun} `{name}`", config.path.display()));
+    let quoted: Vec<String> = known.clone().map(|one| format!("`{one}`")).collect();
+    failure.hint(match (nearest(name, known), quoted.len()) {
+        (Some(near), _) => format!("is `{near}` meant?"),
+        (None, 0) => format!("it has none at all: add a section [{noun}s.{name}]"),
+        (None, 1..=MOST) => format!("it has {}", quoted.join(", ")),
+        (None, all) => format!("it has {all}, such as {}", quoted[..MOST].join(", ")),
+    })
 }
 
 fn ask_daemon(args: &TestArgs, config: &ConfigPath, world: &mut World) -> Result<Said, Failure> {
@@ -213,6 +236,15 @@ mod tests {
         ] {
             let said = ask(args);
             assert_eq!((said.code, said.out.as_str()), (2, ""), "{args:?}: {}", said.err);
+        }
+        // A name that the file lacks: in which file that is, and which name may be meant.
+        for (args, has_no, hint) in [
+            (["nobody", "outlook", "b", "Mail.Read"], "t.toml has no caller `nobody`", "it has `sync`"),
+            (["syncs", "outlook", "b", "Mail.Read"], "t.toml has no caller `syncs`", "is `sync` meant?"),
+            (["sync", "outlok", "b", "Mail.Read"], "t.toml has no app `outlok`", "is `outlook` meant?"),
+        ] {
+            let said = ask(&args);
+            assert!(said.err.contains(has_no) && said.err.contains(hint), "{args:?}: {}", said.err);
         }
         let said = ask(&["sync", "outlook", "team-a/1", "Mail.Send", "--json"]);
         let said = said.json();

@@ -148,6 +148,7 @@ fn screen(status: &Status, live: bool) -> String {
                     changed => format!(": {}", changed.join(", ")),
                 }
             ));
+            lines.extend(list(&reload.warnings).into_iter().map(|warning| format!("  warning: {warning}")));
             lines.extend(needs_restart(reload));
         }
         Some(reload) => {
@@ -260,5 +261,15 @@ mod tests {
         let live = screen(&status, true);
         assert!(live.contains("store_ping  2026-11-25T11:59:58Z  FAILED: no"), "{live}");
         assert!(!live.contains("keyring     2026") && !live.contains("not yet"), "{live}");
+    }
+    #[test]
+    fn the_last_reload_s_warnings_are_shown() {
+        let status = json!({ "last_reload": {
+            "outcome": "ok", "at": "2026-11-25T11:00:00Z", "asked_by": "SIGHUP", "changed": ["apps.outlook"],
+            "warnings": ["t.toml:3:1: apps.outlook: no\u{1b} `home_tenant`"],
+        } });
+        let shown = screen(&read(&status).expect("a status"), true);
+        let lines = "(SIGHUP): apps.outlook\n  warning: t.toml:3:1: apps.outlook: no";
+        assert!(shown.contains(lines) && !shown.contains('\u{1b}'), "{shown}");
     }
 }

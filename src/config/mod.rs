@@ -54,6 +54,7 @@ pub use mistakes::{ConfigErrors, Mistake, Topic};
 pub use places::Places;
 pub use schema::{json_schema, list_item, reference_page};
 pub use sections::*;
+pub(crate) use spec::nearest;
 #[cfg(test)]
 pub(crate) use spec::path_keys;
 pub use url::{HttpUrl, UrlError};

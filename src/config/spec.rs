@@ -1135,7 +1135,7 @@ pub(super) fn parse_duration(text: &str) -> Option<std::time::Duration> {
 }
 
 /// Returns the nearest known name, if it is near enough to be meant.
-pub(super) fn nearest<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> Option<String> {
+pub(crate) fn nearest<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> Option<String> {
     let name = name.to_ascii_lowercase().replace('-', "_");
     known
         .into_iter()

@@ -2,6 +2,8 @@
 //! elsewhere, never a name or an e-mail address: those are mutable and not unique (ID token claims reference;
 //! OpenID Connect Core §5.7).
 
+use std::fmt;
+
 use serde::{Deserialize, Serialize};
 
 use super::text::is_guid;
@@ -73,6 +75,15 @@ impl AccountId {
     /// Makes the id of an Entra user. Ids are compared in lower case.
     pub fn entra(tid: &str, oid: &str) -> Self {
         AccountId::Entra { tid: tid.to_ascii_lowercase(), oid: oid.to_ascii_lowercase() }
+    }
+}
+
+impl fmt::Display for AccountId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            AccountId::Entra { tid, oid } => write!(f, "tid={tid} oid={oid}"),
+            AccountId::OpenId { iss, sub } => write!(f, "iss={iss} sub={sub}"),
+        }
     }
 }
 

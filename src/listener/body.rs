@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::StatusCode;
+use http::header::{CONTENT_ENCODING, HeaderMap, HeaderValue};
 use http_body_util::BodyExt;
 
 use super::Limits;
@@ -44,6 +45,9 @@ pub enum BodyError {
     /// It broke off, or its framing is bad: 400.
     #[error("the body broke off")]
     Broken,
+    /// It is compressed: 415.
+    #[error("the body has a Content-Encoding, and is taken uncompressed alone")]
+    Coded,
     /// There is no room for it beside all others, or its connection had to give way: 503.
     #[error("too many requests are on their way")]
     NoRoom,
@@ -56,6 +60,7 @@ impl BodyError {
             BodyError::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             BodyError::TimedOut => StatusCode::REQUEST_TIMEOUT,
             BodyError::Broken => StatusCode::BAD_REQUEST,
+            BodyError::Coded => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             BodyError::NoRoom => StatusCode::SERVICE_UNAVAILABLE,
         }
     }
@@ -68,6 +73,8 @@ enum BodySource {
     Whole(Bytes),
     Wire {
         incoming: hyper::body::Incoming,
+        /// Its fields say that it is compressed. (Who passes it on does not mind.)
+        is_coded: bool,
         max: usize,
         within: Duration,
         clock: Arc<dyn Clock>,
@@ -84,7 +91,7 @@ impl Body {
     }
 
     pub(super) fn wire(
-        incoming: hyper::body::Incoming,
+        (incoming, fields): (hyper::body::Incoming, &HeaderMap),
         limits: &Limits,
         clock: Arc<dyn Clock>,
         failed: Arc<AtomicBool>,
@@ -92,6 +99,7 @@ impl Body {
     ) -> Self {
         Body(BodySource::Wire {
             incoming,
+            is_coded: fields.get_all(CONTENT_ENCODING).iter().any(|coding| !is_identity(coding)),
             max: limits.max_body,
             within: limits.body_read,
             clock,
@@ -113,9 +121,13 @@ impl Body {
     pub async fn read_all(self) -> Result<Bytes, BodyError> {
         match self.0 {
             BodySource::Whole(bytes) => Ok(bytes),
-            BodySource::Wire { incoming, max, within, clock, failed, keeper } => {
+            BodySource::Wire { incoming, is_coded, max, within, clock, failed, keeper } => {
                 if hyper::body::Body::is_end_stream(&incoming) {
                     return Ok(Bytes::new());
+                }
+                if is_coded {
+                    failed.store(true, Ordering::Release);
+                    return Err(BodyError::Coded);
                 }
                 keeper.body_awaited();
                 let result = tokio::select! {
@@ -132,6 +144,10 @@ impl Body {
             }
         }
     }
+}
+
+fn is_identity(coding: &HeaderValue) -> bool {
+    coding.as_bytes().trim_ascii().eq_ignore_ascii_case(b"identity")
 }
 
 /// Time for the next bytes of a body that is read as it comes.

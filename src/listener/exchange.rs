@@ -82,8 +82,13 @@ impl<'a> Exchange<'a> {
         }
         let wide = Arc::clone(&keeper);
         let streams = Streams::of(room, peer.origin, certificate, Arc::clone(clock), wide);
-        let body =
-            Body::wire(incoming, &self.shared.limits, Arc::clone(clock), Arc::clone(&self.broken), keeper);
+        let body = Body::wire(
+            (incoming, &head.headers),
+            &self.shared.limits,
+            Arc::clone(clock),
+            Arc::clone(&self.broken),
+            keeper,
+        );
         let request = Request {
             method: head.method,
             path: self.uri.path().to_owned(),

@@ -131,7 +131,9 @@ impl PublicSite {
         let has_cookie = cookie::any(&request.headers);
         let body = request.body.read_all().await.map_err(|error| match error {
             BodyError::NoRoom => CannotRead::NoRoom,
-            BodyError::TooLarge | BodyError::TimedOut | BodyError::Broken => Page::not_understood().into(),
+            BodyError::TooLarge | BodyError::TimedOut | BodyError::Broken | BodyError::Coded => {
+                Page::not_understood().into()
+            }
         })?;
         if has_cookie {
             return Ok(Arrived::Here(Parameters::read(&body)?));

@@ -156,6 +156,15 @@ impl Engine {
         slot.state().hand_outs.all().iter().map(|(caller, last)| (caller.clone(), at(*last))).collect()
     }
 
+    /// Until when the cached connection is served if a shared store stays away. `None` with a store that this
+    /// process alone writes to: a cached token is then served while it lives.
+    pub fn cached_until(&self, key: &ConnectionKey) -> Option<Timestamp> {
+        let slot = self.slots.existing(key).filter(|_| self.repository().is_shared())?;
+        let current_at = slot.state().memory.current_at()?;
+        let age = self.ports.monotonic().saturating_sub(current_at);
+        Some(self.ports.now().minus(age).plus(self.serve_cached_for()))
+    }
+
     /// The tenants for which an authority is not called now, by this replica.
     pub fn open_breakers(&self) -> Vec<OpenBreaker> {
         self.ports.breakers.open_ones()

@@ -306,7 +306,9 @@ async fn standing_of(ports: &Ports, due: &Due) -> Result<Option<(Option<String>,
             ports.repository().schedule(&due.key, None).await?;
             Ok(None)
         }
-        Err(RepositoryError::Store(error @ StoreError::Unavailable { .. })) => Err(error),
+        Err(RepositoryError::Store(error @ (StoreError::Unavailable { .. } | StoreError::Full { .. }))) => {
+            Err(error)
+        }
         Err(error) => {
             tracing::warn!(
                 app = %due.key.app, connection = %due.key.connection, %error,

@@ -26,6 +26,8 @@ pub struct Said {
     pub later: Vec<Later>,
     /// Where in the piece the fields of single answers stand, in order.
     pub fields: Vec<Range<usize>>,
+    /// The answer has the list `responses` twice. Of two readers each may take another one.
+    pub is_twice: bool,
 }
 
 /// Reads the answer of a batch in pieces, and keeps no more of it than a few words.
@@ -39,6 +41,8 @@ pub struct Throttled {
     /// A number, or a word, as far as it came.
     word: Vec<u8>,
     item: Item,
+    /// How often the list is named, up to twice.
+    lists: u8,
 }
 
 /// A name that matters where it stands.
@@ -75,6 +79,7 @@ impl Default for Throttled {
             text: None,
             word: Vec::new(),
             item: Item::default(),
+            lists: 0,
         }
     }
 }
@@ -116,6 +121,7 @@ impl Throttled {
             }
         }
         said.fields.extend(since.map(|from| from..piece.len()));
+        said.is_twice = self.lists > 1;
         said
     }
 
@@ -168,7 +174,11 @@ impl Throttled {
             (raw.len() <= LONGEST).then(|| serde_json::from_slice(&quoted).ok()).flatten();
         if self.is_name {
             self.is_name = false;
-            self.levels[self.depth].1 = self.named(&text.unwrap_or_default());
+            let name = self.named(&text.unwrap_or_default());
+            if name == Name::Responses {
+                self.lists = self.lists.saturating_add(1).min(2);
+            }
+            self.levels[self.depth].1 = name;
             return;
         }
         if let Some(text) = text {
@@ -240,6 +250,22 @@ mod tests {
                 text.as_bytes().chunks(size).flat_map(|piece| throttled.take(piece).later).collect();
             let found: Vec<_> = found.iter().map(|one| (one.id.as_str(), one.after.as_str())).collect();
             assert_eq!(found, expected, "pieces of {size}");
+        }
+    }
+
+    #[test]
+    fn a_list_that_is_there_twice_is_seen_however_the_answer_is_cut() {
+        for (text, is_twice) in [
+            (r#"{"responses":[],"responses":[]}"#, true),
+            (r#"{"responses":[{"id":"1"}],"a":1,"\u0072esponses":null}"#, true),
+            (r#"{"responses":[{"responses":[],"body":{"responses":1}}],"a":{"responses":[]}}"#, false),
+            (r#"{"responses":["responses"],"a":"responses"}"#, false),
+        ] {
+            for size in 1..=text.len() {
+                let mut throttled = Throttled::default();
+                let last = text.as_bytes().chunks(size).map(|piece| throttled.take(piece)).last();
+                assert_eq!(last.expect("a piece").is_twice, is_twice, "{text} in pieces of {size}");
+            }
         }
     }
 

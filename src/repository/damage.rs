@@ -124,7 +124,7 @@ impl Repository {
             StoreError::Corrupt { cause, .. } => {
                 self.tell(Damage { owner, field: "record", cause: Cause::Unreadable(cause) })
             }
-            error @ StoreError::Unavailable { .. } => error.into(),
+            error @ (StoreError::Unavailable { .. } | StoreError::Full { .. }) => error.into(),
         }
     }
 

@@ -73,7 +73,12 @@ pub enum RepositoryError {
 impl RepositoryError {
     /// Whether the store does not answer. The store's pulse logs that once, and not each record.
     pub fn is_outage(&self) -> bool {
-        matches!(self, RepositoryError::Store(StoreError::Unavailable { .. }))
+        matches!(self, RepositoryError::Store(StoreError::Unavailable { .. } | StoreError::Full { .. }))
+    }
+
+    /// Whether the store's disk is full.
+    pub fn is_full(&self) -> bool {
+        matches!(self, RepositoryError::Store(StoreError::Full { .. }))
     }
 
     /// Whether a record is lost: it is damaged and no newer version's, and no key that may come opens it.

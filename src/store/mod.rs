@@ -260,6 +260,14 @@ pub enum StoreError {
         /// Why, without any stored byte.
         cause: String,
     },
+    /// The store's own disk has no room for what was to be written. Nobody knows what reached it.
+    #[error("the disk of the store is full while {doing}: {cause}")]
+    Full {
+        /// What we were doing.
+        doing: &'static str,
+        /// Why, without any stored byte.
+        cause: String,
+    },
     /// A stored record cannot be read: it has another format, or is damaged.
     #[error("a stored record cannot be read while {doing}: {cause}")]
     Corrupt {

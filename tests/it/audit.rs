@@ -97,7 +97,21 @@ async fn a_log_is_verified_over_kills_rotations_and_packed_files_and_every_chang
     let chain = text(&before, "last_chain");
     assert_eq!(printed(&verify(&["--json", "--after", chain], &[&path])).0, Some(0));
     assert_eq!(printed(&verify(&["--json", "--after", chain], &[&third])).0, Some(1));
+    let says =
+        |arguments: &[&str], file: &Path| String::from_utf8(verify(arguments, &[file]).stdout).expect("text");
+    let goes_on = says(&["--after", chain], &path);
+    assert!(goes_on.contains("begins: where the chain of --after ends"), "{goes_on}");
+    assert!(!goes_on.contains("within a chain"), "{goes_on}");
+    assert!(says(&[], &path).contains("begins: within a chain; keep the earlier files"));
     assert_eq!(verify(&["--after", "abc"], &[&path]).status.code(), Some(2));
+    let empty = moved("empty.jsonl");
+    std::fs::write(&empty, "").expect("written");
+    for arguments in [&[][..], &["--after", chain]] {
+        let nothing = says(arguments, &empty);
+        assert!(nothing.contains("no records: there was nothing to verify"), "{nothing}");
+        assert!(!nothing.contains("whole") && !nothing.contains("begins"), "{nothing}");
+        assert_eq!(verify(arguments, &[&empty]).status.code(), Some(0));
+    }
     assert_eq!(verify(&[], &[&moved("not-there")]).status.code(), Some(2));
 
     // A missing file, a changed line, a removed one.

@@ -9,7 +9,9 @@ use std::time::Duration;
 use entra_emulator::{Endpoint, Fault, FaultRule, RevokeKind};
 use http::{Method, StatusCode};
 use serde_json::{Value, json};
+use tokenward::broker::import::ImportFault;
 use tokenward::domain::time::Timestamp;
+use tokenward::domain::verdict::{BlockReason, ReauthReason};
 use tokenward::events::Stranger;
 use tokenward::telemetry::audit::{Action, AuditEvent};
 
@@ -909,6 +911,42 @@ fn the_codes_are_the_contract_s_in_the_document_and_in_the_code() {
         assert_eq!(documented, statuses, "{code}");
     }
     assert!(under.is_empty(), "{under:?}");
+}
+
+/// What `tokenward import` prints of a row that failed is the reason of the daemon's answer, or its code. The
+/// table has each word, and none that is not one.
+#[test]
+fn the_reasons_of_an_import_are_in_its_table() {
+    /// The command's own.
+    const OWN: [&str; 2] = ["invalid_row", "duplicate"];
+    /// Codes with no reason beside them that one row's answer can have.
+    const CODES_ALONE: [&str; 10] = [
+        "invalid_request",
+        "app_not_found",
+        "caller_forbidden",
+        "connection_paused",
+        "record_damaged",
+        "authority_unavailable",
+        "store_unavailable",
+        "overloaded",
+        "rate_limited",
+        "internal",
+    ];
+    let page = read("docs/import.md");
+    let table =
+        page.split("\n## Reasons\n").nth(1).and_then(|rest| rest.split("\n## ").next()).expect("a table");
+    let first = |row: &str| row.trim_start_matches('|').split('|').next().unwrap_or_default().to_owned();
+    let cells: Vec<String> = table.lines().filter(|line| line.starts_with("| `")).map(first).collect();
+    let named: BTreeSet<&str> = cells.iter().flat_map(|cell| code_spans(cell)).collect();
+    let certain = OWN.into_iter().chain(ImportFault::WORDS).chain(CODES_ALONE);
+    let certain: BTreeSet<&str> = certain.collect();
+    let missing: Vec<&&str> = certain.difference(&named).collect();
+    assert!(missing.is_empty(), "docs/import.md does not explain {missing:?}");
+    // Of the authority's verdicts some stand for all.
+    let is_verdict = |word: &&str| ReauthReason::WORDS.contains(word) || BlockReason::WORDS.contains(word);
+    let unknown: Vec<&&str> = named.difference(&certain).filter(|word| !is_verdict(word)).collect();
+    assert!(unknown.is_empty(), "docs/import.md explains {unknown:?}, which is no reason");
+    assert!(CODES_ALONE.iter().all(|code| CODES.iter().any(|(known, _)| known == code)));
 }
 
 #[test]

@@ -75,6 +75,12 @@ async fn where_it_is_demanded_no_grant_leaves_without_a_record() {
 
     // Nowhere at all, with the command: nothing is printed.
     restart_with(&mut world, "TOKENWARD__AUDIT__PATH=/dev/full\nTOKENWARD__AUDIT__FAIL_CLOSED=true\n").await;
+    // The private key in place of the public one.
+    let private = public.strip_suffix(".pub").expect("the public one");
+    let refused = world.asked(&["export", "--to", "jsonl", "--recipient", private, "--yes"]);
+    assert_eq!((refused.status.code(), out(&refused)), (Some(2), String::new()), "{}", err(&refused));
+    let said = err(&refused);
+    assert!(said.contains("has the private key") && said.contains("FILE.pub"), "{said}");
     let command = ["export", "--to", "jsonl", "--recipient", &public, "--yes"];
     let refused = world.asked(&command);
     assert_eq!((refused.status.code(), out(&refused).as_str()), (Some(1), ""), "{}", err(&refused));

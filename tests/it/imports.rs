@@ -21,6 +21,14 @@ const IMPORTS: &str = "/admin/v1/imports";
 /// How long another process's call is left alone, and a little more.
 pub(crate) const LEFT_ALONE: Duration = Duration::from_secs(61);
 
+/// Where the emulator has Bob.
+const BOBS_TENANT: &str = "22222222-0000-4000-8000-00000000000b";
+
+/// An account as a refusal names it.
+fn id(tenant: &str, user: &User) -> String {
+    format!("tid={tenant} oid={}", user.object_id())
+}
+
 /// A grant that another system holds.
 pub(crate) struct Foreign {
     pub(crate) connection: String,
@@ -152,6 +160,10 @@ async fn nothing_that_exists_is_overwritten_and_another_account_never() {
     assert!(refreshes(&world).is_empty(), "found out before the grant is used");
     let (status, refused) = import(&world, &others, json!({ "replace": true })).await;
     assert_eq!((status, &refused["reason"]), (409, &json!("account_mismatch")), "{refused}");
+    let alice = User::work(ALICE);
+    let (alice, bob) = (id(alice.tenant_id(), &alice), id(BOBS_TENANT, &User::work(BOB)));
+    let both = format!("the connection is for the account {alice}, and the authority names {bob}");
+    assert_eq!(text(&refused, "detail"), both);
     assert_eq!(world.access_token("taken").await, before);
     let (status, replaced) = import(&world, &own, json!({ "replace": true })).await;
     assert_eq!((status, &replaced["outcome"]), (200, &json!("replaced")), "{replaced}");
@@ -197,6 +209,14 @@ async fn a_refused_grant_says_why_and_makes_no_connection() {
     // The authority's answer decides whose it is.
     let (status, refused) = import(&world, &grant, expected(alice.tenant_id(), alice.object_id())).await;
     assert_eq!((status, &refused["reason"]), (409, &json!("account_mismatch")), "{refused}");
+    let (of_row, bob) = (id(alice.tenant_id(), &alice), id(BOBS_TENANT, &User::work(BOB)));
+    let both = format!("the row is for the account {of_row}, and the authority names {bob}");
+    assert_eq!(text(&refused, "detail"), both);
+    // The operator who asks is told, and nobody who reads the log or the audit stream.
+    let audit = std::fs::read_to_string(world.folder.path().join("audit.jsonl")).expect("an audit file");
+    for place in [world.daemon.log(), audit] {
+        assert!(!place.contains("is for the account"), "{place}");
+    }
     // An answer without an id_token, or with one that is not to be believed.
     for (fault, reason) in [
         (Fault::TokenResponsePatch(members(json!({ "id_token": null }))), "no_account"),

@@ -9,7 +9,7 @@ use serde_json::{Map, Value, json};
 
 use crate::attacks_connect::{account_of, confirm, state_of, up_to_callback};
 use crate::http_client::{Answer, Browser, request};
-use crate::world::{ALICE, Kept, Plan, World};
+use crate::world::{ALICE, Kept, Plan, World, text};
 
 const TOKEN: &str = "/v1/apps/outlook/connections/alice/token";
 
@@ -154,5 +154,34 @@ async fn a_parameter_that_cannot_be_meant_is_refused_by_name() {
             (400, &json!("tenant")),
             "{tenant:?}"
         );
+    }
+}
+
+/// A client that compresses its bodies is told so, and not that its JSON is none.
+#[tokio::test]
+async fn a_compressed_body_is_refused_by_the_name_of_its_field() {
+    let world = Plan::default().start().await;
+    let bearer = format!("Bearer {}", world.key);
+    let body = r#"{"app":"outlook","connection":"team-b/alice"}"#;
+    let sent = async |path: &str, kind: &str, coding: &str, body: &[u8]| {
+        let mut headers = vec![("content-type", kind), ("content-encoding", coding)];
+        // (A client of the token endpoint names itself in the form.)
+        headers.extend((path != "/oauth2/token").then_some(("authorization", bearer.as_str())));
+        let url = format!("{}{path}", world.daemon.local);
+        request(Method::POST, &url, &headers, body.to_owned()).await.expect("an answer")
+    };
+    for coding in ["gzip", "br", "identity, gzip"] {
+        let refused = sent("/v1/connect-sessions", "application/json", coding, b"\x1f\x8b\x08\x00").await;
+        assert_eq!((refused.status.as_u16(), text(&refused.json(), "parameter")), (400, "body"), "{coding}");
+        assert!(text(&refused.json(), "detail").contains("Content-Encoding"), "{}", refused.text());
+        assert_eq!(header(&refused, "connection"), "close", "the body is left unread");
+    }
+    let form = "application/x-www-form-urlencoded";
+    let refused = sent("/oauth2/token", form, "gzip", b"grant_type=client_credentials").await;
+    assert_eq!(refused.status, 400, "{}", refused.text());
+    assert!(refused.text().contains("Content-Encoding"), "{}", refused.text());
+    for (coding, body) in [("identity", body), ("Identity", body)] {
+        let made = sent("/v1/connect-sessions", "application/json", coding, body.as_bytes()).await;
+        assert_eq!(made.status, 201, "{coding}: {}", made.text());
     }
 }

@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use entra_emulator::{CallbackPatch, Endpoint, Fault, FaultRule, RevokeKind};
 use http::Method;
+use rustix::process::{Pid, Resource, Rlimit, prlimit};
 use serde_json::{Value, json};
+use tokenward::domain::time::Timestamp;
 
 use crate::attacks_connect::{session, up_to_callback};
 use crate::http_client::Browser;
@@ -233,6 +235,67 @@ async fn an_explanation_says_until_when_callers_are_served_and_what_to_run() {
         "{}",
         err(&refreshed)
     );
+}
+
+/// The store answered for another connection a moment before it was lost. That proves nothing of this one.
+#[tokio::test]
+async fn an_idle_connection_is_promised_no_more_than_a_lost_store_allows() {
+    const SERVE_CACHED_FOR: Duration = Duration::from_secs(300);
+    let mut world = Plan::default().kept(Kept::Redis).start().await;
+    world.connect("idle", ALICE).await;
+    world.connect("busy", BOB).await;
+    world.access_token("idle").await;
+    let pinged = || {
+        let status = world.printed(&["status", "--json"]);
+        let jobs = status["jobs"].as_array().expect("jobs");
+        let ping = jobs.iter().find(|job| job["job"] == "store_ping").expect("the store is asked");
+        Timestamp::parse_rfc3339(text(ping, "last_run_at"))
+    };
+    world.until("the store answers", async || pinged().is_some()).await;
+    let ahead = pinged().map(|at| at.plus(Duration::from_secs(100)));
+    world.pass(Duration::from_secs(120));
+    world.until("the store answers later", async || pinged() > ahead).await;
+    world.access_token("busy").await;
+    world.redis.as_mut().expect("redis").stop();
+    world
+        .until("it is noticed", async || world.metrics().await.contains("tokenward_store_reachable 0"))
+        .await;
+
+    let explain = ["connections", "explain", "outlook", "idle"];
+    let cached_until = world.printed(&[&explain[..], &["--json"]].concat());
+    let cached_until = text(&cached_until, "cached_until").to_owned();
+    let of_store = world.printed(&["status", "--json"]);
+    let of_store = text(&of_store["store"], "cached_until").to_owned();
+    assert!(!cached_until.is_empty() && cached_until < of_store, "{cached_until} {of_store}");
+    let said = world.said(&explain);
+    assert!(said.contains(&format!("Callers are served until {cached_until}, unless")), "{said}");
+    assert_eq!(world.token("idle").await.status, 200, "as it said");
+
+    world.pass(SERVE_CACHED_FOR - Duration::from_secs(110));
+    world.until("its time is over", async || world.token("idle").await.status == 503).await;
+    assert_eq!(world.token("busy").await.status, 200, "the store's last answer was about this one");
+}
+
+/// A full disk of the embedded store is called that, and not a store that is away.
+#[tokio::test]
+async fn a_delete_that_finds_the_disk_full_says_so_and_works_once_there_is_room() {
+    let world = Plan::default().start().await;
+    world.connect("user-1", ALICE).await;
+    let limit = |bytes: Option<u64>| {
+        let pid = Pid::from_raw(i32::try_from(world.daemon.pid()).expect("a pid"));
+        prlimit(pid, Resource::Fsize, Rlimit { current: bytes, maximum: None }).expect("a limit");
+    };
+    let delete = ["connections", "delete", "outlook", "user-1", "--yes"];
+    limit(Some(64));
+    let refused = world.asked(&delete);
+    assert_eq!(refused.status.code(), Some(1), "{}", err(&refused));
+    for words in ["disk of tokenward's store has no room", "goes on without a restart"] {
+        assert!(err(&refused).contains(words), "{words}: {}", err(&refused));
+    }
+    limit(None);
+    let deleted = async || world.asked(&delete).status.success();
+    world.until("there is room again", deleted).await;
+    assert_eq!(world.token("user-1").await.status, 404);
 }
 
 /// A grant that works and one that cannot be tried, because the app's own secret is rejected.

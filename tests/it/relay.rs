@@ -845,6 +845,39 @@ async fn refusals_of_a_batch_are_in_its_answer_or_there_is_none() {
 }
 
 #[tokio::test]
+async fn an_answer_of_a_batch_has_one_list_of_answers() {
+    let (world, resource) = with_resource(|_| Reply::json(200, "{}")).await;
+    let ask = async |url: &str| {
+        let batch = json!({ "requests": [
+            { "id": "1", "method": "GET", "url": "/me/messages" }, { "id": "2", "method": "GET", "url": url },
+        ]});
+        let (bearer, body) = (format!("Bearer {}", world.reader_key), batch.to_string());
+        let headers = [("authorization", bearer.as_str()), ("content-type", "application/json")];
+        request(Method::POST, &self::url(&world, "/v1.0/$batch"), &headers, body).await
+    };
+    let item = r#"{"id":"1","status":200,"body":{"responses":[],"x":"responses"}}"#;
+    let once = format!(r#"{{"responses":[{item}]}}"#);
+    let twice = format!(r#"{{"responses":[],"responses":[{item}]}}"#);
+    let otherwise = format!(r#"{{"responses":[{item}],"\u0072esponses":[]}}"#);
+    let long = format!(r#"{{"responses":[{item}],"x":"{}","responses":[]}}"#, "x".repeat(9000));
+    for (body, expected) in [(once, Some(200)), (twice, Some(502)), (otherwise, Some(502)), (long, None)] {
+        let answered = body.clone();
+        resource.answer_with(move |_| Reply::json(200, &answered));
+        for asked in ["/me/messages/2", "/me/contacts"] {
+            match (ask(asked).await, expected) {
+                (Ok(answer), Some(expected)) => {
+                    assert_eq!(answer.status, expected, "{body}: {}", answer.text());
+                    assert!(expected == 200 || answer.text().contains("relay_failed"), "{}", answer.text());
+                }
+                // (It breaks off.)
+                (Err(_), None) => {}
+                (answer, _) => panic!("{body}: {:?}", answer.map(|answer| answer.text())),
+            }
+        }
+    }
+}
+
+#[tokio::test]
 async fn a_batch_counts_as_its_requests() {
     let world = world().await;
     let limited = "[callers.mail-reader]\nrate_limit = 1\n";

@@ -595,6 +595,18 @@ async fn an_operator_lists_verifies_promotes_and_retires() {
     let (code, _, said) = scene.run(&["credentials", "retire", "outlook", "2026-11"]).await;
     assert_eq!(code, 1, "{said}");
     assert!(said.contains("no client credential is left that the authority takes"), "{said}");
+    assert!(said.contains("`tokenward credentials rotate outlook NEW_ID --from FILE`"), "{said}");
+
+    // Its file alone is no way to take it away. Who tries it is told so.
+    let (file, aside) = (scene.file("2026-11.secret"), scene.file("../aside"));
+    std::fs::rename(&file, &aside).expect("moved");
+    let list = async || scene.run(&["credentials", "list", "outlook"]).await;
+    let is_told = async || list().await.2.contains("no client credential is left");
+    scene.world.until("the list says it", is_told).await;
+    let (code, shown, said) = list().await;
+    assert!(code == 0 && shown.contains("in_use") && said.contains("from before"), "{shown}{said}");
+    std::fs::rename(&aside, &file).expect("moved");
+    scene.world.until("it is there again", async || list().await.2.is_empty()).await;
 
     let new =
         entra.add_secret(CLIENT_ID, "the-second-secret", Duration::ZERO, None).expect("room for one more");

@@ -11,7 +11,8 @@ pub(super) const EXPLANATION: &str = r#"
 "profile", "Mail.Read"], "scopes_missing": [], "established_by": "webshop",
 "created_at": "2026-11-23T08:00:00Z", "connected_at": "2026-11-23T08:00:00Z",
 "last_refreshed_at": "2026-11-23T09:12:40Z", "next_refresh_at": "2026-11-23T10:20:11Z",
-"served_until": "2026-11-23T10:28:03Z", "attempts": [{"at": "2026-11-23T09:12:40Z", "action": "refresh",
+"served_until": "2026-11-23T10:28:03Z", "cached_until": "2026-11-23T10:26:23Z",
+"attempts": [{"at": "2026-11-23T09:12:40Z", "action": "refresh",
 "outcome": "ok", "conclusion": "the grant works", "error_codes": []}],
 "hand_outs": [{"caller": "webshop", "last_at": "2026-11-23T10:02:19Z"}],
 "advice": "The connection works. Nothing to do."}"#;
@@ -163,7 +164,8 @@ pub(super) const CREDENTIALS: &str = r#"
 "state": "in_use", "in_use": true, "last_used_at": "2026-11-23T10:19:54Z"}]}, {"id": "2026-05",
 "kind": "secret", "state": "rejected", "in_use": false, "since": "2026-11-23T10:20:11Z",
 "expires_at": null, "accepted_at": null, "last_used_at": null, "rejection": {"at": "2026-11-23T10:20:11Z",
-"error_codes": [7000222], "cause": "the secret has expired", "times": 1}, "superseded_at": null,
+"error_codes": [7000222], "cause": "the secret has expired", "times": 1, "accepted_since": 0},
+"superseded_at": null,
 "promoted_at": null, "proven_by_use": false, "replicas": null}]}]}"#;
 
 pub(super) const VERIFIED: &[Example] = &[

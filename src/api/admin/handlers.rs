@@ -235,6 +235,7 @@ impl AdminApi {
         let shown = self.shown(key).await?;
         let explained = ExplainShape::new(&shown, &self.broker.attempts(&shown), Reader::Operator);
         let explained = explained.with_tenant_block(self.broker.tenant_block_of(&shown).as_ref());
+        let explained = explained.with_cached_until(self.broker.cached_until(&shown));
         ok(&explained.with_hand_outs(&self.broker.hand_outs(&shown)))
     }
 

@@ -60,6 +60,7 @@ impl ClientCredential {
             promoted_at: text(standing.promoted_at),
             proven_by_use: standing.is_proven_by_use,
             rejection: standing.rejection.map(|no| Rejection {
+                accepted_since: standing.accepted_in_a_row,
                 at: no.at.rfc3339(),
                 cause: no.cause,
                 error_codes: no.codes,

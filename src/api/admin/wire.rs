@@ -392,6 +392,8 @@ pub struct ClientCredential {
 #[derive(Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Rejection {
+    /// How often in a row the authority has taken it since. It counts again after three times.
+    pub accepted_since: u32,
     /// When.
     pub at: String,
     /// Why, in words.

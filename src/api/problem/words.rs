@@ -179,6 +179,12 @@ pub(super) fn of(refusal: &Refusal) -> Words {
             "what is left of tokenward's store is kept for connections, so no session can be started now",
             "the operator must give the store more room; connections serve and are renewed all the same",
         ),
+        Refusal::StoreFull => words(
+            "The store's disk is full",
+            "the disk of tokenward's store has no room, so this could not be written; connections in memory \
+             are served",
+            "the operator must give that disk room, and it goes on without a restart; then ask again",
+        ),
         Refusal::RecordDamaged => words(
             "What is stored cannot be used",
             "what is stored of this is damaged, was tampered with, or is sealed with a key that is missing \

@@ -157,7 +157,10 @@ fn is_registered(app: &AppFacts, report: &mut Report) {
             None => "registered, platform Web".to_owned(),
         },
         Some(RegistrationSeen::NotRead(why)) => {
-            format!("registered; its platform, which must be Web, could not be read: {why}")
+            format!(
+                "registered; Microsoft Graph was asked for the registration, to see whether the URI stands \
+                 under the platform Web, and did not give it ({why}): look at *Authentication* in the portal"
+            )
         }
         None if app.is_entra => {
             "registered; its platform, which must be Web, is read once a credential is accepted".to_owned()

@@ -1,9 +1,36 @@
 //! Why a grant is not imported, in the words of the contract.
 
+use std::fmt;
+
 use crate::authority::NoAdoption;
+use crate::domain::account::AccountId;
+
+/// Two accounts that should be one, each with who names it. It is for the operator who asks, and for no log.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Accounts {
+    expected: (&'static str, AccountId),
+    found: (&'static str, AccountId),
+}
+
+impl Accounts {
+    /// Both, each with who names it.
+    pub(super) fn differ(
+        expected: (&'static str, AccountId),
+        found: (&'static str, AccountId),
+    ) -> ImportFault {
+        ImportFault::AccountMismatch(Box::new(Accounts { expected, found }))
+    }
+}
+
+impl fmt::Display for Accounts {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let ((one, expected), (other, found)) = (&self.expected, &self.found);
+        write!(f, "{one} is for the account {expected}, and {other} names {found}")
+    }
+}
 
 /// Why a grant is not imported. None of these is the authority's verdict.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ImportFault {
     /// The connection exists.
     #[error("the connection exists already")]
@@ -12,8 +39,8 @@ pub enum ImportFault {
     #[error("this grant was imported already, as another connection")]
     ImportedElsewhere,
     /// It is another account's than was expected.
-    #[error("the authority names another account than the one expected here")]
-    AccountMismatch,
+    #[error("{0}")]
+    AccountMismatch(Box<Accounts>),
     /// The authority does not say whose it is.
     #[error("the authority's answer does not say whose grant it is")]
     NoAccount,
@@ -53,11 +80,11 @@ impl ImportFault {
     ];
 
     /// Returns its stable word.
-    pub fn as_str(self) -> &'static str {
+    pub fn as_str(&self) -> &'static str {
         match self {
             ImportFault::ConnectionExists => "connection_exists",
             ImportFault::ImportedElsewhere => "imported_elsewhere",
-            ImportFault::AccountMismatch => "account_mismatch",
+            ImportFault::AccountMismatch(_) => "account_mismatch",
             ImportFault::NoAccount => "no_account",
             ImportFault::TenantNotAllowed => "tenant_not_allowed",
             ImportFault::AnswerNotBelieved => "answer_not_believed",
@@ -69,11 +96,11 @@ impl ImportFault {
     }
 
     /// Says what to do.
-    pub fn hint(self) -> &'static str {
+    pub fn hint(&self) -> &'static str {
         match self {
             ImportFault::ConnectionExists => "with replace the grant renews it, if the account is the same",
             ImportFault::ImportedElsewhere => "one grant is one connection: leave this row out",
-            ImportFault::AccountMismatch => {
+            ImportFault::AccountMismatch(_) => {
                 "correct the row's account, or give it another connection name: the grant is kept for a month"
             }
             ImportFault::NoAccount => "have the user connect; the provider gives no id_token at a refresh",

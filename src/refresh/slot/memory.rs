@@ -244,6 +244,11 @@ impl Memory {
         self.cached().filter(|_| now.saturating_sub(self.checked_at) <= serve_for)
     }
 
+    /// When the cached connection was last known to be current (monotonic), if one is cached.
+    pub(in crate::refresh) fn current_at(&self) -> Option<Duration> {
+        self.cached().map(|_| self.checked_at)
+    }
+
     /// The cached connection with its sealed record, if the store had both a moment before `now`.
     pub(in crate::refresh) fn at_hand(&self, now: Duration) -> Option<Loaded> {
         let Cached::Checked(held) = &self.cached else { return None };

@@ -250,6 +250,12 @@ pub(super) fn damaged(path: &Path, what: &str) -> StoreError {
     StoreError::Corrupt { doing: OPENING, cause }
 }
 
+/// Whether there is no room: on the disk, in the user's quota, or below the process' limit (`LimitFSIZE`).
+pub(super) fn is_of_a_full_disk(error: &io::Error) -> bool {
+    use io::ErrorKind::{FileTooLarge, QuotaExceeded, StorageFull};
+    matches!(error.kind(), StorageFull | QuotaExceeded | FileTooLarge)
+}
+
 pub(super) fn opening(path: &Path, error: DatabaseError) -> StoreError {
     match error {
         DatabaseError::DatabaseAlreadyOpen | DatabaseError::LockProtocolMismatch => at(
@@ -264,6 +270,9 @@ pub(super) fn opening(path: &Path, error: DatabaseError) -> StoreError {
             if error.kind() == io::ErrorKind::InvalidData =>
         {
             damaged(path, &format!("is not a store ({error})"))
+        }
+        DatabaseError::Storage(redb::StorageError::Io(error)) if is_of_a_full_disk(&error) => {
+            StoreError::Full { doing: OPENING, cause: format!("{}: {error}", path.display()) }
         }
         other => at(path, other),
     }

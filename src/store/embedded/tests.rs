@@ -144,7 +144,7 @@ struct Failing {
 
 impl Failing {
     fn check(&self) -> io::Result<()> {
-        if self.broken.load(Ordering::SeqCst) { Err(io::Error::other("disk full")) } else { Ok(()) }
+        if self.broken.load(Ordering::SeqCst) { Err(io::ErrorKind::StorageFull.into()) } else { Ok(()) }
     }
 }
 
@@ -194,7 +194,7 @@ async fn a_failed_commit_tells_everyone_and_heals_once_the_disk_does() {
     broken.store(true, Ordering::SeqCst);
     let error =
         store.commit(&key, Some(first.revision), &second, By::SignIn).await.expect_err("the disk is full");
-    assert!(matches!(&error, StoreError::Unavailable { doing: "committing a connection", .. }), "{error}");
+    assert!(matches!(&error, StoreError::Full { doing: "committing a connection", .. }), "{error}");
     let (commit, taken) =
         tokio::join!(store.commit(&key, Some(first.revision), &second, By::SignIn), store.take_pending("x"));
     assert!(commit.is_err() && taken.is_err(), "lost is an error, never not found");

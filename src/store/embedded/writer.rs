@@ -11,7 +11,7 @@ use redb::Database;
 use tokio::sync::{mpsc, oneshot};
 
 use super::batch::{Batch, Failed};
-use super::file::{self, OPENING, OpenDatabase, StoreIdentity};
+use super::file::{self, OPENING, OpenDatabase, StoreIdentity, is_of_a_full_disk};
 use crate::domain::time::Clock;
 use crate::store::StoreError;
 use crate::store::rules::Leases;
@@ -23,6 +23,8 @@ const BATCH: usize = 256;
 /// The pause after the file could not be reopened. An attempt may read the whole file.
 pub(super) const REOPEN_PAUSE: Duration = Duration::from_secs(1);
 
+/// What is done for all operations of a batch.
+const WRITING: &str = "writing the store's file";
 pub(super) const CLOSED: &str = "the file is not open";
 
 /// One operation in the queue, whatever the type of its answer.
@@ -35,7 +37,7 @@ pub(super) trait Job: Send {
     fn answer(self: Box<Self>);
 
     /// Sends the error.
-    fn refuse(self: Box<Self>, cause: &str);
+    fn refuse(self: Box<Self>, why: &StoreError);
 }
 
 type Work<T> = Box<dyn FnOnce(&mut Batch<'_>) -> Result<T, Failed> + Send>;
@@ -75,8 +77,14 @@ impl<T: Send> Job for Asked<T> {
         }
     }
 
-    fn refuse(self: Box<Self>, cause: &str) {
-        let _gone = self.asker.send(Err(StoreError::unavailable(self.doing, cause)));
+    fn refuse(self: Box<Self>, why: &StoreError) {
+        let doing = self.doing;
+        let _gone = self.asker.send(Err(match why.clone() {
+            StoreError::Full { cause, .. } => StoreError::Full { doing, cause },
+            StoreError::Unavailable { cause, .. } | StoreError::Corrupt { cause, .. } => {
+                StoreError::Unavailable { doing, cause }
+            }
+        }));
     }
 }
 
@@ -111,25 +119,25 @@ impl Thread {
 
     fn serve(&mut self, mut jobs: Vec<Box<dyn Job>>) {
         if let Err(error) = self.ensure_open() {
-            return refuse(jobs, cause_of(&error));
+            return refuse(jobs, &error);
         }
-        let Err(cause) = self.apply(&mut jobs) else {
+        let Err(error) = self.apply(&mut jobs) else {
             return jobs.into_iter().for_each(Job::answer);
         };
-        tracing::error!(cause, "the store's file could not be written; it is opened anew");
+        tracing::error!(%error, "the store's file could not be written; it is opened anew");
         // Reopened before anyone gets an error, so that a repeated operation finds the file open.
         self.close();
         let reopened = self.ensure_open();
-        refuse(jobs, &cause);
+        refuse(jobs, &error);
         if let Err(error) = reopened {
             tracing::error!(%error, "the store's file could not be opened; the next operation tries again");
         }
     }
 
     /// Applies all of them in one transaction, and syncs it. After an error no operation of it counts.
-    fn apply(&mut self, jobs: &mut [Box<dyn Job>]) -> Result<(), String> {
+    fn apply(&mut self, jobs: &mut [Box<dyn Job>]) -> Result<(), StoreError> {
         let database = self.database.read();
-        let database = database.as_ref().ok_or(CLOSED)?;
+        let database = database.as_ref().ok_or_else(|| StoreError::unavailable(WRITING, CLOSED))?;
         let (leases, clock) = (&mut self.leases, &*self.clock);
         let is_large = std::fs::metadata(&self.path).is_ok_and(|file| file::is_large(file.len()));
         // redb panics if it finds its own file inconsistent. The callers must get an answer all the same.
@@ -149,8 +157,13 @@ impl Thread {
             }
             Ok::<(), redb::Error>(())
         }));
-        let applied = applied.map_err(|_| "writing the file panicked".to_owned())?;
-        applied.map_err(|error| error.to_string())
+        let applied = applied.map_err(|_| StoreError::unavailable(WRITING, "writing the file panicked"))?;
+        applied.map_err(|error| match &error {
+            redb::Error::Io(io) if is_of_a_full_disk(io) => {
+                StoreError::Full { doing: WRITING, cause: error.to_string() }
+            }
+            _ => StoreError::unavailable(WRITING, error),
+        })
     }
 
     fn ensure_open(&mut self) -> Result<(), StoreError> {
@@ -194,14 +207,8 @@ impl Thread {
     }
 }
 
-fn cause_of(error: &StoreError) -> &str {
-    match error {
-        StoreError::Unavailable { cause, .. } | StoreError::Corrupt { cause, .. } => cause,
-    }
-}
-
-fn refuse(jobs: Vec<Box<dyn Job>>, cause: &str) {
+fn refuse(jobs: Vec<Box<dyn Job>>, why: &StoreError) {
     for job in jobs {
-        job.refuse(cause);
+        job.refuse(why);
     }
 }

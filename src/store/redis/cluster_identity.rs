@@ -315,6 +315,8 @@ fn foreign(doing: &'static str, slot: u16) -> StoreError {
 
 fn cause(error: StoreError) -> String {
     match error {
-        StoreError::Unavailable { cause, .. } | StoreError::Corrupt { cause, .. } => cause,
+        StoreError::Unavailable { cause, .. }
+        | StoreError::Full { cause, .. }
+        | StoreError::Corrupt { cause, .. } => cause,
     }
 }

@@ -154,7 +154,7 @@ pub struct Last {
 
 impl First {
     /// Whether it follows from a line with this chain.
-    fn follows(&self, chain: &str) -> bool {
+    pub fn follows(&self, chain: &str) -> bool {
         link(chain, &self.open) == self.chain
     }
 

@@ -272,7 +272,7 @@ impl Passing {
             // (The end of HTTP/2 may come by itself, after all that was announced.)
             let is_last =
                 data.is_none() || held.body.is_end_stream() || held.body.size_hint().exact() == Some(0);
-            let came = data.map(|data| self.changed(data)).unwrap_or_default();
+            let came = data.map(|data| self.changed(data)).transpose()?.unwrap_or_default();
             self.rest = match is_last {
                 true => self.ended(came)?,
                 false => came,
@@ -297,9 +297,13 @@ impl Passing {
     }
 
     /// What is handed on of a piece that came.
-    fn changed(&mut self, piece: Bytes) -> Bytes {
-        let Some(changes) = &mut self.changes else { return piece };
+    fn changed(&mut self, piece: Bytes) -> Result<Bytes, ResourceFault> {
+        let Some(changes) = &mut self.changes else { return Ok(piece) };
         let said = changes.throttled.as_mut().map(|throttled| throttled.take(&piece)).unwrap_or_default();
+        // (The answers of what was refused are in one of them, and the caller may read the other.)
+        if said.is_twice {
+            return Err(ResourceFault::BrokeOff("the batch's answer has `responses` twice".to_owned()));
+        }
         let mut turned = changes.rewriter.take(&piece, &said.fields);
         if !changes.injector.is_done() {
             let mut out = Vec::new();
@@ -314,6 +318,6 @@ impl Passing {
                 held.turns.close_one_for(at, after);
             }
         }
-        turned
+        Ok(turned)
     }
 }
