@@ -46,8 +46,8 @@ pub struct Ending {
 pub struct StoreLost {
     /// When it last did, or when the daemon began to ask.
     pub answered_at: Timestamp,
-    /// Until when tokens in memory are served all the same.
-    pub cached_until: Timestamp,
+    /// Until when tokens in memory are served all the same; none if that ends when they do.
+    pub cached_until: Option<Timestamp>,
 }
 
 /// A job of the daemon, which runs at intervals, and its last run.

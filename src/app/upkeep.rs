@@ -10,6 +10,7 @@ use super::parts::Parts;
 use super::pulse::Seen;
 use super::reload::Reloader;
 use crate::api::upkeep::{Ending, JobReport, Reloaded, StoreLost, Traffic, Upkeep};
+use crate::config::StoreBackend;
 use crate::domain::task::BoxFuture;
 use crate::lifecycle::Readiness;
 use crate::notices::Standing;
@@ -59,7 +60,10 @@ impl Upkeep for Keeper {
 
     fn store_lost(&self) -> Option<StoreLost> {
         let answered_at = self.store_seen.lost()?;
-        let cached_until = answered_at.plus(self.in_force.config().store.serve_cached_for);
+        let config = self.in_force.config();
+        // Nobody else writes to an embedded store, so nothing in memory goes stale without it.
+        let is_shared = !matches!(config.store.backend, StoreBackend::Embedded { .. });
+        let cached_until = is_shared.then(|| answered_at.plus(config.store.serve_cached_for));
         Some(StoreLost { answered_at, cached_until })
     }
 

@@ -55,10 +55,13 @@ pub(super) fn run(args: &Args, config: &ConfigPath, world: &mut World) -> Result
 /// Describes a lost store, if it is lost.
 pub(super) fn store_lost(status: &Status) -> Option<String> {
     let store = status.store.as_ref().filter(|store| !store.reachable)?;
+    let served = match store.cached_until.as_deref() {
+        Some(until) => format!("until {}", shown(until)),
+        None => "while they live".to_owned(),
+    };
     Some(format!(
-        "the store: NOT REACHABLE since {}; tokens in memory are served until {}",
-        shown(store.answered_at.as_deref().unwrap_or_default()),
-        shown(store.cached_until.as_deref().unwrap_or_default())
+        "the store: NOT REACHABLE since {}; tokens in memory are served {served}",
+        shown(store.answered_at.as_deref().unwrap_or_default())
     ))
 }
 
@@ -236,6 +239,9 @@ mod tests {
         });
         let status: Status = read(&status).expect("a status");
         let shown = screen(&status, false);
+        let embedded = json!({ "store": { "reachable": false, "answered_at": "2026-11-25T11:59:00Z" } });
+        let embedded = store_lost(&read(&embedded).expect("a status")).expect("it is lost");
+        assert!(embedded.ends_with("tokens in memory are served while they live"), "{embedded}");
         for part in [
             "not ready: waits for store",
             "store eviction: Redis is set to evict",

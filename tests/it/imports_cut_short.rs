@@ -273,6 +273,12 @@ async fn two_replicas_import_the_same_grants_once() {
     world.until("one meets a grant of the other's", met).await;
     world.entra.faults().clear();
     world.entra.faults().release();
+    // What goes through one replica is known as this store's at the other one.
+    let store = |endpoint: &[&str]| {
+        let status = world.printed(&[&["status", "--once", "--json"][..], endpoint].concat());
+        status["store"]["id"].as_str().map(str::to_owned)
+    };
+    assert!(store(&[]).is_some_and(|id| store(&["--endpoint", &socket]) == Some(id)));
     let mut counted = 0;
     for one in running {
         let (code, said) = one.ended().await;

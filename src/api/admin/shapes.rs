@@ -116,7 +116,7 @@ impl From<Option<StoreLost>> for Store {
     fn from(lost: Option<StoreLost>) -> Self {
         Store {
             answered_at: lost.map(|lost| lost.answered_at.rfc3339()),
-            cached_until: lost.map(|lost| lost.cached_until.rfc3339()),
+            cached_until: lost.and_then(|lost| lost.cached_until).map(Timestamp::rfc3339),
             id: None,
             reachable: lost.is_none(),
         }

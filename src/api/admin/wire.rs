@@ -155,7 +155,7 @@ pub struct Store {
     /// When it last answered.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub answered_at: Option<String>,
-    /// Until when tokens in memory are served.
+    /// Until when tokens in memory are served; none if that ends when they do.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cached_until: Option<String>,
     /// Which store it is: random, given when it was made. A restored backup has the same. None while nobody

@@ -184,8 +184,12 @@ fn store(view: &Overview) -> Card {
         @match lost {
             Some(store) => {
                 p { "It last answered " (when_text(store.answered_at.as_deref(), view.now, "never")) "." }
-                p { "Tokens in memory are served until "
-                    (when_text(store.cached_until.as_deref(), view.now, "an unknown time")) "." }
+                @match store.cached_until.as_deref() {
+                    Some(until) => p {
+                        "Tokens in memory are served until " (when_text(Some(until), view.now, "")) "."
+                    },
+                    None => p { "Tokens in memory are served while they live." },
+                }
             }
             None => p.soft { "New refresh tokens are durable before anything else happens." },
         }
