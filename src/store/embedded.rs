@@ -3,10 +3,10 @@
 //! **Writes** go through one thread. It drains its queue, applies everything in one transaction (each
 //! operation judged for itself, in the order of arrival, seeing those before it), commits durably once, and
 //! answers all. So a disk that syncs 500 times a second still takes thousands of commits. If the commit
-//! fails, every operation gets [`StoreError::Unavailable`]: nobody knows what reached the disk, and every
-//! operation may be repeated. After an I/O error redb refuses to go on until its file is reopened. So the
-//! thread reopens it, at once and again with later operations until that works: a full disk heals without a
-//! restart.
+//! fails, every operation gets [`StoreError::Unavailable`] ([`StoreError::Full`] where the disk has no room):
+//! nobody knows what reached the disk, and every operation may be repeated. After an I/O error redb refuses
+//! to go on until its file is reopened. So the thread reopens it, at once and again with later operations
+//! until that works: a full disk heals without a restart.
 //!
 //! **Reads** see the last commit and never wait for a writer. They run on the blocking pool. In a debug build
 //! a read took 6 µs in place and 64 µs by way of the pool (33 µs and at worst 0.4 ms in place beside 9,000
