@@ -496,7 +496,7 @@ async fn what_cannot_be_seen_is_said_to_be_unseen() {
     let examined = clinic.examine();
     assert_eq!(examined.codes(), BTreeSet::new(), "{:#}", examined.report);
     assert!(
-        examined.page.contains("Microsoft Graph was asked for the registration, to see whether")
+        examined.page.contains("whether the URI stands under the platform Web could not be read")
             && examined.page.contains("look at *Authentication* in the portal"),
         "{}",
         examined.page

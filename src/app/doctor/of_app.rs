@@ -158,8 +158,8 @@ fn is_registered(app: &AppFacts, report: &mut Report) {
         },
         Some(RegistrationSeen::NotRead(why)) => {
             format!(
-                "registered; Microsoft Graph was asked for the registration, to see whether the URI stands \
-                 under the platform Web, and did not give it ({why}): look at *Authentication* in the portal"
+                "registered; whether the URI stands under the platform Web could not be read from Microsoft \
+                 Graph ({why}): look at *Authentication* in the portal"
             )
         }
         None if app.is_entra => {

@@ -128,15 +128,19 @@ pub async fn examine(
                 };
             }
             of_app.redirect = Some(authority.try_redirect(&app.redirect_uri, &app.scopes).await);
-            if decided.is_err() {
-                let why = "no secret is sent from here, and without one there is no token with which to \
-                           read the registration";
-                of_app.registration = Some(RegistrationSeen::NotRead(why.to_owned()));
-            } else if of_app.credentials.iter().any(|one| !one.is_retired && one.answer == Answer::Accepted)
-                && authority.is_entra()
-            {
-                of_app.registration = Some(authority.read_registration().await);
-            }
+            let mut in_force = of_app.credentials.iter().filter(|one| !one.is_retired);
+            // (What another provider has registered is nowhere to be read.)
+            of_app.registration = match authority.is_entra() {
+                true if decided.is_err() => {
+                    let why = "no secret is sent from here, and without one there is no token with which to \
+                               read the registration";
+                    Some(RegistrationSeen::NotRead(why.to_owned()))
+                }
+                true if in_force.any(|one| one.answer == Answer::Accepted) => {
+                    Some(authority.read_registration().await)
+                }
+                _ => None,
+            };
         }
         facts.apps.push(of_app);
     }
