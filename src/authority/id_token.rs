@@ -23,7 +23,7 @@ use crate::domain::account::Account;
 use crate::domain::tenants::Tenants;
 use crate::domain::time::Timestamp;
 use crate::jwt::keys::{Algorithm, Key, KeySet};
-use crate::jwt::{Times, UnverifiedJwt};
+use crate::jwt::{JwtFault, Times, UnverifiedJwt};
 
 /// Longest `sub` (OpenID Connect Core §2).
 const MAX_SUBJECT: usize = 255;
@@ -95,9 +95,11 @@ impl<'a> UnverifiedToken<'a> {
         }
     }
 
-    /// Returns true if `keys` has a key with this token's id.
+    /// Returns true if `keys` has the key that this token names. One that names none is of any key (OpenID
+    /// Connect Core §10.1), so only the signature tells.
     pub(super) fn has_key_in(&self, keys: &KeySet) -> bool {
-        self.0.has_key_in(keys)
+        let is_signed_by_another = || matches!(self.0.verify(Some(keys), |_| true), Err(JwtFault::Signature));
+        self.0.has_key_in(keys) && (self.0.names_key() || !is_signed_by_another())
     }
 
     /// Checks everything: signature, key and claims. Returns the token's account. Without any keys the

@@ -163,6 +163,11 @@ impl<'a> UnverifiedJwt<'a> {
         &self.claims
     }
 
+    /// Returns true if the token says which key signed it.
+    pub fn names_key(&self) -> bool {
+        self.kid.is_some()
+    }
+
     /// Returns true if `keys` has a key with this token's id.
     pub fn has_key_in(&self, keys: &KeySet) -> bool {
         !keys.find(self.kid.as_deref()).is_empty()

@@ -3,6 +3,7 @@
 use futures_util::future::join_all;
 
 use super::*;
+use crate::jwt::testing::{P256, p256_jwk};
 
 #[tokio::test]
 async fn keys_roll_over_without_a_storm() {
@@ -27,6 +28,41 @@ async fn keys_roll_over_without_a_storm() {
     assert_eq!(failure.disposition, Disposition::Restart);
     assert_eq!(world.server.count("keys"), 3);
     assert!(failure.cause.ends_with("by the rule unknown_key"), "{failure}");
+}
+
+/// A provider with one key may leave its id out (OpenID Connect Core §10.1). Then the signature says that the
+/// key is another one.
+#[tokio::test]
+async fn a_key_without_a_name_rolls_over_too() {
+    let world = World::openid();
+    let sign = |alg: &'static str| {
+        world.answer_tokens(move |origin, _| {
+            let claims = json!({
+                "iss": origin, "aud": CLIENT_ID, "sub": "alice", "iat": NOW, "exp": NOW + 600, "nonce": NONCE,
+            });
+            let mut body = tokens(&claims);
+            body["id_token"] = jwt(&json!({ "alg": alg }), &claims).into();
+            Reply::json(200, &body)
+        });
+    };
+    sign("RS256");
+    for _ in 0..3 {
+        world.redeem().await.expect("an account");
+    }
+    assert_eq!(world.server.count("keys"), 1);
+    world.script(|script| {
+        script.keys = Box::new(|_| Reply::json(200, &json!({ "keys": [p256_jwk("k2", &P256)] })));
+    });
+    sign("ES256");
+    world.redeem().await.expect("an account, by the new key");
+    assert_eq!(world.server.count("keys"), 2);
+    // What nobody signed does not cause repeated fetches.
+    sign("RS256");
+    for _ in 0..10 {
+        let failure = failed(world.redeem().await);
+        assert!(failure.cause.ends_with("by the rule signature"), "{failure}");
+    }
+    assert_eq!(world.server.count("keys"), 2);
 }
 
 #[tokio::test]
